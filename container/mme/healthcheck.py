@@ -1,0 +1,43 @@
+"""The image's HEALTHCHECK: ``python -m mme.healthcheck`` exits 0 where /ping answers 200, else 1 with the reason.
+
+It is SageMaker's own criterion: a container is well as long as /ping answers 200, whatever one model is doing.
+"""
+
+from __future__ import annotations
+
+import http.client
+import sys
+
+from mme.errors import SettingError
+from mme.settings import Settings
+
+TIMEOUT_S = 4.0  # below the 5 s that the Dockerfile allows, so that the reason still reaches Docker's log
+
+
+def reason_unhealthy(settings: Settings) -> str | None:
+    """Why the server of ``settings`` counts as not healthy, or None where it is well."""
+    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host
+    connection = http.client.HTTPConnection(host, settings.port, timeout=TIMEOUT_S)
+    try:
+        connection.request("GET", "/ping")
+        status = connection.getresponse().status
+    except (OSError, http.client.HTTPException) as error:
+        return f"http://{host}:{settings.port}/ping: {error or type(error).__name__}"
+    finally:
+        connection.close()
+    return None if status == 200 else f"http://{host}:{settings.port}/ping answered {status}"
+
+
+def main() -> int:
+    """Prints the reason, if any, and returns the exit code that Docker expects."""
+    try:
+        reason = reason_unhealthy(Settings.from_environment())
+    except SettingError as error:
+        reason = str(error)
+    if reason:
+        sys.stdout.write(reason + "\n")
+    return 1 if reason else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,137 @@
+"""From our settings to what Multi Model Server (MMS) and its JVM are told. Pure: nothing is read, written or started.
+
+MMS 1.1.11 is configured in three places, each of which this module words:
+
+- ``properties``: the file named by ``--mms-config`` (upstream: frontend/.../util/ConfigManager.java);
+- ``log4j2_xml``: the file named by ``--log-config``;
+- ``environment``: what the JVM, and through it every worker, inherits.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from xml.sax.saxutils import escape, quoteattr
+
+from mme.settings import Settings
+
+DEFAULT_HANDLER = "model_handler"
+# What MMS calls the model that it loads at start, as the Inference Toolkit names it (DEFAULT_MMS_MODEL_NAME).
+SINGLE_MODEL_NAME = "model"
+# MMS's own default, a little over SageMaker's limit for InvokeEndpoint of 6 MiB.
+DEFAULT_MAX_PAYLOAD_BYTES = 6_553_500
+
+_LOG4J_LEVELS = {10: "debug", 20: "info", 30: "warn", 40: "error", 50: "fatal"}
+_LOG4J_TEXT = "%d{ISO8601} [%-5p] %c{1} - %m%n"
+_LOG4J_JSON = (
+    '{"time": "%d{yyyy-MM-dd\'T\'HH:mm:ss.SSSZ}", "level": "%p", "logger": "%enc{%c{1}}{JSON}", '
+    '"thread": "%enc{%t}{JSON}", "message": "%enc{%m%notEmpty{%n%xEx}}{JSON}"}%n'
+)
+# The platform asks for these every few seconds (CONTRACT: /ping, and GET /models on a multi-model endpoint).
+_PLATFORM_POLLS = '.*"GET /(ping|models) HTTP/.*'
+
+
+def properties(settings: Settings, *, cores: int) -> str:
+    """The text of MMS's properties file. ``cores`` is the default worker count in single-model mode."""
+    address = f"http://{settings.host}:{settings.port}"
+    max_payload_bytes = settings.max_payload_mb * 1024 * 1024 if settings.max_payload_mb else DEFAULT_MAX_PAYLOAD_BYTES
+    values = {
+        "enable_envvars_config": "true",
+        "model_store": "/",
+        "inference_address": address,
+        "management_address": address,
+        "default_service_handler": settings.handler or DEFAULT_HANDLER,
+        "default_workers_per_model": settings.default_workers_per_model or (1 if settings.multi_model else cores),
+        # In seconds. The older default_response_timeout is read as minutes, whatever the toolkit believes.
+        "default_response_timeout_seconds": settings.worker_response_timeout_s,
+        "max_request_size": max_payload_bytes,
+        "max_response_size": max_payload_bytes,
+        "async_logging": "true",
+        # Bodies reach the handler as bytes, whatever their type; it decodes them itself and answers 400 if it cannot.
+        "decode_input_request": "false",
+        "vmargs": settings.jvm_arguments,
+    }
+    return "".join(f"{key}={_escaped(str(value))}\n" for key, value in values.items())
+
+
+def _escaped(value: str) -> str:
+    """A value as java.util.Properties reads it: Latin-1 with backslash escapes."""
+    value = value.replace("\\", "\\\\")
+    return "".join(
+        character if ord(character) < 256 else "".join(f"\\u{unit:04x}" for unit in _utf16(character))
+        for character in value
+    )
+
+
+def _utf16(character: str) -> list[int]:
+    encoded = character.encode("utf-16-be")
+    return [int.from_bytes(encoded[at : at + 2], "big") for at in range(0, len(encoded), 2)]
+
+
+def log4j2_xml(settings: Settings) -> str:
+    """The text of log4j's configuration: everything to standard output, in the format and from the level asked for.
+
+    Stock MMS writes six rotating files below its working directory, which a container neither shows nor keeps.
+    """
+    pattern = _LOG4J_JSON if settings.log_format == "json" else _LOG4J_TEXT
+    level = _LOG4J_LEVELS[settings.log_level]
+    # what stock MMS keeps out of its console: a line per metric and per request
+    detail = "info" if settings.log_level <= 10 else "warn"
+    polls = (
+        ""
+        if settings.log_level <= 10
+        else f'<RegexFilter regex={quoteattr(_PLATFORM_POLLS)} onMatch="DENY" onMismatch="NEUTRAL"/>'
+    )
+    access = "info" if settings.log_level <= 20 else "off"
+    return f"""<?xml version="1.0" encoding="UTF-8"?>
+<Configuration status="error">
+  <Appenders>
+    <Console name="stdout" target="SYSTEM_OUT">
+      <PatternLayout alwaysWriteExceptions="{"false" if settings.log_format == "json" else "true"}">
+        <Pattern>{escape(pattern)}</Pattern>
+      </PatternLayout>
+    </Console>
+  </Appenders>
+  <Loggers>
+    <Logger name="ACCESS_LOG" level="{access}">{polls}</Logger>
+    <Logger name="MODEL_METRICS" level="{detail}"/>
+    <Logger name="MMS_METRICS" level="{detail}"/>
+    <Logger name="io.netty" level="error"/>
+    <Logger name="org.apache" level="off"/>
+    <Root level="{level}">
+      <AppenderRef ref="stdout"/>
+    </Root>
+  </Loggers>
+</Configuration>
+"""
+
+
+def environment(
+    settings: Settings, inherited: Mapping[str, str], *, runtime_dir: Path, package_dir: Path
+) -> dict[str, str]:
+    """The environment of the front end and, through it, of the workers.
+
+    ``runtime_dir`` is this server's private folder: temporary files, sockets and the pid file stay inside it, so that
+    several servers share a machine. ``package_dir`` holds the handler and our package.
+    """
+    result = dict(inherited)
+    # Would make the JVM read another configuration than ours (ConfigManager, constructor).
+    result.pop("MMS_CONFIG_FILE", None)
+    temporary = str(runtime_dir / "tmp")
+    result["TMPDIR"] = temporary  # where multi-model-server keeps its pid file
+    result["TEMP"] = temporary  # becomes java.io.tmpdir: sockets, log pipes, unpacked archives
+    result["PYTHONPATH"] = ":".join(filter(None, [str(package_dir), inherited.get("PYTHONPATH", "")]))
+    result["PYTHONUNBUFFERED"] = "1"
+    # multi-model-server is looked up on PATH; it is installed beside the interpreter that runs us.
+    result["PATH"] = ":".join([str(Path(sys.executable).parent), inherited.get("PATH", os.defpath)])
+    if settings.java_home:
+        result["JAVA_HOME"] = str(settings.java_home)
+    # The toolkit compares these texts literally.
+    result["SAGEMAKER_MULTI_MODEL"] = "true" if settings.multi_model else "false"
+    result["SAGEMAKER_BASE_DIR"] = str(settings.base_dir)
+    # MXNet in a worker: no engine threads, no second, fused copy of the weights (docs/models.md).
+    result.setdefault("MXNET_ENGINE_TYPE", "NaiveEngine")
+    result.setdefault("MXNET_SUBGRAPH_BACKEND", "NONE")
+    return result

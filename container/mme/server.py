@@ -1,0 +1,189 @@
+"""The server's life: prepare → start → supervise → stop. Runs in the container's first process.
+
+``serve`` is what ``dockerd-entrypoint.py serve`` calls. The front end (MMS on a JVM) is started by the SageMaker
+Inference Toolkit; from then on this process is its supervisor: it forwards a stop, reaps what dies, and ends with the
+front end's exit status.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import deque
+from pathlib import Path
+
+from mme import mms_config, processes, toolkit
+from mme.errors import MmeError, SettingError, StartError
+from mme.logs import configure_logging
+from mme.preflight import check_start
+from mme.privileges import switch_user
+from mme.settings import Settings
+
+logger = logging.getLogger("mme.server")
+
+PACKAGE_DIR = Path(__file__).resolve().parent.parent
+# SageMaker sends SIGKILL 30 s after SIGTERM; all must be over before.
+STOP_TIMEOUT_S = 25.0
+EXIT_BAD_SETTING = 2
+
+
+def serve() -> int:
+    """Serves until told to stop or until the front end ends; returns the exit code of the process.
+
+    0 after SIGTERM or SIGINT, 2 for a bad setting, 1 for a start that cannot work, else the front end's own status
+    (128 + signal where a signal ended it).
+    """
+    try:
+        settings = Settings.from_environment()
+    except SettingError as error:
+        print(f"serve: {error}", file=sys.stderr)
+        return EXIT_BAD_SETTING
+    configure_logging(settings)
+    try:
+        switch_user(settings)
+        return Server(settings).run()
+    except MmeError as error:
+        logger.error("%s", error)
+        return 1
+
+
+class Server:
+    """One front end and its workers, from start to the last reap."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.runtime_dir: Path | None = None
+        self.front_end_pid: int | None = None
+        self.front_end_status: int | None = None  # as of os.waitpid
+        self.stop_signal: signal.Signals | None = None
+        self._events: deque[signal.Signals] = deque()
+        self._wakeup_read, self._wakeup_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def run(self) -> int:
+        """The lifecycle. Raises ``StartError`` if the front end cannot be started."""
+        self.install_signal_handlers()
+        try:
+            self.prepare()
+            self.start()
+            self.supervise()
+        finally:
+            self.stop()
+        return self.exit_code()
+
+    # ---- prepare ----
+
+    def prepare(self) -> None:
+        """Checks what can be known beforehand and makes this server's private folder."""
+        check_start(self.settings)
+        processes.become_subreaper()
+        self.runtime_dir = Path(tempfile.mkdtemp(prefix="mme-"))
+        (self.runtime_dir / "tmp").mkdir()
+        cores = len(os.sched_getaffinity(0))
+        (self.runtime_dir / "mms.properties").write_text(
+            mms_config.properties(self.settings, cores=cores), encoding="latin-1"
+        )
+        (self.runtime_dir / "log4j2.xml").write_text(mms_config.log4j2_xml(self.settings), encoding="utf-8")
+
+    # ---- start ----
+
+    def start(self) -> None:
+        """Starts the front end through the toolkit and returns when it answers."""
+        assert self.runtime_dir is not None
+        environment = mms_config.environment(
+            self.settings, os.environ, runtime_dir=self.runtime_dir, package_dir=PACKAGE_DIR
+        )
+        started_s = time.monotonic()
+        front_end = toolkit.FrontEnd(
+            self.settings,
+            environment,
+            properties_file=self.runtime_dir / "mms.properties",
+            log_config_file=self.runtime_dir / "log4j2.xml",
+            working_dir=self.runtime_dir,
+            cancelled=self.stop_is_wanted,
+        )
+        self.front_end_pid = front_end.start_with_retry()
+        if self.front_end_pid is not None:
+            logger.info(
+                "serving %s on %s:%d after %.1f s (front end is process %d)",
+                f"models from {self.settings.models_dir}"
+                if self.settings.multi_model
+                else f"the model in {self.settings.single_model_dir}",
+                self.settings.host,
+                self.settings.port,
+                time.monotonic() - started_s,
+                self.front_end_pid,
+            )
+
+    # ---- supervise ----
+
+    def install_signal_handlers(self) -> None:
+        """Handlers only note the signal and wake the loop, which acts on it."""
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
+            signal.signal(number, self._note_signal)
+
+    def _note_signal(self, number: int, _frame: object) -> None:
+        self._events.append(signal.Signals(number))
+        try:
+            os.write(self._wakeup_write, b"\0")
+        except BlockingIOError:
+            pass  # the loop is to be woken already
+
+    def stop_is_wanted(self) -> bool:
+        """Whether SIGTERM or SIGINT has arrived; looked at while starting, too."""
+        return any(event in (signal.SIGTERM, signal.SIGINT) for event in self._events)
+
+    def supervise(self) -> None:
+        """Waits for signals until a stop is asked for or the front end has ended."""
+        self.handle_child_exits()  # what ended before the handlers' first wakeup was read
+        while self.stop_signal is None and self.front_end_status is None:
+            if not self._events:
+                processes.wait_readable(self._wakeup_read)
+            processes.drain(self._wakeup_read)
+            while self._events:
+                event = self._events.popleft()
+                if event == signal.SIGCHLD:
+                    self.handle_child_exits()
+                else:
+                    self.handle_stop(event)
+
+    def handle_stop(self, event: signal.Signals) -> None:
+        """SIGTERM or SIGINT: leave the loop."""
+        self.stop_signal = event
+
+    def handle_child_exits(self) -> None:
+        """Reaps every ended child; as first process of a container, orphans of others, too."""
+        for pid, status in processes.reap():
+            if pid == self.front_end_pid:
+                self.front_end_status = status
+
+    # ---- stop ----
+
+    def stop(self) -> None:
+        """Ends every descendant within ``STOP_TIMEOUT_S`` and removes the private folder."""
+        deadline_s = time.monotonic() + STOP_TIMEOUT_S
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+        if self.stop_signal is not None:
+            logger.info("stopping on %s", self.stop_signal.name)
+        elif self.front_end_status is not None:
+            logger.error("the front end ended: %s", processes.describe_status(self.front_end_status))
+        first = [self.front_end_pid] if self.front_end_pid is not None and self.front_end_status is None else []
+        for pid, status in processes.end_descendants(first=first, deadline_s=deadline_s):
+            if pid == self.front_end_pid and self.front_end_status is None:
+                self.front_end_status = status
+        if self.runtime_dir is not None:
+            shutil.rmtree(self.runtime_dir, ignore_errors=True)
+
+    def exit_code(self) -> int:
+        """0 after a stop that was asked for, else the front end's status as a shell words it, never 0."""
+        if self.stop_signal is not None or self.front_end_status is None:
+            return 0
+        return processes.exit_code(self.front_end_status) or 1
+
+
+__all__ = ["EXIT_BAD_SETTING", "Server", "StartError", "serve"]

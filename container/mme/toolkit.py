@@ -1,0 +1,205 @@
+"""Starting MMS through the SageMaker Inference Toolkit, made fit to share a machine.
+
+``sagemaker_inference.model_server.start_model_server`` (1.10.1) writes the configuration, runs ``multi-model-server``,
+looks the JVM up and waits for it to end. As it stands it writes to ``/etc``, looks through all processes of the
+machine, and forgets the exit status. Each of these is a module attribute that is looked up at the call, so that we
+set them for the time of the start:
+
+==================================  =========================================================================
+``MMS_CONFIG_FILE``                 our private file instead of ``/etc/sagemaker-mms.properties``
+``_create_model_server_config_file``  nothing to do: ``mms_config.properties`` has written it
+``DEFAULT_MMS_LOG_FILE``            our log4j configuration
+``_retrieve_mms_server_process``    looks among our own descendants only
+``_add_sigterm_handler``,
+``_add_sigchild_handler``           nothing to do: the supervisor has its own, which keep the exit status
+==================================  =========================================================================
+"""
+
+from __future__ import annotations
+
+import http.client
+import logging
+import os
+import subprocess
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from retrying import retry
+
+from mme import mms_config, preflight, processes
+from mme.errors import StartError
+from mme.settings import Settings
+
+logger = logging.getLogger("mme.toolkit")
+
+_POLL_S = 0.02
+# Stands on the command line of the multi-model-server script, which starts the JVM and ends, and on no other.
+_STARTER_ARGUMENT = "--mms-config"
+
+
+class FailedStart(OSError):
+    """The front end ended before it answered. Worth another try."""
+
+
+class Cancelled(Exception):
+    """A stop was asked for while the front end was starting."""
+
+
+class FrontEnd:
+    """Starts MMS. ``cancelled`` is asked again and again whether to give up."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        environment: Mapping[str, str],
+        *,
+        properties_file: Path,
+        log_config_file: Path,
+        working_dir: Path,
+        cancelled: Callable[[], bool],
+    ) -> None:
+        self.settings = settings
+        self.environment = dict(environment)
+        self.properties_file = properties_file
+        self.log_config_file = log_config_file
+        self.working_dir = working_dir
+        self.cancelled = cancelled
+
+    def start_with_retry(self) -> int | None:
+        """Starts the front end and waits until it answers; a failed start is tried again for ``start_retry_s``.
+
+        Returns the JVM's pid, or None if it was cancelled. Raises ``StartError`` after the last try.
+        """
+        attempt = retry(
+            stop_max_delay=self.settings.start_retry_s * 1000,
+            wait_fixed=1000,
+            retry_on_exception=lambda error: isinstance(error, (OSError, subprocess.CalledProcessError)),
+        )(self._start)
+        try:
+            return attempt()
+        except Cancelled:
+            return None
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise StartError(f"the front end could not be started: {error}") from error
+
+    def _start(self) -> int:
+        if self.cancelled():
+            raise Cancelled
+        others = frozenset(process.pid for process in processes.descendants())
+        try:
+            pid = self._start_through_toolkit()
+            self._wait_until_it_answers(pid)
+        except OSError as error:
+            logger.warning("start failed: %s", error)
+            processes.end_descendants(first=[], deadline_s=time.monotonic() + 10, spare=others)
+            raise
+        return pid
+
+    def _start_through_toolkit(self) -> int:
+        found: list[int] = []
+
+        class StartedProcess:
+            """What the toolkit takes for the JVM's process; it goes on as soon as it is found."""
+
+            def wait(self) -> None:
+                """The supervisor waits for the process, not the toolkit."""
+
+        def retrieve() -> StartedProcess:
+            found.append(self._find_jvm())
+            return StartedProcess()
+
+        # The toolkit and the programs that it starts read the process's environment and its working folder.
+        before, folder = dict(os.environ), Path.cwd()
+        os.environ.clear()
+        os.environ.update(self.environment)
+        home = preflight.java_home(self.settings)
+        if home:
+            os.environ["JAVA_HOME"] = str(home)
+        os.chdir(self.working_dir)
+        try:
+            server = _import_toolkit()
+            replacements = {
+                "MMS_CONFIG_FILE": str(self.properties_file),
+                "DEFAULT_MMS_LOG_FILE": str(self.log_config_file),
+                "_create_model_server_config_file": lambda *_: None,
+                "_retrieve_mms_server_process": retrieve,
+                "_add_sigterm_handler": lambda *_: None,
+                "_add_sigchild_handler": lambda *_: None,
+            }
+            with _attributes(server, replacements):
+                server.start_model_server(handler_service=self.settings.handler or mms_config.DEFAULT_HANDLER)
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+            os.chdir(folder)
+        return found[0]
+
+    def _find_jvm(self) -> int:
+        """Waits until the JVM shows up below us. Raises ``FailedStart`` if the script that starts it ends without."""
+        from sagemaker_inference.model_server import MMS_NAMESPACE
+
+        deadline_s = time.monotonic() + self.settings.startup_timeout_s
+        while time.monotonic() < deadline_s:
+            if self.cancelled():
+                raise Cancelled
+            pid = processes.descendant_with_argument(MMS_NAMESPACE)
+            if pid is not None:
+                return pid
+            for _ in processes.reap():
+                pass
+            if processes.descendant_with_argument(_STARTER_ARGUMENT) is None:
+                raise FailedStart("multi-model-server ended without starting a JVM")
+            time.sleep(_POLL_S)
+        raise FailedStart(f"no JVM within {self.settings.startup_timeout_s} s")
+
+    def _wait_until_it_answers(self, pid: int) -> None:
+        deadline_s = time.monotonic() + self.settings.startup_timeout_s
+        while time.monotonic() < deadline_s:
+            if self.cancelled():
+                raise Cancelled
+            for ended, status in processes.reap():
+                if ended == pid:
+                    raise FailedStart(f"the front end ended while starting: {processes.describe_status(status)}")
+            if _answers(self.settings):
+                return
+            time.sleep(_POLL_S)
+        raise FailedStart(f"the front end did not answer within {self.settings.startup_timeout_s} s")
+
+
+def _answers(settings: Settings) -> bool:
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
+    connection = http.client.HTTPConnection(host, settings.port, timeout=2)
+    try:
+        connection.request("GET", "/ping")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _import_toolkit() -> ModuleType:
+    """Imports the toolkit with the environment set, which it reads at import."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
+        from sagemaker_inference import model_server
+    # Its lines go where ours go; the handler that it adds at import would print them twice.
+    model_server.logger.handlers.clear()
+    return model_server
+
+
+@contextmanager
+def _attributes(module: ModuleType, replacements: Mapping[str, Any]) -> Iterator[None]:
+    originals = {name: getattr(module, name) for name in replacements}
+    for name, value in replacements.items():
+        setattr(module, name, value)
+    try:
+        yield
+    finally:
+        for name, value in originals.items():
+            setattr(module, name, value)

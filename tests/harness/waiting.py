@@ -1,0 +1,21 @@
+"""Waiting on a condition with a deadline: the only place where tests sleep."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def wait_until(condition: Callable[[], T], what: str, timeout_s: float = 30.0, poll_s: float = 0.02) -> T:
+    """Returns the first true value of ``condition()``; fails the test with ``what`` after ``timeout_s``."""
+    deadline_s = time.monotonic() + timeout_s
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() >= deadline_s:
+            raise AssertionError(f"not within {timeout_s:g} s: {what}")
+        time.sleep(poll_s)
