@@ -39,6 +39,22 @@ class TextFormatter(logging.Formatter):
         super().__init__("%(asctime)s [%(levelname)-5s] %(name)s - %(message)s")
 
 
+def relay_as_json(source: int) -> None:
+    """Copies lines from descriptor ``source`` to standard output until it ends; what is no JSON object becomes one.
+
+    Runs in a thread of the supervisor. The front end prints a few lines past log4j (the JVM's warnings, MMS's banner);
+    in the ``json`` format these would not parse.
+    """
+    logger = logging.getLogger("front_end")
+    with open(source, "rb") as lines:
+        for line in lines:
+            if line.startswith(b"{") and line.rstrip().endswith(b"}"):
+                sys.stdout.buffer.write(line)
+                sys.stdout.buffer.flush()
+            elif line.strip():
+                logger.info("%s", line.decode(errors="replace").rstrip())
+
+
 def configure_logging(settings: Settings) -> None:
     """Sends the root logger to standard output in the format and from the level of ``settings``."""
     logging.addLevelName(logging.WARNING, "WARN")  # as log4j names it

@@ -51,9 +51,15 @@ def properties(settings: Settings, *, cores: int) -> str:
         "async_logging": "true",
         # Bodies reach the handler as bytes, whatever their type; it decodes them itself and answers 400 if it cannot.
         "decode_input_request": "false",
-        "vmargs": settings.jvm_arguments,
+        "vmargs": jvm_arguments(settings),
     }
     return "".join(f"{key}={_escaped(str(value))}\n" for key, value in values.items())
+
+
+def jvm_arguments(settings: Settings) -> str:
+    """The JVM's arguments: ours, which have no effect on what it serves, then those of the settings."""
+    # PerfData would be left in /tmp by a killed JVM, and cannot be written on a read-only file system.
+    return f"-XX:-UsePerfData {settings.jvm_arguments}"
 
 
 def _escaped(value: str) -> str:

@@ -21,6 +21,8 @@ import http.client
 import logging
 import os
 import subprocess
+import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -33,6 +35,7 @@ from retrying import retry
 
 from mme import mms_config, preflight, processes
 from mme.errors import StartError
+from mme.logs import relay_as_json
 from mme.settings import Settings
 
 logger = logging.getLogger("mme.toolkit")
@@ -131,7 +134,7 @@ class FrontEnd:
                 "_add_sigterm_handler": lambda *_: None,
                 "_add_sigchild_handler": lambda *_: None,
             }
-            with _attributes(server, replacements):
+            with _attributes(server, replacements), _output_as_json(self.settings.log_format == "json"):
                 server.start_model_server(handler_service=self.settings.handler or mms_config.DEFAULT_HANDLER)
         finally:
             os.environ.clear()
@@ -191,6 +194,28 @@ def _import_toolkit() -> ModuleType:
     # Its lines go where ours go; the handler that it adds at import would print them twice.
     model_server.logger.handlers.clear()
     return model_server
+
+
+@contextmanager
+def _output_as_json(wanted: bool) -> Iterator[None]:
+    """What is started meanwhile writes to a pipe whose lines a thread relays as JSON objects."""
+    if not wanted:
+        yield
+        return
+    read, write = os.pipe2(os.O_CLOEXEC)
+    sys.stdout.flush()
+    ours, ours_error = os.dup(1), os.dup(2)
+    os.dup2(write, 1)
+    os.dup2(write, 2)
+    os.close(write)
+    try:
+        yield
+    finally:
+        os.dup2(ours, 1)
+        os.dup2(ours_error, 2)
+        os.close(ours)
+        os.close(ours_error)
+    threading.Thread(target=relay_as_json, args=(read,), name="relay", daemon=True).start()
 
 
 @contextmanager
