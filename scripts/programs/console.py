@@ -1,0 +1,53 @@
+"""What every program here does at its edges: one way to fail, one way to be interrupted, one way to ask for a port."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Callable
+
+HIGHEST_PORT = 32767  # MMS takes none above (see mme.settings)
+INTERRUPTED = 130
+
+
+class Failure(Exception):
+    """Ends a program with exit code 1. The text says what failed and what to do about it."""
+
+
+def run(main: Callable[[], int]) -> None:
+    """Runs ``main`` and exits with its code; ``Failure`` becomes a message and 1, Ctrl-C becomes 130."""
+    program = main.__module__.rpartition(".")[2]
+    if program == "__main__":
+        program = sys.argv[0].rpartition("/")[2].removesuffix(".py")
+    try:
+        code = main()
+    except Failure as failure:
+        sys.stdout.flush()
+        print(f"{program}: {failure}", file=sys.stderr)
+        code = 1
+    except KeyboardInterrupt:
+        print(f"\n{program}: interrupted", file=sys.stderr)
+        code = INTERRUPTED
+    except BrokenPipeError:  # `| head` closed our output
+        sys.stderr.close()
+        code = 128 + signal.SIGPIPE
+    sys.exit(code)
+
+
+def port(text: str) -> int:
+    """An argparse type: a port that MMS can listen on."""
+    if not text.isdigit() or not 1 <= int(text) <= HIGHEST_PORT:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port from 1 to {HIGHEST_PORT} (MMS takes none above)")
+    return int(text)
+
+
+def readable_size(size_bytes: float) -> str:
+    """`4.9 MB`: decimal units, as disks, S3 and networks count."""
+    for unit in ("bytes", "kB", "MB"):
+        if size_bytes < 1000:
+            break
+        size_bytes /= 1000
+    else:
+        unit = "GB"
+    return f"{size_bytes:.0f} {unit}" if unit == "bytes" else f"{size_bytes:.1f} {unit}"

@@ -1,0 +1,93 @@
+"""Becomes the container's server on this machine: natively, or as the image with --docker."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from scripts.programs.console import Failure, port, run
+from scripts.programs.server_process import COMMAND, ROOT, environment, refuse_taken_port
+
+IMAGE = "demo-sagemaker-multimodel:latest"  # what build_and_push.sh --build-only makes
+
+
+def main() -> int:
+    """Never returns where all goes well: the server takes this process over, and with it Ctrl-C and the exit code."""
+    arguments = parse()
+    base_dir: Path = arguments.base_dir.absolute()
+    if not arguments.single:
+        (base_dir / "models").mkdir(parents=True, exist_ok=True)
+    elif not (base_dir / "model").is_dir():
+        raise Failure(f"there is no folder {base_dir / 'model'}: put the model's files there, or leave out --single.")
+    refuse_taken_port(arguments.host, arguments.port)
+
+    url = f"http://{arguments.host}:{arguments.port}"
+    what = f"the model in {base_dir}/model" if arguments.single else f"models in {base_dir}/models/NAME/model"
+    print(f"serving {what} on {url}; Ctrl-C stops", flush=True)
+    if arguments.docker:
+        command = docker_command(arguments, base_dir)
+        os.execvp(command[0], command)
+    os.execve(
+        COMMAND[0],
+        COMMAND,
+        environment(port=arguments.port, host=arguments.host, base_dir=base_dir, multi_model=not arguments.single),
+    )
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="./scripts/serve",
+        description="Serves models on this machine with the container's own entry point, in the foreground.",
+        epilog="Load a model with POST /models (see README.md). The server's settings are environment variables: "
+        "docs/settings.md. Ctrl-C or SIGTERM stops it; its exit code is this program's.",
+    )
+    parser.add_argument("--port", type=port, default=8080, help="port to listen on (default 8080)")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1, this machine)")
+    parser.add_argument(
+        "--base-dir",
+        type=Path,
+        metavar="DIR",
+        default=ROOT / ".cache" / "ml",
+        help="stands for /opt/ml: models are in DIR/models/NAME/model (default: .cache/ml of this checkout)",
+    )
+    parser.add_argument("--single", action="store_true", help="single-model mode: DIR/model on POST /invocations")
+    parser.add_argument("--docker", action="store_true", help=f"run the image {IMAGE}, built first where it is missing")
+    return parser.parse_args()
+
+
+def docker_command(arguments: argparse.Namespace, base_dir: Path) -> list[str]:
+    """The ``docker run`` that serves like the native server. Builds the image where it is missing."""
+    if shutil.which("docker") is None:
+        raise Failure("--docker needs the docker command: install Docker, or leave out --docker.")
+    engine = subprocess.run(["docker", "version"], capture_output=True, text=True)
+    if engine.returncode != 0:
+        raise Failure(f"no Docker engine answers: start it.\n{engine.stderr.strip()}")
+    if subprocess.run(["docker", "image", "inspect", IMAGE], capture_output=True).returncode != 0:
+        print(f"building the image {IMAGE} (once)", flush=True)
+        if subprocess.run([ROOT / "build_and_push.sh", "--build-only"]).returncode != 0:
+            raise Failure("the image could not be built: see the messages above.")
+    mode = "false" if arguments.single else "true"
+    # The models are only read. Docker's init is not wanted: the entry point reaps and forwards signals itself.
+    command = ["docker", "run", "--rm", "--volume", f"{base_dir}:/opt/ml:ro", "--env", f"SAGEMAKER_MULTI_MODEL={mode}"]
+    command += ["--env", f"SAGEMAKER_BIND_TO_PORT={arguments.port}"]
+    if has_bridge_network():
+        command += ["--publish", f"{arguments.host}:{arguments.port}:{arguments.port}"]
+    else:
+        command += ["--network", "host", "--env", f"MME_HOST={arguments.host}"]
+    return [*command, IMAGE, "serve"]
+
+
+def has_bridge_network() -> bool:
+    """Can ports of a container be published here? Not on an engine without the default bridge network."""
+    listed = subprocess.run(
+        ["docker", "network", "ls", "--filter", "driver=bridge", "--quiet"], capture_output=True, text=True
+    )
+    return bool(listed.stdout.strip())
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,103 @@
+"""The container's server on this machine: what scripts/serve becomes, and what scripts/quickstart starts and stops."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+
+from scripts.programs.console import Failure
+from scripts.programs.container_api import ContainerApi
+
+ROOT = Path(__file__).resolve().parents[2]
+ENTRYPOINT = ROOT / "container" / "dockerd-entrypoint.py"
+COMMAND = [sys.executable, "-P", str(ENTRYPOINT), "serve"]
+POLL_S = 0.05
+LOG_TAIL_LINES = 25
+
+
+def environment(*, port: int, host: str, base_dir: Path, multi_model: bool = True) -> dict[str, str]:
+    """This process's environment with what the entry point needs on top."""
+    return {
+        **os.environ,
+        "SAGEMAKER_BIND_TO_PORT": str(port),
+        "SAGEMAKER_MULTI_MODEL": "true" if multi_model else "false",
+        "SAGEMAKER_BASE_DIR": str(base_dir.absolute()),
+        "MME_HOST": host,
+    }
+
+
+def refuse_taken_port(host: str, port: int) -> None:
+    """Raises ``Failure`` where nothing can listen on ``host``:``port`` now."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        socket.create_server((host, port), family=family).close()
+    except socket.gaierror:
+        raise Failure(f"{host!r} is no address of this machine: use --host 127.0.0.1 or --host 0.0.0.0.") from None
+    except OSError as error:
+        if isinstance(error, PermissionError):
+            raise Failure(f"port {port} needs root's rights: choose one above 1023 with --port.") from None
+        raise Failure(f"port {port} on {host} is taken ({error.strerror}): choose another with --port.") from None
+
+
+class ServerProcess:
+    """A running server with its log in a file. Leaving the ``with`` block stops it and all that it started."""
+
+    def __init__(self, *, port: int, host: str, base_dir: Path, log: Path) -> None:
+        self.log = log
+        self.api = ContainerApi(f"http://{host}:{port}")
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("wb") as output:
+            # A session of its own: Ctrl-C reaches us alone, and we stop the server in order.
+            self._process = subprocess.Popen(
+                COMMAND,
+                env=environment(port=port, host=host, base_dir=base_dir),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def __enter__(self) -> ServerProcess:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def wait_until_healthy(self, timeout_s: float) -> None:
+        """Returns once /ping says Healthy. Raises ``Failure`` with the log's end where the server ended or was late."""
+        deadline = time.monotonic() + timeout_s
+        while not self.api.is_healthy():
+            if self._process.poll() is not None:
+                raise Failure(self.explain(f"the server ended with exit code {self._process.returncode}"))
+            if time.monotonic() > deadline:
+                raise Failure(self.explain(f"the server did not answer within {timeout_s:.0f} s"))
+            time.sleep(POLL_S)
+
+    def wait(self) -> int:
+        """Waits until the server ends by itself, and returns its exit code."""
+        return self._process.wait()
+
+    def stop(self, timeout_s: float = 30) -> int:
+        """Asks the server to stop, kills what is left of it after ``timeout_s``, and returns its exit code."""
+        self._process.terminate()
+        try:
+            self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            pass
+        with contextlib.suppress(ProcessLookupError):  # nothing of its session is left: the usual case
+            os.killpg(self._process.pid, signal.SIGKILL)
+        return self._process.wait()
+
+    def explain(self, what: str) -> str:
+        """``what`` with the end of the server's log and where all of it is."""
+        lines = self.log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
+        return f"{what}. The end of its log, {self.log}:\n" + "\n".join(f"  | {line}" for line in lines)
