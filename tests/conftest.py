@@ -1,0 +1,22 @@
+"""What every test may use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+# The test process imports MXNet as a worker does; read by MXNet at its import.
+os.environ.setdefault("MXNET_ENGINE_TYPE", "NaiveEngine")
+os.environ.setdefault("MXNET_SUBGRAPH_BACKEND", "NONE")
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with real trained models and photos that stands beside some checkouts."""
+    if not (SHARED / "models").is_dir():
+        pytest.skip("needs the trained models in ../shared, which is not here")
+    return SHARED

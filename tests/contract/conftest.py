@@ -1,0 +1,46 @@
+"""One server per way of making workers, for the whole run; each test uses model names of its own."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.harness import models
+from tests.harness.server import WORKER_MODES, ServerProcess
+
+
+@pytest.fixture(scope="session", params=WORKER_MODES)
+def server(request: pytest.FixtureRequest) -> Iterator[ServerProcess]:
+    """A running server in multi-model mode."""
+    with ServerProcess(MME_WORKERS=request.param) as running:
+        yield running
+
+
+@pytest.fixture
+def name() -> str:
+    """A model name as the platform makes them: opaque and unlike any other."""
+    return uuid.uuid4().hex * 2
+
+
+@pytest.fixture
+def loaded(server: ServerProcess) -> Iterator[Callable[..., str]]:
+    """``loaded(make, …)``: makes a model with a function of tests.harness.models, loads it, returns its name."""
+    names = []
+
+    def load(
+        make: Callable[..., Path] = models.multiplier, query: dict[str, Any] | None = None, **how: Any
+    ) -> str:
+        name = uuid.uuid4().hex * 2
+        make(server.model_dir(name), **how)
+        answer = server.load(name, **(query or {}))
+        assert answer.status_code == 200, f"{answer.text}\n{server.log_tail()}"
+        names.append(name)
+        return name
+
+    yield load
+    for name in names:
+        server.unload(name)

