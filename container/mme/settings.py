@@ -226,6 +226,28 @@ class Settings:
         shown_default="no limit",
     )
 
+    mxnet_fuse: bool = _setting(
+        "MME_MXNET_FUSE",
+        _boolean,
+        False,
+        "Let MXNet fuse operators when it binds a model: a little faster for some networks, for a second copy of the "
+        "weights and a slower load.",
+    )
+    max_samples_per_pass: int = _setting(
+        "MME_MAX_SAMPLES_PER_PASS",
+        _integer(1, 4096),
+        32,
+        "Most samples that run through a network at once; more are run one pass after the other. Working memory "
+        "grows with it.",
+    )
+    max_image_megapixels: int = _setting(
+        "MME_MAX_IMAGE_MEGAPIXELS",
+        _integer(1, 10000),
+        50,
+        "Largest image that is decoded; a larger one is answered 413 before memory is taken for it.",
+        unit="megapixels",
+    )
+
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:
         """Parses ``environment`` (default: this process's). An empty value counts as not set.
