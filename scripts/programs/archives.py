@@ -17,8 +17,7 @@ from scripts.programs.console import Failure
 
 # What editors, notebooks and file managers leave behind, and no model needs.
 LITTER = {".DS_Store", "__pycache__", ".ipynb_checkpoints", ".git", "Thumbs.db", "__MACOSX"}
-# Weights hardly compress (7 % at any level), so the fastest level costs nothing worth having.
-COMPRESSION_LEVEL = 1
+COMPRESSION_LEVEL = 6  # weights shrink by 7 % at any level, and level 6 is no slower on them than 1 (measured)
 CHUNK_BYTES = 1 << 20
 
 

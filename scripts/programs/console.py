@@ -42,12 +42,9 @@ def port(text: str) -> int:
     return int(text)
 
 
-def readable_size(size_bytes: float) -> str:
+def readable_size(size_bytes: int) -> str:
     """`4.9 MB`: decimal units, as disks, S3 and networks count."""
-    for unit in ("bytes", "kB", "MB"):
-        if size_bytes < 1000:
-            break
-        size_bytes /= 1000
-    else:
-        unit = "GB"
-    return f"{size_bytes:.0f} {unit}" if unit == "bytes" else f"{size_bytes:.1f} {unit}"
+    for unit, unit_bytes in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size_bytes >= unit_bytes:
+            return f"{size_bytes / unit_bytes:.1f} {unit}"
+    return f"{size_bytes} bytes"

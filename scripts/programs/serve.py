@@ -18,10 +18,7 @@ def main() -> int:
     """Never returns where all goes well: the server takes this process over, and with it Ctrl-C and the exit code."""
     arguments = parse()
     base_dir: Path = arguments.base_dir.absolute()
-    if not arguments.single:
-        (base_dir / "models").mkdir(parents=True, exist_ok=True)
-    elif not (base_dir / "model").is_dir():
-        raise Failure(f"there is no folder {base_dir / 'model'}: put the model's files there, or leave out --single.")
+    (base_dir / ("model" if arguments.single else "models")).mkdir(parents=True, exist_ok=True)
     refuse_taken_port(arguments.host, arguments.port)
 
     url = f"http://{arguments.host}:{arguments.port}"

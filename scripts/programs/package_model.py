@@ -1,0 +1,81 @@
+"""Checks a model folder and makes the archive that SageMaker expects."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from scripts.programs.archives import Archive, Entry, entries, write_archive
+from scripts.programs.console import Failure, readable_size, run
+from scripts.programs.mxnet_files import check_file
+from scripts.programs.progress import bytes_bar
+from scripts.programs.trial import try_model
+
+SUFFIX = ".tar.gz"
+
+
+def main() -> int:
+    """Returns 0 once the archive is written."""
+    arguments = parse()
+    print_archive(package(arguments.folder, arguments.out, load=arguments.load))
+    return 0
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="./scripts/package_model",
+        description="Checks a model folder (it holds what a model needs, JSON is valid, no links or devices, and the "
+        "model loads and answers once) and packs it for a multi-model endpoint. The same folder always gives the same "
+        "bytes.",
+        epilog="Upload the archive below the endpoint's S3 prefix; its name there is what clients pass as TargetModel.",
+    )
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="the model's files, as README.md lists them")
+    parser.add_argument("out", type=Path, metavar=f"OUT{SUFFIX}", help="the archive to write")
+    parser.add_argument(
+        "--no-load", dest="load", action="store_false", help="do not load the model and ask it once before packing"
+    )
+    arguments = parser.parse_args()
+    if not arguments.out.name.endswith(SUFFIX):
+        parser.error(f"{arguments.out} must end in {SUFFIX}")
+    if not arguments.folder.is_dir():
+        parser.error(f"{arguments.folder} is no folder")
+    if arguments.out.absolute().resolve().is_relative_to(arguments.folder.resolve()):
+        parser.error(f"{arguments.out} would lie in the folder that it packs: write it somewhere else")
+    return arguments
+
+
+def package(folder: Path, out: Path, *, load: bool) -> Archive:
+    """Checks ``folder``, loads the model where ``load`` says so, and writes the archive ``out``.
+
+    Raises ``Failure`` with what is wrong; ``out`` is then as it was before.
+    """
+    members = checked(folder)
+    if load:
+        print(f"  loads and answers: {try_model(folder)}", flush=True)
+    total_bytes = sum(member.size_bytes for member in members)
+    with bytes_bar(f"packing {out.name}", total_bytes) as bar:
+        return write_archive(members, out, advance=bar.update)
+
+
+def checked(folder: Path) -> list[Entry]:
+    """What belongs into the archive of ``folder``. Raises ``Failure`` where one of its files is not what it says."""
+    members, litter = entries(folder)
+    if litter:
+        print(f"  left out: {', '.join(litter)}", file=sys.stderr)
+    if not any(member.size_bytes for member in members):
+        raise Failure(f"{folder} holds no files")
+    for member in members:
+        if not member.is_folder:
+            check_file(member.path, member.name)
+    return members
+
+
+def print_archive(archive: Archive) -> None:
+    """Name, size and checksum of a new archive."""
+    print(f"  {archive.path}: {readable_size(archive.size_bytes)}, sha256 {archive.sha256}")
+
+
+if __name__ == "__main__":
+    run(main)

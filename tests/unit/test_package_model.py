@@ -1,0 +1,221 @@
+"""Packing a model folder: what is refused, and that what is packed is what SageMaker expects."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from scripts.programs.archives import entries, sha256_of, write_archive
+from scripts.programs.console import Failure, readable_size
+from tests.harness.models import tiny_classifier, two_input_model
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def untouched_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_classifier(tmp_path_factory.mktemp("package") / "digits")
+
+
+@pytest.fixture
+def model(untouched_model: Path, tmp_path: Path) -> Path:
+    """A model folder that a test may spoil."""
+    folder = tmp_path / "digits"
+    folder.mkdir()
+    for file in untouched_model.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    return folder
+
+
+def package_model(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-P", "-m", "scripts.programs.package_model", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+def pack(folder: Path, out: Path) -> Path:
+    return write_archive(entries(folder)[0], out).path
+
+
+# ---- the archive ----
+
+
+def test_a_model_that_answers_is_packed_with_its_files_at_the_top(model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out" / "digits.tar.gz"
+    done = package_model(model, out)
+    assert done.returncode == 0, done.stderr
+    assert "loads and answers: [" in done.stdout
+    assert "probability=" in done.stdout
+    assert f"{out}: {readable_size(out.stat().st_size)}, sha256 {sha256_of(out)}" in done.stdout
+    with tarfile.open(out, "r:gz") as tar:
+        assert sorted(tar.getnames()) == sorted(path.name for path in model.iterdir())
+        for member in tar:
+            file = tar.extractfile(member)
+            assert file is not None
+            assert file.read() == (model / member.name).read_bytes()
+    assert list(out.parent.iterdir()) == [out], "something else was left beside the archive"
+
+
+def test_a_model_with_several_inputs_is_asked_too(tmp_path: Path) -> None:
+    done = package_model(two_input_model(tmp_path / "two"), tmp_path / "two.tar.gz")
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_same_content_gives_the_same_bytes_whatever_its_times_modes_and_order(model: Path, tmp_path: Path) -> None:
+    first = pack(model, tmp_path / "first.tar.gz").read_bytes()
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for file in sorted(model.iterdir(), reverse=True):
+        (copy / file.name).write_bytes(file.read_bytes())
+        (copy / file.name).chmod(0o755)
+        os.utime(copy / file.name, (1, 1))
+    assert pack(copy, tmp_path / "second.tar.gz").read_bytes() == first
+
+
+def test_members_belong_to_root_at_time_zero_with_plain_modes(model: Path, tmp_path: Path) -> None:
+    (model / "code").mkdir(mode=0o700)
+    (model / "code" / "extra.py").write_text("pass\n")
+    (model / "code" / "extra.py").chmod(0o700)
+    with tarfile.open(pack(model, tmp_path / "out.tar.gz")) as tar:
+        members = {member.name: member for member in tar}
+    assert members["code"].isdir()
+    assert members["code"].mode == 0o755
+    assert {(each.uid, each.gid, each.uname, each.gname, each.mtime) for each in members.values()} == {(0, 0, "", "", 0)}
+    assert {each.mode for each in members.values() if each.isfile()} == {0o644}
+
+
+def test_what_editors_leave_behind_stays_out_and_is_named(model: Path, tmp_path: Path) -> None:
+    (model / ".DS_Store").write_bytes(b"x")
+    (model / "__pycache__").mkdir()
+    (model / "__pycache__" / "a.pyc").write_bytes(b"x")
+    (model / "._synset.txt").write_bytes(b"x")
+    done = package_model("--no-load", model, tmp_path / "out.tar.gz")
+    assert done.returncode == 0, done.stderr
+    assert "left out: ._synset.txt, .DS_Store, __pycache__" in done.stderr
+    with tarfile.open(tmp_path / "out.tar.gz") as tar:
+        assert not [name for name in tar.getnames() if "." in name[:1] or "pycache" in name]
+
+
+def test_every_byte_is_reported_for_the_progress_bar(model: Path, tmp_path: Path) -> None:
+    told: list[int] = []
+    members = entries(model)[0]
+    write_archive(members, tmp_path / "out.tar.gz", advance=told.append)
+    assert sum(told) == sum(path.stat().st_size for path in model.iterdir())
+
+
+# ---- what is refused ----
+
+
+def refuse(model: Path, tmp_path: Path, *arguments: str) -> str:
+    """Runs the program, which must fail without an archive or a traceback, and returns what it says."""
+    out = tmp_path / "refused.tar.gz"
+    out.write_bytes(b"as before")
+    done = package_model(*arguments, model, out)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert out.read_bytes() == b"as before"
+    assert not list(tmp_path.glob(".*"))
+    return done.stderr
+
+
+def test_a_symbolic_link_is_refused_even_to_a_file_inside(model: Path, tmp_path: Path) -> None:
+    (model / "labels.txt").symlink_to("synset.txt")
+    said = refuse(model, tmp_path, "--no-load")
+    assert "labels.txt is a symbolic link (to synset.txt)" in said
+
+
+def test_a_linked_folder_is_refused(model: Path, tmp_path: Path) -> None:
+    (model / "etc").symlink_to("/etc")
+    assert "etc is a symbolic link" in refuse(model, tmp_path, "--no-load")
+
+
+def test_a_pipe_is_refused(model: Path, tmp_path: Path) -> None:
+    os.mkfifo(model / "pipe")
+    assert "neither a file nor a folder" in refuse(model, tmp_path, "--no-load")
+
+
+def test_a_name_with_a_control_character_is_refused(model: Path, tmp_path: Path) -> None:
+    (model / "bad\nname").write_text("x")
+    assert "control character" in refuse(model, tmp_path, "--no-load")
+
+
+def test_invalid_json_is_named_with_its_line(model: Path, tmp_path: Path) -> None:
+    (model / "model-shapes.json").write_text('[{"name": "data",\n "shape": [1, 1, 28, 28}]')
+    assert "model-shapes.json is not valid JSON: Expecting ',' delimiter in line 2" in refuse(model, tmp_path)
+
+
+def test_a_broken_parameter_file_is_refused_without_loading(model: Path, tmp_path: Path) -> None:
+    (model / "model-0000.params").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    assert "no MXNet parameter file" in refuse(model, tmp_path, "--no-load")
+
+
+def test_a_missing_file_is_named(model: Path, tmp_path: Path) -> None:
+    (model / "model-shapes.json").unlink()
+    assert "shapes.json" in refuse(model, tmp_path)
+
+
+def test_a_model_that_does_not_load_is_refused_with_the_reason(model: Path, tmp_path: Path) -> None:
+    shapes = [{"name": "data", "shape": [1, 3, 28, 28]}]  # the weights are for one channel
+    (model / "model-shapes.json").write_text(json.dumps(shapes))
+    assert "the model does not load" in refuse(model, tmp_path)
+
+
+def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty" / "inner").mkdir(parents=True)
+    assert "holds no files" in refuse(tmp_path / "empty", tmp_path, "--no-load")
+
+
+def test_a_file_that_shrinks_while_it_is_packed_spoils_nothing(model: Path, tmp_path: Path) -> None:
+    members = entries(model)[0]
+    (model / "synset.txt").write_text("")
+    (tmp_path / "out.tar.gz").write_bytes(b"as before")
+    with pytest.raises(Failure, match="shrank"):
+        write_archive(members, tmp_path / "out.tar.gz")
+    assert (tmp_path / "out.tar.gz").read_bytes() == b"as before"
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_file_that_grows_while_it_is_packed_spoils_nothing(model: Path, tmp_path: Path) -> None:
+    members = entries(model)[0]
+    with (model / "synset.txt").open("a") as file:
+        file.write("eleven\n")
+    with pytest.raises(Failure, match="grew"):
+        write_archive(members, tmp_path / "out.tar.gz")
+    assert not (tmp_path / "out.tar.gz").exists()
+
+
+@pytest.mark.parametrize(
+    ("folder", "out", "message"),
+    [
+        ("digits", "digits.zip", "must end in .tar.gz"),
+        ("missing", "digits.tar.gz", "is no folder"),
+        ("digits", "digits/digits.tar.gz", "in the folder that it packs"),
+    ],
+)
+def test_bad_usage_is_exit_code_2_and_says_what_is_wrong(
+    model: Path, tmp_path: Path, folder: str, out: str, message: str
+) -> None:
+    done = package_model(tmp_path / folder, tmp_path / out)
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
+def test_sizes_read_well() -> None:
+    assert [readable_size(size) for size in (0, 999, 1000, 4_940_000, 231_000_000_000)] == [
+        "0 bytes",
+        "999 bytes",
+        "1.0 kB",
+        "4.9 MB",
+        "231.0 GB",
+    ]
+
+
+def test_the_printed_checksum_is_that_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"abc" * 1_000_000)
+    assert sha256_of(tmp_path / "a") == hashlib.sha256(b"abc" * 1_000_000).hexdigest()

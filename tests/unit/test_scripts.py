@@ -1,0 +1,87 @@
+"""Every program in scripts/: it explains itself, refuses what it does not know, and stands in the index."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.harness.ports import free_port
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+PROGRAMS = sorted(path.name for path in SCRIPTS.iterdir() if path.is_file() and not path.suffix)
+# pytest's own arguments are passed through, so pytest refuses the unknown one, with its own exit code for usage (4)
+PASSES_ARGUMENTS_ON = {"test": 4}
+
+
+def call(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([SCRIPTS / name, *arguments], capture_output=True, text=True, timeout=120)
+
+
+def test_the_known_programs_are_found() -> None:
+    assert {"setup", "serve", "quickstart", "package_model", "download_zoo", "test", "check", "lock"} <= set(PROGRAMS)
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_help_says_how_to_call_it(name: str) -> None:
+    done = call(name, "--help")
+    assert done.returncode == 0, done.stderr
+    assert re.search(rf"usage: \./scripts/{name}\b", done.stdout), done.stdout
+    assert len(done.stdout.splitlines()) > 1, "usage alone explains nothing"
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_an_unknown_argument_is_a_usage_error(name: str) -> None:
+    done = call(name, "--no-such-argument")
+    assert done.returncode == PASSES_ARGUMENTS_ON.get(name, 2), done.stderr
+    assert name in PASSES_ARGUMENTS_ON or f"usage: ./scripts/{name}" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_it_is_executable_and_says_what_it_is_in_its_first_comment(name: str) -> None:
+    assert os.access(SCRIPTS / name, os.X_OK)
+    shebang, comment = (SCRIPTS / name).read_text().splitlines()[:2]
+    assert shebang == "#!/usr/bin/env bash"
+    assert re.match(r"# [A-Z].{20,}", comment)
+
+
+def test_the_index_lists_every_program_and_no_other() -> None:
+    index = (SCRIPTS / "README.md").read_text()
+    assert re.findall(r"^\| \[`(\w+)`\]\((\w+)\)", index, re.MULTILINE) == [
+        (name, name) for name in sorted(PROGRAMS, key=index.find)
+    ]
+
+
+def test_every_program_of_python_has_a_script_that_starts_it() -> None:
+    with_main = {path.stem for path in (SCRIPTS / "programs").glob("*.py") if "    run(main)" in path.read_text()}
+    assert with_main
+    assert with_main <= set(PROGRAMS)
+
+
+@pytest.mark.parametrize("name", ["serve", "quickstart"])
+def test_a_taken_port_is_named_with_the_remedy(name: str) -> None:
+    port = free_port()
+    with socket.create_server(("127.0.0.1", port)):
+        done = call(name, "--port", str(port))
+    assert done.returncode == 1
+    assert f"port {port} on 127.0.0.1 is taken (Address already in use): choose another with --port." in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", ["serve", "quickstart"])
+@pytest.mark.parametrize("port", ["0", "32768", "http"])
+def test_a_port_that_the_server_cannot_take_is_a_usage_error(name: str, port: str) -> None:
+    done = call(name, "--port", port)
+    assert done.returncode == 2
+    assert f"'{port}' is not a port from 1 to 32767" in done.stderr
+
+
+def test_an_address_of_another_machine_is_refused() -> None:
+    done = call("serve", "--host", "no.such.host.invalid", "--port", str(free_port()))
+    assert done.returncode == 1
+    assert "no address of this machine" in done.stderr
