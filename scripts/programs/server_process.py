@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -40,10 +41,12 @@ def refuse_taken_port(host: str, port: int) -> None:
         socket.create_server((host, port), family=family).close()
     except socket.gaierror:
         raise Failure(f"{host!r} is no address of this machine: use --host 127.0.0.1 or --host 0.0.0.0.") from None
+    except PermissionError:
+        raise Failure(f"port {port} needs root's rights: choose one above 1023 with --port.") from None
     except OSError as error:
-        if isinstance(error, PermissionError):
-            raise Failure(f"port {port} needs root's rights: choose one above 1023 with --port.") from None
-        raise Failure(f"port {port} on {host} is taken ({error.strerror}): choose another with --port.") from None
+        if error.errno == errno.EADDRINUSE:
+            raise Failure(f"port {port} on {host} is taken: choose another with --port.") from None
+        raise Failure(f"nothing can listen on {host}:{port}: {os.strerror(error.errno or 0)}.") from None
 
 
 class ServerProcess:

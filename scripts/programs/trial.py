@@ -34,7 +34,10 @@ def try_model(folder: Path) -> str:
     if len(inputs) == 1:
         body, content_type = _npy(arrays[inputs[0].name]), "application/x-npy"
     else:
-        body, content_type = json.dumps({name: each.tolist() for name, each in arrays.items()}).encode(), "application/json"
+        body, content_type = (
+            json.dumps({name: each.tolist() for name, each in arrays.items()}).encode(),
+            "application/json",
+        )
 
     context.request_ids = {0: "trial"}
     context.request_processor = [RequestProcessor({"Content-Type": content_type})]
