@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.harness.docker import image
+
+__all__ = ["image", "shared"]
+
 # The test process imports MXNet as a worker does; read by MXNet at its import.
 os.environ.setdefault("MXNET_ENGINE_TYPE", "NaiveEngine")
 os.environ.setdefault("MXNET_SUBGRAPH_BACKEND", "NONE")

@@ -10,14 +10,21 @@ from typing import Any
 import pytest
 
 from tests.harness import models
+from tests.harness.docker import DockerServer
 from tests.harness.server import WORKER_MODES, ServerProcess
 
+IN_DOCKER = pytest.param("docker", marks=[pytest.mark.docker, pytest.mark.timeout(1300)])
 
-@pytest.fixture(scope="session", params=WORKER_MODES)
-def server(request: pytest.FixtureRequest) -> Iterator[ServerProcess]:
-    """A running server in multi-model mode."""
-    with ServerProcess(MME_WORKERS=request.param) as running:
-        yield running
+
+@pytest.fixture(scope="session", params=[*WORKER_MODES, IN_DOCKER])
+def server(request: pytest.FixtureRequest) -> Iterator[ServerProcess | DockerServer]:
+    """A running server in multi-model mode: on this machine with each way of making workers, and in the image."""
+    if request.param == "docker":
+        with DockerServer(request.getfixturevalue("image")) as container:
+            yield container
+    else:
+        with ServerProcess(MME_WORKERS=request.param) as running:
+            yield running
 
 
 @pytest.fixture
@@ -31,9 +38,7 @@ def loaded(server: ServerProcess) -> Iterator[Callable[..., str]]:
     """``loaded(make, …)``: makes a model with a function of tests.harness.models, loads it, returns its name."""
     names = []
 
-    def load(
-        make: Callable[..., Path] = models.multiplier, query: dict[str, Any] | None = None, **how: Any
-    ) -> str:
+    def load(make: Callable[..., Path] = models.multiplier, query: dict[str, Any] | None = None, **how: Any) -> str:
         name = uuid.uuid4().hex * 2
         make(server.model_dir(name), **how)
         answer = server.load(name, **(query or {}))

@@ -1,0 +1,180 @@
+"""Containers of the image at work. What each API answers is tests/contract's, which runs against a container, too."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.harness import models
+from tests.harness.docker import DockerServer, Image, docker
+from tests.harness.waiting import wait_until
+
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(1300)]
+
+ONE_ROW = json.dumps([[1.0, 2.0, 3.0, 4.0]])
+ROOT_USER = 0
+CIFAR_10_LABELS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CIFAR_10_PREPROCESSING = {
+    "do_resize": True,
+    "size": {"shortest_edge": 32},
+    "do_center_crop": True,
+    "crop_size": {"height": 32, "width": 32},
+    "do_rescale": True,
+    "rescale_factor": 1 / 255,
+    "do_normalize": True,
+    "image_mean": [0.4914, 0.4822, 0.4465],
+    "image_std": [0.2023, 0.1994, 0.2010],
+}
+
+
+def load_and_invoke(server: DockerServer, name: str = "double") -> None:
+    """Loads a model that doubles its input, and checks an answer."""
+    models.multiplier(server.model_dir(name), factor=2)
+    answer = server.load(name)
+    assert answer.status_code == 200, f"{answer.text}\n{server.log_tail()}"
+    answer = server.invoke(name, ONE_ROW)
+    assert answer.status_code == 200, f"{answer.text}\n{server.log_tail()}"
+    assert answer.json() == {"predictions": [[2.0, 4.0, 6.0, 8.0]]}
+
+
+def test_started_as_root_the_server_and_the_models_run_unprivileged(image: Image) -> None:
+    with DockerServer(image) as server:
+        load_and_invoke(server)
+        processes = server.processes()
+        user = int(image.run("id", "-u", "model-server").stdout)
+        assert user != ROOT_USER
+        assert {tuple(process["uids"]) for process in processes} == {(user, user, user)}
+        assert all(ROOT_USER not in process["gids"] for process in processes)
+        assert server.front_end()["uids"][0] == user
+        workers = [process for process in processes if process["pid"] not in (1, server.front_end()["pid"])]
+        assert workers, "the model's worker is a process of its own"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--user", "10001"],
+        ["--read-only", "--tmpfs", "/tmp"],
+        ["--user", "10001:10001", "--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL"],
+    ],
+    ids=["other-user", "read-only", "other-user-read-only-no-capabilities"],
+)
+def test_it_serves_with_less(image: Image, options: list[str]) -> None:
+    with DockerServer(image, options=options) as server:
+        load_and_invoke(server)
+        if "--user" in options:
+            assert {process["uids"][0] for process in server.processes()} == {10001}
+        # The front end's fast sockets, though /tmp may hold no programs
+        assert "Epoll" in server.log()
+
+
+def test_mme_user_root_keeps_root(image: Image) -> None:
+    with DockerServer(image, MME_USER="root") as server:
+        load_and_invoke(server)
+        assert server.front_end()["uids"][0] == ROOT_USER
+
+
+def test_an_unknown_user_ends_the_start_with_a_clear_line(image: Image) -> None:
+    ended = image.run("serve", options=["--env", "MME_USER=nobody-here"])
+    assert ended.returncode == 1
+    assert "MME_USER=nobody-here" in ended.stdout + ended.stderr
+    assert "Traceback" not in ended.stdout + ended.stderr
+
+
+def test_without_network_it_serves_on_8080_and_becomes_healthy(image: Image) -> None:
+    # As SageMaker's network isolation has it; the only network is the container's own loopback.
+    options = ["--health-interval", "1s"]
+    server = DockerServer(image, network="none", options=options, SAGEMAKER_BIND_TO_PORT="", MME_HOST="")
+    try:
+        server.launch()
+        wait_until(lambda: server.state()["Health"]["Status"] == "healthy", f"healthy\n{server.log_tail()}", 60)
+        ask = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:8080/ping').status)"
+        assert server.execute("python", "-c", ask) == "200\n"
+        assert server.stop() == 0
+    finally:
+        server.discard()
+
+
+def test_the_health_check_asks_the_port_that_is_served_on_and_notices_a_hung_front_end(image: Image) -> None:
+    checks = [
+        "--health-interval",
+        "1s",
+        "--health-timeout",
+        "1s",
+        "--health-retries",
+        "1",
+        "--health-start-period",
+        "0s",
+    ]
+    with DockerServer(image, options=checks) as server:
+        wait_until(lambda: server.state()["Health"]["Status"] == "healthy", "healthy", 30)
+        front_end = str(server.front_end()["pid"])
+        server.execute("kill", "-STOP", front_end)
+        wait_until(lambda: server.state()["Health"]["Status"] == "unhealthy", "unhealthy", 30)
+        server.execute("kill", "-CONT", front_end)
+        wait_until(lambda: server.state()["Health"]["Status"] == "healthy", "healthy again", 30)
+
+
+def test_sigterm_ends_it_within_30_s_with_exit_code_0_and_nothing_left(image: Image) -> None:
+    with DockerServer(image) as server:
+        load_and_invoke(server)
+        asked_s = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - asked_s < 30
+        changed = docker("diff", server.name).stdout.split("\n")
+        left = [line for line in changed if line.startswith("A ") and not line.startswith("A /opt/ml")]
+        assert left == [], "nothing of a run stays in the container"
+
+
+def test_when_the_jvm_dies_the_container_dies_with_its_status(image: Image) -> None:
+    with DockerServer(image) as server:
+        load_and_invoke(server)
+        server.execute("kill", "-KILL", str(server.front_end()["pid"]))
+        assert server.wait() == 137
+        assert "SIGKILL" in server.log()
+
+
+def test_single_model_mode_serves_invocations(image: Image, tmp_path: Path) -> None:
+    folder = models.multiplier(tmp_path / "model", factor=4)
+    with DockerServer(image, single_model_dir=folder, SAGEMAKER_MODEL_SERVER_WORKERS="1") as server:
+        wait_until(lambda: server.post("/invocations", ONE_ROW).status_code == 200, "the model answers")
+        assert server.post("/invocations", ONE_ROW).json() == {"predictions": [[4.0, 8.0, 12.0, 16.0]]}
+
+
+def test_a_memory_limit_of_the_container_leaves_it_serving(image: Image) -> None:
+    with DockerServer(image, options=["--memory", "2g", "--memory-swap", "2g"]) as server:
+        load_and_invoke(server)
+
+
+def test_a_trained_network_sees_the_cat_in_a_photo(image: Image, shared: Path) -> None:
+    with DockerServer(image) as server:
+        folder = server.model_dir("cifar")
+        shutil.copytree(shared / "models" / "cifar_resnet20_v1", folder, dirs_exist_ok=True)
+        models.write_shapes(folder, {"data": (1, 3, 32, 32)}, prefix="cifar_resnet20_v1")
+        (folder / "synset.txt").write_text("\n".join(CIFAR_10_LABELS))
+        (folder / "preprocessor_config.json").write_text(json.dumps(CIFAR_10_PREPROCESSING))
+        assert server.load("cifar").status_code == 200, server.log_tail()
+        answer = server.invoke("cifar", (shared / "images" / "cat.jpg").read_bytes(), "image/jpeg")
+        assert answer.status_code == 200, answer.text
+        best = re.fullmatch(r"probability=([0-9.]+), class=cat", answer.json()[0])
+        assert best, answer.text
+        assert float(best[1]) > 0.9
+
+
+def test_the_time_to_the_first_answer_is_printed(image: Image, capsys: pytest.CaptureFixture[str]) -> None:
+    times_s = []
+    for options in ([], [], ["--read-only", "--tmpfs", "/tmp"]):
+        server = DockerServer(image, options=options)
+        started_s = time.monotonic()
+        with server:
+            times_s.append(time.monotonic() - started_s)
+    with capsys.disabled():
+        shown = ", ".join(f"{each:.2f} s" for each in times_s)
+        print(f"\nfrom docker run to an answered ping on {os.cpu_count()} cores: {shown} (the last one read-only)")
+    assert min(times_s) < 20
