@@ -86,7 +86,8 @@ def test_members_belong_to_root_at_time_zero_with_plain_modes(model: Path, tmp_p
         members = {member.name: member for member in tar}
     assert members["code"].isdir()
     assert members["code"].mode == 0o755
-    assert {(each.uid, each.gid, each.uname, each.gname, each.mtime) for each in members.values()} == {(0, 0, "", "", 0)}
+    owners = {(each.uid, each.gid, each.uname, each.gname, each.mtime) for each in members.values()}
+    assert owners == {(0, 0, "", "", 0)}
     assert {each.mode for each in members.values() if each.isfile()} == {0o644}
 
 
