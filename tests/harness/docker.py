@@ -35,6 +35,7 @@ TEST_IMAGE = "demo-sagemaker-multimodel-test"
 BUILD_TIMEOUT_S = 1200.0
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 30.0
+POLL_S = 0.1  # asking Docker starts a program each time
 MODELS_DIR = "/opt/ml/models"
 
 # Run inside a container: what SageMaker would see with `ps`. The image has no ps, but psutil.
@@ -181,7 +182,7 @@ class DockerServer(ContainerClient):
     def start(self) -> DockerServer:
         """Starts the container and waits until /ping answers; fails with the log's tail if it ends before."""
         self.launch()
-        wait_until(self._answers, "the server in the container answers", START_TIMEOUT_S)
+        wait_until(self._answers, lambda: f"the server answers\n{self.log_tail()}", START_TIMEOUT_S)
         return self
 
     def launch(self) -> None:
@@ -210,7 +211,7 @@ class DockerServer(ContainerClient):
 
     def wait(self, timeout_s: float = STOP_TIMEOUT_S) -> int:
         """The exit code, once the container has ended."""
-        wait_until(lambda: not self.is_running(), f"the container ends\n{self.log_tail()}", timeout_s)
+        wait_until(lambda: not self.is_running(), lambda: f"the container ends\n{self.log_tail()}", timeout_s, POLL_S)
         return int(self.state()["ExitCode"])
 
     def discard(self) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness import models
-from tests.harness.docker import DockerServer, Image, docker
+from tests.harness.docker import POLL_S, DockerServer, Image, docker
 from tests.harness.waiting import wait_until
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(1300)]
@@ -41,6 +41,16 @@ def load_and_invoke(server: DockerServer, name: str = "double") -> None:
     answer = server.invoke(name, ONE_ROW)
     assert answer.status_code == 200, f"{answer.text}\n{server.log_tail()}"
     assert answer.json() == {"predictions": [[2.0, 4.0, 6.0, 8.0]]}
+
+
+def wait_for_health(server: DockerServer, status: str) -> None:
+    """Returns once Docker's own health check says ``status``."""
+    wait_until(
+        lambda: server.state()["Health"]["Status"] == status,
+        lambda: f"Docker says {status}, not {server.state()['Health']}\n{server.log_tail()}",
+        timeout_s=60,
+        poll_s=POLL_S,
+    )
 
 
 def test_started_as_root_the_server_and_the_models_run_unprivileged(image: Image) -> None:
@@ -93,7 +103,7 @@ def test_without_network_it_serves_on_8080_and_becomes_healthy(image: Image) -> 
     server = DockerServer(image, network="none", options=options, SAGEMAKER_BIND_TO_PORT="", MME_HOST="")
     try:
         server.launch()
-        wait_until(lambda: server.state()["Health"]["Status"] == "healthy", f"healthy\n{server.log_tail()}", 60)
+        wait_for_health(server, "healthy")
         ask = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:8080/ping').status)"
         assert server.execute("python", "-c", ask) == "200\n"
         assert server.stop() == 0
@@ -113,12 +123,12 @@ def test_the_health_check_asks_the_port_that_is_served_on_and_notices_a_hung_fro
         "0s",
     ]
     with DockerServer(image, options=checks) as server:
-        wait_until(lambda: server.state()["Health"]["Status"] == "healthy", "healthy", 30)
+        wait_for_health(server, "healthy")
         front_end = str(server.front_end()["pid"])
         server.execute("kill", "-STOP", front_end)
-        wait_until(lambda: server.state()["Health"]["Status"] == "unhealthy", "unhealthy", 30)
+        wait_for_health(server, "unhealthy")
         server.execute("kill", "-CONT", front_end)
-        wait_until(lambda: server.state()["Health"]["Status"] == "healthy", "healthy again", 30)
+        wait_for_health(server, "healthy")
 
 
 def test_sigterm_ends_it_within_30_s_with_exit_code_0_and_nothing_left(image: Image) -> None:
