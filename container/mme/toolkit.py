@@ -5,14 +5,11 @@ looks the JVM up and waits for it to end. As it stands it writes to ``/etc``, lo
 machine, and forgets the exit status. Each of these is a module attribute that is looked up at the call, so that we
 set them for the time of the start:
 
-==================================  =========================================================================
-``MMS_CONFIG_FILE``                 our private file instead of ``/etc/sagemaker-mms.properties``
-``_create_model_server_config_file``  nothing to do: ``mms_config.properties`` has written it
-``DEFAULT_MMS_LOG_FILE``            our log4j configuration
-``_retrieve_mms_server_process``    looks among our own descendants only
-``_add_sigterm_handler``,
-``_add_sigchild_handler``           nothing to do: the supervisor has its own, which keep the exit status
-==================================  =========================================================================
+- ``MMS_CONFIG_FILE``: our private file instead of ``/etc/sagemaker-mms.properties``;
+- ``_create_model_server_config_file``: nothing to do, ``mms_config.properties`` has written it;
+- ``DEFAULT_MMS_LOG_FILE``: our log4j configuration;
+- ``_retry_retrieve_mms_server_process``: looks among our own descendants only, and gives up when it cannot come;
+- ``_add_sigterm_handler``, ``_add_sigchild_handler``: nothing to do, the supervisor's own keep the exit status.
 """
 
 from __future__ import annotations
@@ -112,7 +109,7 @@ class FrontEnd:
             def wait(self) -> None:
                 """The supervisor waits for the process, not the toolkit."""
 
-        def retrieve() -> StartedProcess:
+        def retrieve(_startup_timeout_s: int) -> StartedProcess:
             found.append(self._find_jvm())
             return StartedProcess()
 
@@ -130,7 +127,7 @@ class FrontEnd:
                 "MMS_CONFIG_FILE": str(self.properties_file),
                 "DEFAULT_MMS_LOG_FILE": str(self.log_config_file),
                 "_create_model_server_config_file": lambda *_: None,
-                "_retrieve_mms_server_process": retrieve,
+                "_retry_retrieve_mms_server_process": retrieve,
                 "_add_sigterm_handler": lambda *_: None,
                 "_add_sigchild_handler": lambda *_: None,
             }

@@ -83,7 +83,7 @@ class ServerProcess(ContainerClient):
     def start(self) -> ServerProcess:
         """Starts the process and waits until /ping answers; fails with the log's tail if it dies before."""
         self.launch()
-        wait_until(self._answers, f"the server answers\n{self.log_tail()}", START_TIMEOUT_S)
+        wait_until(self._answers, lambda: f"the server answers\n{self.log_tail()}", START_TIMEOUT_S)
         return self
 
     def launch(self) -> None:

@@ -9,13 +9,18 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def wait_until(condition: Callable[[], T], what: str, timeout_s: float = 30.0, poll_s: float = 0.02) -> T:
-    """Returns the first true value of ``condition()``; fails the test with ``what`` after ``timeout_s``."""
+def wait_until(
+    condition: Callable[[], T], what: str | Callable[[], str], timeout_s: float = 30.0, poll_s: float = 0.02
+) -> T:
+    """Returns the first true value of ``condition()``; fails the test with ``what`` after ``timeout_s``.
+
+    ``what`` may be a function, for a text that is only known then (the tail of a log).
+    """
     deadline_s = time.monotonic() + timeout_s
     while True:
         value = condition()
         if value:
             return value
         if time.monotonic() >= deadline_s:
-            raise AssertionError(f"not within {timeout_s:g} s: {what}")
+            raise AssertionError(f"not within {timeout_s:g} s: {what if isinstance(what, str) else what()}")
         time.sleep(poll_s)

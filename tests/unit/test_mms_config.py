@@ -1,0 +1,83 @@
+"""What MMS and its JVM are told, from settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from mme import mms_config
+from mme.settings import Settings
+
+
+def properties(cores: int = 4, **environment: str) -> dict[str, str]:
+    text = mms_config.properties(Settings.from_environment(environment), cores=cores)
+    return dict(line.split("=", 1) for line in text.splitlines())
+
+
+def test_the_timeout_is_told_in_seconds() -> None:
+    found = properties(SAGEMAKER_MODEL_SERVER_TIMEOUT="45")
+    assert found["default_response_timeout_seconds"] == "45"
+    assert "default_response_timeout" not in found
+
+
+def test_management_and_inference_share_the_port() -> None:
+    found = properties(SAGEMAKER_BIND_TO_PORT="8081", MME_HOST="127.0.0.1")
+    assert found["inference_address"] == found["management_address"] == "http://127.0.0.1:8081"
+
+
+def test_a_model_has_one_worker_among_many_and_one_per_core_alone() -> None:
+    assert properties(SAGEMAKER_MULTI_MODEL="true")["default_workers_per_model"] == "1"
+    assert properties(cores=4)["default_workers_per_model"] == "4"
+    assert properties(SAGEMAKER_MODEL_SERVER_WORKERS="3")["default_workers_per_model"] == "3"
+
+
+def test_the_payload_limit_is_in_bytes_both_ways() -> None:
+    found = properties(SAGEMAKER_MAX_PAYLOAD_IN_MB="20")
+    assert found["max_request_size"] == found["max_response_size"] == str(20 * 1024 * 1024)
+
+
+def test_values_are_escaped_as_java_reads_them() -> None:
+    found = properties(SAGEMAKER_HANDLER="händler\\x:läuft😀→")
+    assert found["default_service_handler"] == "händler\\\\x:läuft\\ud83d\\ude00\\u2192"
+
+
+def test_our_jvm_arguments_come_before_the_users() -> None:
+    arguments = properties(SAGEMAKER_MODEL_SERVER_VMARGS="-Xmx1g -XX:+UsePerfData")["vmargs"].split()
+    assert arguments[-2:] == ["-Xmx1g", "-XX:+UsePerfData"]
+    assert "-XX:-UsePerfData" in arguments[:-2]
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+@pytest.mark.parametrize("level", ["10", "20", "30", "40", "50"])
+def test_the_log_configuration_is_well_formed(log_format: str, level: str) -> None:
+    settings = Settings.from_environment({"MME_LOG_FORMAT": log_format, "SAGEMAKER_CONTAINER_LOG_LEVEL": level})
+    ElementTree.fromstring(mms_config.log4j2_xml(settings))
+
+
+def environment(inherited: dict[str, str], **settings: str) -> dict[str, str]:
+    return mms_config.environment(
+        Settings.from_environment(settings), inherited, runtime_dir=Path("/run/x"), package_dir=Path("/package")
+    )
+
+
+def test_temporary_files_stay_in_the_private_folder() -> None:
+    found = environment({"TMPDIR": "/tmp", "TEMP": "/other"})
+    assert found["TMPDIR"] == found["TEMP"] == "/run/x/tmp"
+
+
+def test_the_package_comes_first_on_the_python_path() -> None:
+    assert environment({"PYTHONPATH": "/mine"})["PYTHONPATH"] == "/package:/mine"
+    assert environment({})["PYTHONPATH"] == "/package"
+
+
+def test_another_configuration_file_cannot_be_slipped_in() -> None:
+    assert "MMS_CONFIG_FILE" not in environment({"MMS_CONFIG_FILE": "/etc/evil"})
+
+
+def test_the_toolkit_gets_its_literal_true() -> None:
+    assert environment({}, SAGEMAKER_MULTI_MODEL="YES")["SAGEMAKER_MULTI_MODEL"] == "true"
+
+
+def test_the_users_own_mxnet_engine_stays() -> None:
+    assert environment({"MXNET_ENGINE_TYPE": "ThreadedEngine"})["MXNET_ENGINE_TYPE"] == "ThreadedEngine"

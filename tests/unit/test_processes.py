@@ -1,0 +1,77 @@
+"""Ending and reaping real processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+from mme import processes
+
+
+@pytest.mark.parametrize(
+    ("script", "code", "text"),
+    [
+        ("exit 0", 0, "exit code 0"),
+        ("exit 3", 3, "exit code 3"),
+        ("kill -TERM $$", 143, "killed by SIGTERM"),
+        ("kill -KILL $$", 137, "killed by SIGKILL, probably by the kernel for lack of memory"),
+    ],
+)
+def test_a_status_is_worded_as_a_shell_words_it(script: str, code: int, text: str) -> None:
+    pid = os.posix_spawn("/bin/sh", ["sh", "-c", script], {})
+    _, status = os.waitpid(pid, 0)
+    assert processes.exit_code(status) == code
+    assert processes.describe_status(status) == text
+
+
+def test_stubborn_and_orphaned_descendants_are_ended() -> None:
+    """In a process of its own, since ending descendants would end those of other tests."""
+    program = textwrap.dedent(
+        """
+        import subprocess, sys, time
+        from mme import processes
+        processes._GRACE_S = 0.3
+        processes.become_subreaper()
+        # one that ignores SIGTERM, one whose parent is gone
+        stubborn = subprocess.Popen(["sh", "-c", "trap '' TERM; echo ready; while :; do sleep 600; done"],
+                                    stdout=subprocess.PIPE)
+        stubborn.stdout.readline()
+        subprocess.run(["sh", "-c", "sleep 600 & exit 0"])
+        assert len(processes.descendants()) >= 2
+        processes.end_descendants(first=[stubborn.pid], deadline_s=time.monotonic() + 20)
+        assert not processes.descendants()
+        print("none left")
+        """
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert ended.stdout == "none left\n", ended.stderr
+
+
+def test_a_spared_descendant_lives_on() -> None:
+    program = textwrap.dedent(
+        """
+        import subprocess, time
+        from mme import processes
+        spared, other = subprocess.Popen(["sleep", "600"]), subprocess.Popen(["sleep", "600"])
+        processes.end_descendants(first=[], deadline_s=time.monotonic() + 20, spare=frozenset([spared.pid]))
+        assert [each.pid for each in processes.descendants()] == [spared.pid]
+        spared.kill(); spared.wait()
+        print("spared")
+        """
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert ended.stdout == "spared\n", ended.stderr
+
+
+def test_draining_an_empty_pipe_does_not_block() -> None:
+    read, write = os.pipe2(os.O_NONBLOCK)
+    try:
+        os.write(write, b"\0" * 3)
+        processes.drain(read)
+        assert not processes.wait_readable(read, timeout_s=0)
+    finally:
+        os.close(read)
+        os.close(write)
