@@ -1,0 +1,82 @@
+"""One instance's disk: fetches model archives from S3 and unpacks them into ``<base>/models/<name>/model``."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+from local_endpoint.archives import BadArchive, extract
+from local_endpoint.configuration import Limits
+from local_endpoint.errors import AwsError, validation_error
+from local_endpoint.objects import ObjectReader, ObjectUnavailable
+from local_endpoint.s3_location import S3Location
+
+
+def download_refused(location: S3Location) -> AwsError:
+    return validation_error(
+        f"Failed to download model data(bucket: {location.bucket}, key: {location.key}). Please ensure that there is "
+        "an object located at the URL and that the role passed to CreateModel has permissions to download the model."
+    )
+
+
+def extraction_refused(location: S3Location, reason: BadArchive) -> AwsError:
+    return validation_error(
+        f'Failed to extract model data archive from URL "{location.url}". Please ensure that the object located at '
+        f"the URL is a valid tar.gz archive. Reason: {reason}."
+    )
+
+
+class ArtifactStore:
+    """Fetches and removes; which artifact is kept or dropped is the cache's decision. Safe to use from many threads."""
+
+    def __init__(self, base_dir: Path, objects: ObjectReader, limits: Limits) -> None:
+        self._base_dir = base_dir
+        self._objects = objects
+        self._limits = limits
+        self._downloads_dir = base_dir / "downloads"
+        self._downloads_dir.mkdir(parents=True, exist_ok=True)
+        (base_dir / "models").mkdir(exist_ok=True)
+
+    def archive_bytes(self, location: S3Location) -> int:
+        """Size of the archive as S3 has it. Raises ``AwsError`` (ValidationError) for 403 and 404."""
+        try:
+            return self._objects.size_bytes(location)
+        except ObjectUnavailable:
+            raise download_refused(location) from None
+
+    def fetch(self, location: S3Location, folder: Path, deadline_s: float) -> int:
+        """Downloads and unpacks into ``folder``, which appears at once and whole; returns the unpacked bytes.
+
+        Raises ``AwsError`` and, after ``deadline_s`` (monotonic), ``TimeoutError``.
+        """
+        unpacked = Path(tempfile.mkdtemp(prefix="unpacked-", dir=self._downloads_dir))
+        try:
+            with tempfile.TemporaryFile(dir=self._downloads_dir) as archive:
+                try:
+                    for piece in self._objects.read(location):
+                        archive.write(piece)
+                        if time.monotonic() > deadline_s:
+                            raise TimeoutError(f"{location.url} was not downloaded in time")
+                except ObjectUnavailable:
+                    raise download_refused(location) from None
+                archive.seek(0)
+                try:
+                    size = extract(archive, unpacked, self._limits.archive_bytes, self._limits.archive_members)
+                except BadArchive as error:
+                    raise extraction_refused(location, error) from None
+            unpacked.chmod(0o755)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            folder.parent.chmod(0o755)
+            shutil.rmtree(folder, ignore_errors=True)
+            unpacked.replace(folder)
+            return size
+        finally:
+            shutil.rmtree(unpacked, ignore_errors=True)
+
+    def model_folder(self, name: str) -> Path:
+        return self._base_dir / "models" / name / "model"
+
+    def remove(self, name: str) -> None:
+        shutil.rmtree(self._base_dir / "models" / name, ignore_errors=True)

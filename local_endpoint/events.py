@@ -1,0 +1,78 @@
+"""What happens in the data plane, told to whoever wants to know (metrics, a status page).
+
+Emitters know only ``Events.emit``. A listener must be quick and is called in the emitting thread; one that raises is
+logged and the request goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Where:
+    """The place in which something happened."""
+
+    region: str
+    endpoint: str
+    variant: str
+    instance: str
+
+
+@dataclass(frozen=True)
+class ModelDownloaded:
+    where: Where
+    target: str
+    duration_s: float
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class ModelLoaded:
+    where: Where
+    target: str
+    duration_s: float
+
+
+@dataclass(frozen=True)
+class ModelUnloaded:
+    where: Where
+    target: str
+    duration_s: float
+
+
+@dataclass(frozen=True)
+class Invoked:
+    """One finished invocation. ``status`` is the client's; ``waited_s`` is what it spent on download and load."""
+
+    where: Where
+    target: str | None
+    status: int
+    cache_hit: bool
+    waited_s: float
+    model_latency_s: float
+    overhead_s: float
+
+
+Event = ModelDownloaded | ModelLoaded | ModelUnloaded | Invoked
+
+
+class Events:
+    """A list of listeners."""
+
+    def __init__(self) -> None:
+        self._listeners: list[Callable[[Event], None]] = []
+
+    def subscribe(self, listener: Callable[[Event], None]) -> None:
+        self._listeners.append(listener)
+
+    def emit(self, event: Event) -> None:
+        for listener in self._listeners:
+            try:
+                listener(event)
+            except Exception:
+                logger.exception("a listener failed on %s", event)

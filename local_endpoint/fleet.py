@@ -1,0 +1,183 @@
+"""The instances of one production variant: started, kept in number, replaced when dead, picked for each request."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+from local_endpoint.errors import StartFailure, service_unavailable
+from local_endpoint.instances import Definition, Instance, Surroundings
+from local_endpoint.model_cache import State
+from local_endpoint.router import Sample, choose
+from local_endpoint.s3_location import TargetModel
+
+logger = logging.getLogger(__name__)
+
+RETRY_S = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
+
+
+class Fleet:
+    """``start`` → ``pick`` for every request → ``stop``."""
+
+    def __init__(self, definition: Definition, count: int, around: Surroundings) -> None:
+        self.definition = definition
+        self.desired_count = count
+        self._around = around
+        self._lock = threading.Lock()
+        self._ready: list[Instance] = []
+        self._all: set[Instance] = set()
+        self._stopping = threading.Event()
+
+    # ---- lifecycle ----
+
+    def start(self) -> None:
+        """Brings all instances up, at the same time. Raises ``StartFailure``; what came up is to be stopped then."""
+        self._around.runtime.check(self.definition.image, self.definition.multi_model)
+        count = self.desired_count
+        with ThreadPoolExecutor(max(1, count), thread_name_prefix=f"start-{self.definition.endpoint}") as starters:
+            failures = [each.exception() for each in [starters.submit(self._start_one) for _ in range(count)]]
+        for failure in failures:
+            if failure is not None:
+                raise failure
+
+    def _start_one(self) -> None:
+        instance = Instance(self.definition, self._around, self._replace)
+        with self._lock:
+            if self._stopping.is_set():
+                raise StartFailure("The endpoint was deleted while it started.")
+            self._all.add(instance)
+        try:
+            instance.start()
+        except BaseException:
+            self._end(instance)
+            raise
+        with self._lock:
+            is_wanted = not self._stopping.is_set() and len(self._ready) < self.desired_count
+            if is_wanted:
+                self._ready.append(instance)
+        if not is_wanted:
+            self._end(instance)
+
+    def _end(self, instance: Instance) -> None:
+        instance.stop()
+        with self._lock:
+            self._all.discard(instance)
+
+    def _replace(self, instance: Instance) -> None:
+        """Called in a thread of the dead instance."""
+        with self._lock:
+            if instance in self._ready:
+                self._ready.remove(instance)
+        self._end(instance)
+        self._fill_up()
+
+    def _fill_up(self) -> None:
+        """Starts instances until there are as many as there should be; a failed start is tried again, ever later."""
+        for attempt in range(10_000):
+            with self._lock:
+                missing = self.desired_count - len(self._all)
+            if missing <= 0 or self._stopping.is_set():
+                return
+            try:
+                self._start_one()
+            except StartFailure as failure:
+                logger.warning("%s: an instance could not be replaced: %s", self.definition.endpoint, failure)
+                if self._stopping.wait(RETRY_S[min(attempt, len(RETRY_S) - 1)]):
+                    return
+
+    def set_count(self, count: int) -> None:
+        """Changes the number of instances; returns when it is so. Those taken out finish their requests first."""
+        with self._lock:
+            self.desired_count = count
+            surplus = self._ready[count:]
+            self._ready = self._ready[:count]
+        threads = [threading.Thread(target=self._drain_and_end, args=(instance,)) for instance in surplus]
+        threads += [threading.Thread(target=self._fill_up)] if not surplus else []
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def _drain_and_end(self, instance: Instance) -> None:
+        wait_until(lambda: instance.in_flight == 0, self._around.limits.drain_timeout_s, self._stopping)
+        self._end(instance)
+
+    def drain(self) -> None:
+        """Returns when no request is in flight, or nothing more can be waited for."""
+        wait_until(lambda: self.in_flight == 0, self._around.limits.drain_timeout_s, threading.Event())
+
+    def stop(self) -> None:
+        """Ends all instances, at the same time. Also while ``start`` runs in another thread."""
+        with self._lock:
+            self._stopping.set()
+            instances = list(self._all)
+            self._ready = []
+        with ThreadPoolExecutor(max(1, len(instances))) as stoppers:
+            list(stoppers.map(self._end, instances))
+
+    # ---- serve ----
+
+    @property
+    def in_flight(self) -> int:
+        with self._lock:
+            return sum(instance.in_flight for instance in self._all)
+
+    @property
+    def instances(self) -> list[Instance]:
+        """Those that serve."""
+        with self._lock:
+            return list(self._ready)
+
+    @contextlib.contextmanager
+    def pick(self, model: TargetModel | None, avoid: Instance | None = None) -> Iterator[Instance]:
+        """Lends an instance for one request, preferably not ``avoid``. Raises ``AwsError`` where there is none."""
+        copy_to: Instance | None = None
+        with self._lock:
+            instances = [each for each in self._ready if each.is_alive()]
+            instances = [each for each in instances if each is not avoid] or instances
+            if not instances:
+                raise service_unavailable("No instance of the endpoint is available at the moment. Please try again.")
+            if model is None:
+                instance = min(instances, key=lambda each: each.in_flight)
+            else:
+                choice = choose(
+                    [self._sample(index, each, model) for index, each in enumerate(instances)],
+                    self._around.limits.busy_invocations,
+                )
+                instance = instances[choice.serve]
+                copy_to = instances[choice.copy_to] if choice.copy_to is not None else None
+            instance.in_flight += 1
+        try:
+            if copy_to is not None and model is not None:
+                logger.info("%s: %s is busy, %s gets a copy", model.target, instance.id, copy_to.id)
+                copy_to.cache.prefetch(model)
+            yield instance
+        finally:
+            with self._lock:
+                instance.in_flight -= 1
+
+    @staticmethod
+    def _sample(index: int, instance: Instance, model: TargetModel) -> Sample:
+        state = instance.cache.state(model.name)
+        return Sample(
+            index=index,
+            has_model=state in (State.LOADED, State.PREPARING),
+            is_ready=state is State.LOADED,
+            model_users=instance.cache.users(model.name),
+            in_flight=instance.in_flight,
+            models=instance.cache.loaded_count,
+        )
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float, cancelled: threading.Event) -> bool:
+    """Polls ``condition``; False when the time is over or ``cancelled`` is set first."""
+    polls = max(1, int(timeout_s / 0.05))
+    for _ in range(polls):
+        if condition():
+            return True
+        if cancelled.wait(0.05):
+            return False
+    return condition()

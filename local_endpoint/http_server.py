@@ -1,0 +1,80 @@
+"""The HTTP server: cheroot, with the two things that moto expects of its server."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import Any
+
+from cheroot import wsgi
+from moto.core.request import (
+    PRESERVED_HEADER_NAMES_ENVIRON_KEY,
+    environ_key_for_header,
+    should_preserve_original_header_name,
+)
+
+logger = logging.getLogger(__name__)
+
+# A thread per request in progress: 64 clients and those that wait for models beside them.
+THREADS = 160
+
+
+class _Gateway(wsgi.Gateway_10):
+    """Adds what moto's own request handler adds (moto.moto_server.werkzeug_app.MotoRequestHandler)."""
+
+    def get_environ(self) -> dict[str, Any]:  # type: ignore[override]  # the stub says None
+        environ: dict[str, Any] = super().get_environ()
+        # the undecoded path and query, which signatures and keys with odd characters need
+        environ["RAW_URI"] = environ["REQUEST_URI"]
+        # names of S3 metadata may have underscores, which WSGI cannot tell from dashes
+        dashed = set()
+        kept: dict[str, tuple[str, str]] = {}
+        for raw_name, raw_value in self.req.inheaders.items():
+            name = raw_name.decode("latin-1").lower()
+            if should_preserve_original_header_name(name):
+                kept[environ_key_for_header(name)] = (name, raw_value.decode("latin-1"))
+            elif "_" not in name:
+                dashed.add(environ_key_for_header(name))
+        names = {}
+        for key, (name, value) in kept.items():
+            if key not in dashed:  # an underscored header never stands in for a dashed one
+                environ[key] = value
+                names[key] = name
+        environ[PRESERVED_HEADER_NAMES_ENVIRON_KEY] = names
+        return environ
+
+
+class _Server(wsgi.Server):
+    def error_log(self, msg: str = "", level: int = logging.INFO, traceback: bool = False) -> None:
+        logger.log(level, "%s", msg, exc_info=traceback)
+
+
+class HttpServer:
+    """Serves one WSGI application on one port until ``stop``."""
+
+    def __init__(self, host: str, port: int, application: Any) -> None:
+        """Raises ``OSError`` if the port is taken. Nothing is answered before ``start``."""
+        self._server = _Server(
+            (host, port),
+            application,
+            numthreads=THREADS,
+            server_name="local-endpoint",
+            request_queue_size=256,
+            timeout=75,  # one invocation and a little more: a connection may stay silent for so long
+            shutdown_timeout=2,
+        )
+        self._server.gateway = _Gateway
+        self._server.prepare()
+        self._thread = threading.Thread(target=self._server.serve, name="http", daemon=True)
+
+    @property
+    def port(self) -> int:
+        return int(self._server.bind_addr[1])
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._server.stop()
+        if self._thread.is_alive():
+            self._thread.join(5)
