@@ -29,6 +29,18 @@ STOP_TIMEOUT_S = 30.0
 MARK = "MME_TEST_SERVER"
 
 
+def marked_processes(mark: str) -> list[psutil.Process]:
+    """Every living process with ``MARK=mark`` in its environment, wherever it was re-parented to."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
 class ServerProcess(ContainerClient):
     """Starts in ``with``, on a free port and with folders of its own; leaves nothing behind, and fails if it would.
 
@@ -137,14 +149,7 @@ class ServerProcess(ContainerClient):
 
     def processes(self) -> list[psutil.Process]:
         """Every living process of this server, wherever it was re-parented to."""
-        found = []
-        for process in psutil.process_iter():
-            try:
-                if process.environ().get(MARK) == self.mark and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
-            except psutil.Error:
-                continue
-        return found
+        return marked_processes(self.mark)
 
     def front_end(self) -> psutil.Process:
         """The JVM."""
