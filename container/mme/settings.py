@@ -225,6 +225,23 @@ class Settings:
         unit="MiB",
         shown_default="no limit",
     )
+    memory_limit_mb: int | None = _setting(
+        "MME_MEMORY_LIMIT_MB",
+        _integer(64),
+        None,
+        "Most memory that the server may take as a whole, front end included. It can only lower what the cgroup and the "
+        "machine allow.",
+        unit="MiB",
+        shown_default="the tightest of cgroup and machine",
+    )
+    memory_reserve_mb: int | None = _setting(
+        "MME_MEMORY_RESERVE_MB",
+        _integer(0),
+        None,
+        "Memory that loads leave free for requests; a load that would break into it is answered 507.",
+        unit="MiB",
+        shown_default="256, or 5 % of the limit where that is more",
+    )
 
     mxnet_fuse: bool = _setting(
         "MME_MXNET_FUSE",
