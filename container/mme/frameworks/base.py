@@ -1,0 +1,132 @@
+"""What a framework must offer so that its models can be served: an ``Adapter`` finds and loads, a ``Model`` predicts.
+
+One framework is one short module beside this one, named in ``registry.py``. Importing that module must not import the
+framework: many containers never load a model of it.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from mme.errors import InsufficientMemory
+from mme.settings import Settings
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """An input of a model: ``shape`` is that of one pass as the artifact gives it, the batch first (1, 3, 224, 224)."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype = np.dtype(np.float32)
+    allows_missing: bool = False  # may a number be missing (NaN)? Trees know what to do with that, networks do not.
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Shape of one sample: all but the batch."""
+        return self.shape[1:]
+
+    def __str__(self) -> str:
+        return f"{self.name} ({', '.join(['N', *map(str, self.sample_shape)])}) {self.dtype}"
+
+
+class ImageCodec(Protocol):
+    """How a model's framework itself reads images, so that an image becomes the numbers that it was trained on."""
+
+    def read(self, body: bytes | bytearray, channels: int, height: int, width: int) -> np.ndarray | None:
+        """Decodes and resizes to (``height``, ``width``, ``channels``) uint8, RGB; None for unknown formats."""
+
+    def resize(self, image: np.ndarray, height: int, width: int) -> np.ndarray:
+        """Resizes a uint8 image (any height, any width, channels) without regard to its aspect."""
+
+
+class Model(ABC):
+    """A loaded model. It lives in one worker process and is called by one thread."""
+
+    inputs: tuple[TensorSpec, ...]
+    output_names: tuple[str, ...]
+    image_codec: ImageCodec | None = None
+
+    @abstractmethod
+    def predict(self, arrays: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """Runs N samples: arrays (N, *sample shape) of each input's dtype in, one (N, …) array per output back.
+
+        The arrays that it returns are the caller's own. Raises ``InsufficientMemory``.
+        """
+
+    def probabilities(self, scores: np.ndarray) -> np.ndarray:
+        """The first output (N, classes) as probabilities; here it already holds them."""
+        return scores
+
+    def unload(self) -> None:  # noqa: B027 (most models have nothing to do)
+        """Frees what the process would otherwise keep; the model is not used afterwards."""
+
+
+class Adapter(ABC):
+    """What a framework is known by and how its models are loaded. One instance per process, without state."""
+
+    name: str
+    artifacts: str  # the files of a model, in words, for error messages
+
+    @abstractmethod
+    def recognises(self, model_dir: Path) -> bool:
+        """Is the model in this folder one of this framework? Looks at file names alone, without the framework."""
+
+    @abstractmethod
+    def load(self, model_dir: Path, settings: Settings, gpu_id: int | None = None) -> Model:
+        """Loads the model. Raises ``ModelLoadError`` for what is wrong with it and ``InsufficientMemory``."""
+
+    def warm_template(self, settings: Settings) -> None:  # noqa: B027 (nothing to warm is a fine answer)
+        """Called once in the process that workers are forked from: imports the framework and runs a dummy model.
+
+        It must leave no second thread behind: a fork would not carry it over.
+        """
+
+
+# How MXNet, oneDNN, NumPy and the operating system word the lack of memory. MXNet's C API prints std: :bad_alloc too.
+_NO_MEMORY = re.compile(
+    r"failed to allocate|bad_alloc|memory allocation|cannot allocate memory|out of memory|unable to allocate"
+    r"|could not create a memory|could not allocate|failed to map segment",
+    re.IGNORECASE,
+)
+
+
+def means_no_memory(error: BaseException) -> bool:
+    """Is there not enough memory, in whatever words this error says so?"""
+    if isinstance(error, MemoryError):
+        return True
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return True
+    # MXNetError is a RuntimeError; a library that finds no room for its code makes an OSError or an ImportError
+    worded = isinstance(error, RuntimeError | ValueError | OSError | ImportError)
+    return worded and bool(_NO_MEMORY.search(str(error)))
+
+
+@contextmanager
+def memory_errors(doing: str) -> Iterator[None]:
+    """Turns every error inside that means a lack of memory into ``InsufficientMemory``; ``doing`` completes "to …"."""
+    try:
+        yield
+    except InsufficientMemory:
+        raise
+    except Exception as error:
+        if not means_no_memory(error):
+            raise
+        raise InsufficientMemory(
+            f"Not enough memory to {doing}. Unload other models, send less at a time, or use a larger instance "
+            "(or raise MME_WORKER_MEMORY_LIMIT_MB where it is set)."
+        ) from error
+
+
+def describe_inputs(inputs: Sequence[TensorSpec]) -> str:
+    """The inputs in words: ``data (N, 3, 224, 224) float32``."""
+    return ", ".join(map(str, inputs))

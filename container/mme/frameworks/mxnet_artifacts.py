@@ -1,0 +1,257 @@
+"""The files of an MXNet model: found, read and checked without MXNet, so that a broken one is told in plain words.
+
+MXNet takes some broken files for a lack of memory (it allocates what a garbled length says) and crashes on others (a
+graph that has a cycle); what this module lets through is at least consistent in itself.
+
+    PREFIX-symbol.json   the network
+    PREFIX-NNNN.params   its parameters after epoch NNNN; the highest epoch counts
+    PREFIX-shapes.json   its inputs: [{"name": "data", "shape": [1, 3, 224, 224]}], the batch first; "dtype" optional
+
+A .params file (ndarray.cc, NDArray::Load and ::Save), little endian:
+
+    uint64 0x112 | uint64 reserved | uint64 count | count × array | uint64 count | count × (uint64 length, name)
+    array, dense:  uint32 0xF993FAC9 (or FACA) | int32 storage 0 | shape | int32 device, int32 id | int32 type | data
+    array, 1.0:    uint32 0xF993FAC8 | shape | …            array, before: uint32 ndim | ndim × uint32 | …
+    shape:         int32 ndim | ndim × int64; without dimensions nothing follows
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from mme.errors import ModelLoadError
+from mme.frameworks.base import TensorSpec
+
+_LIST_MAGIC, _MAGIC_V1, _MAGIC_V2, _MAGIC_V3 = 0x112, 0xF993FAC8, 0xF993FAC9, 0xF993FACA
+# type flags of mshadow (base.h) -> bytes per element: float32, float64, float16, uint8, int32, int8, int64, bool
+_ELEMENT_BYTES = {0: 4, 1: 8, 2: 2, 3: 1, 4: 4, 5: 1, 6: 8, 7: 1}
+_MOST_DIMENSIONS = 32
+_INPUT_DTYPES = ("float16", "float32", "float64", "int8", "int32", "int64", "uint8")
+_MOST_INPUT_ELEMENTS = 2**31 - 1  # MXNet counts elements in 32 bits
+
+
+@dataclass(frozen=True)
+class Artifacts:
+    """Where the parts of one model are."""
+
+    symbol: Path
+    params: Path
+    shapes: Path
+
+
+def find(model_dir: Path) -> Artifacts:
+    """Finds the files of the model. Raises ``ModelLoadError`` for one that is missing or not the only one."""
+    symbols = sorted(model_dir.glob("*-symbol.json"))
+    if len(symbols) != 1:
+        raise ModelLoadError(
+            f"{model_dir} holds {len(symbols)} files *-symbol.json ({_names(symbols)}); a model has exactly one."
+        )
+    prefix = symbols[0].name.removesuffix("-symbol.json")
+    epochs = {
+        int(match[1]): path
+        for path in model_dir.iterdir()
+        if (match := re.fullmatch(re.escape(prefix) + r"-(\d{4,})\.params", path.name))
+    }
+    if not epochs:
+        others = sorted(model_dir.glob("*.params"))
+        raise ModelLoadError(
+            f"{model_dir} holds {symbols[0].name} but no {prefix}-NNNN.params with its parameters"
+            + (f" (there is {_names(others)}: rename it)." if others else ". Add it to the archive.")
+        )
+    shapes = sorted(model_dir.glob("*-shapes.json"))
+    if len(shapes) != 1:
+        raise ModelLoadError(
+            f"{model_dir} holds {len(shapes)} files *-shapes.json ({_names(shapes)}); a model has exactly one, which "
+            'names its inputs: [{"name": "data", "shape": [1, 3, 224, 224]}].'
+        )
+    return Artifacts(symbols[0], epochs[max(epochs)], shapes[0])
+
+
+def _names(paths: list[Path]) -> str:
+    return ", ".join(path.name for path in paths) or "none"
+
+
+def read_inputs(path: Path) -> tuple[TensorSpec, ...]:
+    """Reads *-shapes.json. Raises ``ModelLoadError``."""
+
+    def wrong(what: str) -> ModelLoadError:
+        return ModelLoadError(
+            f'{path}: {what}. It must be a list with one entry per input: [{{"name": "data", "shape": '
+            "[1, 3, 224, 224]}], each dimension a whole number of at least 1, the batch first."
+        )
+
+    entries = _parse_json(path.read_bytes(), wrong)
+    if not isinstance(entries, list) or not entries:
+        raise wrong("it is not a list of inputs")
+    inputs: list[TensorSpec] = []
+    for entry in entries:
+        if not isinstance(entry, dict) or not isinstance(entry.get("name"), str) or not entry["name"]:
+            raise wrong(f"{_short(entry)} has no name")
+        name, shape, dtype = entry["name"], entry.get("shape"), entry.get("dtype", "float32")
+        if not isinstance(shape, list) or not shape or len(shape) > _MOST_DIMENSIONS:
+            raise wrong(f"the shape of input {name!r} is {_short(shape)}")
+        if any(not isinstance(size, int) or isinstance(size, bool) or size < 1 for size in shape):
+            raise wrong(f"the shape of input {name!r} is {_short(shape)}")
+        elements = 1
+        for size in shape:
+            elements *= size
+        if elements > _MOST_INPUT_ELEMENTS:
+            raise wrong(f"the shape of input {name!r}, {_short(shape)}, has more than 2^31 numbers")
+        if dtype not in _INPUT_DTYPES:
+            raise wrong(f"the dtype of input {name!r} is {_short(dtype)}, not one of {', '.join(_INPUT_DTYPES)}")
+        if any(name == other.name for other in inputs):
+            raise wrong(f"input {name!r} is there twice")
+        inputs.append(TensorSpec(name, tuple(shape), np.dtype(dtype)))
+    return tuple(inputs)
+
+
+@dataclass(frozen=True)
+class Graph:
+    """What is read from *-symbol.json before MXNet sees it."""
+
+    text: str
+    head_ops: tuple[str, ...]  # operator of each output, seen through those that only change a shape or a type
+
+
+# operators that pass numbers on as they are
+_TRANSPARENT = {"Reshape", "reshape", "Flatten", "flatten", "expand_dims", "squeeze", "identity", "_copy"}
+_TRANSPARENT |= {"Cast", "cast", "amp_cast", "BlockGrad", "Dropout"}
+
+
+def read_graph(path: Path) -> Graph:
+    """Reads and checks *-symbol.json. Raises ``ModelLoadError``."""
+
+    def wrong(what: str) -> ModelLoadError:
+        return ModelLoadError(f"{path}: {what}. Save the network again with Symbol.save or HybridBlock.export.")
+
+    text = path.read_bytes()
+    graph = _parse_json(text, wrong)
+    nodes = graph.get("nodes") if isinstance(graph, dict) else None
+    heads = graph.get("heads") if isinstance(graph, dict) else None
+    if not isinstance(nodes, list) or not isinstance(heads, list) or not nodes or not heads:
+        raise wrong("it is not a network of MXNet: it has no list of nodes or of heads")
+    for position, node in enumerate(nodes):
+        if not isinstance(node, dict) or not isinstance(node.get("op"), str) or not isinstance(node.get("name"), str):
+            raise wrong(f"node {position} has no op or no name")
+        # the nodes are in the order of computation; MXNet does not check that, and a cycle makes it crash
+        if not _are_entries(node.get("inputs"), position):
+            raise wrong(f"node {position} ({node['name']!r}) has an input that is not a node before it")
+    if not _are_entries(heads, len(nodes)):
+        raise wrong("a head is not one of the nodes")
+    return Graph(text.decode(), tuple(_head_op(nodes, head[0]) for head in heads))
+
+
+def _are_entries(entries: Any, below: int) -> bool:
+    """Is this a list of [node, output, …] with nodes of a number less than ``below``?"""
+    return isinstance(entries, list) and all(
+        isinstance(entry, list)
+        and len(entry) >= 2
+        and all(isinstance(number, int) and number >= 0 for number in entry)
+        and entry[0] < below
+        for entry in entries
+    )
+
+
+def _head_op(nodes: list[dict[str, Any]], position: int) -> str:
+    while nodes[position]["op"] in _TRANSPARENT and nodes[position]["inputs"]:
+        position = nodes[position]["inputs"][0][0]
+    node = nodes[position]
+    if node["op"] == "Activation":  # the attributes were called param, then attr, then attrs (legacy_json_util.cc)
+        attributes = node.get("attrs") or node.get("attr") or node.get("param") or {}
+        return str(attributes.get("act_type", "Activation")) if isinstance(attributes, dict) else "Activation"
+    return node["op"]
+
+
+def check_params(path: Path) -> None:
+    """Checks that the file is as long as what it says it holds. Raises ``ModelLoadError``."""
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        try:
+            magic, _, count = _unpack(file, "<QQQ")
+            if magic != _LIST_MAGIC:
+                raise _Broken("it is not a file of MXNet parameters")
+            if count > size:
+                raise _Broken("its number of arrays is garbled")
+            for _ in range(count):
+                _skip_array(file, size)
+            (names,) = _unpack(file, "<Q")
+            if names != count:
+                raise _Broken("its parameters have no names" if names == 0 else "its number of names is garbled")
+            for _ in range(names):
+                (length,) = _unpack(file, "<Q")
+                _skip(file, length, size)
+        except _Broken as broken:
+            raise ModelLoadError(
+                f"{path}: {broken} ({size} bytes). It is truncated or not written by MXNet; make the archive again."
+            ) from None
+
+
+class _Broken(Exception):
+    """Says what is wrong with a file of parameters."""
+
+
+def _skip_array(file: BinaryIO, size: int) -> None:
+    (magic,) = _unpack(file, "<I")
+    dimensions: tuple[int, ...]
+    if magic in (_MAGIC_V2, _MAGIC_V3):
+        (storage,) = _unpack(file, "<i")
+        if storage != 0:
+            raise _Broken("it holds a sparse array" if storage in (1, 2) else "the head of an array is garbled")
+        dimensions = _shape(file, "q", *_unpack(file, "<i"))
+    elif magic == _MAGIC_V1:
+        dimensions = _shape(file, "q", *_unpack(file, "<i"))
+    else:
+        dimensions = _shape(file, "I", magic)
+    if not dimensions and magic != _MAGIC_V3:
+        return  # an array that was never filled
+    _, _, element = _unpack(file, "<iii")
+    if element not in _ELEMENT_BYTES:
+        raise _Broken("the type of an array is garbled")
+    length = _ELEMENT_BYTES[element]
+    for dimension in dimensions:
+        length *= dimension
+    _skip(file, length, size)
+
+
+def _shape(file: BinaryIO, code: str, dimensions: int) -> tuple[int, ...]:
+    if not 0 <= dimensions <= _MOST_DIMENSIONS:
+        raise _Broken("the shape of an array is garbled")
+    shape = _unpack(file, f"<{dimensions}{code}")
+    if any(size < 0 for size in shape):
+        raise _Broken("the shape of an array is garbled")
+    return shape
+
+
+def _unpack(file: BinaryIO, form: str) -> tuple[int, ...]:
+    wanted = struct.calcsize(form)
+    data = file.read(wanted)
+    if len(data) < wanted:
+        raise _Broken("it ends too early")
+    return struct.unpack(form, data)
+
+
+def _skip(file: BinaryIO, length: int, size: int) -> None:
+    if length > size - file.tell():
+        raise _Broken("it ends too early")
+    file.seek(length, os.SEEK_CUR)
+
+
+def _parse_json(text: bytes, wrong: Callable[[str], ModelLoadError]) -> Any:
+    try:
+        return json.loads(text.decode())
+    except (ValueError, RecursionError) as error:
+        raise wrong(f"it is not JSON ({error})") from None
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."

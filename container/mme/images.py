@@ -1,0 +1,318 @@
+"""Images as a model's input: from the bytes of a file to (1, channels, height, width), or (1, height, width, channels).
+
+Two ways. Without ``preprocessor_config.json`` an image is resized to the model's height and width and fed as raw
+0–255 values, as the public multi-model sample of SageMaker does; where the framework has its own reader of images
+(``ImageCodec``), that one does it, so that published numbers stay true. With the file, Pillow does what the image
+processors of Hugging Face do (transformers, image_transforms.py), in their order: convert, resize, crop, rescale,
+normalise.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, TiffImagePlugin, WebPImagePlugin
+
+from mme.errors import BadRequest, ModelLoadError, PayloadTooLarge
+from mme.frameworks.base import ImageCodec, TensorSpec, means_no_memory
+
+CONFIG_FILE = "preprocessor_config.json"
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+# image processors of transformers that take a whole number as the size of both edges though they crop afterwards
+_SQUARE_SIZES = ("deit", "beit", "efficientnet", "vit", "vivit")
+
+# Only these are tried: fewer decoders see what strangers send, and none starts a program (EPS would).
+_FORMATS = [
+    "JPEG",
+    "PNG",
+    WebPImagePlugin.WebPImageFile.format,
+    "GIF",
+    "BMP",
+    TiffImagePlugin.TiffImageFile.format,
+    "PPM",
+]
+Image.preinit()  # here, so that no first request pays for it: the other five are registered by this
+# a limit of our own stands in for Pillow's, which only warns up to twice of it
+Image.MAX_IMAGE_PIXELS = None
+
+
+@dataclass(frozen=True)
+class ImageLayout:
+    """Where the axes of an image are in a model's input."""
+
+    channels: int
+    height: int
+    width: int
+    channels_first: bool
+
+    @classmethod
+    def of(cls, spec: TensorSpec) -> ImageLayout | None:
+        """The layout that the input's shape says, or None where it is no image: NCHW unless only NHWC makes sense."""
+        if len(spec.shape) != 4:
+            return None
+        _, first, second, third = spec.shape
+        if first in _MODES:
+            return cls(first, second, third, channels_first=True)
+        if third in _MODES:
+            return cls(third, first, second, channels_first=False)
+        return None
+
+
+@dataclass(frozen=True)
+class ProcessorConfig:
+    """What ``preprocessor_config.json`` asks for; the names are those of the Hugging Face image processors."""
+
+    do_resize: bool
+    size: dict[str, int]  # shortest_edge, or height and width
+    resample: Image.Resampling
+    do_center_crop: bool
+    crop_size: tuple[int, int]  # height, width
+    do_rescale: bool
+    rescale_factor: float
+    do_normalize: bool
+    image_mean: tuple[float, ...]
+    image_std: tuple[float, ...]
+
+    @classmethod
+    def read(cls, path: Path, layout: ImageLayout) -> ProcessorConfig:
+        """Reads and checks the file against what the model takes. Raises ``ModelLoadError``."""
+
+        def wrong(what: str) -> ModelLoadError:
+            return ModelLoadError(f"{path}: {what}. docs/models.md lists the fields and their values.")
+
+        try:
+            given = json.loads(path.read_bytes())
+        except (ValueError, RecursionError) as error:
+            raise wrong(f"it is not JSON ({error})") from None
+        if not isinstance(given, dict):
+            raise wrong("it is not a JSON object")
+
+        def flag(name: str, default: bool) -> bool:
+            value = given.get(name, default)
+            if not isinstance(value, bool):
+                raise wrong(f"{name} is {value!r}, not true or false")
+            return value
+
+        def numbers(name: str) -> tuple[float, ...]:
+            value = given.get(name)
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                value = [value] * layout.channels
+            if (
+                not isinstance(value, list)
+                or len(value) != layout.channels
+                or not all(isinstance(number, int | float) and math.isfinite(number) for number in value)
+            ):
+                raise wrong(f"{name} is {value!r}, not {layout.channels} numbers, one per channel of the model")
+            return tuple(map(float, value))
+
+        do_crop = flag("do_center_crop", False)
+        do_normalize = flag("do_normalize", "image_mean" in given or "image_std" in given)
+        resample = given.get("resample", Image.Resampling.BILINEAR.value)
+        if resample not in [each.value for each in Image.Resampling] or isinstance(resample, bool):
+            raise wrong(f"resample is {resample!r}, not one of Pillow's filters 0 to 5")
+        factor = given.get("rescale_factor", 1 / 255)
+        if not isinstance(factor, int | float) or isinstance(factor, bool) or not math.isfinite(factor):
+            raise wrong(f"rescale_factor is {factor!r}, not a number")
+        kind = str(given.get("image_processor_type") or given.get("feature_extractor_type") or "").lower()
+        square = not do_crop or kind.startswith(_SQUARE_SIZES)
+        do_resize = flag("do_resize", True)
+        whole = {"height": layout.height, "width": layout.width}
+        size = _size(given.get("size", whole), "size", square, wrong) if do_resize else {}
+        crop = _size(given.get("crop_size", whole), "crop_size", True, wrong) if do_crop else whole
+        if "shortest_edge" in crop:
+            raise wrong("crop_size needs height and width")
+        mean = numbers("image_mean") if do_normalize else ()
+        std = numbers("image_std") if do_normalize else ()
+        if 0 in std:
+            raise wrong("image_std holds a zero")
+        result = crop if do_crop else size
+        if result and result != whole:
+            raise wrong(
+                f"images end as {json.dumps(result)}, but the model takes {layout.height}x{layout.width} "
+                "(height x width). Set crop_size (with do_center_crop) or size to that"
+            )
+        return cls(
+            do_resize,
+            size,
+            Image.Resampling(resample),
+            do_crop,
+            (crop["height"], crop["width"]),
+            flag("do_rescale", True),
+            float(factor),
+            do_normalize,
+            mean,
+            std,
+        )
+
+
+def _size(value: Any, name: str, square: bool, wrong: Callable[[str], ModelLoadError]) -> dict[str, int]:
+    """A size as Hugging Face writes it (``get_size_dict``): a number, [height, width], or an object."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = {"height": value, "width": value} if square else {"shortest_edge": value}
+    elif isinstance(value, list) and len(value) == 2:
+        value = {"height": value[0], "width": value[1]}
+    if not isinstance(value, dict) or set(value) not in ({"shortest_edge"}, {"height", "width"}):
+        raise wrong(f"{name} is {value!r}, not a number, {{shortest_edge}} or {{height, width}}")
+    if not all(isinstance(edge, int) and not isinstance(edge, bool) and 1 <= edge <= 16384 for edge in value.values()):
+        raise wrong(f"{name} is {value!r}; an edge is a whole number from 1 to 16384")
+    return value
+
+
+class ImageReader:
+    """Makes a model's input from the bytes of an image file."""
+
+    def __init__(
+        self, layout: ImageLayout, *, max_megapixels: int, codec: ImageCodec | None, config: ProcessorConfig | None
+    ) -> None:
+        self._layout = layout
+        self._max_pixels = max_megapixels * 1_000_000
+        self._codec = codec
+        self._config = config
+
+    @classmethod
+    def for_model(
+        cls, model_dir: Path, spec: TensorSpec, codec: ImageCodec | None, max_megapixels: int
+    ) -> ImageReader | None:
+        """The reader for a model with this only input; None where the input is no image. Raises ``ModelLoadError``."""
+        layout = ImageLayout.of(spec)
+        path = model_dir / CONFIG_FILE
+        if layout is None:
+            if path.exists():
+                raise ModelLoadError(
+                    f"{path} is there, but the model's input {spec} is no image (N, channels, height, width). "
+                    "Remove the file or mend the shapes."
+                )
+            return None
+        config = ProcessorConfig.read(path, layout) if path.exists() else None
+        return cls(layout, max_megapixels=max_megapixels, codec=codec, config=config)
+
+    def read(self, body: bytes | bytearray) -> np.ndarray:
+        """Decodes one image to one sample: (1, channels, height, width), float32, in the model's layout.
+
+        Raises ``BadRequest`` for bytes that are no whole image and ``PayloadTooLarge`` for too many pixels; the size is
+        taken from the head of the file, before memory is allocated for the pixels.
+        """
+        opened = self._open(body)
+        image = self._raw(body, opened) if self._config is None else self._processed(opened, self._config)
+        if self._layout.channels_first:
+            image = image.transpose(2, 0, 1)
+        return np.ascontiguousarray(image, dtype=np.float32)[np.newaxis]
+
+    def warm_up(self) -> np.ndarray:
+        """One pass over a small image: what libraries do at their first use is done."""
+        file = io.BytesIO()
+        Image.new("RGB", (8, 8)).save(file, "JPEG")
+        return self.read(file.getvalue())
+
+    def _open(self, body: bytes | bytearray) -> Image.Image:
+        """Reads the head of the file."""
+        with self._decoding():
+            opened = Image.open(io.BytesIO(body), formats=_FORMATS)
+        width, height = opened.size
+        if width * height > self._max_pixels:
+            raise PayloadTooLarge(
+                f"The image has {width}x{height} pixels; at most {self._max_pixels // 1_000_000} megapixels are "
+                "decoded (MME_MAX_IMAGE_MEGAPIXELS). Send a smaller one."
+            )
+        if not _ends_properly(opened, body):
+            with self._decoding():  # Pillow is strict about what is missing; OpenCV paints it grey
+                opened.load()
+        return opened
+
+    def _raw(self, body: bytes | bytearray, opened: Image.Image) -> np.ndarray:
+        """The image at the model's size, 0–255, as the sample has it: (height, width, channels) uint8."""
+        layout = self._layout
+        if self._codec is not None:
+            image = self._codec.read(body, layout.channels, layout.height, layout.width)
+            if image is not None:
+                return image
+        with self._decoding():
+            decoded = opened.convert(_MODES[layout.channels])
+        if self._codec is not None:
+            return self._codec.resize(_array(decoded), layout.height, layout.width)
+        return _array(decoded.resize((layout.width, layout.height), Image.Resampling.BILINEAR))
+
+    def _processed(self, opened: Image.Image, config: ProcessorConfig) -> np.ndarray:
+        """The image as a Hugging Face image processor makes it: (height, width, channels) float32."""
+        with self._decoding():
+            decoded = opened.convert(_MODES[self._layout.channels])
+        if config.do_resize:
+            decoded = decoded.resize(_target(decoded.size, config.size), config.resample)
+        image = _array(decoded)
+        if config.do_center_crop:
+            image = _center_crop(image, *config.crop_size)
+        layout = self._layout
+        if image.shape[:2] != (layout.height, layout.width):
+            raise BadRequest(
+                f"The image has {image.shape[1]}x{image.shape[0]} pixels and the model's {CONFIG_FILE} does not resize "
+                f"it; send {layout.width}x{layout.height}."
+            )
+        image = image.astype(np.float32)
+        if config.do_rescale:
+            image *= np.float32(config.rescale_factor)
+        if config.do_normalize:
+            image -= np.asarray(config.image_mean, np.float32)
+            image /= np.asarray(config.image_std, np.float32)
+        return image
+
+    @contextmanager
+    def _decoding(self) -> Iterator[None]:
+        """Whatever a decoder raises at broken bytes is the request's fault; a lack of memory is not."""
+        try:
+            yield
+        except Exception as error:
+            if means_no_memory(error):
+                raise
+            layout = self._layout
+            raise BadRequest(
+                f"The body is not a whole image that can be decoded (JPEG, PNG, WebP, GIF, BMP, TIFF, PPM). The model "
+                f"takes one image of {layout.channels} channel{'s' if layout.channels > 1 else ''}, of any size: it is "
+                f"brought to {layout.width}x{layout.height}."
+            ) from None
+
+
+def _ends_properly(opened: Image.Image, body: bytes | bytearray) -> bool:
+    """Is the end marker of a JPEG or PNG there? A quick look that spares whole files a second decoder."""
+    if opened.format in ("JPEG", "MPO"):
+        # Pillow has read up to the first scan; a thumbnail in the head has an end marker of its own
+        position = getattr(opened, "fp").tell()  # noqa: B009 (Pillow does not declare it)
+        return body.find(b"\xff\xd9", position) >= 0
+    return opened.format != "PNG" or body.rfind(b"IEND") >= 0
+
+
+def _array(image: Image.Image) -> np.ndarray:
+    pixels = np.asarray(image)
+    return pixels[:, :, np.newaxis] if pixels.ndim == 2 else pixels
+
+
+def _target(size: tuple[int, int], wanted: dict[str, int]) -> tuple[int, int]:
+    """Width and height after the resize (``get_resize_output_image_size``); Pillow's sizes are (width, height)."""
+    if "height" in wanted:
+        return wanted["width"], wanted["height"]
+    width, height = size
+    edge = wanted["shortest_edge"]
+    if width <= height:
+        return edge, int(edge * height / width)
+    return int(edge * width / height), edge
+
+
+def _center_crop(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Cuts (``height``, ``width``) out of the middle; where the image is smaller, zeros are around it."""
+    rows, columns = image.shape[:2]
+    top, left = (rows - height) // 2, (columns - width) // 2
+    if top >= 0 and left >= 0:
+        return image[top : top + height, left : left + width]
+    padded_rows, padded_columns = max(height, rows), max(width, columns)
+    above, before = math.ceil((padded_rows - rows) / 2), math.ceil((padded_columns - columns) / 2)
+    padded = np.zeros((padded_rows, padded_columns, image.shape[2]), image.dtype)
+    padded[above : above + rows, before : before + columns] = image
+    top, left = top + above, left + before
+    return padded[max(0, top) : min(padded_rows, top + height), max(0, left) : min(padded_columns, left + width)]

@@ -1,0 +1,238 @@
+"""What MMS imports: loads one model at load time, then answers batches of requests.
+
+MMS calls the module-level ``handle(data, context)`` in the worker process: once with ``data=None``, which loads the
+model, then with a list of requests. The handler is kept on the context, which MMS keeps for the life of the model, so
+this module has no state and several models may share a process. To change a step, subclass ``ModelHandler`` in a
+module of your own, say ``handle = entry_point(MyHandler)`` there, and name the module in ``SAGEMAKER_HANDLER``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import resource
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mme.errors import MmeError, ModelLoadError
+from mme.frameworks.base import Model, describe_inputs, memory_errors
+from mme.frameworks.registry import adapter_for
+from mme.images import ImageReader
+from mme.payload import CUSTOM_ATTRIBUTES, JSON, BodyReader, Request
+from mme.responses import Responder, Response, negotiate
+from mme.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+LABELS_FILE = "synset.txt"
+_HANDLER = "_model_handler"  # the attribute of the context that holds the handler
+
+
+class ModelHandler:
+    """Serves one model. ``preprocess`` and ``postprocess`` see one request, ``inference`` a whole batch of samples."""
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self.initialized = False
+        self.settings = settings
+        self.model_name = ""
+        self.model: Model
+        self.labels: list[str] | None = None
+        self._reader: BodyReader
+        self._responder: Responder
+
+    def initialize(self, context: Any) -> None:
+        """Loads the model in ``model_dir`` and runs it once, so that the first request finds it warm.
+
+        Raises ``ModelLoadError`` (MMS answers the load with 500) or ``InsufficientMemory`` (507); both are logged.
+        """
+        properties = context.system_properties
+        model_dir = Path(properties["model_dir"])
+        self.model_name = str(context.model_name)
+        try:
+            self.settings = self.settings or Settings.from_environment()
+            _limit_memory(self.settings.worker_memory_limit_mb)
+            with memory_errors("load the model"):
+                self.model = adapter_for(model_dir).load(model_dir, self.settings, properties.get("gpu_id"))
+                self._prepare(model_dir, self.settings)
+        except MmeError as error:
+            logger.error("Model %s did not load (%d): %s", self.model_name, error.status, error)
+            raise
+        logger.info("Model %s takes %s.", self.model_name, describe_inputs(self.model.inputs))
+        self.initialized = True
+
+    def preprocess(self, request: Request) -> dict[str, np.ndarray]:
+        """The inputs of the model from one request, (N, *sample shape) each. Raises ``RequestError``."""
+        return self._reader.read(request)
+
+    def inference(self, arrays: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """One pass over all samples of a batch of requests: an array (samples, …) per output of the model."""
+        return self.model.predict(arrays)
+
+    def postprocess(self, request: Request, outputs: list[np.ndarray]) -> Response:
+        """The response to one request; ``outputs`` holds its samples alone. Raises ``NotAcceptable``."""
+        return self._responder.respond(outputs, self._response_type(request))
+
+    def handle(self, data: Sequence[Mapping[str, Any]], context: Any) -> list[bytes]:
+        """Answers a batch: a body per request, its status and headers set on the context. Fails for no batch."""
+        batch = [_Item(index, context) for index in range(len(data))]
+        for item, parts in zip(batch, data, strict=True):
+            with item.errors("read the request"):
+                item.request = Request.from_mms(parts, context.get_all_request_header(item.index))
+                self._response_type(item.request)  # what cannot be answered is not run
+                item.arrays = self.preprocess(item.request)
+        self._infer([item for item in batch if item.arrays is not None])
+        for item in batch:
+            if item.outputs is not None and item.request is not None:
+                with item.errors("write the response"):
+                    item.answer(self.postprocess(item.request, item.outputs))
+        return [item.body for item in batch]
+
+    def _prepare(self, model_dir: Path, settings: Settings) -> None:
+        """All that surrounds the model, and the first pass through each part of it."""
+        model = self.model
+        spec = model.inputs[0]
+        images = None
+        if len(model.inputs) == 1:
+            images = ImageReader.for_model(model_dir, spec, model.image_codec, settings.max_image_megapixels)
+        self._reader = BodyReader(model.inputs, images)
+        arrays = {each.name: np.zeros((1, *each.sample_shape), each.dtype) for each in model.inputs}
+        if images is not None:
+            arrays[spec.name] = images.warm_up().astype(spec.dtype, copy=False)
+        outputs = model.predict(arrays)
+        self.labels = _labels_for(outputs[0], model_dir / LABELS_FILE)
+        self._responder = Responder(model.output_names, self.labels, model.probabilities)
+        self._responder.respond(outputs, negotiate(""))
+
+    def _response_type(self, request: Request) -> str:
+        default = self.settings.default_accept if self.settings else None
+        return negotiate(request.accept, default, len(self.model.output_names))
+
+    def _infer(self, items: list[_Item]) -> None:
+        """One pass for all; where that fails, one for each, so that a request fails by its own fault alone."""
+        if not items:
+            return
+        arrays = [item.arrays for item in items if item.arrays is not None]
+        try:
+            joined = arrays[0] if len(arrays) == 1 else _joined(arrays)
+            outputs = self.inference(joined)
+        except Exception:
+            if len(items) == 1:
+                with items[0].errors("run the model"):
+                    raise
+            else:
+                for item in items:
+                    self._infer([item])
+            return
+        samples = sum(map(_samples, arrays))
+        start = 0
+        for item, each in zip(items, arrays, strict=True):
+            stop = start + _samples(each)
+            # an output may have several rows for each sample
+            item.outputs = [rows[start * len(rows) // samples : stop * len(rows) // samples] for rows in outputs]
+            start = stop
+
+
+class _Item:
+    """One request of a batch on its way to an answer."""
+
+    def __init__(self, index: int, context: Any) -> None:
+        self.index = index
+        self.request: Request | None = None
+        self.arrays: dict[str, np.ndarray] | None = None
+        self.outputs: list[np.ndarray] | None = None
+        self.body = b""
+        self._context = context
+
+    def answer(self, response: Response | bytes | str | Any) -> None:
+        """Takes what ``postprocess`` returned; a subclass may return bytes, text, or what JSON can hold."""
+        if not isinstance(response, Response):
+            plain = isinstance(response, bytes | bytearray | str)
+            body = response if plain else json.dumps(response)
+            content_type = "application/octet-stream" if isinstance(response, bytes | bytearray) else JSON
+            response = Response(body.encode() if isinstance(body, str) else bytes(body), content_type)
+        self.body = response.body
+        self._set_headers(response.content_type)
+
+    @contextmanager
+    def errors(self, doing: str) -> Iterator[None]:
+        """Makes an error inside the answer to this request; no other one is touched."""
+        try:
+            with memory_errors(doing):
+                yield
+        except MmeError as error:
+            if error.status >= 500:
+                logger.error("Model %s could not %s: %s", self._context.model_name, doing, error)
+            self._fail(error)
+        except Exception:
+            logger.exception("Model %s could not %s.", self._context.model_name, doing)
+            self._fail(MmeError(f"The model could not {doing}. The reason is in its log."))
+
+    def _fail(self, error: MmeError) -> None:
+        self.arrays = self.outputs = None
+        self.body = error.body()
+        self._context.set_response_status(error.status, error.phrase, self.index)
+        self._set_headers(JSON)
+
+    def _set_headers(self, content_type: str) -> None:
+        self._context.set_response_content_type(self.index, content_type)
+        attributes = self.request.custom_attributes if self.request else None
+        if attributes is not None:
+            self._context.set_response_header(self.index, CUSTOM_ATTRIBUTES, attributes)
+
+
+def _samples(arrays: Mapping[str, np.ndarray]) -> int:
+    return len(next(iter(arrays.values())))
+
+
+def _joined(arrays: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([each[name] for each in arrays]) for name in arrays[0]}
+
+
+def _labels_for(scores: np.ndarray, path: Path) -> list[str] | None:
+    """The labels of the classes, one per line of the file; None without file, or where the output is no list of scores.
+
+    Raises ``ModelLoadError`` where there are not as many labels as classes.
+    """
+    if not path.exists():
+        return None
+    if scores.ndim != 2:
+        logger.warning("%s is not used: the model's output (N, …) is no score for each class.", path)
+        return None
+    try:
+        labels = [line.strip() for line in path.read_text(encoding="utf-8-sig").rstrip().splitlines()]
+    except UnicodeDecodeError:
+        raise ModelLoadError(f"{path} is not text in UTF-8. Save it as such, one label a line.") from None
+    if len(labels) != scores.shape[1]:
+        raise ModelLoadError(
+            f"{path} has {len(labels)} labels, the model's output {scores.shape[1]} classes. Each class needs one line."
+        )
+    return labels
+
+
+def _limit_memory(limit_mb: int | None) -> None:
+    """Lets an allocation beyond the limit fail in this process, where it becomes an answer 507 and nobody is killed."""
+    if limit_mb is not None:
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        limit_bytes = limit_mb << 20
+        soft = limit_bytes if hard == resource.RLIM_INFINITY else min(limit_bytes, hard)
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+def entry_point(handler_class: Callable[[], ModelHandler]) -> Callable[[Any, Any], list[bytes] | None]:
+    """The function for MMS to call; it makes one handler per model, at the first call."""
+
+    def handle(data: Any, context: Any) -> list[bytes] | None:
+        handler = getattr(context, _HANDLER, None)
+        if handler is None:
+            handler = handler_class()
+            handler.initialize(context)
+            setattr(context, _HANDLER, handler)
+        return None if data is None else handler.handle(data, context)
+
+    return handle
+
+
+handle = entry_point(ModelHandler)
