@@ -62,12 +62,12 @@ class Downloader:
     def _check(self, path: Path, url: str, check: Callable[[Path], None], sha256: str | None) -> None:
         try:
             if sha256 and sha256_of(path) != sha256:
-                raise Failure(f"{path.name} has SHA-256 {sha256_of(path)}, not {sha256}")
+                raise Failure(f"its SHA-256 is {sha256_of(path)}, not {sha256}.")
             check(path)
         except Failure as failure:
             path.unlink()
             _tag_file(path).unlink(missing_ok=True)
-            raise Failure(f"{url} does not hold what it should: {failure}. The file was removed; try again.") from None
+            raise Failure(f"{url} does not hold what it should, and was not kept: {failure}") from None
 
     def _fetch_part(self, url: str, part: Path) -> None:
         failures = 0

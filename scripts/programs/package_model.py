@@ -6,6 +6,10 @@ import argparse
 import sys
 from pathlib import Path
 
+from mme.errors import ModelLoadError
+from mme.frameworks import mxnet_artifacts
+from mme.frameworks.registry import adapter_for
+
 from scripts.programs.archives import Archive, Entry, entries, write_archive
 from scripts.programs.console import Failure, readable_size, run
 from scripts.programs.mxnet_files import check_file
@@ -60,12 +64,15 @@ def package(folder: Path, out: Path, *, load: bool) -> Archive:
 
 
 def checked(folder: Path) -> list[Entry]:
-    """What belongs into the archive of ``folder``. Raises ``Failure`` where one of its files is not what it says."""
+    """What belongs into the archive of ``folder``. Raises ``Failure`` where a file is missing or not what it says."""
     members, litter = entries(folder)
     if litter:
         print(f"  left out: {', '.join(litter)}", file=sys.stderr)
-    if not any(member.size_bytes for member in members):
-        raise Failure(f"{folder} holds no files")
+    try:
+        if adapter_for(folder).name == "mxnet":
+            mxnet_artifacts.find(folder)
+    except ModelLoadError as error:
+        raise Failure(str(error)) from None
     for member in members:
         if not member.is_folder:
             check_file(member.path, member.name)

@@ -24,7 +24,6 @@ from scripts.programs.progress import steps_bar
 from scripts.programs.server_process import ROOT, ServerProcess, refuse_taken_port
 
 HOST = "127.0.0.1"
-CACHE = ROOT / ".cache" / "quickstart"
 LEAST_ACCURACY = 0.95
 START_TIMEOUT_S = 60
 SHOWN_DIGIT = 7
@@ -55,10 +54,10 @@ def main() -> int:
     refuse_taken_port(HOST, arguments.port)
 
     heading(1, "Two models, trained on the handwritten digits of scikit-learn")
-    samples = trained_samples()
+    samples = trained_samples(arguments.cache.absolute())
 
     heading(2, f"The container's server on http://{HOST}:{arguments.port}")
-    log = CACHE / f"server-{arguments.port}.log"
+    log = arguments.cache.absolute() / f"server-{arguments.port}.log"
     started_s = time.monotonic()
     with ServerProcess(port=arguments.port, host=HOST, base_dir=samples.base_dir, log=log) as server:
         server.wait_until_healthy(START_TIMEOUT_S)
@@ -68,7 +67,8 @@ def main() -> int:
         except (requests.RequestException, Unexpected) as error:
             raise Failure(server.explain(str(error))) from None
         if arguments.once:
-            server.stop()
+            if (code := server.stop()) != 0:
+                raise Failure(server.explain(f"the server, told to stop, ended with exit code {code}"))
             print("\nDone: the server is stopped.")
             return 0
         invite(server.api, samples)
@@ -86,10 +86,16 @@ def parse() -> argparse.Namespace:
         prog="./scripts/quickstart",
         description="Trains two sample models (once), serves them as SageMaker's multi-model endpoint would, and shows "
         "load, list, invoke and unload. Leaves the server up for more by hand, until Ctrl-C.",
-        epilog=f"Models, pictures and the server's log are kept in {CACHE.relative_to(ROOT)}.",
     )
     parser.add_argument("--once", action="store_true", help="stop the server at the end instead of leaving it up")
     parser.add_argument("--port", type=port, default=8080, help="port to serve on (default 8080)")
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        metavar="DIR",
+        default=ROOT / ".cache" / "quickstart",
+        help="where models, pictures and the server's log are kept (default: .cache/quickstart of this checkout)",
+    )
     return parser.parse_args()
 
 
@@ -140,14 +146,14 @@ def invite(api: ContainerApi, samples: Samples) -> None:
     print(f"\nPictures of all ten digits: {samples.pictures[SHOWN_DIGIT].parent}", flush=True)
 
 
-def trained_samples() -> Samples:
+def trained_samples(cache: Path) -> Samples:
     """The samples, trained where that has not been done by this version of the training code."""
     version = hashlib.sha256(Path(sample_models.__file__).read_bytes()).hexdigest()[:12]
-    folder = CACHE / version
+    folder = cache / version
     report = folder / "report.json"
     if not report.exists():
-        CACHE.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".training-", dir=CACHE) as temporary:
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".training-", dir=cache) as temporary:
             unfinished = Path(temporary) / version
             train(unfinished)
             shutil.rmtree(folder, ignore_errors=True)

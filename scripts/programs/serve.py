@@ -11,7 +11,7 @@ from pathlib import Path
 from scripts.programs.console import Failure, port, run
 from scripts.programs.server_process import COMMAND, ROOT, environment, refuse_taken_port
 
-IMAGE = "demo-sagemaker-multimodel:latest"  # what build_and_push.sh --build-only makes
+IMAGE = "demo-sagemaker-multimodel"  # what build_and_push.sh makes by default
 
 
 def main() -> int:
@@ -52,7 +52,8 @@ def parse() -> argparse.Namespace:
         help="stands for /opt/ml: models are in DIR/models/NAME/model (default: .cache/ml of this checkout)",
     )
     parser.add_argument("--single", action="store_true", help="single-model mode: DIR/model on POST /invocations")
-    parser.add_argument("--docker", action="store_true", help=f"run the image {IMAGE}, built first where it is missing")
+    parser.add_argument("--docker", action="store_true", help="run the image instead, built first where it is missing")
+    parser.add_argument("--image", default=IMAGE, metavar="NAME[:TAG]", help=f"the image to run (default {IMAGE})")
     return parser.parse_args()
 
 
@@ -63,19 +64,23 @@ def docker_command(arguments: argparse.Namespace, base_dir: Path) -> list[str]:
     engine = subprocess.run(["docker", "version"], capture_output=True, text=True)
     if engine.returncode != 0:
         raise Failure(f"no Docker engine answers: start it.\n{engine.stderr.strip()}")
-    if subprocess.run(["docker", "image", "inspect", IMAGE], capture_output=True).returncode != 0:
-        print(f"building the image {IMAGE} (once)", flush=True)
-        if subprocess.run([ROOT / "build_and_push.sh", "--build-only"]).returncode != 0:
+    bridged = has_bridge_network()
+    if subprocess.run(["docker", "image", "inspect", arguments.image], capture_output=True).returncode != 0:
+        print(f"building the image {arguments.image} (once)", flush=True)
+        name, _, tag = arguments.image.partition(":")
+        build = [ROOT / "build_and_push.sh", "--build-only", "--tag", tag or "latest", name]
+        options = {} if bridged else {"DOCKER_BUILD_OPTIONS": "--network host"}
+        if subprocess.run(build, env={**options, **os.environ}, stdout=subprocess.DEVNULL).returncode != 0:
             raise Failure("the image could not be built: see the messages above.")
     mode = "false" if arguments.single else "true"
     # The models are only read. Docker's init is not wanted: the entry point reaps and forwards signals itself.
     command = ["docker", "run", "--rm", "--volume", f"{base_dir}:/opt/ml:ro", "--env", f"SAGEMAKER_MULTI_MODEL={mode}"]
     command += ["--env", f"SAGEMAKER_BIND_TO_PORT={arguments.port}"]
-    if has_bridge_network():
+    if bridged:
         command += ["--publish", f"{arguments.host}:{arguments.port}:{arguments.port}"]
     else:
         command += ["--network", "host", "--env", f"MME_HOST={arguments.host}"]
-    return [*command, IMAGE, "serve"]
+    return [*command, arguments.image, "serve"]
 
 
 def has_bridge_network() -> bool:

@@ -91,13 +91,15 @@ class ServerProcess:
 
     def stop(self, timeout_s: float = 30) -> int:
         """Asks the server to stop, kills what is left of it after ``timeout_s``, and returns its exit code."""
-        self._process.terminate()
-        try:
-            self._process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            pass
-        with contextlib.suppress(ProcessLookupError):  # nothing of its session is left: the usual case
-            os.killpg(self._process.pid, signal.SIGKILL)
+        if self._process.returncode is None:
+            self._process.terminate()
+            try:
+                self._process.wait(timeout_s)
+            except subprocess.TimeoutExpired:
+                pass
+            finally:  # a second Ctrl-C is in a hurry
+                with contextlib.suppress(ProcessLookupError):  # nothing of its session is left: the usual case
+                    os.killpg(self._process.pid, signal.SIGKILL)
         return self._process.wait()
 
     def explain(self, what: str) -> str:
