@@ -235,6 +235,10 @@ class DockerServer(ContainerClient):
         """Runs a command in the container, as root, and returns its output."""
         return docker("exec", "--user", "root", self.name, *command).stdout
 
+    def signal(self, process: dict[str, Any], signal_name: str) -> None:
+        """Sends a signal to one process in the container. The image has no ``kill`` but the shell's."""
+        self.execute("bash", "-c", f"kill -{signal_name} {process['pid']}")
+
     def processes(self) -> list[dict[str, Any]]:
         """Every process in the container: ``pid``, ``uids``, ``gids`` (real, effective, saved), ``command``."""
         return json.loads(self.execute("python", "-c", _LIST_PROCESSES))

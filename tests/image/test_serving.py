@@ -124,10 +124,10 @@ def test_the_health_check_asks_the_port_that_is_served_on_and_notices_a_hung_fro
     ]
     with DockerServer(image, options=checks) as server:
         wait_for_health(server, "healthy")
-        front_end = str(server.front_end()["pid"])
-        server.execute("kill", "-STOP", front_end)
+        front_end = server.front_end()
+        server.signal(front_end, "STOP")
         wait_for_health(server, "unhealthy")
-        server.execute("kill", "-CONT", front_end)
+        server.signal(front_end, "CONT")
         wait_for_health(server, "healthy")
 
 
@@ -145,7 +145,7 @@ def test_sigterm_ends_it_within_30_s_with_exit_code_0_and_nothing_left(image: Im
 def test_when_the_jvm_dies_the_container_dies_with_its_status(image: Image) -> None:
     with DockerServer(image) as server:
         load_and_invoke(server)
-        server.execute("kill", "-KILL", str(server.front_end()["pid"]))
+        server.signal(server.front_end(), "KILL")
         assert server.wait() == 137
         assert "SIGKILL" in server.log()
 
