@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,14 @@ from local_endpoint.data_plane import DataPlane
 from local_endpoint.endpoints import Endpoints
 from local_endpoint.events import Events
 from local_endpoint.front import Front
+from local_endpoint.guardian import Guardian
 from local_endpoint.http_server import HttpServer
 from local_endpoint.instances import Surroundings
 from local_endpoint.objects import ObjectReader
 from local_endpoint.resources import Resources
 from local_endpoint.runtimes import Runtime, make_runtime
+from local_endpoint.s3_storage import ObjectFiles
+from local_endpoint.state import KeepingS3, StateFolder, reset_moto
 
 logger = logging.getLogger(__name__)
 
@@ -29,56 +34,83 @@ logger = logging.getLogger(__name__)
 class LocalEndpoint:
     """``start`` → use ``url`` → ``stop``. Also a context manager.
 
-    One at a time per process: moto's state is global.
+    One at a time per process: moto's state is global, and empty before and after.
     """
 
     def __init__(
-        self, configuration: Configuration, runtime: Runtime | None = None, access: Access | None = None
+        self,
+        configuration: Configuration,
+        make_its_runtime: Callable[[Configuration, Guardian], Runtime] = make_runtime,
+        access: Access | None = None,
     ) -> None:
         self.configuration = configuration
         self.events = Events()
-        self._runtime = runtime or make_runtime(configuration)
+        self._make_runtime = make_its_runtime
         self._access = access or AllowAll()
-        self._work_dir: Path | None = None
+        self._cleanup = contextlib.ExitStack()
         self._server: HttpServer | None = None
-        self.endpoints: Endpoints | None = None
+        self._endpoints: Endpoints | None = None
 
     @property
     def url(self) -> str:
         assert self._server is not None, "not started"
         return f"http://{self.configuration.host}:{self._server.port}"
 
+    @property
+    def endpoints(self) -> Endpoints:
+        assert self._endpoints is not None, "not started"
+        return self._endpoints
+
     def start(self) -> None:
-        """Returns when it answers. Raises ``OSError`` if the port is taken."""
-        configuration = self.configuration
-        self._work_dir = Path(tempfile.mkdtemp(prefix="local-endpoint-"))
-        moto: Any = DomainDispatcherApplication(create_backend_app)
-        resources = Resources()
-        around = Surroundings(self._runtime, ObjectReader(moto), configuration.limits, self.events, self._work_dir)
-        self.endpoints = Endpoints(resources, around)
-        front = Front(
-            moto,
-            ControlPlane(resources, self.endpoints),
-            DataPlane(self.endpoints, configuration.limits, self.events, self._access),
-            configuration.limits,
-        )
+        """Returns when it answers. Raises ``OSError`` (the port is taken) and ``StateInUse``."""
         try:
-            self._server = HttpServer(configuration.host, configuration.port, front)
-            self._server.start()
-            self.endpoints.resume()
-            front.is_ready = True
+            self._start()
         except BaseException:
             self.stop()
             raise
 
+    def _start(self) -> None:
+        configuration, cleanup = self.configuration, self._cleanup
+        state: StateFolder | None = None
+        if configuration.state_dir is not None:
+            state = StateFolder(configuration.state_dir)
+            cleanup.callback(state.close)
+
+        guardian = Guardian()
+        cleanup.callback(guardian.close)
+        work_dir = Path(tempfile.mkdtemp(prefix="local-endpoint-"))
+        guardian.watch_folder(work_dir)
+        cleanup.callback(shutil.rmtree, work_dir, ignore_errors=True)
+
+        reset_moto()
+        files = ObjectFiles(work_dir / "objects")
+        files.install()
+        cleanup.callback(files.uninstall)
+        cleanup.callback(reset_moto)
+        moto: Any = DomainDispatcherApplication(create_backend_app)
+
+        runtime = self._make_runtime(configuration, guardian)
+        resources = Resources(state.resources_file if state else None)
+        around = Surroundings(runtime, ObjectReader(moto), configuration.limits, self.events, work_dir)
+        self._endpoints = Endpoints(resources, around)
+        front = Front(
+            KeepingS3(moto, state) if state else moto,
+            ControlPlane(resources, self._endpoints),
+            DataPlane(self._endpoints, configuration.limits, self.events, self._access),
+            configuration.limits,
+        )
+        self._server = HttpServer(configuration.host, configuration.port, front)
+        self._server.start()
+        cleanup.callback(self._server.stop)
+        cleanup.callback(self._endpoints.close)
+        if state:
+            state.restore(files)
+        self._endpoints.resume()
+        front.is_ready = True
+
     def stop(self) -> None:
         """Ends every container and removes what is temporary."""
-        if self.endpoints is not None:
-            self.endpoints.close()
-        if self._server is not None:
-            self._server.stop()
-        if self._work_dir is not None:
-            shutil.rmtree(self._work_dir, ignore_errors=True)
+        self._cleanup.close()
 
     def __enter__(self) -> LocalEndpoint:
         self.start()

@@ -17,6 +17,7 @@ from local_endpoint.configuration import DEFAULT_REGION, Limits
 from local_endpoint.control_plane import ControlPlane
 from local_endpoint.data_plane import DataPlane, Invocation
 from local_endpoint.errors import AwsError, validation_error
+from local_endpoint.s3_storage import stream_body
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ class Front:
             logger.exception("%s %s failed", environ.get("REQUEST_METHOD"), path)
             failure = AwsError("InternalFailure", 500, "The request failed in the local endpoint: see its log.")
             return _answer_error(start_response, failure, str(uuid.uuid4()), "application/json")
+        stream_body(environ)
         return self._moto(environ, start_response)
 
     # ---- the data plane ----
@@ -59,7 +61,7 @@ class Front:
         scope = CREDENTIAL_SCOPE.search(environ.get("HTTP_AUTHORIZATION", ""))
         body, too_large = read_body(environ, self._limits.request_bytes)
         headers = {
-            name.removeprefix("HTTP_").replace("_", "-").lower(): value
+            name.removeprefix("HTTP_").replace("_", "-").lower(): _text(value)
             for name, value in environ.items()
             if name.startswith("HTTP_")
         }
@@ -141,6 +143,14 @@ def _is_a_visit(environ: Environ) -> bool:
         and "HTTP_AUTHORIZATION" not in environ
         and not environ.get("QUERY_STRING")
     )
+
+
+def _text(value: str) -> str:
+    """WSGI hands headers over as Latin-1; clients send UTF-8."""
+    try:
+        return value.encode("latin-1").decode("utf-8")
+    except UnicodeError:
+        return value
 
 
 def read_body(environ: Environ, limit_bytes: int) -> tuple[bytes, bool]:

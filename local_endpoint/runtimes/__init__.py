@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from local_endpoint.configuration import Configuration
+from local_endpoint.guardian import Guardian
 from local_endpoint.runtimes.base import Container, LaunchSpec, Runtime
 
 
-def make_runtime(configuration: Configuration) -> Runtime:
+def make_runtime(configuration: Configuration, guardian: Guardian) -> Runtime:
     """The runtime of that name; its module is imported only then (Docker's SDK is not needed for processes)."""
     if configuration.runtime == "process":
         from local_endpoint.runtimes.process import ProcessRuntime
 
-        return ProcessRuntime()
+        return ProcessRuntime(guardian)
     if configuration.runtime == "docker":
         from local_endpoint.runtimes.docker import DockerRuntime
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from local_endpoint.configuration import child_environment
 from local_endpoint.errors import StartFailure
+from local_endpoint.guardian import Guardian
 from local_endpoint.runtimes.base import LaunchSpec
 from local_endpoint.runtimes.ports import return_port, take_port
 
@@ -23,7 +24,15 @@ HOST = "127.0.0.1"
 class ContainerProcess:
     """One process group. Satisfies ``Container``."""
 
-    def __init__(self, process: subprocess.Popen[bytes], port: int, base_dir: Path, temp_dir: Path, log: Path) -> None:
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        port: int,
+        base_dir: Path,
+        temp_dir: Path,
+        log: Path,
+        guardian: Guardian,
+    ) -> None:
         self.host = HOST
         self.port = port
         self.base_dir = str(base_dir)
@@ -31,6 +40,9 @@ class ContainerProcess:
         self._process = process
         self._temp_dir = temp_dir
         self._log = log
+        self._guardian = guardian
+        guardian.watch_folder(temp_dir)
+        guardian.watch_group(self.pid)
 
     def exit_reason(self) -> str | None:
         status = self._process.poll()
@@ -53,8 +65,10 @@ class ContainerProcess:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
+        self._guardian.forget_group(self.pid)
         return_port(self.port)
         shutil.rmtree(self._temp_dir, ignore_errors=True)
+        self._guardian.forget_folder(self._temp_dir)
 
     def log_tail(self, lines: int = 20) -> str:
         with contextlib.suppress(OSError):
@@ -65,7 +79,8 @@ class ContainerProcess:
 class ProcessRuntime:
     """Satisfies ``Runtime``. Any image name is accepted: it is always this checkout's container that runs."""
 
-    def __init__(self, command: list[str] | None = None) -> None:
+    def __init__(self, guardian: Guardian, command: list[str] | None = None) -> None:
+        self._guardian = guardian
         self._command = command or [sys.executable, str(ENTRY_POINT), "serve"]
 
     def check(self, image: str, multi_model: bool) -> None:
@@ -100,4 +115,4 @@ class ProcessRuntime:
             return_port(port)
             shutil.rmtree(temp_dir, ignore_errors=True)
             raise StartFailure(f"The container could not be started: {error}") from None
-        return ContainerProcess(process, port, spec.base_dir, temp_dir, log)
+        return ContainerProcess(process, port, spec.base_dir, temp_dir, log, self._guardian)

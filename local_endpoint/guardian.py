@@ -1,0 +1,97 @@
+"""A small process that cleans up after a local endpoint which was killed: run as a script, it knows nothing else.
+
+It reads commands, one per line, from its standard input, which only the local endpoint holds the other end of:
+
+    group PID       a process group to be ended       folder PATH     a folder to be removed
+    forget PID      that group was ended              keep PATH       that folder was removed
+
+End of input is the local endpoint's death, or its orderly end, when nothing is left to do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+GRACE_S = 10.0
+
+
+class Guardian:
+    """The local endpoint's side. Safe to use from many threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(Path(__file__).resolve())],
+            stdin=subprocess.PIPE,
+            start_new_session=True,  # a Ctrl-C is not for it
+            text=True,
+        )
+
+    def _tell(self, command: str, value: object) -> None:
+        assert self._process.stdin is not None
+        with self._lock, contextlib.suppress(BrokenPipeError, ValueError):
+            self._process.stdin.write(f"{command} {value}\n")
+            self._process.stdin.flush()
+
+    def watch_group(self, pid: int) -> None:
+        self._tell("group", pid)
+
+    def forget_group(self, pid: int) -> None:
+        self._tell("forget", pid)
+
+    def watch_folder(self, path: Path) -> None:
+        self._tell("folder", path)
+
+    def forget_folder(self, path: Path) -> None:
+        self._tell("keep", path)
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        with self._lock, contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        self._process.wait()
+
+
+def _is_there(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except OSError:
+        return False
+    return True
+
+
+def main() -> None:
+    """The process itself."""
+    groups: set[int] = set()
+    folders: set[str] = set()
+    for line in sys.stdin:
+        command, _, value = line.rstrip("\n").partition(" ")
+        if command == "group":
+            groups.add(int(value))
+        elif command == "forget":
+            groups.discard(int(value))
+        elif command == "folder":
+            folders.add(value)
+        elif command == "keep":
+            folders.discard(value)
+    for number, grace_s in ((signal.SIGTERM, GRACE_S), (signal.SIGKILL, 1.0)):
+        for group in groups:
+            with contextlib.suppress(OSError):
+                os.killpg(group, number)
+        deadline_s = time.monotonic() + grace_s
+        while any(_is_there(group) for group in groups) and time.monotonic() < deadline_s:
+            time.sleep(0.05)
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""The state folder, which outlives a restart: buckets and objects as files, the control plane's records as JSON.
+
+    DIR/lock                          held while a local endpoint uses the folder
+    DIR/sagemaker.json                see ``Resources``
+    DIR/s3/BUCKET/bucket.json         region and policy
+    DIR/s3/BUCKET/HASH.data|.json     one object: its bytes; its key, ETag, content type and metadata
+
+Object versions, tags and what other services hold are not kept.
+"""
+
+from __future__ import annotations
+
+import datetime
+import fcntl
+import hashlib
+import json
+import logging
+import shutil
+import threading
+from pathlib import Path
+from typing import Any
+
+from moto.core.base_backend import BackendDict
+from moto.core.model_instances import reset_model_data
+from moto.s3.models import FakeDeleteMarker, s3_backends
+
+from local_endpoint.configuration import ACCOUNT, DEFAULT_REGION
+from local_endpoint.s3_storage import FileValue, ObjectFiles, copy_file
+
+logger = logging.getLogger(__name__)
+
+
+class StateInUse(Exception):
+    """Another local endpoint uses the folder."""
+
+
+class StateFolder:
+    """``restore`` once, then ``keep_bucket`` after every change of one; ``close`` at the end."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises ``StateInUse``, and ``OSError`` where the folder cannot be made."""
+        self._s3 = folder / "s3"
+        self._s3.mkdir(parents=True, exist_ok=True)
+        self.resources_file = folder / "sagemaker.json"
+        self._lock_file = (folder / "lock").open("w")
+        try:
+            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock_file.close()
+            raise StateInUse(f"{folder} is used by another local endpoint that is running.") from None
+        self._lock = threading.Lock()
+        # per bucket: what is on disk, as hash of the key -> ETag and time of the change
+        self._kept: dict[str, dict[str, str]] = {}
+
+    @staticmethod
+    def _backend() -> Any:
+        return s3_backends[ACCOUNT]["aws"]
+
+    def restore(self, files: ObjectFiles) -> None:
+        """Puts every bucket and object back into moto."""
+        for folder in sorted(each for each in self._s3.iterdir() if (each / "bucket.json").exists()):
+            about = json.loads((folder / "bucket.json").read_text())
+            bucket = self._backend().create_bucket(folder.name, about["region"])
+            if about["policy"] is not None:
+                bucket.policy = about["policy"].encode()
+            kept = self._kept.setdefault(folder.name, {})
+            for record_file in sorted(folder.glob("*.json")):
+                if record_file.name == "bucket.json":
+                    continue
+                data_file = record_file.with_suffix(".data")
+                record = json.loads(record_file.read_text())
+                path = files.new_path()
+                copy_file(data_file, path)
+                key = self._backend().put_object(
+                    folder.name, record["key"], FileValue(path), storage=record["storage"], etag=record["etag"]
+                )
+                key.set_metadata(dict(record["metadata"]))
+                key.last_modified = datetime.datetime.fromisoformat(record["modified"])
+                kept[record_file.stem] = _version(key)
+
+    def keep_bucket(self, name: str) -> None:
+        """Makes the folder of bucket ``name`` what the bucket is now."""
+        with self._lock:
+            folder = self._s3 / name
+            bucket = self._backend().buckets.get(name)
+            if bucket is None:
+                self._kept.pop(name, None)
+                shutil.rmtree(folder, ignore_errors=True)
+                return
+            folder.mkdir(exist_ok=True)
+            policy = bucket.policy.decode() if isinstance(bucket.policy, bytes) else bucket.policy
+            about = {"region": bucket.region_name or DEFAULT_REGION, "policy": policy}
+            _write_json(folder / "bucket.json", about)
+            kept = self._kept.setdefault(name, {})
+            current = {
+                hashlib.sha256(key.name.encode("utf-8", "surrogateescape")).hexdigest(): key
+                for key in list(bucket.keys.values())
+                if not isinstance(key, FakeDeleteMarker)
+            }
+            for digest in set(kept) - set(current):
+                (folder / f"{digest}.json").unlink(missing_ok=True)
+                (folder / f"{digest}.data").unlink(missing_ok=True)
+                del kept[digest]
+            for digest, key in current.items():
+                version = _version(key)
+                if kept.get(digest) != version:
+                    with key.lock:
+                        key._value_buffer.save(folder / f"{digest}.data")
+                    record = {
+                        "key": key.name,
+                        "etag": key.etag.strip('"'),
+                        "storage": key.storage_class,
+                        "metadata": dict(key.metadata),
+                        "modified": key.last_modified.isoformat(),
+                    }
+                    _write_json(folder / f"{digest}.json", record)
+                    kept[digest] = version
+
+    def close(self) -> None:
+        self._lock_file.close()
+
+
+def _version(key: Any) -> str:
+    return f"{key.etag} {key.last_modified.isoformat()}"
+
+
+def _write_json(path: Path, value: Any) -> None:
+    temporary = path.with_name(path.name + ".new")
+    temporary.write_text(json.dumps(value))
+    temporary.replace(path)
+
+
+class KeepingS3:
+    """A WSGI application around moto that keeps a bucket after every request that may have changed it."""
+
+    def __init__(self, moto: Any, state: StateFolder) -> None:
+        self._moto = moto
+        self._state = state
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
+        answer = self._moto(environ, start_response)
+        bucket = self._changed_bucket(environ)
+        if bucket:
+            try:
+                self._state.keep_bucket(bucket)
+            except Exception:
+                logger.exception("bucket %s could not be kept in the state folder", bucket)
+        return answer
+
+    @staticmethod
+    def _changed_bucket(environ: dict[str, Any]) -> str | None:
+        if environ.get("REQUEST_METHOD") not in ("PUT", "POST", "DELETE"):
+            return None
+        authorization = environ.get("HTTP_AUTHORIZATION", "")
+        if authorization and "/s3/aws4_request" not in authorization:
+            return None
+        # AWS SDKs name the bucket in the path for an address without domain name
+        bucket: str = environ.get("PATH_INFO", "").removeprefix("/").partition("/")[0]
+        return bucket or None
+
+
+def reset_moto() -> None:
+    """Empties all of moto's back ends: its state is global, and a local endpoint starts from nothing or its folder."""
+    BackendDict.reset()
+    reset_model_data()

@@ -1,0 +1,100 @@
+"""Runs the local endpoint until Ctrl-C or SIGTERM."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from local_endpoint.app import LocalEndpoint
+from local_endpoint.configuration import Configuration
+from local_endpoint.state import StateInUse
+from scripts.programs.console import Failure, run
+
+DEFAULT_PORT = 4566
+
+
+def main() -> int:
+    """Returns 0 after it was told to stop and everything has ended."""
+    arguments = parse()
+    logging.basicConfig(
+        level=logging.DEBUG if arguments.verbose else logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
+    )
+    for chatty in ("botocore", "urllib3", "werkzeug", "docker"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+
+    configuration = Configuration(
+        host=arguments.host,
+        port=arguments.port,
+        runtime=arguments.runtime,
+        state_dir=arguments.state.absolute() if arguments.state else None,
+    )
+    endpoint = LocalEndpoint(configuration)
+    try:
+        endpoint.start()
+    except StateInUse as error:
+        raise Failure(f"{error} Stop it, or use another folder.") from None
+    except OSError as error:
+        raise Failure(
+            f"{arguments.host}:{arguments.port} cannot be listened on ({error}). Try another --port."
+        ) from None
+    try:
+        print(guide(endpoint.url), flush=True)
+        stop.wait()
+        print("stopping: ending all containers", file=sys.stderr, flush=True)
+        # a second Ctrl-C does not wait for anything
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
+    finally:
+        endpoint.stop()
+    return 0
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="./scripts/local_endpoint",
+        description="A SageMaker endpoint on this machine, without AWS: S3, STS, IAM and the control plane (from moto, "
+        "corrected) and InvokeEndpoint against real containers, on one port.",
+        epilog="Ctrl-C or SIGTERM ends it and every container. More: docs/local_endpoint.md.",
+    )
+    parser.add_argument(
+        "--port", type=_port, default=DEFAULT_PORT, help=f"port to listen on (default {DEFAULT_PORT}; 0: a free one)"
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1, this machine)")
+    parser.add_argument(
+        "--runtime",
+        choices=("process", "docker"),
+        default="process",
+        help="process (default): this checkout's container, whatever image a model names; docker: that image",
+    )
+    parser.add_argument(
+        "--state", type=Path, metavar="DIR", help="keep buckets, models and endpoints here across restarts"
+    )
+    parser.add_argument("--verbose", action="store_true", help="log more")
+    return parser.parse_args()
+
+
+def _port(text: str) -> int:
+    if not text.isdigit() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port")
+    return int(text)
+
+
+def guide(url: str) -> str:
+    """What to type in another terminal."""
+    return (
+        f"The local endpoint is up on {url}. In another terminal:\n"
+        f"  export AWS_ENDPOINT_URL={url} AWS_REGION=us-east-1 AWS_ACCESS_KEY_ID=local AWS_SECRET_ACCESS_KEY=local\n"
+        "Then boto3, the AWS CLI and the programs in scripts/ work against it. Ctrl-C stops it and its containers."
+    )
+
+
+if __name__ == "__main__":
+    run(main)
