@@ -138,7 +138,7 @@ class BodyReader:
         if not isinstance(body, bytes | bytearray | str):
             return self._array(spec, body)
         if media_type in _UNTYPED and body:
-            media_type = _sniffed(body)
+            media_type = _sniffed(body) or media_type
         if media_type.startswith("image/") or media_type == "application/x-image":
             if self._images is None:
                 raise UnsupportedMediaType(
@@ -278,12 +278,12 @@ class BodyReader:
 
     def _samples(self, spec: TensorSpec, array: np.ndarray) -> np.ndarray:
         """Checks shape and numbers, and converts: (N, *sample shape) of the input's type."""
+        if array.size == 0:
+            raise BadRequest(f"Input {spec.name} holds no sample. {self._takes}.")
         if array.shape == spec.sample_shape:
             array = array[np.newaxis]
         if array.ndim != len(spec.shape) or array.shape[1:] != spec.sample_shape:
-            raise BadRequest(f"Input {spec.name} has the shape {_shown(array.shape)}. {self._takes}, or one sample.")
-        if len(array) == 0:
-            raise BadRequest(f"Input {spec.name} holds no sample. {self._takes}.")
+            raise BadRequest(f"Input {spec.name} has the shape {array.shape}. {self._takes}, or one sample.")
         with np.errstate(over="ignore", invalid="ignore"):
             converted = array.astype(spec.dtype, copy=False)
         if spec.dtype.kind == "f":
@@ -306,10 +306,6 @@ def _sniffed(body: bytes | bytearray | str) -> str:
     if body.startswith(_IMAGE_HEADS):
         return "image/*"
     return JSON if bytes(body[:64]).lstrip()[:1] in (b"[", b"{") else ""
-
-
-def _shown(shape: tuple[int, ...]) -> str:
-    return f"({', '.join(map(str, shape))})"
 
 
 def _brief(error: Exception) -> str:

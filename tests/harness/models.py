@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mme.frameworks.mxnet import import_mxnet
+from mme.settings import Settings
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
@@ -31,7 +33,7 @@ def tiny_classifier(
     It ends in ``SoftmaxOutput``, with the ``softmax_label`` argument that this brings, or with ``logits`` in a plain
     fully connected layer.
     """
-    import mxnet as mx
+    mx = import_mxnet(Settings())
 
     data = mx.sym.Variable("data")
     net = mx.sym.Convolution(data / 255, kernel=(5, 5), stride=(2, 2), num_filter=4, name="conv")
@@ -56,7 +58,7 @@ def tiny_mlp(
     folder: Path, *, features: int = 4, classes: int = 3, labels: bool = False, logits: bool = False, seed: int = 0
 ) -> Path:
     """A two-layer perceptron on rows of numbers: input ``data`` (1, ``features``), output (N, ``classes``)."""
-    import mxnet as mx
+    mx = import_mxnet(Settings())
 
     net = mx.sym.FullyConnected(mx.sym.Variable("data"), num_hidden=8, name="hidden")
     net = mx.sym.Activation(net, act_type="tanh", name="tanh")
@@ -68,7 +70,7 @@ def tiny_mlp(
 
 def multiplier(folder: Path, *, factor: float = 2.0, features: int = 4) -> Path:
     """Answers its input ``data`` (1, ``features``) times ``factor``: a model whose right answer a test can compute."""
-    import mxnet as mx
+    mx = import_mxnet(Settings())
 
     net = mx.sym.FullyConnected(mx.sym.Variable("data"), num_hidden=features, no_bias=True, name="times")
     weights = {"times_weight": np.eye(features, dtype=np.float32) * np.float32(factor)}
@@ -77,7 +79,7 @@ def multiplier(folder: Path, *, factor: float = 2.0, features: int = 4) -> Path:
 
 def two_input_model(folder: Path) -> Path:
     """Inputs ``left`` (1, 3) and ``right`` (1, 2); answers the sum of both as one number: output (N, 1)."""
-    import mxnet as mx
+    mx = import_mxnet(Settings())
 
     left = mx.sym.FullyConnected(mx.sym.Variable("left"), num_hidden=1, no_bias=True, name="left_sum")
     right = mx.sym.FullyConnected(mx.sym.Variable("right"), num_hidden=1, no_bias=True, name="right_sum")
@@ -87,7 +89,7 @@ def two_input_model(folder: Path) -> Path:
 
 def two_output_model(folder: Path) -> Path:
     """Input ``data`` (1, 3); outputs twice (N, 3) and thrice (N, 3) the input."""
-    import mxnet as mx
+    mx = import_mxnet(Settings())
 
     data = mx.sym.Variable("data")
     return write_model(folder, mx.sym.Group([data * 2, data * 3]), {"data": (1, 3)})
@@ -95,7 +97,7 @@ def two_output_model(folder: Path) -> Path:
 
 def fixed_batch_model(folder: Path) -> Path:
     """Input ``data`` (1, 4), answers (1, 4) times three; the graph itself says that the batch is 1."""
-    import mxnet as mx
+    mx = import_mxnet(Settings())
 
     net = mx.sym.reshape(mx.sym.Variable("data") * 3, shape=(1, 4))
     return write_model(folder, net, {"data": (1, 4)})
@@ -103,7 +105,7 @@ def fixed_batch_model(folder: Path) -> Path:
 
 def heavy_model(folder: Path, *, weights_mb: int) -> Path:
     """A model whose weights take ``weights_mb`` MiB on disk and in memory; input (1, 1024), output (N, 1)."""
-    import mxnet as mx
+    mx = import_mxnet(Settings())
 
     hidden = weights_mb * 256  # rows of 1024 float32 are 4 KiB
     net = mx.sym.FullyConnected(mx.sym.Variable("data"), num_hidden=hidden, no_bias=True, name="heavy")
@@ -118,7 +120,7 @@ def hungry_model(folder: Path, *, megabytes_per_sample: int) -> Path:
     Input ``data`` (1, 4); output (N, 4), each number times the count of copies that were summed. It loads where one
     sample's memory is there, and runs out of memory on a request of enough samples.
     """
-    import mxnet as mx
+    mx = import_mxnet(Settings())
 
     copies = megabytes_per_sample * 65536  # one copy of 4 float32 is 16 bytes
     net = mx.sym.broadcast_axis(mx.sym.expand_dims(mx.sym.Variable("data"), axis=1), axis=1, size=copies)
@@ -138,7 +140,7 @@ def write_model(
     epoch: int = 0,
 ) -> Path:
     """Writes the files of a model with MXNet ``symbol``; parameters that ``weights`` does not give are random."""
-    import mxnet as mx
+    mx = import_mxnet(Settings())
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

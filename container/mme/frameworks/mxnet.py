@@ -58,7 +58,11 @@ class MXNetAdapter(Adapter):
         net = mx.sym.load_json(mx.sym.SoftmaxOutput(net, name="softmax").tojson())
         inputs = (TensorSpec("data", (1, 3, 32, 32)),)
         shapes, _, auxiliary_shapes = net.infer_shape(data=inputs[0].shape)
-        arguments = {name: mx.nd.ones(shape) for name, shape in zip(net.list_arguments(), shapes, strict=True)}
+        arguments = {
+            name: mx.nd.ones(shape)
+            for name, shape in zip(net.list_arguments(), shapes, strict=True)
+            if name != "data" and not _is_label(name)
+        }
         auxiliary = dict(zip(net.list_auxiliary_states(), map(mx.nd.ones, auxiliary_shapes), strict=True))
         model = MXNetModel(mx, net, inputs, arguments, auxiliary, "SoftmaxOutput", mx.cpu(), settings)
         for samples in (1, 2):
@@ -107,7 +111,7 @@ def _parameters(mx: Any, symbol: Any, files: artifacts.Artifacts, device: Any) -
     for name, value in loaded.items():
         values[name.split(":", 1)[1] if name.startswith(("arg:", "aux:")) else name] = value.as_in_context(device)
     return (
-        {name: values[name] for name in symbol.list_arguments() if name in values},
+        {name: values[name] for name in symbol.list_arguments() if name in values and not _is_label(name)},
         {name: values[name] for name in symbol.list_auxiliary_states() if name in values},
     )
 
@@ -147,14 +151,16 @@ def _complete(
         )
     known = {name: value.shape for name, value in arguments.items()}
     try:
-        shapes, _, auxiliary_shapes = symbol.infer_shape(**known, **{each.name: each.shape for each in inputs})
+        shapes, outputs, auxiliary_shapes = symbol.infer_shape_partial(
+            **known, **{each.name: each.shape for each in inputs}
+        )
         types, _, auxiliary_types = symbol.infer_type(**{each.name: each.dtype for each in inputs})
     except mx.base.MXNetError as error:
         raise ModelLoadError(
             f"{files.symbol.name}, {files.params.name} and {files.shapes.name} in {files.symbol.parent} do not fit "
             f"together: {_reason(error)}."
         ) from None
-    if shapes is None:
+    if not all(_is_known(shape) for shape in [*shapes, *outputs]):
         raise ModelLoadError(f"{files.shapes}: it leaves shapes in {files.symbol.name} open; does it name all inputs?")
     for name, dtype in zip(names, types or (), strict=False):
         if name in arguments and dtype is not None and arguments[name].dtype != dtype:
@@ -171,6 +177,10 @@ def _complete(
             )
         elif dtype is not None and auxiliary[name].dtype != dtype:
             auxiliary[name] = auxiliary[name].astype(dtype)
+
+
+def _is_known(shape: tuple[int, ...]) -> bool:
+    return len(shape) > 0 and 0 not in shape
 
 
 def _is_label(name: str) -> bool:
@@ -283,7 +293,7 @@ class MXNetModel(Model):
         """Binds the network for ``batch`` samples to the weights that are loaded; working memory is shared as well."""
         mx, symbol = self._mx, self._symbol
         dtypes = {each.name: each.dtype for each in self.inputs}
-        shapes, _, _ = symbol.infer_shape(**self._known_shapes(batch))
+        shapes, _, _ = symbol.infer_shape_partial(**self._known_shapes(batch))
         arguments, inputs = {}, {}
         for name, shape in zip(symbol.list_arguments(), shapes, strict=True):
             if name in self._arguments:
@@ -300,14 +310,17 @@ class MXNetModel(Model):
         return self._bound[batch]
 
     def _takes_batch(self, batch: int, declared: int) -> bool:
-        """Does the graph work for ``batch`` samples too, with outputs that grow and shrink with it?"""
+        """Does the graph work for ``batch`` samples too, with outputs that grow and shrink with it?
+
+        ``infer_shape_partial`` raises as ``infer_shape`` does, but does not print all parameters.
+        """
         try:
-            _, outputs, _ = self._symbol.infer_shape(**self._known_shapes(batch))
-            _, declared_outputs, _ = self._symbol.infer_shape(**self._known_shapes(declared))
+            _, outputs, _ = self._symbol.infer_shape_partial(**self._known_shapes(batch))
+            _, declared_outputs, _ = self._symbol.infer_shape_partial(**self._known_shapes(declared))
         except self._mx.base.MXNetError:
             return False
-        return outputs is not None and all(
-            len(shape) > 0 and shape[0] * declared == declared_shape[0] * batch and shape[1:] == declared_shape[1:]
+        return all(
+            _is_known(shape) and shape[0] * declared == declared_shape[0] * batch and shape[1:] == declared_shape[1:]
             for shape, declared_shape in zip(outputs, declared_outputs, strict=True)
         )
 
