@@ -1,0 +1,94 @@
+"""What a tree of processes holds in memory, as the kernel accounts for it. Linux only.
+
+The proportional set size (PSS) counts a page that n processes share as 1/n for each, so that the sum over a tree is
+what the tree takes from the machine, apart from pages that processes outside of it share as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+_JVM_ARGUMENT = "com.amazonaws.ml.mms.ModelServer"
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes, of one process or the sum of several. ``private`` pages, clean and dirty, belong to one process alone."""
+
+    pss_bytes: int = 0
+    private_bytes: int = 0
+    private_dirty_bytes: int = 0
+
+    def __add__(self, other: Memory) -> Memory:
+        return Memory(
+            self.pss_bytes + other.pss_bytes,
+            self.private_bytes + other.private_bytes,
+            self.private_dirty_bytes + other.private_dirty_bytes,
+        )
+
+
+@dataclass(frozen=True)
+class TreeMemory:
+    """A server's memory by role: ``jvm``, ``supervisor`` (what started it) and ``workers``, which is all else."""
+
+    jvm: Memory
+    supervisor: Memory
+    workers: Memory
+    processes: int
+    jvm_threads: int
+
+    @property
+    def total(self) -> Memory:
+        """The whole tree."""
+        return self.jvm + self.supervisor + self.workers
+
+
+def parse_rollup(text: str) -> Memory:
+    """What /proc/PID/smaps_rollup says."""
+    kilobytes = {}
+    for line in text.splitlines()[1:]:
+        name, _, value = line.partition(":")
+        kilobytes[name] = int(value.split()[0])
+    dirty, clean = kilobytes["Private_Dirty"], kilobytes["Private_Clean"]
+    return Memory(kilobytes["Pss"] * 1024, (dirty + clean) * 1024, dirty * 1024)
+
+
+def of_process(pid: int) -> Memory:
+    """Memory of one process; none where it has ended."""
+    try:
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return Memory()
+    return parse_rollup(text) if text else Memory()
+
+
+def of_tree(supervisor: psutil.Process) -> TreeMemory:
+    """Memory of ``supervisor`` and of all that descends from it, with orphans that came back to it."""
+    jvm = workers = Memory()
+    jvm_threads = 0
+    descendants = supervisor.children(recursive=True)
+    for process in descendants:
+        held = of_process(process.pid)
+        if is_jvm(process):
+            jvm = jvm + held
+            jvm_threads = process.num_threads()
+        else:
+            workers = workers + held
+    return TreeMemory(jvm, of_process(supervisor.pid), workers, 1 + len(descendants), jvm_threads)
+
+
+def private_bytes(processes: Iterable[psutil.Process]) -> int:
+    """Private memory of these processes together."""
+    return sum(of_process(process.pid).private_bytes for process in processes)
+
+
+def is_jvm(process: psutil.Process) -> bool:
+    """Is this the front end's process?"""
+    try:
+        return _JVM_ARGUMENT in process.cmdline()
+    except psutil.Error:
+        return False

@@ -1,0 +1,165 @@
+"""The models that are measured, made on the spot and kept in .cache/benchmarks, and the photo that they are shown.
+
+    tiny            a convolution and a fully connected layer, a few KB, 224×224 pixels in
+    squeezenet      SqueezeNet 1.0 (5 MB), resnet_18 (47 MB), resnet_152 (241 MB): the architectures of
+                    mxnet.gluon.model_zoo with random weights, exported as users export theirs; they end in logits
+    multiplier-N    four numbers times N: right answers can be computed
+
+Weights come from a fixed seed. MXNet is imported only where models are made, in a process of its own:
+``python -m benchmarks.models NAME…``.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.failure import BenchmarkError
+from benchmarks.report import ROOT, progress
+
+# Raise the number when what is made changes: a folder with another number is not looked at.
+CACHE_DIR = ROOT / ".cache" / "benchmarks" / "models-1"
+IMAGE_SHAPE = (1, 3, 224, 224)
+FEATURES = 4
+CLASSES = 1000
+SEED = 12
+PHOTO_SIZE = (640, 480)
+PHOTO_TYPE = "image/jpeg"
+
+_ZOO = {"squeezenet": "squeezenet1.0", "resnet_18": "resnet18_v1", "resnet_152": "resnet152_v1"}
+TITLES = {"tiny": "tiny", "squeezenet": "SqueezeNet 1.0", "resnet_18": "ResNet-18", "resnet_152": "ResNet-152"}
+
+
+def ensure(names: Sequence[str]) -> dict[str, Path]:
+    """The folders of these models; makes those that are missing."""
+    missing = [name for name in names if not (CACHE_DIR / name).is_dir()]
+    if missing:
+        progress(f"making {len(missing)} models in {os.path.relpath(CACHE_DIR)}")
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "benchmarks.models"],
+            input="\n".join(missing),
+            text=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        if done.returncode != 0:
+            raise BenchmarkError(f"the models could not be made:\n{done.stderr}")
+    return {name: CACHE_DIR / name for name in names}
+
+
+def weights_bytes(folder: Path) -> int:
+    """Size of a model's parameter files."""
+    return sum(path.stat().st_size for path in folder.glob("*.params"))
+
+
+def multiplier(factor: int) -> str:
+    """Name of the model that multiplies by ``factor``."""
+    return f"multiplier-{factor}"
+
+
+@cache
+def photo() -> bytes:
+    """A JPEG of 640×480 pixels, as large as a photo of that size: gradients, edges and grain, the same on every run."""
+    width, height = PHOTO_SIZE
+    random = np.random.RandomState(SEED)
+    down, across = np.mgrid[0:height, 0:width].astype(np.float32)
+    picture = np.stack([across / width * 255, down / height * 255, (across + down) / (width + height) * 255], axis=-1)
+    for _ in range(40):  # discs of one colour each
+        x, y, radius = random.randint(0, width), random.randint(0, height), random.randint(10, 90)
+        picture[(across - x) ** 2 + (down - y) ** 2 < radius**2] = random.randint(0, 256, 3)
+    picture += random.normal(0, 6, picture.shape)
+    body = io.BytesIO()
+    Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(body, "JPEG", quality=90)
+    return body.getvalue()
+
+
+# ---- making them, in a process of its own ----
+
+
+def make(name: str) -> None:
+    """Makes one model. It appears under its name when it is complete."""
+    CACHE_DIR.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=".making-", dir=CACHE_DIR))
+    try:
+        if name in _ZOO:
+            _make_from_zoo(_ZOO[name], unfinished)
+        elif name == "tiny":
+            _make_tiny(unfinished)
+        else:
+            _make_multiplier(unfinished, int(name.removeprefix(multiplier(0)[:-1])))
+        unfinished.chmod(0o755)
+        try:
+            unfinished.rename(CACHE_DIR / name)
+        except OSError:
+            pass  # another run made it meanwhile
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _make_from_zoo(architecture: str, folder: Path) -> None:
+    import mxnet as mx
+
+    mx.random.seed(SEED)
+    np.random.seed(SEED)
+    net = mx.gluon.model_zoo.vision.get_model(architecture, pretrained=False)
+    net.initialize(mx.init.Xavier(rnd_type="gaussian", factor_type="in", magnitude=2))
+    net.hybridize()
+    net(mx.nd.array(np.random.uniform(0, 255, IMAGE_SHAPE))).wait_to_read()
+    net.export(str(folder / "model"), epoch=0)
+    _write_shapes(folder, IMAGE_SHAPE)
+    _write_labels(folder)
+
+
+def _make_tiny(folder: Path) -> None:
+    import mxnet as mx
+
+    net = mx.sym.Convolution(mx.sym.Variable("data"), kernel=(7, 7), stride=(4, 4), num_filter=4, name="conv")
+    net = mx.sym.Pooling(mx.sym.Activation(net, act_type="relu"), global_pool=True, kernel=(1, 1), pool_type="avg")
+    net = mx.sym.FullyConnected(mx.sym.flatten(net), num_hidden=10, name="scores")
+    random = np.random.RandomState(SEED)
+    shapes, _, _ = net.infer_shape(data=IMAGE_SHAPE)
+    weights = dict(zip(net.list_arguments(), shapes, strict=True))
+    del weights["data"]
+    values = {f"arg:{name}": mx.nd.array(random.normal(0, 0.01, shape)) for name, shape in weights.items()}
+    _write(folder, net, values, IMAGE_SHAPE)
+    _write_labels(folder, 10)
+
+
+def _make_multiplier(folder: Path, factor: int) -> None:
+    import mxnet as mx
+
+    net = mx.sym.FullyConnected(mx.sym.Variable("data"), num_hidden=FEATURES, no_bias=True, name="times")
+    _write(folder, net, {"arg:times_weight": mx.nd.array(np.eye(FEATURES) * factor)}, (1, FEATURES))
+
+
+def _write(folder: Path, symbol: Any, values: dict[str, Any], shape: tuple[int, ...]) -> None:
+    import mxnet as mx
+
+    symbol.save(str(folder / "model-symbol.json"))
+    mx.nd.save(str(folder / "model-0000.params"), values)
+    _write_shapes(folder, shape)
+
+
+def _write_shapes(folder: Path, shape: tuple[int, ...]) -> None:
+    (folder / "model-shapes.json").write_text(json.dumps([{"name": "data", "shape": list(shape)}]))
+
+
+def _write_labels(folder: Path, count: int = CLASSES) -> None:
+    (folder / "synset.txt").write_text("".join(f"n{number:08d} class {number}\n" for number in range(count)))
+
+
+if __name__ == "__main__":
+    for line in sys.stdin.read().splitlines():
+        make(line)

@@ -1,0 +1,1 @@
+"""One module per benchmark, found by its name: see benchmarks/run.py."""

@@ -1,0 +1,20 @@
+"""Our server: the container's entry point on this machine, with its defaults."""
+
+from __future__ import annotations
+
+from benchmarks.report import ROOT
+from benchmarks.targets.base import Target, python
+
+ENTRYPOINT = ROOT / "container" / "dockerd-entrypoint.py"
+
+
+class OurTarget(Target):
+    """``dockerd-entrypoint.py serve``. ``MME_`` variables of the caller reach it."""
+
+    name = "ours"
+
+    def command(self) -> list[str]:
+        return python(str(ENTRYPOINT), "serve")
+
+    def environment(self) -> dict[str, str]:
+        return {**super().environment(), "MME_HOST": "127.0.0.1"}
