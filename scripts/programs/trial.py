@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from mme.errors import MmeError
 
 from scripts.programs.console import Failure
 
@@ -19,37 +26,53 @@ def try_model(folder: Path) -> str:
     Raises ``Failure`` with the handler's reason where it does not load or does not answer.
     """
     import mms
-    from mme.errors import MmeError
     from mms.context import Context, RequestProcessor
     from model_handler import ModelHandler
 
     context = Context(folder.name, str(folder.absolute()), {}, 1, None, mms.__version__)
     handler = ModelHandler()
-    try:
-        handler.initialize(context)
-    except MmeError as error:
-        raise Failure(f"the model does not load: {error}") from None
-    inputs = handler.model.inputs
-    arrays = {each.name: np.zeros((1, *each.sample_shape), each.dtype) for each in inputs}
-    if len(inputs) == 1:
-        body, content_type = _npy(arrays[inputs[0].name]), "application/x-npy"
-    else:
-        body, content_type = (
-            json.dumps({name: each.tolist() for name, each in arrays.items()}).encode(),
-            "application/json",
-        )
-
-    context.request_ids = {0: "trial"}
-    context.request_processor = [RequestProcessor({"Content-Type": content_type})]
-    answer = handler.handle([{"body": body}], context)[0]
-    text = " ".join((answer.decode(errors="replace") if isinstance(answer, bytes | bytearray) else str(answer)).split())
+    with _kept_from_the_terminal():
+        try:
+            handler.initialize(context)
+        except MmeError as error:
+            raise Failure(f"the model does not load: {error}") from None
+        body, content_type = _sample(handler.model.inputs)
+        context.request_ids = {0: "trial"}
+        context.request_processor = [RequestProcessor({"Content-Type": content_type})]
+        answer = handler.handle([{"body": body}], context)[0]
+    text = " ".join(answer.decode(errors="replace").split())
     status, _phrase = context.get_response_status(0)
     if status != 200:
         raise Failure(f"the model loads, but answers a sample of zeros with {status}: {text}")
     return text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + " …"
 
 
-def _npy(array: np.ndarray) -> bytes:
+def _sample(inputs: Any) -> tuple[bytes, str]:
+    """A request body with one sample of zeros, and its Content-Type."""
+    arrays = {each.name: np.zeros((1, *each.sample_shape), each.dtype) for each in inputs}
+    if len(arrays) > 1:
+        return json.dumps({name: each.tolist() for name, each in arrays.items()}).encode(), "application/json"
     buffer = io.BytesIO()
-    np.save(buffer, array)
-    return buffer.getvalue()
+    np.save(buffer, arrays[inputs[0].name])
+    return buffer.getvalue(), "application/x-npy"
+
+
+@contextmanager
+def _kept_from_the_terminal() -> Iterator[None]:
+    """Holds back standard error, what MXNet's library writes there included; shown where something unforeseen fails."""
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except Failure:
+            raise
+        except BaseException:
+            held.seek(0)
+            os.write(terminal, held.read())
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(terminal, 2)
+            os.close(terminal)

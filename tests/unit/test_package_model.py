@@ -50,6 +50,7 @@ def test_a_model_that_answers_is_packed_with_its_files_at_the_top(model: Path, t
     out = tmp_path / "out" / "digits.tar.gz"
     done = package_model(model, out)
     assert done.returncode == 0, done.stderr
+    assert done.stderr == "", "MXNet chatters"
     assert "loads and answers: [" in done.stdout
     assert "probability=" in done.stdout
     assert f"{out}: {readable_size(out.stat().st_size)}, sha256 {sha256_of(out)}" in done.stdout
