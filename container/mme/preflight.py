@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from mme import mms_config
 from mme.errors import StartError
 from mme.settings import Settings
 
@@ -102,7 +103,7 @@ def check_java(settings: Settings) -> None:
     """Java must start with the arguments that it will get; a bad one is named by Java itself."""
     home = java_home(settings)
     java = str(home / "bin" / "java") if home else "java"
-    command = [java, *settings.jvm_arguments.split(), "-version"]
+    command = [java, *mms_config.jvm_arguments(settings).split(), "-version"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     except OSError as error:

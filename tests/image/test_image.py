@@ -103,7 +103,8 @@ def test_no_compiler_package_tool_or_cache_is_left(image: Image) -> None:
         "bash",
         "-c",
         "for each in cc gcc g++ cpp ld as make javac pip pip3; do command -v $each; done;"
-        "find /root/.cache /home /tmp /var/tmp /var/lib/apt/lists /var/cache/apt /opt/ml /build -type f ! -name lock;"
+        "find /home /tmp /var/tmp -mindepth 1;"
+        "find /root/.cache /var/lib/apt/lists /var/cache/apt /opt/ml /build -type f ! -name lock;"
         "find /opt /usr /var -name '*.deb' -o -name '*.whl';"
         "find /opt/venv -path '*/numpy/tests' -o -path '*/mxnet/include'",
     )
