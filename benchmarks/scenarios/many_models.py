@@ -1,0 +1,209 @@
+"""How many models one server holds: time to load them all, memory, threads of the front end, and right answers.
+
+Each model multiplies by a number of its own, so that every answer can be checked. As the platform may load several
+models at a time, ``--loaders`` connections do it. Stock holds fewer: see --stock-models.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import random
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import psutil
+
+from benchmarks import models, options
+from benchmarks.connection import Answer, Connection
+from benchmarks.memory import TreeMemory
+from benchmarks.report import Result, Target, megabytes, milliseconds, progress
+from benchmarks.summary import Summary
+from benchmarks.targets import Target as Server
+
+INVOCATIONS = 200
+SEED = 7
+WANTED_LOAD_S = 100.0
+WANTED_BYTES = 8e9
+WANTED_MODELS = 1000
+# What a model costs on stock MMS, rounded up, and the part of the free memory that may be taken.
+STOCK_MODEL_BYTES = 130e6
+MEMORY_SHARE = 0.6
+STOCK_MODELS = 60
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the scenario; returns the exit code."""
+    parser = options.parser("many_models", __doc__)
+    parser.add_argument("--models", type=options.positive, help="models in our server (default 1000, quick 100)")
+    parser.add_argument(
+        "--stock-models",
+        type=options.positive,
+        help=f"models in stock MMS (default: what fits in {MEMORY_SHARE:.0%} of the free memory at 130 MB each, "
+        f"at most {STOCK_MODELS}, quick 8: at over half a second of both cores per load, more would only take longer)",
+    )
+    parser.add_argument("--loaders", type=options.positive, default=4, help="loads at the same time (default 4)")
+    chosen = parser.parse_args(arguments)
+    chosen.models = chosen.models or (100 if chosen.quick else WANTED_MODELS)
+    chosen.stock_models = chosen.stock_models or (8 if chosen.quick else stock_models_that_fit())
+    result = Result("many_models", {**options.recorded(chosen), "invocations": INVOCATIONS, "warm_up": "none"})
+    result.headers = [
+        "server",
+        "models",
+        "load s",
+        "load p50 ms",
+        "p99",
+        "PSS MB",
+        "per model",
+        "JVM MB",
+        "JVM threads",
+        "processes",
+        "right answers",
+        "invoke p50 ms",
+        "p99",
+    ]
+    result.notes = [f"{chosen.loaders} loads at a time; each model is invoked for the first time."]
+    for name in chosen.targets:
+        count = chosen.stock_models if name == "stock" else chosen.models
+        models.ensure([models.multiplier(factor) for factor in range(1, count + 1)])
+        progress(f"starting {name}")
+        with options.make_target(name) as server:
+            measure(server, count, chosen, result)
+    return result.finish(chosen.output)
+
+
+def stock_models_that_fit() -> int:
+    """So many that the machine keeps free memory for others."""
+    return max(1, min(STOCK_MODELS, int(psutil.virtual_memory().available * MEMORY_SHARE / STOCK_MODEL_BYTES)))
+
+
+def measure(server: Server, count: int, chosen: argparse.Namespace, result: Result) -> None:
+    """Loads ``count`` models, reads the memory, invokes some and reports."""
+    factors = range(1, count + 1)
+    for factor in factors:
+        server.install(models.CACHE_DIR / models.multiplier(factor), models.multiplier(factor))
+    empty = server.memory()
+    started_s = time.monotonic()
+    load_times_s = load_all(server, list(factors), chosen.loaders, result)
+    load_s = time.monotonic() - started_s
+    full = server.memory()
+    invoke_times_s, right = invoke_at_random(server, list(factors), result)
+    report(server.name, count, load_s, load_times_s, (empty, full), invoke_times_s, right, result)
+
+
+def load_all(server: Server, factors: list[int], loaders: int, result: Result) -> list[float]:
+    """Seconds of each load that succeeded."""
+    local = threading.local()
+    done = itertools.count(1)
+
+    def load(factor: int) -> float | None:
+        if not hasattr(local, "connection"):
+            local.connection = Connection(server.port)
+        name = models.multiplier(factor)
+        try:
+            answer: Answer = local.connection.load(name, server.model_url(name))
+        except OSError as error:
+            result.errors.append(f"{server.name}: load {name}: {error}")
+            return None
+        if answer.status != 200:
+            result.errors.append(f"{server.name}: load {name}: {answer.status} {answer.body[:200]!r}")
+            return None
+        number = next(done)
+        if number % 100 == 0 or number == len(factors):
+            progress(f"{server.name}: {number} of {len(factors)} models loaded")
+        return answer.elapsed_s
+
+    with ThreadPoolExecutor(loaders) as pool:
+        try:
+            return [seconds for seconds in pool.map(load, factors) if seconds is not None]
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def invoke_at_random(server: Server, factors: list[int], result: Result) -> tuple[list[float], int]:
+    """Seconds of each invocation, and how many were answered right."""
+    chance = random.Random(SEED)
+    times_s, right = [], 0
+    for _ in range(INVOCATIONS):
+        factor = chance.choice(factors)
+        numbers = [chance.randint(1, 100) for _ in range(models.FEATURES)]
+        body = json.dumps([numbers]).encode()
+        answer = server.connection.invoke(models.multiplier(factor), body, "application/json")
+        times_s.append(answer.elapsed_s)
+        if answer.status == 200 and numbers_of(answer) == [number * factor for number in numbers]:
+            right += 1
+        else:
+            result.errors.append(f"{server.name}: {factor} × {numbers}: {answer.status} {answer.body[:200]!r}")
+    return times_s, right
+
+
+def numbers_of(answer: Answer) -> Any:
+    """The one row of the answer: ours wraps the rows in an object, a plain handler does not."""
+    rows = json.loads(answer.body)
+    if isinstance(rows, dict):
+        rows = rows["predictions"]
+    return rows[0]
+
+
+def report(
+    name: str,
+    count: int,
+    load_s: float,
+    load_times_s: list[float],
+    memory: tuple[TreeMemory, TreeMemory],
+    invoke_times_s: list[float],
+    right: int,
+    result: Result,
+) -> None:
+    """Adds a server's line and, for ours, the targets. ``memory``: before and after the loads."""
+    empty, full = memory
+    loads = Summary.of(load_times_s or [float("nan")])
+    invocations = Summary.of(invoke_times_s)
+    per_model = (full.total.pss_bytes - empty.total.pss_bytes) / count
+    result.table.append(
+        [
+            name,
+            str(count),
+            f"{load_s:.1f}",
+            milliseconds(loads.p50),
+            milliseconds(loads.p99),
+            megabytes(full.total.pss_bytes),
+            megabytes(per_model),
+            megabytes(full.jvm.pss_bytes),
+            str(full.jvm_threads),
+            str(full.processes),
+            f"{right}/{INVOCATIONS}",
+            milliseconds(invocations.p50),
+            milliseconds(invocations.p99),
+        ]
+    )
+    result.rows.append(
+        {
+            "server": name,
+            "models": count,
+            "loaded": len(load_times_s),
+            "load_all_s": load_s,
+            "load_s": loads,
+            "pss_bytes": full.total.pss_bytes,
+            "pss_bytes_empty": empty.total.pss_bytes,
+            "pss_bytes_per_model": per_model,
+            "jvm_pss_bytes": full.jvm.pss_bytes,
+            "jvm_threads": full.jvm_threads,
+            "processes": full.processes,
+            "right_answers": right,
+            "invoke_s": invocations,
+        }
+    )
+    if name == "ours":
+        measured = count >= WANTED_MODELS
+        what = f"{WANTED_MODELS:,} tiny models"
+        total_gb = full.total.pss_bytes / 1e9
+        result.targets += [
+            Target(f"{what}: all loaded in", load_s if measured else None, "≤", WANTED_LOAD_S, "s"),
+            Target(f"{what}: PSS in all", total_gb if measured else None, "≤", WANTED_BYTES / 1e9, "GB"),
+            Target(f"{what}: right answers of {INVOCATIONS}", right if measured else None, "≥", INVOCATIONS),
+        ]
