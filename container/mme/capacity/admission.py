@@ -1,0 +1,201 @@
+"""May this model be loaded now? Answered before anything of it is read, so that the kernel never has to kill.
+
+    free      what the tightest limit leaves (memory.py)
+    promised  what loads under way were admitted with and have not taken yet (ledger.py)
+    need      what this load will take (footprint.py)
+    reserve   what loads leave to requests: MME_MEMORY_RESERVE_MB, or the larger of 256 MiB and 5 % of the limit
+
+A load is admitted if ``free - promised - need >= reserve``. When it is done, what it took can be seen in ``free``
+itself; if the reserve is broken then, the load is undone. Either way the answer is 507: the platform unloads something
+and tries again.
+
+``Admission`` works in any process of the server: in the worker that is to load (``with admission.loading(...)``), or in
+the process that forks workers (``admit``, then ``Ticket.hand_over`` to the child, which settles).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from mme.capacity.footprint import MIB, Artifact, Need, need_of, survey
+from mme.capacity.ledger import Ledger, Loading, new_key
+from mme.capacity.memory import MemoryReader, MemorySample, SystemMemory
+from mme.capacity.process_memory import ProcessId, anonymous_bytes
+from mme.errors import InsufficientMemory
+from mme.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+SMALLEST_DEFAULT_RESERVE_BYTES = 256 * MIB
+DEFAULT_RESERVE_SHARE = 0.05
+# Pages that a forked worker copies by writing to them do not show in its anonymous memory, which it seems to hold from
+# the start. Measured in forked MXNet workers, from a tiny model to VGG-11: 6 to 20 MiB.
+COPIED_ON_WRITE_BYTES = 16 * MIB
+
+
+# ---- policy ----
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What was decided, and from what; all in bytes."""
+
+    admitted: bool
+    missing_bytes: int  # what would have to be freed first; 0 if admitted
+
+
+def decide(sample: MemorySample, *, reserved_bytes: int, need_bytes: int, reserve_bytes: int) -> Decision:
+    """May ``need_bytes`` be taken, where ``reserved_bytes`` are promised and ``reserve_bytes`` must stay free?"""
+    missing = reserved_bytes + need_bytes + reserve_bytes - sample.free_bytes
+    return Decision(missing <= 0, max(0, missing))
+
+
+def reserve_bytes(settings: Settings, sample: MemorySample) -> int:
+    """What loads leave to requests. The share is one of the smallest limit, whichever level is fullest just now."""
+    if settings.memory_reserve_mb is not None:
+        return settings.memory_reserve_mb * MIB
+    return max(SMALLEST_DEFAULT_RESERVE_BYTES, int(sample.smallest_limit_bytes * DEFAULT_RESERVE_SHARE))
+
+
+# ---- effects ----
+
+
+class Admission:
+    """The gate that every load passes. ``runtime_dir`` is the server's private folder, the same for all its processes.
+
+    ``server_pid`` is the process that all others of this server descend from.
+    """
+
+    def __init__(
+        self, settings: Settings, runtime_dir: Path, *, server_pid: int, memory: MemoryReader | None = None
+    ) -> None:
+        self._settings = settings
+        self._memory = memory or SystemMemory(settings, server_pid=server_pid)
+        self._ledger = Ledger(runtime_dir)
+
+    @contextmanager
+    def loading(self, model_name: str, model_dir: Path) -> Iterator[Ticket]:
+        """Around a load in this process: admits it, and settles it when the block has ended well.
+
+        Raises ``InsufficientMemory`` before the block, or after it: then the model is to be dropped and the load
+        answered with 507. ``ModelLoadError`` for a declaration in serving.properties that is no number.
+        """
+        ticket = self.admit(model_name, model_dir)
+        try:
+            yield ticket
+        except BaseException:
+            ticket.release()
+            raise
+        ticket.settle()
+
+    def admit(self, model_name: str, model_dir: Path) -> Ticket:
+        """Admits a load in this process, or in a child that the ticket is handed over to; raises as ``loading``."""
+        artifact = survey(model_dir)
+        own = _own_process()
+        with self._ledger.open() as book:
+            need = need_of(model_dir, artifact, book.learnt)
+            sample = self._memory.read()
+            promised = book.outstanding_bytes()
+            reserve = reserve_bytes(self._settings, sample)
+            decision = decide(sample, reserved_bytes=promised, need_bytes=need.need_bytes, reserve_bytes=reserve)
+            if decision.admitted:
+                key = new_key()
+                book.loading[key] = Loading(
+                    model_name, own.pid, own.start_ticks, need.need_bytes, anonymous_bytes(own.pid)
+                )
+                return Ticket(self, key, model_name, need, artifact)
+            loads = len(book.loading)
+        under_way = f" less {_mib(promised)} promised to {loads} load(s) under way" if promised else ""
+        message = (
+            f"model {model_name!r} is refused: it needs {need}, and free are {_mib(sample.free_bytes)}{under_way}, of "
+            f"which {_mib(reserve)} are reserved for requests ({_limit(sample)}); {_mib(decision.missing_bytes)} are "
+            "missing. Unload other models, use a larger instance, or declare required_memory_mb in the model's "
+            "serving.properties if it needs less."
+        )
+        logger.warning("%s", message)
+        raise InsufficientMemory(message)
+
+    def _hand_over(self, key: str, pid: int) -> None:
+        child = ProcessId.of(pid)
+        with self._ledger.open() as book:
+            load = book.loading.pop(key, None)
+            if load and child:
+                book.loading[key] = Loading(
+                    load.model, child.pid, child.start_ticks, load.need_bytes, anonymous_bytes(child.pid)
+                )
+
+    def _settle(self, ticket: Ticket, taken_bytes: int | None) -> None:
+        with self._ledger.open() as book:
+            load = book.loading.pop(ticket.key, None)
+            if taken_bytes is None:
+                before = load.anonymous_before_bytes if load else 0
+                pid = load.pid if load else os.getpid()
+                taken_bytes = max(0, anonymous_bytes(pid) - before) + COPIED_ON_WRITE_BYTES
+            book.learn(ticket.artifact.identity, taken_bytes)
+            sample = self._memory.read()
+            promised = book.outstanding_bytes()
+            reserve = reserve_bytes(self._settings, sample)
+        decision = decide(sample, reserved_bytes=promised, need_bytes=0, reserve_bytes=reserve)
+        if decision.admitted:
+            logger.debug(
+                "model %r is loaded: it took %s of %s; %s", ticket.model, _mib(taken_bytes), ticket.need, sample
+            )
+            return
+        message = (
+            f"model {ticket.model!r} is undone after its load: it took {_mib(taken_bytes)} where {ticket.need} were "
+            f"expected, and free are {_mib(sample.free_bytes)}, of which {_mib(promised)} are promised to loads under "
+            f"way and {_mib(reserve)} reserved for requests ({_limit(sample)}); {_mib(decision.missing_bytes)} are "
+            "missing. Unload other models, or use a larger instance."
+        )
+        logger.warning("%s", message)
+        raise InsufficientMemory(message)
+
+    def _release(self, key: str) -> None:
+        with self._ledger.open() as book:
+            book.loading.pop(key, None)
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """The right to load one model. It must be settled or released; the death of the loading process releases it."""
+
+    admission: Admission
+    key: str
+    model: str
+    need: Need
+    artifact: Artifact
+
+    def hand_over(self, pid: int) -> None:
+        """The load goes on in child ``pid``; called right after the fork."""
+        self.admission._hand_over(self.key, pid)
+
+    def settle(self, taken_bytes: int | None = None) -> None:
+        """The model is loaded and has taken so much (default: what the loading process grew by).
+
+        Raises ``InsufficientMemory`` if the reserve is broken now: the load is to be undone.
+        """
+        self.admission._settle(self, taken_bytes)
+
+    def release(self) -> None:
+        """The load failed. May be called again, and after ``settle``."""
+        self.admission._release(self.key)
+
+
+def _own_process() -> ProcessId:
+    own = ProcessId.of(os.getpid())
+    if own is None:
+        raise OSError("/proc does not show this process")
+    return own
+
+
+def _limit(sample: MemorySample) -> str:
+    return f"limit {_mib(sample.limit_bytes)}: {sample.source}"
+
+
+def _mib(size_bytes: int) -> str:
+    return f"{size_bytes // MIB} MiB"

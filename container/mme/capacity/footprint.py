@@ -1,0 +1,189 @@
+"""What a model will need: declared by itself, learnt from its last load, or estimated from its files.
+
+Estimates are for a worker that was forked from a process with the framework in it, after one pass through the model:
+
+    need = start + factor × bytes of the files + working memory (working factor × bytes, at most so much)
+
+Measured for MXNet 1.9.1 (lean loading, naive engine, random weights, one 224 × 224 image), private MiB of the worker
+after load and two passes, beside what the estimate says:
+
+    model             params   private   estimate
+    tiny MLP             0.0       7.9        8.0
+    MobileNet 0.25       1.8      25.5       28.3
+    SqueezeNet           4.8      35.7       53.2
+    DenseNet-121        30.8      79.3       81.9
+    ResNet-18           44.6      81.8       97.1
+    Inception v3        91.1     146.9      148.2
+    ResNet-50           97.8     146.8      155.6
+    ResNet-152         230.5     282.7      301.5
+    VGG-11             506.8     561.0      605.5
+
+An estimate is wrong where a model works on much larger inputs than its weights suggest. It is used once: the first load
+teaches better, and what a load really took counts from then on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import stat
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from mme.errors import ModelLoadError
+
+MIB = 1024 * 1024
+# A model of more files than this is estimated, and told from others, by the first of them.
+MOST_FILES = 10_000
+_LONGEST_PROPERTIES_BYTES = 64 * 1024
+_DECLARATIONS = ("required_memory_mb", "option.required_memory_mb")
+
+
+@dataclass(frozen=True)
+class Growth:
+    """How a framework's memory grows with its files (module docstring); sizes in MiB.
+
+    ``import_mib`` is what importing ``module`` takes in a process that has not done it yet.
+    """
+
+    suffixes: tuple[str, ...]
+    factor: float
+    start_mib: float = 8
+    working_factor: float = 0.0
+    most_working_mib: float = 0.0
+    module: str = ""
+    import_mib: float = 0.0
+
+
+FRAMEWORKS = {
+    "mxnet": Growth((".params",), 1.1, working_factor=10, most_working_mib=40, module="mxnet", import_mib=110),
+    # Not measured here, meant to be too much rather than too little: pickles may be compressed, JSON is parsed into
+    # something several times its size, session-based runtimes keep prepacked copies of the weights.
+    "scikit-learn": Growth((".joblib", ".pkl", ".pickle"), 3, module="sklearn", import_mib=100),
+    "xgboost": Growth((".json", ".ubj", ".xgb"), 5, module="xgboost", import_mib=100),
+    "lightgbm": Growth((".txt", ".lgb"), 4, module="lightgbm", import_mib=100),
+    "onnx": Growth((".onnx",), 2.5, most_working_mib=64, working_factor=1, module="onnxruntime", import_mib=60),
+    "pytorch": Growth((".pt", ".pth", ".safetensors"), 2, most_working_mib=64, working_factor=1),
+    "tensorflow": Growth((".pb", ".h5", ".keras", ".tflite"), 2.5, most_working_mib=64, working_factor=1),
+}
+OTHER = Growth((), 2, start_mib=16)
+_BY_SUFFIX = {suffix: growth for growth in FRAMEWORKS.values() for suffix in growth.suffixes}
+
+
+@dataclass(frozen=True)
+class Need:
+    """Memory that a load will take, and how that is known."""
+
+    need_bytes: int
+    kind: Literal["declared", "learnt", "estimated"]
+
+    def __str__(self) -> str:
+        return f"{-(-self.need_bytes // MIB)} MiB ({self.kind})"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A model folder's files. ``identity`` is the same for the same paths, sizes and times of change."""
+
+    identity: str
+    bytes_by_suffix: Mapping[str, int]
+
+    @property
+    def total_bytes(self) -> int:
+        """Size of all files."""
+        return sum(self.bytes_by_suffix.values())
+
+
+def need_of(model_dir: Path, artifact: Artifact, learnt: Mapping[str, int]) -> Need:
+    """What the model in ``model_dir`` will need; ``learnt`` has bytes by identity.
+
+    Raises ``ModelLoadError`` for a declaration that is no number.
+    """
+    declared = declared_bytes(model_dir)
+    if declared is not None:
+        return Need(declared, "declared")
+    if artifact.identity in learnt:
+        return Need(learnt[artifact.identity], "learnt")
+    return Need(estimated_bytes(artifact), "estimated")
+
+
+def declared_bytes(model_dir: Path) -> int | None:
+    """``required_memory_mb`` or ``option.required_memory_mb`` (MiB) of the model's own serving.properties, in bytes.
+
+    Raises ``ModelLoadError`` for anything but a whole number of at least 1.
+    """
+    file = model_dir / "serving.properties"
+    try:
+        with file.open("rb") as opened:
+            text = opened.read(_LONGEST_PROPERTIES_BYTES).decode("latin-1")  # as java.util.Properties has it
+    except OSError:
+        return None
+    values = {}
+    for line in text.splitlines():
+        match = re.fullmatch(r"\s*([^#!\s:=][^\s:=]*)\s*[:=\s]\s*(.*?)\s*", line)
+        if match:
+            values[match[1]] = match[2]
+    for name in _DECLARATIONS:
+        if name in values:
+            if not re.fullmatch(r"0*[1-9][0-9]{0,8}", values[name]):
+                raise ModelLoadError(
+                    f"{file}: {name}={values[name][:40]} is not allowed: it takes the memory that the model needs, in "
+                    "MiB, as a whole number from 1 to 999999999."
+                )
+            return int(values[name]) * MIB
+    return None
+
+
+def estimated_bytes(artifact: Artifact) -> int:
+    """What a model with these files may take at most, in all likelihood."""
+    needs: dict[Growth, float] = {}
+    for suffix, size in artifact.bytes_by_suffix.items():
+        growth = _BY_SUFFIX.get(suffix, OTHER)
+        working = min(growth.working_factor * size, growth.most_working_mib * MIB)
+        needs[growth] = needs.get(growth, 0) + growth.factor * size + working
+    # the framework is that of the files that weigh most; others are labels, code and the like
+    main = max(needs, key=lambda growth: needs[growth]) if needs else OTHER
+    importing = main.import_mib if main.module and main.module not in sys.modules else 0
+    return int(sum(needs.values()) + (main.start_mib + importing) * MIB)
+
+
+def survey(model_dir: Path) -> Artifact:
+    """Looks at the folder's files: names, sizes and times alone, a few hundred microseconds.
+
+    Links to files count as what they point to, links to folders are not followed, and the size of a sparse file is what
+    reading it would give. What cannot be looked at does not count: the load itself will say what is wrong.
+    """
+    found: list[tuple[str, int, int]] = []
+    bytes_by_suffix: dict[str, int] = {}
+    folders = [str(model_dir)]
+    while folders and len(found) < MOST_FILES:
+        folder = folders.pop()
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+                        continue
+                    if len(found) >= MOST_FILES:
+                        break
+                    about = _stat(entry)
+                    if about is None or not stat.S_ISREG(about.st_mode):
+                        continue
+                    found.append((os.path.relpath(entry.path, model_dir), about.st_size, about.st_mtime_ns))
+                    suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122 (no Path per file)
+                    bytes_by_suffix[suffix] = bytes_by_suffix.get(suffix, 0) + about.st_size
+        except OSError:
+            continue
+    identity = hashlib.blake2b(repr(sorted(found)).encode("utf-8", "surrogateescape"), digest_size=12).hexdigest()
+    return Artifact(identity, bytes_by_suffix)
+
+
+def _stat(entry: os.DirEntry[str]) -> os.stat_result | None:
+    try:
+        return entry.stat()
+    except OSError:
+        return None
