@@ -8,12 +8,10 @@ import json
 import os
 import shlex
 import shutil
-import signal
 import tempfile
 import time
 from pathlib import Path
-from types import FrameType
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 import requests
 
@@ -21,7 +19,7 @@ from scripts.programs import sample_models
 from scripts.programs.console import Failure, port, run
 from scripts.programs.container_api import ContainerApi
 from scripts.programs.progress import steps_bar
-from scripts.programs.server_process import ROOT, ServerProcess, refuse_taken_port
+from scripts.programs.server_process import ROOT, ServerProcess, refuse_taken_port, stop_on_signals
 
 HOST = "127.0.0.1"
 LEAST_ACCURACY = 0.95
@@ -49,8 +47,7 @@ class Samples(NamedTuple):
 def main() -> int:
     """Returns 0 once everything was shown and stopped; each failure is explained."""
     arguments = parse()
-    for number in (signal.SIGTERM, signal.SIGHUP):  # like Ctrl-C: leave through every `with`
-        signal.signal(number, _interrupt)
+    stop_on_signals()
     refuse_taken_port(HOST, arguments.port)
 
     heading(1, "Two models, trained on the handwritten digits of scikit-learn")
@@ -214,10 +211,6 @@ def expect(status: int, response: requests.Response, what: str) -> requests.Resp
         reason = " ".join(response.text.split())
         raise Unexpected(f"{what}: answered {response.status_code} instead of {status}, {reason}")
     return response
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

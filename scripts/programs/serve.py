@@ -1,4 +1,4 @@
-"""Becomes the container's server on this machine: natively, or as the image with --docker."""
+"""The container's server on this machine, in the foreground: natively, or as the image with --docker."""
 
 from __future__ import annotations
 
@@ -9,29 +9,33 @@ import subprocess
 from pathlib import Path
 
 from scripts.programs.console import Failure, port, run
-from scripts.programs.server_process import COMMAND, ROOT, environment, refuse_taken_port
+from scripts.programs.server_process import ROOT, ServerProcess, refuse_taken_port, stop_on_signals
 
 IMAGE = "demo-sagemaker-multimodel"  # what build_and_push.sh makes by default
 
 
 def main() -> int:
-    """Never returns where all goes well: the server takes this process over, and with it Ctrl-C and the exit code."""
+    """Returns the server's exit code; 0 after Ctrl-C, SIGTERM or the end of the terminal."""
     arguments = parse()
     base_dir: Path = arguments.base_dir.absolute()
     (base_dir / ("model" if arguments.single else "models")).mkdir(parents=True, exist_ok=True)
     refuse_taken_port(arguments.host, arguments.port)
-
-    url = f"http://{arguments.host}:{arguments.port}"
     what = f"the model in {base_dir}/model" if arguments.single else f"models in {base_dir}/models/NAME/model"
-    print(f"serving {what} on {url}; Ctrl-C stops", flush=True)
+    announcement = f"serving {what} on http://{arguments.host}:{arguments.port}; Ctrl-C stops"
     if arguments.docker:
         command = docker_command(arguments, base_dir)
-        os.execvp(command[0], command)
-    os.execve(
-        COMMAND[0],
-        COMMAND,
-        environment(port=arguments.port, host=arguments.host, base_dir=base_dir, multi_model=not arguments.single),
-    )
+        print(announcement, flush=True)
+        os.execvp(command[0], command)  # docker passes signals on and ends with the container's exit code
+
+    stop_on_signals()
+    print(announcement, flush=True)
+    with ServerProcess(
+        port=arguments.port, host=arguments.host, base_dir=base_dir, multi_model=not arguments.single
+    ) as server:
+        try:
+            return server.wait()
+        except KeyboardInterrupt:
+            return server.stop()
 
 
 def parse() -> argparse.Namespace:

@@ -1,8 +1,9 @@
-"""The container's server on this machine: what scripts/serve becomes, and what scripts/quickstart starts and stops."""
+"""The container's server on this machine, as scripts/serve and scripts/quickstart start and stop it."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import os
 import signal
@@ -11,7 +12,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
+from typing import NoReturn
 
 from scripts.programs.console import Failure
 from scripts.programs.container_api import ContainerApi
@@ -20,10 +22,11 @@ ROOT = Path(__file__).resolve().parents[2]
 ENTRYPOINT = ROOT / "container" / "dockerd-entrypoint.py"
 COMMAND = [sys.executable, "-P", str(ENTRYPOINT), "serve"]
 POLL_S = 0.05
+PR_SET_PDEATHSIG = 1
 LOG_TAIL_LINES = 25
 
 
-def environment(*, port: int, host: str, base_dir: Path, multi_model: bool = True) -> dict[str, str]:
+def environment(*, port: int, host: str, base_dir: Path, multi_model: bool) -> dict[str, str]:
     """This process's environment with what the entry point needs on top."""
     return {
         **os.environ,
@@ -32,6 +35,16 @@ def environment(*, port: int, host: str, base_dir: Path, multi_model: bool = Tru
         "SAGEMAKER_BASE_DIR": str(base_dir.absolute()),
         "MME_HOST": host,
     }
+
+
+def stop_on_signals() -> None:
+    """Makes SIGTERM and SIGHUP (the terminal was closed) act as Ctrl-C does: leave through every ``with``."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def refuse_taken_port(host: str, port: int) -> None:
@@ -49,22 +62,35 @@ def refuse_taken_port(host: str, port: int) -> None:
         raise Failure(f"nothing can listen on {host}:{port}: {os.strerror(error.errno or 0)}.") from None
 
 
-class ServerProcess:
-    """A running server with its log in a file. Leaving the ``with`` block stops it and all that it started."""
+def _end_with_parent() -> None:
+    """In the new process: be told to stop when the one that started it ends, in whatever way (prctl(2))."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
-    def __init__(self, *, port: int, host: str, base_dir: Path, log: Path) -> None:
+
+class ServerProcess:
+    """A running server. Leaving the ``with`` block stops it and all that it started; so does our own death.
+
+    Its log goes to the file ``log``, or where ours goes.
+    """
+
+    def __init__(
+        self, *, port: int, host: str, base_dir: Path, multi_model: bool = True, log: Path | None = None
+    ) -> None:
         self.log = log
         self.api = ContainerApi(f"http://{host}:{port}")
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("wb") as output:
-            # A session of its own: Ctrl-C reaches us alone, and we stop the server in order.
+        if log is not None:
+            log.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.nullcontext() if log is None else log.open("wb") as output:
+            # A session of its own: Ctrl-C reaches us alone, and we stop the server in order. Were it to reach all of
+            # the server's processes, each would end in its own way, MMS's workers with a traceback.
             self._process = subprocess.Popen(
                 COMMAND,
-                env=environment(port=port, host=host, base_dir=base_dir),
+                env=environment(port=port, host=host, base_dir=base_dir, multi_model=multi_model),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
-                stderr=subprocess.STDOUT,
+                stderr=None if output is None else subprocess.STDOUT,
                 start_new_session=True,
+                preexec_fn=_end_with_parent,
             )
 
     def __enter__(self) -> ServerProcess:
@@ -104,5 +130,7 @@ class ServerProcess:
 
     def explain(self, what: str) -> str:
         """``what`` with the end of the server's log and where all of it is."""
+        if self.log is None:
+            return what
         lines = self.log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
         return f"{what}. The end of its log, {self.log}:\n" + "\n".join(f"  | {line}" for line in lines)

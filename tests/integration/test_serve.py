@@ -83,6 +83,23 @@ def test_it_serves_the_models_below_its_base_dir_until_ctrl_c(tmp_path: Path) ->
     assert f"serving models in {tmp_path}/ml/models/NAME/model on {server.url}" in server.output.read_text()
 
 
+def test_the_server_ends_with_a_serve_that_was_killed(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        server.process.kill()
+        wait_until(lambda: not marked_processes(server.mark), "nothing of the server is left", STOP_TIMEOUT_S)
+
+
+def test_a_server_that_dies_ends_serve_with_its_exit_code(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        # a front end that dies before its supervisor calls the start done is started again
+        wait_until(lambda: "mme.server - serving" in server.output.read_text(), "the start is over")
+        jvm = [each for each in marked_processes(server.mark) if "com.amazonaws.ml.mms.ModelServer" in each.cmdline()]
+        assert len(jvm) == 1
+        jvm[0].kill()
+        assert server.process.wait(STOP_TIMEOUT_S) == 128 + signal.SIGKILL
+        assert marked_processes(server.mark) == []
+
+
 def test_single_serves_one_model_on_invocations(tmp_path: Path) -> None:
     multiplier(tmp_path / "ml" / "model", factor=3)
     with serving(tmp_path, "--single") as server:
