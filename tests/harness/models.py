@@ -7,6 +7,8 @@ Models are a few KB unless a size is asked for. MXNet is imported on the first c
 from __future__ import annotations
 
 import json
+import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +172,68 @@ def write_shapes(folder: Path, input_shapes: dict[str, tuple[int, ...]], *, pref
     """Writes ``*-shapes.json``, the file that names a model's inputs."""
     inputs = [{"name": name, "shape": list(shape)} for name, shape in input_shapes.items()]
     (folder / f"{prefix}-shapes.json").write_text(json.dumps(inputs))
+
+
+def embedding_model(folder: Path) -> Path:
+    """Input ``data`` (1, 2) of int32 numbers below 5; answers row n of a table, [n, 10 n], for each: (N, 2, 2)."""
+    mx = import_mxnet(Settings())
+
+    net = mx.sym.Embedding(mx.sym.Variable("data"), input_dim=5, output_dim=2, name="table")
+    table = np.array([[n, 10 * n] for n in range(5)], np.float32)
+    write_model(folder, net, {"data": (1, 2)}, weights={"table_weight": table})
+    (Path(folder) / "model-shapes.json").write_text('[{"name": "data", "shape": [1, 2], "dtype": "int32"}]')
+    return Path(folder)
+
+
+def make_old(folder: Path) -> Path:
+    """Rewrites a model as MXNet 0.8 saved it, which knew neither "attrs" nor auxiliary states in the graph.
+
+    The symbol has "param" and "backward_source_id"; parameters have 32-bit shapes and no magic number of their own
+    (NDArray::LegacyLoad in ndarray.cc, LoadLegacyJSONPass in legacy_json_util.cc).
+    """
+    mx = import_mxnet(Settings())
+
+    (symbol_path,) = Path(folder).glob("*-symbol.json")
+    graph = json.loads(symbol_path.read_text())
+    auxiliary = set(mx.sym.load(str(symbol_path)).list_auxiliary_states())
+    kept = [position for position, node in enumerate(graph["nodes"]) if node["name"] not in auxiliary]
+    numbers = {old: new for new, old in enumerate(kept)}
+    nodes = [
+        {
+            "op": node["op"],
+            "param": node.get("attrs", {}),
+            "name": node["name"],
+            "inputs": [[numbers[entry[0]], entry[1]] for entry in node["inputs"] if entry[0] in numbers],
+            "backward_source_id": -1,
+        }
+        for node in (graph["nodes"][position] for position in kept)
+    ]
+    old = {
+        "nodes": nodes,
+        "arg_nodes": [number for number, node in enumerate(nodes) if node["op"] == "null"],
+        "heads": [[numbers[head[0]], head[1]] for head in graph["heads"]],
+    }
+    symbol_path.write_text(json.dumps(old, indent=2))
+
+    for path in Path(folder).glob("*.params"):
+        arrays = {name: value.asnumpy() for name, value in mx.nd.load(str(path)).items()}
+        data = struct.pack("<QQQ", 0x112, 0, len(arrays))
+        for array in arrays.values():
+            data += struct.pack(f"<I{array.ndim}I", array.ndim, *array.shape) + struct.pack("<iii", 1, 0, 0)
+            data += array.astype("<f4").tobytes()
+        data += struct.pack("<Q", len(arrays))
+        for name in arrays:
+            data += struct.pack("<Q", len(name)) + name.encode()
+        path.write_bytes(data)
+    return Path(folder)
+
+
+def change_params(path: Path, change: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]) -> None:
+    """Rewrites a file of parameters; ``change`` gets and returns them by name, as NumPy arrays."""
+    mx = import_mxnet(Settings())
+
+    changed = change({name: value.asnumpy() for name, value in mx.nd.load(str(path)).items()})
+    mx.nd.save(str(path), {name: mx.nd.array(value, dtype=value.dtype) for name, value in changed.items()})
 
 
 def _labels(count: int) -> list[str]:
