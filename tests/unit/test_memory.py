@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from mme.capacity.memory import MIB, SystemMemory
+from mme.capacity.memory import MIB, KernelMemory, SystemMemory
 from mme.capacity.process_memory import ProcessId, ProcessTree, anonymous_bytes
 from mme.settings import Settings
 
@@ -97,7 +97,7 @@ class FakeSystem:
     def memory(self, settings: Settings | None = None, server_pid: int = 0) -> SystemMemory:
         self.write("proc/self/cgroup", "".join(line + "\n" for line in self.cgroup_lines))
         self.write("proc/self/mountinfo", "".join(line + "\n" for line in self.mount_lines))
-        return SystemMemory(settings or Settings(), server_pid=server_pid, root=self.root)
+        return SystemMemory(settings or Settings(), self.root, server_pid=server_pid, root=self.root)
 
 
 @pytest.fixture
@@ -326,7 +326,7 @@ def test_a_process_is_looked_at_again_when_its_resident_size_has_changed_or_its_
     system: FakeSystem,
 ) -> None:
     fake_process(system, 10, 1, pss_mib=100, resident_mib=200)
-    tree = ProcessTree(10, system.root / "proc")
+    tree = ProcessTree(10, proc=system.root / "proc")
     assert tree.used_bytes() == 100 * MIB
     fake_process(system, 10, 1, pss_mib=70, resident_mib=201)
     assert tree.used_bytes() == 100 * MIB  # hardly any change: not looked at
@@ -338,21 +338,31 @@ def test_a_process_is_looked_at_again_when_its_resident_size_has_changed_or_its_
     assert tree.used_bytes() == 1 * MIB
 
 
+def test_what_one_process_has_looked_at_another_need_not(system: FakeSystem) -> None:
+    fake_process(system, 10, 1, pss_mib=100, resident_mib=200)
+    cache = system.root / "processes.json"
+    assert ProcessTree(10, cache_file=cache, proc=system.root / "proc").used_bytes() == 100 * MIB
+    fake_process(system, 10, 1, pss_mib=70, resident_mib=200)
+    assert ProcessTree(10, cache_file=cache, proc=system.root / "proc").used_bytes() == 100 * MIB
+    cache.write_text('{"10": [')
+    assert ProcessTree(10, cache_file=cache, proc=system.root / "proc").used_bytes() == 70 * MIB
+
+
 def test_a_process_that_may_not_be_looked_at_counts_with_its_resident_size(system: FakeSystem) -> None:
     fake_process(system, 10, 1, pss_mib=100, resident_mib=200)
     (system.root / "proc/10/smaps_rollup").unlink()
-    assert ProcessTree(10, system.root / "proc").used_bytes() == 200 * MIB
+    assert ProcessTree(10, proc=system.root / "proc").used_bytes() == 200 * MIB
 
 
 def test_a_server_that_is_gone_takes_nothing(system: FakeSystem) -> None:
-    assert ProcessTree(10, system.root / "proc").used_bytes() == 0
+    assert ProcessTree(10, proc=system.root / "proc").used_bytes() == 0
 
 
 # ---- this machine ----
 
 
 def test_this_machine_is_read_in_less_than_a_millisecond() -> None:
-    memory = SystemMemory(Settings(), server_pid=os.getpid())
+    memory = KernelMemory()
     sample = memory.read()
     assert 0 < sample.free_bytes < sample.limit_bytes
     fastest_s = min(_timed_s(memory.read) for _ in range(50))
@@ -452,7 +462,7 @@ def test_a_real_cgroup_v1_is_seen_from_inside_and_its_page_cache_counts_as_free(
 
 def _fill_and_read(group: Path, file: Path) -> list[dict[str, int | str]]:
     """Samples from inside ``group``: at first, with 64 MiB of ``file`` in its page cache, with 64 MiB of its own."""
-    memory = SystemMemory(Settings(), server_pid=os.getpid())
+    memory = KernelMemory()
 
     def look() -> dict[str, int | str]:
         charged = int((group / "memory.usage_in_bytes").read_text())

@@ -3,7 +3,7 @@
     free      what the tightest limit leaves (memory.py)
     promised  what loads under way were admitted with and have not taken yet (ledger.py)
     need      what this load will take (footprint.py)
-    reserve   what loads leave to requests: MME_MEMORY_RESERVE_MB, or the larger of 256 MiB and 5 % of the limit
+    reserve   what loads leave to requests: MME_MEMORY_RESERVE_MB, or the larger of 256 MiB and 5 % of the limit (policy.py)
 
 A load is admitted if ``free - promised - need >= reserve``. When it is done, what it took can be seen in ``free``
 itself; if the reserve is broken then, the load is undone. Either way the answer is 507: the platform unloads something
@@ -22,47 +22,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from mme.capacity.footprint import MIB, Artifact, Need, need_of, survey
+from mme.capacity.footprint import Artifact, Need, need_of, survey
+from mme.capacity.guard import RequestGuard, limited_growth
 from mme.capacity.ledger import Ledger, Loading, new_key
-from mme.capacity.memory import MemoryReader, MemorySample, SystemMemory
+from mme.capacity.memory import MIB, KernelMemory, MemoryReader, MemorySample, SystemMemory
+from mme.capacity.policy import decide, load_growth_bytes, reserve_bytes
 from mme.capacity.process_memory import ProcessId, anonymous_bytes
 from mme.errors import InsufficientMemory
 from mme.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-SMALLEST_DEFAULT_RESERVE_BYTES = 256 * MIB
-DEFAULT_RESERVE_SHARE = 0.05
 # Pages that a forked worker copies by writing to them do not show in its anonymous memory, which it seems to hold from
 # the start. Measured in forked MXNet workers, from a tiny model to VGG-11: 6 to 20 MiB.
 COPIED_ON_WRITE_BYTES = 16 * MIB
-
-
-# ---- policy ----
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What was decided, and from what; all in bytes."""
-
-    admitted: bool
-    missing_bytes: int  # what would have to be freed first; 0 if admitted
-
-
-def decide(sample: MemorySample, *, reserved_bytes: int, need_bytes: int, reserve_bytes: int) -> Decision:
-    """May ``need_bytes`` be taken, where ``reserved_bytes`` are promised and ``reserve_bytes`` must stay free?"""
-    missing = reserved_bytes + need_bytes + reserve_bytes - sample.free_bytes
-    return Decision(missing <= 0, max(0, missing))
-
-
-def reserve_bytes(settings: Settings, sample: MemorySample) -> int:
-    """What loads leave to requests. The share is one of the smallest limit, whichever level is fullest just now."""
-    if settings.memory_reserve_mb is not None:
-        return settings.memory_reserve_mb * MIB
-    return max(SMALLEST_DEFAULT_RESERVE_BYTES, int(sample.smallest_limit_bytes * DEFAULT_RESERVE_SHARE))
-
-
-# ---- effects ----
 
 
 class Admission:
@@ -75,19 +48,21 @@ class Admission:
         self, settings: Settings, runtime_dir: Path, *, server_pid: int, memory: MemoryReader | None = None
     ) -> None:
         self._settings = settings
-        self._memory = memory or SystemMemory(settings, server_pid=server_pid)
+        self._memory = memory or SystemMemory(settings, runtime_dir, server_pid=server_pid)
         self._ledger = Ledger(runtime_dir)
 
     @contextmanager
     def loading(self, model_name: str, model_dir: Path) -> Iterator[Ticket]:
         """Around a load in this process: admits it, and settles it when the block has ended well.
 
-        Raises ``InsufficientMemory`` before the block, or after it: then the model is to be dropped and the load
+        Inside, an allocation that would endanger others fails (guard.py). Raises ``InsufficientMemory`` before the
+        block, or after it: then the model is to be dropped and the load
         answered with 507. ``ModelLoadError`` for a declaration in serving.properties that is no number.
         """
         ticket = self.admit(model_name, model_dir)
         try:
-            yield ticket
+            with limited_growth(ticket.growth_bytes):
+                yield ticket
         except BaseException:
             ticket.release()
             raise
@@ -102,13 +77,14 @@ class Admission:
             sample = self._memory.read()
             promised = book.outstanding_bytes()
             reserve = reserve_bytes(self._settings, sample)
-            decision = decide(sample, reserved_bytes=promised, need_bytes=need.need_bytes, reserve_bytes=reserve)
+            decision = decide(sample, promised_bytes=promised, need_bytes=need.need_bytes, reserve_bytes=reserve)
             if decision.admitted:
                 key = new_key()
                 book.loading[key] = Loading(
                     model_name, own.pid, own.start_ticks, need.need_bytes, anonymous_bytes(own.pid)
                 )
-                return Ticket(self, key, model_name, need, artifact)
+                growth = load_growth_bytes(sample, promised_bytes=promised, reserve_bytes=reserve)
+                return Ticket(self, key, model_name, need, growth, artifact)
             loads = len(book.loading)
         under_way = f" less {_mib(promised)} promised to {loads} load(s) under way" if promised else ""
         message = (
@@ -119,6 +95,13 @@ class Admission:
         )
         logger.warning("%s", message)
         raise InsufficientMemory(message)
+
+    def request_guard(self) -> RequestGuard:
+        """What a worker calls before each request, once its model is loaded.
+
+        It asks for the kernel's limits alone: MME_MEMORY_LIMIT_MB takes too long to look after while a request waits.
+        """
+        return RequestGuard(self._settings, KernelMemory())
 
     def _hand_over(self, key: str, pid: int) -> None:
         child = ProcessId.of(pid)
@@ -140,7 +123,7 @@ class Admission:
             sample = self._memory.read()
             promised = book.outstanding_bytes()
             reserve = reserve_bytes(self._settings, sample)
-        decision = decide(sample, reserved_bytes=promised, need_bytes=0, reserve_bytes=reserve)
+        decision = decide(sample, promised_bytes=promised, need_bytes=0, reserve_bytes=reserve)
         if decision.admitted:
             logger.debug(
                 "model %r is loaded: it took %s of %s; %s", ticket.model, _mib(taken_bytes), ticket.need, sample
@@ -168,6 +151,7 @@ class Ticket:
     key: str
     model: str
     need: Need
+    growth_bytes: int  # the most that the load may allocate, whatever was expected (guard.limited_growth)
     artifact: Artifact
 
     def hand_over(self, pid: int) -> None:

@@ -34,9 +34,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from mme.capacity.memory import MIB
 from mme.errors import ModelLoadError
 
-MIB = 1024 * 1024
 # A model of more files than this is estimated, and told from others, by the first of them.
 MOST_FILES = 10_000
 _LONGEST_PROPERTIES_BYTES = 64 * 1024

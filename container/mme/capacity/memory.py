@@ -73,21 +73,43 @@ class Level(Protocol):
 class SystemMemory:
     """The ``MemoryReader`` of a real system. ``root`` is where /proc and /sys are looked for.
 
-    ``server_pid`` is the process whose descendants are the server; only a limit by ``settings`` needs to know them.
-    Where files lie is looked up once; their contents are read each time, as limits may change while we run.
+    ``runtime_dir`` is the server's private folder and ``server_pid`` the process that all its others descend from; only
+    a limit by ``settings`` needs them. Where files lie is looked up once; their contents are read each time, as limits
+    may change while we run.
     """
 
-    def __init__(self, settings: Settings, *, server_pid: int, root: Path = Path("/")) -> None:
-        self.levels: list[Level] = [*_cgroup_levels(root), Machine(root)]
+    def __init__(self, settings: Settings, runtime_dir: Path, *, server_pid: int, root: Path = Path("/")) -> None:
+        self.levels: list[Level] = kernel_levels(root)
         if settings.memory_limit_mb is not None:
-            self.levels.append(OwnLimit(settings.memory_limit_mb * MIB, ProcessTree(server_pid, root / "proc")))
+            tree = ProcessTree(server_pid, cache_file=runtime_dir / "processes.json", proc=root / "proc")
+            self.levels.append(OwnLimit(settings.memory_limit_mb * MIB, tree))
 
     def read(self) -> MemorySample:
-        found = [(*read, level.source) for level in self.levels if (read := level.limit_and_used()) is not None]
-        if not found:
-            raise OSError("no memory limit can be read: neither /proc/meminfo nor a cgroup's files are there")
-        limit, used, source = min(found, key=lambda each: each[0] - each[1])
-        return MemorySample(limit, used, min(each[0] for each in found), source)
+        return tightest(self.levels)
+
+
+class KernelMemory:
+    """The limits alone beyond which the kernel kills. Cheap enough to be asked while a request waits."""
+
+    def __init__(self, root: Path = Path("/")) -> None:
+        self.levels = kernel_levels(root)
+
+    def read(self) -> MemorySample:
+        return tightest(self.levels)
+
+
+def kernel_levels(root: Path) -> list[Level]:
+    """Every level that the kernel itself enforces."""
+    return [*_cgroup_levels(root), Machine(root)]
+
+
+def tightest(levels: list[Level]) -> MemorySample:
+    """Reads all and returns that with least free. Raises ``OSError`` if there is nothing to read."""
+    found = [(*read, level.source) for level in levels if (read := level.limit_and_used()) is not None]
+    if not found:
+        raise OSError("no memory limit can be read: neither /proc/meminfo nor a cgroup's files are there")
+    limit, used, source = min(found, key=lambda each: each[0] - each[1])
+    return MemorySample(limit, used, min(each[0] for each in found), source)
 
 
 class Machine:

@@ -1,0 +1,69 @@
+"""Lets an allocation fail in the one process that asks too much, where Linux would grant it and kill somebody later.
+
+Linux grants memory that is not there. What a load or a request takes beyond all expectation would so be noticed by the
+kernel alone, which kills. RLIMIT_DATA makes such an allocation fail instead: ``MemoryError`` in Python, ``bad_alloc``
+in C++, 507 for the client, and nobody else is harmed. The limit counts what is allocated rather than what is used, so
+it is set relative to what the process has already, and anew as time goes by.
+
+Memory that is shared with the process that a worker was forked from, and copied when written to, is not under it.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from mme.capacity.memory import MIB, MemoryReader
+from mme.capacity.policy import request_growth_bytes, reserve_bytes
+from mme.settings import Settings
+
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+RENEW_S = 0.1
+
+
+@contextmanager
+def limited_growth(growth_bytes: int) -> Iterator[None]:
+    """Inside, this process may allocate at most ``growth_bytes`` more; afterwards what it could before."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    _set_limit(_data_bytes() + growth_bytes, within=soft)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+class RequestGuard:
+    """For a worker to call before each request: bounds what the request may allocate by what is free."""
+
+    def __init__(self, settings: Settings, memory: MemoryReader) -> None:
+        self._settings = settings
+        self._memory = memory
+        limit_mb = settings.worker_memory_limit_mb
+        self._most_bytes = resource.RLIM_INFINITY if limit_mb is None else limit_mb * MIB
+        self._renew_at_s = 0.0
+
+    def renew(self) -> None:
+        """Looks at what is free and sets the limit, at most every 100 ms; else it takes no time."""
+        now_s = time.monotonic()
+        if now_s < self._renew_at_s:
+            return
+        self._renew_at_s = now_s + RENEW_S
+        sample = self._memory.read()
+        growth_bytes = request_growth_bytes(sample, reserve_bytes=reserve_bytes(self._settings, sample))
+        _set_limit(_data_bytes() + growth_bytes, within=self._most_bytes)
+
+
+def _set_limit(limit_bytes: int, *, within: int) -> None:
+    """Sets the soft limit to the least of ``limit_bytes``, ``within`` and the hard limit."""
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    known = [limit for limit in (limit_bytes, within, hard) if limit != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_DATA, (min(known), hard))
+
+
+def _data_bytes() -> int:
+    """What the limit counts now: private memory that may be written to (and the stack, which is little)."""
+    with open("/proc/self/statm", "rb") as file:  # noqa: PTH123 (half the time of Path.open)
+        return int(file.read().split()[5]) * _PAGE_BYTES
