@@ -31,6 +31,13 @@ from local_endpoint.state import KeepingS3, StateFolder, reset_moto
 logger = logging.getLogger(__name__)
 
 
+def _create_backend_app(service: Any) -> Any:
+    """moto switches Flask's debugging on, which makes a class per upload that keeps the body alive."""
+    application = create_backend_app(service)
+    application.debug = False
+    return application
+
+
 class LocalEndpoint:
     """``start`` → use ``url`` → ``stop``. Also a context manager.
 
@@ -87,7 +94,7 @@ class LocalEndpoint:
         files.install()
         cleanup.callback(files.uninstall)
         cleanup.callback(reset_moto)
-        moto: Any = DomainDispatcherApplication(create_backend_app)
+        moto: Any = DomainDispatcherApplication(_create_backend_app)
 
         runtime = self._make_runtime(configuration, guardian)
         resources = Resources(state.resources_file if state else None)

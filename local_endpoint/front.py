@@ -17,7 +17,7 @@ from local_endpoint.configuration import DEFAULT_REGION, Limits
 from local_endpoint.control_plane import ControlPlane
 from local_endpoint.data_plane import DataPlane, Invocation
 from local_endpoint.errors import AwsError, validation_error
-from local_endpoint.s3_storage import stream_body
+from local_endpoint.s3_storage import Pieces, stream_body
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class Front:
             failure = AwsError("InternalFailure", 500, "The request failed in the local endpoint: see its log.")
             return _answer_error(start_response, failure, str(uuid.uuid4()), "application/json")
         stream_body(environ)
-        return self._moto(environ, start_response)
+        return Pieces(self._moto(environ, start_response), environ)
 
     # ---- the data plane ----
 
@@ -89,7 +89,7 @@ class Front:
             ("x-amzn-RequestId", request.request_id),
         ]
         start_response("200 OK", response_headers)
-        return [answer.body]
+        return Pieces([answer.body])
 
     # ---- the control plane ----
 

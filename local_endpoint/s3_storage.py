@@ -7,28 +7,60 @@ memory (``SpooledTemporaryFile`` rolls over after the write), and joins the part
 
 from __future__ import annotations
 
+import copy
 import io
 import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import moto.s3.models as moto_s3
+import moto.s3.responses as moto_s3_responses
 
 MEMORY_BYTES = 64 * 1024
-PIECE_BYTES = 1024 * 1024
+# From this size on moto gets a FileValue where it asks for an object's bytes.
+LAZY_BYTES = 4 * 1024 * 1024
+PIECE_BYTES = 256 * 1024
 
 
 class FileValue:
-    """An object's data that is in a file already. moto passes it on as if it were bytes."""
+    """Bytes that are in a file, or a slice of them. moto passes it on as if it were ``bytes``; read it by iterating.
 
-    def __init__(self, path: Path) -> None:
+    The file is open from the beginning, so that an object may be replaced or deleted meanwhile.
+    """
+
+    def __init__(self, path: Path, owns_file: bool = False) -> None:
+        """``owns_file``: whoever stores the value may take the file itself instead of copying it."""
         self.path = path
+        self.owns_file = owns_file
+        self._file = path.open("rb")
+        self._start = 0
+        self._length = path.stat().st_size
 
     def __len__(self) -> int:
-        return self.path.stat().st_size
+        return self._length
+
+    def __getitem__(self, item: slice) -> FileValue:
+        start, stop, _ = item.indices(self._length)
+        part = copy.copy(self)
+        part.owns_file = False
+        part._start = self._start + start
+        part._length = max(0, stop - start)
+        return part
+
+    def __iter__(self) -> Iterator[bytes]:
+        position, end = self._start, self._start + self._length
+        while position < end:
+            piece = os.pread(self._file.fileno(), min(PIECE_BYTES, end - position), position)
+            if not piece:
+                raise EOFError(f"{self.path} was cut short")
+            position += len(piece)
+            yield piece
+
+    def __bytes__(self) -> bytes:
+        return b"".join(self)
 
 
 class ObjectBuffer:
@@ -52,21 +84,30 @@ class ObjectBuffer:
 
     def write(self, value: bytes | FileValue) -> None:
         """Only ever called once, on an empty buffer."""
-        if isinstance(value, FileValue):
-            self._path = value.path
-        elif len(value) <= MEMORY_BYTES:
+        if len(value) <= MEMORY_BYTES:
             self._small = bytes(value)
-        else:
-            self._path = self._new_path()
-            self._path.write_bytes(value)
+            return
+        if isinstance(value, FileValue) and value.owns_file:
+            self._path = value.path
+            return
+        self._path = self._new_path()
+        with self._path.open("wb") as file:
+            if isinstance(value, FileValue):
+                file.writelines(value)
+            else:
+                file.write(value)
 
-    def read(self, size: int = -1) -> bytes:
+    def read(self, size: int = -1) -> bytes | FileValue:
+        """All of a large object comes as ``FileValue``."""
         if self._path is None:
-            piece = self._small[self._position :] if size < 0 else self._small[self._position : self._position + size]
-        else:
-            with self._path.open("rb") as file:
-                file.seek(self._position)
-                piece = file.read(size)
+            small = self._small[self._position :] if size < 0 else self._small[self._position : self._position + size]
+            self._position += len(small)
+            return small
+        if size < 0 and self._position == 0 and self._path.stat().st_size >= LAZY_BYTES:
+            return FileValue(self._path)
+        with self._path.open("rb") as file:
+            file.seek(self._position)
+            piece = file.read(size)
         self._position += len(piece)
         return piece
 
@@ -105,6 +146,7 @@ class ObjectFiles:
         self._numbers = itertools.count()
         self._tempfile = moto_s3.tempfile
         self._complete = moto_s3.FakeMultipart.complete
+        self._compute_checksum = moto_s3_responses.compute_checksum
         folder.mkdir(parents=True, exist_ok=True)
 
     def new_path(self) -> Path:
@@ -120,10 +162,16 @@ class ObjectFiles:
         buffers = SimpleNamespace(SpooledTemporaryFile=lambda *_, **__: ObjectBuffer(new_path))
         _set(moto_s3, "tempfile", buffers)
         _set(moto_s3.FakeMultipart, "complete", complete)
+        _set(
+            moto_s3_responses,
+            "compute_checksum",
+            lambda body, *rest, **named: self._compute_checksum(bytes(body), *rest, **named),
+        )
 
     def uninstall(self) -> None:
         _set(moto_s3, "tempfile", self._tempfile)
         _set(moto_s3.FakeMultipart, "complete", self._complete)
+        _set(moto_s3_responses, "compute_checksum", self._compute_checksum)
 
 
 def _set(owner: Any, name: str, value: Any) -> None:
@@ -150,9 +198,9 @@ def _complete(multipart: Any, body: Iterator[tuple[int, str]], new_path: Callabl
                 raise moto_s3.EntityTooSmall()
             md5s += bytes.fromhex(wanted)
             value = part.value
-            joined.write(value)
+            joined.writelines(value if isinstance(value, FileValue) else [value])
             if sums_parts:
-                checksum.addPart(value)
+                checksum.addPart(bytes(value))
             last_size = part.contentsize
             count += 1
     if count == 0:
@@ -160,7 +208,7 @@ def _complete(multipart: Any, body: Iterator[tuple[int, str]], new_path: Callabl
         raise moto_s3.MalformedXML()
     multipart.dispose()
     etag = f"{moto_s3.md5_hash(bytes(md5s)).hexdigest()}-{count}"
-    return FileValue(path), etag, checksum.build() if sums_parts else None
+    return FileValue(path, owns_file=True), etag, checksum.build() if sums_parts else None
 
 
 class UploadStream(io.RawIOBase):
@@ -238,3 +286,27 @@ def stream_body(environ: dict[str, Any]) -> None:
     environ["CONTENT_LENGTH"] = length
     if is_chunked:
         environ["HTTP_X_AMZ_CONTENT_SHA256"] = "UNSIGNED-PAYLOAD"
+
+
+class Pieces:
+    """A WSGI answer whose large pieces are cut small: the server copies what is left of a piece for every send."""
+
+    def __init__(self, answer: Iterable[bytes], environ: dict[str, Any] | None = None) -> None:
+        """``environ`` is emptied at the end: it and its request refer to each other, and the body would stay."""
+        self._answer = answer
+        self._environ = environ
+
+    def __iter__(self) -> Iterator[bytes]:
+        for piece in self._answer:
+            if len(piece) <= PIECE_BYTES:
+                yield piece
+            else:
+                for start in range(0, len(piece), PIECE_BYTES):
+                    yield piece[start : start + PIECE_BYTES]
+
+    def close(self) -> None:
+        close = getattr(self._answer, "close", None)
+        if close is not None:
+            close()
+        if self._environ is not None:
+            self._environ.clear()

@@ -72,7 +72,11 @@ class StateFolder:
                 path = files.new_path()
                 copy_file(data_file, path)
                 key = self._backend().put_object(
-                    folder.name, record["key"], FileValue(path), storage=record["storage"], etag=record["etag"]
+                    folder.name,
+                    record["key"],
+                    FileValue(path, owns_file=True),
+                    storage=record["storage"],
+                    etag=record["etag"],
                 )
                 key.set_metadata(dict(record["metadata"]))
                 key.last_modified = datetime.datetime.fromisoformat(record["modified"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import logging
 import signal
 import sys
@@ -15,6 +16,7 @@ from local_endpoint.state import StateInUse
 from scripts.programs.console import Failure, run
 
 DEFAULT_PORT = 4566
+M_MMAP_THRESHOLD = -3  # malloc.h
 
 
 def main() -> int:
@@ -25,6 +27,7 @@ def main() -> int:
     )
     for chatty in ("botocore", "urllib3", "werkzeug", "docker"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    return_large_blocks()
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
@@ -85,6 +88,13 @@ def _port(text: str) -> int:
     if not text.isdigit() or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is not a port")
     return int(text)
+
+
+def return_large_blocks() -> None:
+    """Has glibc give freed blocks of 1 MiB and more back to the system; it would keep bodies of uploads otherwise."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:  # another C library may do without
+        mallopt(M_MMAP_THRESHOLD, 1024 * 1024)
 
 
 def guide(url: str) -> str:
