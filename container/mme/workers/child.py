@@ -1,0 +1,216 @@
+"""The life of a worker process, from the fork to its end.
+
+A forked process shares all with the fork server that nobody takes care to change. ``become_worker`` is the one place
+that does: after it, the process looks to a handler as if MMS had started a fresh interpreter for it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import importlib
+import importlib.machinery
+import io
+import logging
+import os
+import re
+import resource
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping, MutableMapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from mme.workers.launcher import Launch
+
+# Should the kernel have to kill, then one worker before the fork server, and that before the front end.
+OOM_SCORE_ABOVE_FORK_SERVER = 200
+HIGHEST_OOM_SCORE = 1000
+
+_EXIT_DIED = 1
+_PR_SET_NO_NEW_PRIVS = 38  # linux/prctl.h
+
+
+@dataclass(frozen=True)
+class Inherited:
+    """What the fork server notes about itself before its first fork, for workers to go back to or to keep."""
+
+    descriptors: frozenset[int]  # open after warming up, so they belong to libraries and stay open
+    search_path: tuple[str, ...]  # sys.path without what PYTHONPATH brought
+    open_files_limit: tuple[int, int]
+
+
+def run_worker(launch: Launch, connection: socket.socket, state: memoryview, inherited: Inherited) -> NoReturn:
+    """Runs in the forked process: becomes a worker of ``launch``, serves ``connection``, and ends.
+
+    Leaves by ``os._exit``: what the fork server has registered for its own exit is not to run here.
+    """
+    code = _EXIT_DIED
+    try:
+        become_worker(launch, connection.fileno(), inherited)
+        from mme.workers.service import serve
+
+        code = serve(
+            connection,
+            temporary_dir=launch.temporary_dir,
+            decode_bodies=launch.environment.get(b"MMS_DECODE_INPUT_REQUEST", b"true") == b"true",
+            state=state,
+        )
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BaseException:
+        try:
+            logging.getLogger(__name__).exception("worker of model %s ended", launch.model_name)
+        except BaseException:
+            pass
+    finally:
+        os._exit(code)
+
+
+def become_worker(launch: Launch, connection: int, inherited: Inherited) -> None:
+    """Resets everything that a worker must not share. Raises ``OSError`` if the launcher is gone."""
+    reset_signals()
+    os.setpgid(0, 0)  # with what the handler may start it forms a group, which is killed as one
+    output = launch.open_output()
+    os.chdir(f"{launch.proc}/cwd")  # the model's folder
+    reset_descriptors(output, keep={connection, *inherited.descriptors})
+    resource.setrlimit(resource.RLIMIT_NOFILE, inherited.open_files_limit)
+    raise_oom_score(OOM_SCORE_ABOVE_FORK_SERVER)
+    forbid_new_privileges()
+    name_process(f"mme {launch.model_name}")
+    tempfile.tempdir = None  # may have been looked up with another TMPDIR
+    reset_environment(os.environb, worker_environment(launch.environment))
+    python_path = os.fsdecode(launch.environment.get(b"PYTHONPATH", b""))
+    reset_imports(python_path, inherited)
+    sys.argv = ["model_service_worker.py", *(word for pair in launch.arguments.items() for word in pair)]
+    reset_random_state()
+    reset_threads(os.environ["OMP_NUM_THREADS"])
+    reset_logging()
+    gc.enable()
+
+
+def reset_signals() -> None:
+    """Default actions, nothing blocked, no wakeup descriptor; Python's own choices for SIGINT and SIGPIPE stay."""
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGTERM, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def reset_descriptors(output: tuple[int, int], keep: Iterable[int]) -> None:
+    """The launcher's output for ours, nothing as input; closes all but ``keep``."""
+    empty = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    for number, source in enumerate((empty, *output)):
+        os.dup2(source, number)
+    # One system call per gap between those that stay (close_range), where the kernel has it.
+    first = 3
+    for number in sorted(kept for kept in keep if kept >= first):
+        os.closerange(first, number)
+        first = number + 1
+    highest = max(int(entry.name) for entry in Path("/proc/self/fd").iterdir())
+    os.closerange(first, highest + 1)
+    sys.stdin = io.TextIOWrapper(io.FileIO(0, closefd=False))
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        raw = io.BufferedWriter(io.FileIO(number, "w", closefd=False))
+        stream = io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", line_buffering=True)
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
+
+
+def raise_oom_score(by: int) -> None:
+    """Makes this process a likelier victim of the kernel than its parent. Needs no privilege."""
+    path = Path("/proc/self/oom_score_adj")
+    try:
+        path.write_text(str(min(int(path.read_text()) + by, HIGHEST_OOM_SCORE)))
+    except OSError:
+        pass  # /proc may be read-only; all are equal then
+
+
+def forbid_new_privileges() -> None:
+    """No program that this process may start gains privileges (set-user-ID, file capabilities)."""
+    ctypes.CDLL(None).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+
+
+def name_process(name: str) -> None:
+    """What ``ps`` and ``top`` show; the kernel keeps 15 bytes."""
+    try:
+        Path("/proc/self/comm").write_bytes(name.encode()[:15])
+    except OSError:
+        pass
+
+
+def worker_environment(launched_with: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
+    """The variables that model code sees: the launcher's, and those that MMS's worker sets itself."""
+    environment = dict(launched_with)
+    environment.setdefault(b"OMP_NUM_THREADS", b"1")
+    environment.setdefault(b"MXNET_USE_OPERATOR_TUNING", b"0")
+    return environment
+
+
+def reset_environment(environment: MutableMapping[bytes, bytes], wanted: Mapping[bytes, bytes]) -> None:
+    """Makes ``environment`` (the process's own, also for C libraries) equal to ``wanted``."""
+    for name in set(environment) - set(wanted):
+        del environment[name]
+    for name, value in wanted.items():
+        if environment.get(name) != value:
+            environment[name] = value
+
+
+def reset_imports(python_path: str, inherited: Inherited) -> None:
+    """``sys.path`` as a fresh interpreter would have built it, and no module that it would have found elsewhere."""
+    folders = [str(Path(entry).absolute()) for entry in python_path.split(os.pathsep)] if python_path else []
+    before = set(sys.path)
+    sys.path[:] = dict.fromkeys([*folders, *inherited.search_path])
+    importlib.invalidate_caches()
+    new = [folder for folder in sys.path if folder not in before]
+    forget_shadowed_modules(new)
+
+
+def forget_shadowed_modules(folders: Iterable[str]) -> None:
+    """Unloads what was imported from elsewhere although one of ``folders``, which come first, has its own.
+
+    A model may bring a ``model_handler.py`` or ``utils.py`` of its own; it must get that, not ours. The standard
+    library is left alone: with MMS, too, most of it is loaded before the handler.
+    """
+    own: set[str] = set()
+    for folder in folders:
+        try:
+            own.update(entry.name.partition(".")[0] for entry in Path(folder).iterdir())
+        except OSError:
+            continue  # MMS puts the handler's name there, which is no folder
+    for name in own.intersection(sys.modules).difference(sys.stdlib_module_names):
+        found = importlib.machinery.PathFinder.find_spec(name, sys.path)
+        if found is None or found.origin is None or found.origin == getattr(sys.modules[name], "__file__", None):
+            continue
+        for module in [each for each in sys.modules if each == name or each.startswith(name + ".")]:
+            del sys.modules[module]
+
+
+def reset_random_state() -> None:
+    """New seeds: Python's own generator has one already (``random`` sees to forks), NumPy's has not.
+
+    MXNet starts each process with the same seed, forked or not.
+    """
+    numpy = sys.modules.get("numpy")
+    if numpy is not None:
+        numpy.random.seed()
+
+
+def reset_threads(openmp_threads: str) -> None:
+    """OpenMP's thread count, where a user asks for more than the one that the fork server is restricted to.
+
+    The libraries read OMP_NUM_THREADS when they are loaded, which was before the fork.
+    """
+    if not openmp_threads.isdigit() or int(openmp_threads) == 1:
+        return
+    for path in set(re.findall(r"/\S*lib(?:g|i)?omp\S*\.so\S*", Path("/proc/self/maps").read_text())):
+        ctypes.CDLL(path).omp_set_num_threads(int(openmp_threads))
+
+
+def reset_logging() -> None:
+    """As ``mms.model_service_worker`` sets it: bare messages on standard output, where MMS reads them."""
+    logging.basicConfig(stream=sys.stdout, format="%(message)s", level=logging.INFO, force=True)

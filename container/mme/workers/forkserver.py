@@ -1,0 +1,147 @@
+"""The fork server as its supervisor sees it: start, environment, restart, stop.
+
+    fork_server = ForkServerProcess(settings, runtime_dir)
+    fork_server.start()                      # returns at once; it warms up while the front end starts
+    environment = fork_server.environment_for(environment)   # what the front end is to be started with
+    fork_server.wait_until_ready()           # raises StartError
+    fork_server.guard(front_end_pid)         # dies, too, should this process be killed
+    ...
+    if pid == fork_server.pid: fork_server.restart()         # it was reaped: models stay, loads wait for the new one
+    ...
+    fork_server.stop(deadline_s)
+
+The two are tied by a pipe. The supervisor writes ``<pid>\\n`` of what it guards into it; its end, by ``stop`` or by
+the supervisor's death, ends the fork server, which kills its workers, the launchers and the guarded processes first.
+The process itself is ``forkloop.py``. How launchers find it is told in ``launcher.py``.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from mme.errors import StartError
+from mme.settings import Settings
+from mme.workers.launcher import LAUNCHES, write_home
+
+logger = logging.getLogger("mme.forkserver")
+
+PACKAGE_DIR = Path(__file__).resolve().parents[2]
+# The fork server's environment, besides what it inherits. One thread each: a pool of threads does not survive a fork.
+# Workers that are to have more get them after it.
+_ENVIRONMENT = dict.fromkeys(
+    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1"
+)
+_POLL_S = 0.005
+
+
+class ForkServerProcess:
+    """One fork server at a time, below the process that makes this object and has to reap its children itself."""
+
+    def __init__(self, settings: Settings, runtime_dir: Path) -> None:
+        """``runtime_dir`` is the server's private folder; the model server's home is made in it."""
+        self.settings = settings
+        self.runtime_dir = runtime_dir
+        self.pid: int | None = None
+        self.status: int | None = None  # as of os.waitpid, where this object reaped it
+        self._front_end_variables = write_home(runtime_dir)
+        # Kept open: announcements of launchers wait in it while there is no fork server to read them.
+        self._launches = os.open(runtime_dir / LAUNCHES, os.O_RDWR | os.O_CLOEXEC)
+        self._alive_write = -1
+        self._ready_read = -1
+        self._guarded: list[int] = []
+
+    def environment_for(self, environment: Mapping[str, str]) -> dict[str, str]:
+        """``environment`` with what makes MMS use the fork server."""
+        path = self._front_end_variables["PATH"] + os.pathsep + environment.get("PATH", os.defpath)
+        return {**environment, **self._front_end_variables, "PATH": path}
+
+    def start(self) -> None:
+        """Starts the process and returns at once. Raises ``StartError`` if it cannot be started at all."""
+        alive_read, self._alive_write = os.pipe2(os.O_CLOEXEC)
+        self._ready_read, ready_write = os.pipe2(os.O_CLOEXEC)
+        python_path = os.pathsep.join(filter(None, [str(PACKAGE_DIR), os.environ.get("PYTHONPATH", "")]))
+        command = [sys.executable, "-P", "-m", "mme.workers.forkloop"]
+        try:
+            process = subprocess.Popen(
+                [*command, str(self.runtime_dir), str(alive_read), str(ready_write)],
+                env={**os.environ, **_ENVIRONMENT, "PYTHONPATH": python_path},
+                stdin=subprocess.DEVNULL,
+                pass_fds=(alive_read, ready_write),
+                process_group=0,  # Ctrl-C at a terminal is the supervisor's to act on
+            )
+        except OSError as error:
+            raise StartError(f"the fork server cannot be started: {error}") from error
+        finally:
+            os.close(alive_read)
+            os.close(ready_write)
+        self.pid, self.status = process.pid, None
+        process.returncode = 0  # it is ours to reap, not subprocess's
+        for pid in self._guarded:
+            self._tell(pid)
+
+    def wait_until_ready(self) -> None:
+        """Returns when it can fork. Raises ``StartError`` if it ended, or took too long, instead."""
+        deadline_s = time.monotonic() + self.settings.startup_timeout_s
+        while not select.select([self._ready_read], [], [], 0.1)[0]:
+            if time.monotonic() >= deadline_s:
+                raise StartError(f"the fork server was not ready within {self.settings.startup_timeout_s} s.")
+        ready = os.read(self._ready_read, 1)
+        os.close(self._ready_read)
+        self._ready_read = -1
+        if not ready:
+            raise StartError("the fork server ended while it warmed up; its last lines in the log say why.")
+
+    def guard(self, pid: int) -> None:
+        """Has the fork server kill ``pid`` if this process dies without stopping it."""
+        self._guarded = [pid]
+        self._tell(pid)
+
+    def _tell(self, pid: int) -> None:
+        try:
+            os.write(self._alive_write, b"%d\n" % pid)
+        except BrokenPipeError:
+            pass  # it has died; its successor is told
+
+    def is_alive(self) -> bool:
+        """Whether it runs; reaps it if it has ended."""
+        if self.pid is None or self.status is not None:
+            return False
+        try:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+        except ChildProcessError:
+            self.pid = None  # somebody else has reaped it
+            return False
+        if pid:
+            self.status = status
+        return not pid
+
+    def restart(self) -> None:
+        """Starts another one after the last has been reaped. Raises ``StartError``."""
+        self._close_pipes()
+        self.start()
+
+    def stop(self, deadline_s: float) -> None:
+        """Ends it, its workers and launchers; kills it at ``deadline_s`` (time.monotonic())."""
+        self._guarded = []
+        self._close_pipes()
+        while self.is_alive():
+            if time.monotonic() >= deadline_s and self.pid is not None:
+                os.kill(self.pid, signal.SIGKILL)
+            time.sleep(_POLL_S)
+        if self._launches >= 0:
+            os.close(self._launches)
+            self._launches = -1
+
+    def _close_pipes(self) -> None:
+        for descriptor in (self._alive_write, self._ready_read):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._alive_write = self._ready_read = -1

@@ -1,0 +1,154 @@
+"""The launcher: what MMS starts and takes for a model's worker program. It stands for the model, and does nothing.
+
+MMS runs ``PYTHON $MODEL_SERVER_HOME/mms/model_service_worker.py --sock-type … --sock-name …`` per model, reads its
+output, and kills it when the model is unregistered (WorkerLifeCycle.java). Here that is a shell script of six lines:
+it writes its process number into a named pipe and waits on another one. The fork server reads all else from
+``/proc``: arguments, environment, working folder and standard descriptors. A shell starts in a millisecond where
+Python needs ten, and costs 0.1 MB while it waits.
+
+    standard input     a pipe that the JVM alone holds the other end of and never writes to. The JVM closes it when it
+                       has reaped the launcher, or when it dies itself: its end tells the fork server that the model
+                       is to go.
+    the alive pipe     has the fork server at its other end. Should that die, the launcher announces itself anew and
+                       waits for the next one, so that a model survives the loss of the fork server.
+
+The shell keeps copies of its standard descriptors as 4, 5 and 6, because ``read`` and ``echo`` put others in their
+places for a moment.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import mms
+
+# In the server's private folder:
+HOME = "home"  # MODEL_SERVER_HOME
+LAUNCHES = "launches"  # named pipe: launchers write their process numbers, the fork server reads
+ALIVE = "alive"  # named pipe: the fork server holds it open, launchers wait for its end
+
+_STANDARD_INPUT, _STANDARD_OUTPUT, _STANDARD_ERROR = 4, 5, 6
+
+_LAUNCHER = """#!/bin/sh
+# Stands for one model towards MMS; mme/workers/launcher.py says how.
+case $1 in */mms/model_service_worker.py) ;; *) exec {python} "$@" ;; esac
+exec 4<&0 5>&1 6>&2
+while :; do
+    exec 3<{alive}
+    echo $$ >{launches}
+    read -r _ <&3
+done
+"""
+
+# For archives that name a runtime of their own ("python3"): MMS then starts that program instead of the launcher.
+_PYTHON_LAUNCHER = """import os, sys
+os.execv({launcher!r}, [{launcher!r}, *sys.argv])
+"""
+
+# multi-model-server gives MMS its own interpreter as the Python to run (mms/model_server.py, "--python").
+_MULTI_MODEL_SERVER = """#!/bin/sh
+exec {python} -c 'import sys; sys.executable = sys.argv.pop(1); from mms.model_server import start; start()' \
+{launcher} "$@"
+"""
+
+
+def write_home(runtime_dir: Path) -> dict[str, str]:
+    """Makes MODEL_SERVER_HOME and the named pipes below ``runtime_dir``.
+
+    Returns the variables for the front end's environment; ``PATH`` is to be put in front of the existing one.
+    """
+    home = runtime_dir / HOME
+    (home / "mms").mkdir(parents=True)
+    (home / "bin").mkdir()
+    (home / "mms" / "metrics").symlink_to(Path(mms.__file__).parent / "metrics")
+    for name in (LAUNCHES, ALIVE):
+        os.mkfifo(runtime_dir / name, 0o600)
+    launcher = home / "bin" / "launcher"
+    words = {
+        "python": shlex.quote(sys.executable),
+        "alive": shlex.quote(str(runtime_dir / ALIVE)),
+        "launches": shlex.quote(str(runtime_dir / LAUNCHES)),
+        "launcher": shlex.quote(str(launcher)),
+    }
+    _write_program(launcher, _LAUNCHER.format(**words))
+    _write_program(home / "bin" / "multi-model-server", _MULTI_MODEL_SERVER.format(**words))
+    (home / "mms" / "model_service_worker.py").write_text(_PYTHON_LAUNCHER.format(launcher=str(launcher)))
+    return {"MODEL_SERVER_HOME": str(home), "PATH": str(home / "bin")}
+
+
+def _write_program(path: Path, text: str) -> None:
+    path.write_text(text)
+    path.chmod(0o700)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What a launcher was started with. ``proc`` is its folder below /proc: valid only while it lives."""
+
+    pid: int
+    started: str  # the kernel's start time of the process: tells it from a later one with the same number
+    arguments: dict[str, str]  # as MMS passes them: {"--model-name": …}
+    environment: dict[bytes, bytes]
+
+    @classmethod
+    def of_process(cls, pid: int) -> Launch:
+        """Reads the launch of process ``pid``. Raises ``OSError`` if that is gone, ``ValueError`` if it is none."""
+        words = [os.fsdecode(word) for word in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[:-1]]
+        programs = [at for at, word in enumerate(words) if word.endswith("/mms/model_service_worker.py")]
+        if not programs:
+            raise ValueError(f"process {pid} is no launcher: {words}")
+        options = words[programs[0] + 1 :]
+        arguments = dict(zip(options[::2], options[1::2], strict=True))
+        pairs = [entry.split(b"=", 1) for entry in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0") if entry]
+        return cls(pid, _start_time(pid), arguments, {pair[0]: pair[1] for pair in pairs if len(pair) == 2})
+
+    @property
+    def proc(self) -> str:
+        return f"/proc/{self.pid}"
+
+    @property
+    def model_name(self) -> str:
+        return self.arguments["--model-name"]
+
+    @property
+    def socket_path(self) -> str | None:
+        """The Unix socket to listen on, or None for TCP on ``port``."""
+        return self.arguments["--sock-name"] if self.arguments["--sock-type"] == "unix" else None
+
+    @property
+    def port(self) -> int:
+        return int(self.arguments["--port"])
+
+    @property
+    def temporary_dir(self) -> str:
+        """Where the front end expects the log pipes."""
+        return self.arguments["--tmp-dir"]
+
+    def is_alive(self) -> bool:
+        """Whether this very process still runs."""
+        try:
+            return _start_time(self.pid) == self.started
+        except (OSError, ValueError):
+            return False
+
+    def open_standard_input(self) -> int:
+        """A descriptor that ends when the front end has reaped the launcher, or is gone itself."""
+        return os.open(f"{self.proc}/fd/{_STANDARD_INPUT}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def open_output(self) -> tuple[int, int]:
+        """Standard output and standard error, which MMS reads."""
+        return self._open_for_writing(_STANDARD_OUTPUT), self._open_for_writing(_STANDARD_ERROR)
+
+    def _open_for_writing(self, number: int) -> int:
+        return os.open(f"{self.proc}/fd/{number}", os.O_WRONLY | os.O_CLOEXEC)
+
+
+def _start_time(pid: int) -> str:
+    state, *fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    if state == "Z":
+        raise ValueError("a zombie")
+    return fields[18]

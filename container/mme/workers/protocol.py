@@ -1,0 +1,281 @@
+"""The wire format between MMS's front end and a worker: one reader and one writer over a stream socket.
+
+The same bytes as ``mms/protocol/otf_message_handler.py`` (MMS 1.1.11) and its Java side, ``ModelRequestEncoder`` and
+``ModelResponseDecoder``. Every integer is signed, 4 bytes, big-endian; a *field* is an integer n and n bytes; -1 in
+the place of a field's length ends a list.
+
+    request, load                              request, predict
+    offset  bytes                              offset  bytes
+    0       'L'                                0       'I'
+    1       field   model name                 1       list of items, each:
+            field   model path                           field   request id
+            int     batch size                           list of headers, each: field name, field value
+            field   handler                              list of inputs, each: field name, field content type,
+            int     GPU number, -1 for none                                    field value (the body)
+            field   name of the log pipes
+
+    response, load                             response, predict
+    0       int     HTTP status                0       int     status of the whole batch (200, or all failed)
+    4       field   message                    4       field   message
+            int     -1                                 list of predictions, each:
+                                                         field   request id
+                                                         field   content type, may be empty
+                                                         int     HTTP status
+                                                         field   reason phrase, may be empty
+                                                         int     n, then n headers: field name, field value
+                                                         field   body
+
+What the parsed requests look like is MMS's choice, because handlers see it: dicts with its keys, ``bytearray`` for
+ids, headers and bodies, ``str`` for names and content types.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+import struct
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+LOAD = b"L"
+PREDICT = b"I"
+
+_INT = struct.Struct("!i")
+_END_OF_LIST = -1
+_BUFFER_BYTES = 64 * 1024
+# A response's pieces below this size are copied together: cheaper than one more piece for the kernel to gather.
+_COPY_BELOW_BYTES = 4096
+_MOST_PIECES_PER_SEND = 512  # the kernel takes 1,024 (IOV_MAX)
+
+Buffer = bytes | bytearray | memoryview
+
+
+class ProtocolError(ValueError):
+    """What arrived is no message. The connection is of no more use."""
+
+
+class Disconnected(Exception):
+    """The front end has closed the connection, between messages or inside one."""
+
+
+class RequestReader:
+    """Reads requests from a blocking stream socket through one buffer; large bodies go straight to their place."""
+
+    def __init__(self, connection: socket.socket, *, decode_bodies: bool = False) -> None:
+        """``decode_bodies`` turns JSON and text bodies into objects and ``str``: MMS_DECODE_INPUT_REQUEST."""
+        self._connection = connection
+        self._decode_bodies = decode_bodies
+        self._buffer = bytearray(_BUFFER_BYTES)
+        self._view = memoryview(self._buffer)
+        self._start = self._end = 0
+        self._out_of_memory = False
+
+    def read(self) -> tuple[bytes, Any]:
+        """Waits for the next request: (LOAD, dict) or (PREDICT, list of dicts), as the table above has them.
+
+        Raises ``Disconnected``, ``ProtocolError``, and ``MemoryError`` where there was no memory for a body; the
+        request has been read to its end then, so it can be answered and the next one read.
+        """
+        self._out_of_memory = False
+        command = bytes(self._take(1))
+        if command == LOAD:
+            return command, self._load()
+        if command == PREDICT:
+            return command, self._batch()
+        raise ProtocolError(f"unknown command {command!r}")
+
+    def _load(self) -> dict[str, Any]:
+        request: dict[str, Any] = {"modelName": self._field(), "modelPath": self._field(), "batchSize": self._int()}
+        request["handler"] = self._field()
+        gpu = self._int()
+        if gpu >= 0:
+            request["gpu"] = gpu
+        request["ioFileDescriptor"] = self._field()
+        return request
+
+    def _batch(self) -> list[dict[str, Any]]:
+        batch = []
+        while (request_id := self._field_or_end()) is not None:
+            headers = []
+            while (name := self._field_or_end()) is not None:
+                headers.append({"name": name, "value": self._field()})
+            inputs = []
+            while (name := self._field_or_end()) is not None:
+                content_type = self._text(self._field())
+                inputs.append(
+                    {
+                        "name": self._text(name),
+                        "contentType": content_type,
+                        "value": self._decoded(self._field(), content_type),
+                    }
+                )
+            batch.append({"requestId": request_id, "headers": headers, "parameters": inputs})
+        if self._out_of_memory:
+            raise MemoryError("no memory for the body of a request")
+        return batch
+
+    def _decoded(self, body: bytearray, content_type: str) -> Any:
+        if not self._decode_bodies:
+            return body
+        if content_type == "application/json":
+            return json.loads(body.decode())
+        return body.decode() if content_type.startswith("text") else body
+
+    @staticmethod
+    def _text(field: bytearray) -> str:
+        try:
+            return field.decode()
+        except UnicodeDecodeError as error:
+            raise ProtocolError(f"a name is not UTF-8: {error}") from None
+
+    def _int(self) -> int:
+        return _INT.unpack(self._take(4))[0]
+
+    def _field_or_end(self) -> bytearray | None:
+        length = self._int()
+        return None if length == _END_OF_LIST else self._bytes(length)
+
+    def _field(self) -> bytearray:
+        return self._bytes(self._int())
+
+    def _bytes(self, length: int) -> bytearray:
+        if length < 0:
+            raise ProtocolError(f"a field of {length} bytes")
+        if length <= _BUFFER_BYTES:
+            return bytearray(self._take(length))
+        try:
+            field = bytearray(length)  # zero pages, not memory yet: a hostile length costs only what is then sent
+        except MemoryError:
+            self._out_of_memory = True
+            self._skip(length)
+            return bytearray()
+        view = memoryview(field)
+        at = self._end - self._start
+        view[:at] = self._view[self._start : self._end]
+        self._start = self._end = 0
+        while at < length:
+            at += self._receive_into(view[at:])
+        return field
+
+    def _skip(self, length: int) -> None:
+        while length > 0:
+            length -= len(self._take(min(length, _BUFFER_BYTES)))
+
+    def _take(self, length: int) -> memoryview:
+        """The next ``length`` bytes, at most the buffer's size; valid until the next call."""
+        if self._start + length > len(self._buffer):
+            left = self._end - self._start
+            self._buffer[:left] = self._buffer[self._start : self._end]
+            self._start, self._end = 0, left
+        while self._end - self._start < length:
+            self._end += self._receive_into(self._view[self._end :])
+        taken = self._view[self._start : self._start + length]
+        self._start += length
+        if self._start == self._end:
+            self._start = self._end = 0
+        return taken
+
+    def _receive_into(self, place: memoryview) -> int:
+        try:
+            received = self._connection.recv_into(place)
+        except ConnectionResetError:
+            received = 0
+        if received == 0:
+            raise Disconnected
+        return received
+
+
+def send(connection: socket.socket, pieces: Sequence[Buffer]) -> None:
+    """Sends a response without joining its pieces. Raises ``Disconnected``."""
+    views = [memoryview(piece) for piece in pieces if len(piece)]
+    at = 0
+    while at < len(views):
+        try:
+            sent = connection.sendmsg(views[at : at + _MOST_PIECES_PER_SEND])
+        except (BrokenPipeError, ConnectionResetError):
+            raise Disconnected from None
+        while at < len(views) and sent >= len(views[at]):
+            sent -= len(views[at])
+            at += 1
+        if sent:
+            views[at] = views[at][sent:]
+
+
+def load_response(status: int, message: str) -> list[Buffer]:
+    """The response to a load. MMS replaces ``message`` by its own unless ``status`` is 200; log the reason, too."""
+    return [_INT.pack(status) + _field(message.encode()) + _INT.pack(_END_OF_LIST)]
+
+
+def predict_response(
+    results: Sequence[Any] | None, request_ids: Mapping[int, str], message: str, status: int, context: Any = None
+) -> list[Buffer]:
+    """The response to a batch, with the parameters of MMS's ``create_predict_response``, which it stands in for.
+
+    ``results`` holds one entry per request: bytes-like or ``str`` as they are, anything else as JSON; None answers
+    ``error`` to each. ``context`` has each entry's content type, status and headers; without it there are none.
+    What cannot be put into JSON makes the whole batch a 503, as with MMS.
+    """
+    response = _Pieces()
+    response.small(_INT.pack(status) + _field(message.encode()))
+    for index, request_id in request_ids.items():
+        response.small(_field(request_id.encode()))
+        if context is None:
+            response.small(_INT.pack(0) + _INT.pack(status) + _INT.pack(0) + _INT.pack(0))
+        else:
+            own_status, phrase = context.get_response_status(index)
+            response.small(
+                _field((context.get_response_content_type(index) or "").encode())
+                + _INT.pack(200 if own_status is None else own_status)
+                + _field((phrase or "").encode())
+                + _headers(context.get_response_headers(index))
+            )
+        try:
+            body: Buffer = b"error" if results is None else _body(results[index])
+        except TypeError:
+            logging.warning("Unable to serialize model output.", exc_info=True)
+            return predict_response(None, request_ids, "Unsupported model output data type.", 503)
+        response.small(_INT.pack(len(body)))
+        response.add(body)
+    response.small(_INT.pack(_END_OF_LIST))
+    return response.pieces
+
+
+class _Pieces:
+    """Collects a response: small pieces are copied together, large ones stay where they are."""
+
+    def __init__(self) -> None:
+        self.pieces: list[Buffer] = []
+
+    def small(self, piece: Buffer) -> None:
+        if self.pieces and isinstance(self.pieces[-1], _Joined):
+            self.pieces[-1] += piece
+        else:
+            self.pieces.append(_Joined(piece))
+
+    def add(self, piece: Buffer) -> None:
+        if len(piece) < _COPY_BELOW_BYTES:
+            self.small(piece)
+        else:
+            self.pieces.append(piece)
+
+
+class _Joined(bytearray):
+    """Small pieces in one; a class of its own so that a handler's bytearray is never appended to."""
+
+
+def _body(value: Any) -> Buffer:
+    if isinstance(value, bytes | bytearray):
+        return value
+    if isinstance(value, memoryview):
+        return value.cast("B") if value.contiguous else value.tobytes()
+    return (value if isinstance(value, str) else json.dumps(value, indent=2)).encode()
+
+
+def _headers(headers: Mapping[str, str]) -> bytes:
+    fields = [_field(name.encode()) + _field(value.encode()) for name, value in headers.items()]
+    return _INT.pack(len(fields)) + b"".join(fields)
+
+
+def _field(value: bytes) -> bytes:
+    return _INT.pack(len(value)) + value

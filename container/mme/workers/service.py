@@ -1,0 +1,196 @@
+"""What a connection of MMS is served by: load a model once, then answer batches with it.
+
+Behaves like ``mms.model_service_worker`` (1.1.11), whose loader, service, context and metrics it uses, so that
+handlers written for MMS find what they expect. How the process came to be is no matter of this module.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+import select
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import mms.service
+from mms.model_loader import ModelLoaderFactory
+from mms.service import Service, emit_metrics
+
+from mme.errors import MmeError
+from mme.workers import protocol
+
+# What predict() of MMS's service returns is written by us: no copies of bodies.
+mms.service.create_predict_response = protocol.predict_response
+
+logger = logging.getLogger("mme.worker")
+
+_PIPE_POLL_MS = 1
+
+
+class Busy:
+    """What is true while a request is worked on: this process is to die if the front end hangs up.
+
+    A handler may be anywhere then, in a loop or deep in C++, so the kernel does it: SIGIO, which ends a process unless
+    it is handled, when anything happens on the connection. Between a request and its response that can only be its
+    end: the front end gave up waiting, unregistered the model, or died. ``state`` is one shared byte that tells the
+    fork server the same, which answers in our place if the kernel kills us for lack of memory.
+    """
+
+    IDLE, LOADING, PREDICTING = 0, 1, 2
+
+    def __init__(self, connection: socket.socket, state: memoryview) -> None:
+        self._connection = connection
+        self._state = state
+        fcntl.fcntl(connection, fcntl.F_SETOWN, os.getpid())
+        self._flags = fcntl.fcntl(connection, fcntl.F_GETFL)
+        self._poll = select.poll()
+        self._poll.register(connection, select.POLLRDHUP)
+
+    @contextmanager
+    def __call__(self, state: int) -> Iterator[None]:
+        """Raises ``Disconnected`` if the front end has hung up already."""
+        fcntl.fcntl(self._connection, fcntl.F_SETFL, self._flags | os.O_ASYNC)
+        self._state[0] = state
+        try:
+            if self.hung_up():
+                raise protocol.Disconnected
+            yield
+        finally:
+            fcntl.fcntl(self._connection, fcntl.F_SETFL, self._flags)
+
+    def over(self) -> None:
+        """To be called when the response is about to be sent."""
+        self._state[0] = self.IDLE
+
+    def hung_up(self, wait_ms: int = 0) -> bool:
+        """Whether the front end has closed the connection; waits up to ``wait_ms`` for it."""
+        return bool(self._poll.poll(wait_ms))
+
+
+def serve(connection: socket.socket, *, temporary_dir: str, decode_bodies: bool, state: memoryview) -> int:
+    """Serves ``connection`` until the front end closes it. Returns the exit code for the process: 0, or 1 where the
+    model did not load.
+
+    ``temporary_dir`` is where the front end expects the log pipes; ``state`` is the byte shared with the fork server.
+    """
+    reader = protocol.RequestReader(connection, decode_bodies=decode_bodies)
+    busy = Busy(connection, state)
+    model = _Model()
+    try:
+        while True:
+            try:
+                command, request = reader.read()
+            except MemoryError:
+                logger.error("There is no memory for the body of a request (507).", exc_info=True)
+                protocol.send(connection, protocol.predict_response(None, {}, "Out of resources", 507))
+                continue
+            if command == protocol.LOAD:
+                with busy(Busy.LOADING):
+                    status, message = model.load(request)
+                pipes = LogPipes(temporary_dir, request["ioFileDescriptor"].decode())
+                busy.over()
+                protocol.send(connection, protocol.load_response(status, message))
+                pipes.redirect_output(busy)
+                if status != 200:
+                    return 1
+            else:
+                with busy(Busy.PREDICTING):
+                    response = model.predict(request)
+                busy.over()
+                protocol.send(connection, response)
+            model.emit_metrics()
+    except protocol.Disconnected:
+        logger.info("Frontend disconnected.")
+        return 0
+    except MmeError as error:
+        logger.error("The model did not load (%d): %s", error.status, error)
+        return 1
+    except Exception:
+        logger.exception("Backend worker process died.")
+        return 1
+    finally:
+        model.unload()
+
+
+class _Model:
+    """The model of a connection: nothing until it is loaded."""
+
+    def __init__(self) -> None:
+        self._loader: Any = None
+        self._service: Service | None = None
+
+    def load(self, request: dict[str, Any]) -> tuple[int, str]:
+        """Loads what ``request`` names. Returns status and message; raises what the handler raises but MemoryError."""
+        name, folder = request["modelName"].decode(), request["modelPath"].decode()
+        self._loader = ModelLoaderFactory.get_model_loader(folder)
+        try:
+            self._service = self._loader.load(
+                name, folder, request["handler"].decode(), request.get("gpu"), request["batchSize"]
+            )
+        except MemoryError:
+            logger.error("Model %s did not load: out of memory (507).", name, exc_info=True)
+            return 507, "System out of memory"
+        logger.info("Model %s loaded.", name)
+        return 200, f"loaded model {name}. [PID]:{os.getpid()}"
+
+    def predict(self, request: list[dict[str, Any]]) -> list[protocol.Buffer]:
+        """The response to a batch; MMS's service answers for what a handler raises."""
+        if self._service is None:
+            raise protocol.ProtocolError("a batch before a model was loaded")
+        return self._service.predict(request)
+
+    def emit_metrics(self) -> None:
+        """Writes the handler's metrics as lines that MMS reads."""
+        if self._service is not None and self._service.context is not None and self._service.context.metrics:
+            emit_metrics(self._service.context.metrics.store)
+
+    def unload(self) -> None:
+        """As MMS does at the end: the handler's module loses what it holds."""
+        if self._service is not None and hasattr(self._loader, "unload"):
+            try:
+                self._loader.unload()
+            except Exception:
+                logger.exception("The handler's module could not be unloaded.")
+
+
+class LogPipes:
+    """The two named pipes that carry a worker's standard output and error to MMS once its model is loaded."""
+
+    def __init__(self, folder: str, name: str) -> None:
+        """Makes them; the front end opens them when it has the response to the load."""
+        self._paths = [f"{folder}/{name}-stdout", f"{folder}/{name}-stderr"]
+        for path in self._paths:
+            os.mkfifo(path)
+
+    def redirect_output(self, busy: Busy) -> None:
+        """Waits until the front end has opened both, then puts them in place. Raises ``Disconnected``.
+
+        The names are removed at once, so that nothing is left behind however this process ends.
+        """
+        try:
+            for number, path in enumerate(self._paths, start=1):
+                pipe = self._open(path, busy)
+                os.dup2(pipe, number)
+                os.close(pipe)
+        finally:
+            for path in self._paths:
+                Path(path).unlink()
+
+    @staticmethod
+    def _open(path: str, busy: Busy) -> int:
+        while True:
+            try:
+                pipe = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            except OSError as error:
+                if error.errno != errno.ENXIO:  # nobody reads it yet
+                    raise
+            else:
+                os.set_blocking(pipe, True)
+                return pipe
+            if busy.hung_up(_PIPE_POLL_MS):
+                raise protocol.Disconnected

@@ -1,0 +1,123 @@
+"""The state that all workers start from: frameworks imported, a dummy model run, nothing that a fork would break."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import importlib
+import importlib.util
+import logging
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+
+from mme.errors import StartError
+from mme.frameworks import registry
+from mme.mms_config import DEFAULT_HANDLER
+from mme.settings import Settings
+from mme.workers.child import Inherited
+
+logger = logging.getLogger("mme.forkserver")
+
+# What every handler ends up importing; importing it in each worker anew would cost time and memory.
+_COMMON_MODULES = (
+    "encodings.idna",
+    "mms.metrics.metrics_store",
+    "mms.model_loader",
+    "mms.service",
+    "multiprocessing.process",
+    "numpy",
+    "sagemaker_inference.default_handler_service",
+    "sagemaker_inference.default_inference_handler",
+    "sagemaker_inference.transformer",
+    "uuid",
+    "mme.workers.service",
+)
+
+
+def warm_up(settings: Settings, python_path: str) -> Inherited:
+    """Makes this process the template, and returns what its workers must know about it.
+
+    ``python_path`` is the PYTHONPATH that this process was started with. Raises ``StartError`` if it ends up with a
+    second thread.
+    """
+    started_s = time.monotonic()
+    before = _open_descriptors()
+    warmed = [name for name in frameworks_to_preload(settings) if _warm(name, settings)]
+    for module in (*_COMMON_MODULES, *_image_modules(), settings.handler or DEFAULT_HANDLER):
+        _import(module)
+    _restrict_to_one_thread()
+    search_path = _search_path_without(python_path)
+    gc.collect()
+    gc.freeze()
+    gc.disable()  # a collection would touch, and so copy, pages that the workers share
+    _give_back_free_memory()
+    logger.info("ready to fork after %.1f s, warmed up: %s", time.monotonic() - started_s, ", ".join(warmed) or "none")
+    return Inherited(
+        descriptors=frozenset(_open_descriptors() - before),
+        search_path=search_path,
+        open_files_limit=resource.getrlimit(resource.RLIMIT_NOFILE),
+    )
+
+
+def frameworks_to_preload(settings: Settings) -> tuple[str, ...]:
+    """The frameworks of ``MME_PRELOAD``, else all known ones that are installed here."""
+    if settings.preload is not None:
+        return settings.preload
+    return tuple(name for name in registry.ADAPTERS if importlib.util.find_spec(name) is not None)
+
+
+def _warm(name: str, settings: Settings) -> bool:
+    """Warms one framework. One that cannot be is left to the workers: their models then say what is wrong."""
+    try:
+        registry.adapter(name).warm_template(settings)
+    except Exception:
+        logger.exception("%s could not be warmed up; its models will load slowly, or not at all", name)
+        return False
+    return True
+
+
+def _image_modules() -> tuple[str, ...]:
+    """Pillow and those of its plugins that it would import at the first image."""
+    if importlib.util.find_spec("PIL") is None:
+        return ()
+    from PIL import Image
+
+    Image.init()
+    return ("PIL.Image", "PIL.ImageFile", "PIL.ImageOps")
+
+
+def _import(module: str) -> None:
+    try:
+        importlib.import_module(module)
+    except Exception as error:
+        logger.info("%s is not imported beforehand: %s", module, error)
+
+
+def _search_path_without(python_path: str) -> tuple[str, ...]:
+    folders = {Path(entry).absolute() for entry in python_path.split(os.pathsep) if entry}
+    return tuple(entry for entry in sys.path if entry and Path(entry).absolute() not in folders)
+
+
+def _open_descriptors() -> set[int]:
+    found = list(Path("/proc/self/fd").iterdir())
+    return {int(entry.name) for entry in found if entry.is_symlink()}  # without the one that the listing was read from
+
+
+def _restrict_to_one_thread() -> None:
+    threads = [(thread / "comm").read_text().strip() for thread in Path("/proc/self/task").iterdir()]
+    if len(threads) > 1:
+        raise StartError(
+            f"the fork server has {len(threads)} threads ({', '.join(threads)}) after its imports; only one can be "
+            "forked. Leave the framework that starts them out of MME_PRELOAD, or set MME_WORKERS=spawn."
+        )
+
+
+def _give_back_free_memory() -> None:
+    """Returns the heap's free pages to the kernel, so that no worker copies them."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except AttributeError:
+        pass  # not glibc
