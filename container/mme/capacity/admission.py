@@ -2,8 +2,8 @@
 
     free      what the tightest limit leaves (memory.py)
     promised  what loads under way were admitted with and have not taken yet (ledger.py)
-    need      what this load will take (footprint.py)
-    reserve   what loads leave to requests: MME_MEMORY_RESERVE_MB, or the larger of 256 MiB and 5 % of the limit (policy.py)
+    need      what this load will take: declared, learnt or estimated (footprint.py)
+    reserve   what loads leave to requests: MME_MEMORY_RESERVE_MB (policy.py)
 
 A load is admitted if ``free - promised - need >= reserve``. When it is done, what it took can be seen in ``free``
 itself; if the reserve is broken then, the load is undone. Either way the answer is 507: the platform unloads something
@@ -56,8 +56,8 @@ class Admission:
         """Around a load in this process: admits it, and settles it when the block has ended well.
 
         Inside, an allocation that would endanger others fails (guard.py). Raises ``InsufficientMemory`` before the
-        block, or after it: then the model is to be dropped and the load
-        answered with 507. ``ModelLoadError`` for a declaration in serving.properties that is no number.
+        block, or after it: then the model is to be dropped. ``ModelLoadError`` for a declaration in serving.properties
+        that is no number.
         """
         ticket = self.admit(model_name, model_dir)
         try:

@@ -26,13 +26,18 @@ RENEW_S = 0.1
 
 @contextmanager
 def limited_growth(growth_bytes: int) -> Iterator[None]:
-    """Inside, this process may allocate at most ``growth_bytes`` more; afterwards what it could before."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    _set_limit(_data_bytes() + growth_bytes, within=soft)
+    """Inside, this process may allocate at most ``growth_bytes`` more; afterwards what it could before.
+
+    A limit that is set inside stays.
+    """
+    before, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    _set_limit(_data_bytes() + growth_bytes, within=before)
+    inside, _ = resource.getrlimit(resource.RLIMIT_DATA)
     try:
         yield
     finally:
-        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+        if resource.getrlimit(resource.RLIMIT_DATA)[0] == inside:
+            resource.setrlimit(resource.RLIMIT_DATA, (before, hard))
 
 
 class RequestGuard:

@@ -1,0 +1,568 @@
+"""Admission: the arithmetic of it, what a model needs, loads at the same time, and processes that die meanwhile."""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mme.capacity.admission import COPIED_ON_WRITE_BYTES, Admission
+from mme.capacity.footprint import MIB, Artifact, declared_bytes, estimated_bytes, need_of, survey
+from mme.capacity.guard import RequestGuard, limited_growth
+from mme.capacity.ledger import MOST_LEARNT, Book, Ledger
+from mme.capacity.memory import MemorySample
+from mme.capacity.policy import decide, load_growth_bytes, request_growth_bytes, reserve_bytes
+from mme.errors import InsufficientMemory, ModelLoadError
+from mme.settings import Settings
+
+from tests.harness.waiting import wait_until
+
+CONTAINER = Path(__file__).resolve().parents[2] / "container"
+SIZES = st.integers(0, 1 << 42)
+
+
+def sample_of(limit_mib: int, used_mib: int = 0) -> MemorySample:
+    return MemorySample(limit_mib * MIB, used_mib * MIB, limit_mib * MIB, "cgroup v2 /test")
+
+
+# ---- policy ----
+
+
+@given(limit=SIZES, used=SIZES, promised=SIZES, need=SIZES, reserve=SIZES)
+def test_what_is_admitted_leaves_the_reserve_whatever_else_was_promised(
+    limit: int, used: int, promised: int, need: int, reserve: int
+) -> None:
+    sample = MemorySample(limit, used, limit, "test")
+    decision = decide(sample, promised_bytes=promised, need_bytes=need, reserve_bytes=reserve)
+    left = max(0, limit - used) - promised - need
+    assert decision.admitted == (left >= reserve)
+    assert decision.missing_bytes == max(0, reserve - left)
+    if not decision.admitted:
+        freed = MemorySample(limit + decision.missing_bytes, min(used, limit), limit, "test")
+        assert decide(freed, promised_bytes=promised, need_bytes=need, reserve_bytes=reserve).admitted
+
+
+@given(limit=SIZES, reserve=st.integers(0, 1 << 38), needs=st.lists(st.integers(0, 1 << 40), max_size=30))
+def test_loads_at_the_same_time_never_overshoot_together(limit: int, reserve: int, needs: list[int]) -> None:
+    sample = MemorySample(limit, 0, limit, "test")
+    promised = 0
+    for need in needs:
+        if decide(sample, promised_bytes=promised, need_bytes=need, reserve_bytes=reserve).admitted:
+            promised += need
+    assert promised == 0 or promised + reserve <= limit
+
+
+@given(limit=SIZES, used=SIZES, promised=SIZES, reserve=SIZES)
+def test_no_load_or_request_may_allocate_more_than_there_is(limit: int, used: int, promised: int, reserve: int) -> None:
+    sample = MemorySample(limit, used, limit, "test")
+    load = load_growth_bytes(sample, promised_bytes=promised, reserve_bytes=reserve)
+    assert 0 <= load <= max(0, sample.free_bytes - promised)
+    assert 0 <= request_growth_bytes(sample, reserve_bytes=reserve) <= sample.free_bytes
+
+
+@pytest.mark.parametrize(("limit_mib", "expected_mib"), [(512, 256), (5120, 256), (10_240, 512), (100_000, 5000)])
+def test_the_default_reserve_is_the_larger_of_256_mib_and_5_percent(limit_mib: int, expected_mib: int) -> None:
+    assert reserve_bytes(Settings(), sample_of(limit_mib)) == expected_mib * MIB
+
+
+def test_the_default_reserve_is_a_share_of_the_smallest_limit_even_where_the_machine_is_fuller() -> None:
+    sample = MemorySample(1_000_000 * MIB, 999_000 * MIB, 8000 * MIB, "the machine")
+    assert reserve_bytes(Settings(), sample) == 400 * MIB
+
+
+def test_the_reserve_can_be_set_even_to_nothing() -> None:
+    assert reserve_bytes(Settings(memory_reserve_mb=0), sample_of(100_000)) == 0
+
+
+# ---- what a model needs ----
+
+
+def model_of(folder: Path, **files_mib: float) -> Path:
+    """A folder of sparse files; ``weights_params=3`` is weights.params of 3 MiB."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, size_mib in files_mib.items():
+        with (folder / ".".join(name.rsplit("_", 1))).open("wb") as file:
+            file.truncate(int(size_mib * MIB))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "required_memory_mb=300",
+        "required_memory_mb = 300  ",
+        "option.required_memory_mb: 300",
+        "required_memory_mb 0300",
+        "#required_memory_mb=5\noption.required_memory_mb=5\nrequired_memory_mb=300",
+        "engine=MXNet\r\nrequired_memory_mb=300\r\n",
+        "required_memory_mb=5\nrequired_memory_mb=300",
+    ],
+)
+def test_a_model_declares_its_need_in_serving_properties(tmp_path: Path, line: str) -> None:
+    (tmp_path / "serving.properties").write_bytes(line.encode())
+    assert declared_bytes(tmp_path) == 300 * MIB
+
+
+@pytest.mark.parametrize("value", ["", "0", "-5", "1.5", "1e3", "300M", "abc", "٣", "9999999999", "1 2"])
+def test_a_declaration_that_is_no_number_fails_the_load_and_names_it(tmp_path: Path, value: str) -> None:
+    (tmp_path / "serving.properties").write_text(f"option.required_memory_mb={value}\n", encoding="utf-8")
+    with pytest.raises(ModelLoadError, match=r"serving\.properties: option\.required_memory_mb="):
+        declared_bytes(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "engine=MXNet", "!required_memory_mb=5", "xrequired_memory_mb=5", "=5"])
+def test_a_file_of_properties_need_not_declare_anything(tmp_path: Path, text: str) -> None:
+    (tmp_path / "serving.properties").write_text(text)
+    assert declared_bytes(tmp_path) is None
+    assert declared_bytes(tmp_path / "absent") is None
+
+
+def test_declared_goes_before_learnt_and_learnt_before_estimated(tmp_path: Path) -> None:
+    model_dir = model_of(tmp_path / "model", model_params=10)
+    artifact = survey(model_dir)
+    assert need_of(model_dir, artifact, {}).kind == "estimated"
+    learnt = need_of(model_dir, artifact, {artifact.identity: 77 * MIB})
+    assert (learnt.kind, learnt.need_bytes) == ("learnt", 77 * MIB)
+    (model_dir / "serving.properties").write_text("required_memory_mb=5")
+    assert str(need_of(model_dir, artifact, {artifact.identity: 77 * MIB})) == "5 MiB (declared)"
+
+
+# params, private memory of a forked worker after load and passes (MiB), as measured (footprint.py)
+MEASURED = [
+    *((0.01, 7.9), (1.8, 25.5), (4.8, 35.7), (30.8, 79.3), (44.6, 81.8)),
+    *((91.1, 146.9), (97.8, 146.8), (230.5, 282.7), (506.8, 561.0)),
+]
+
+
+@pytest.mark.parametrize(("params_mib", "private_mib"), MEASURED)
+def test_an_estimate_for_mxnet_is_enough_and_at_most_20_mib_or_a_tenth_too_much(
+    monkeypatch: pytest.MonkeyPatch, params_mib: float, private_mib: float
+) -> None:
+    monkeypatch.setitem(sys.modules, "mxnet", np)  # imported, as in a worker that was forked
+    estimate_mib = estimated_bytes(Artifact("", {".params": int(params_mib * MIB)})) / MIB
+    assert private_mib <= estimate_mib <= private_mib + max(20, private_mib / 10)
+
+
+def test_importing_the_framework_counts_where_it_is_not_imported_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    artifact = Artifact("", {".params": MIB})
+    monkeypatch.setitem(sys.modules, "mxnet", np)
+    imported = estimated_bytes(artifact)
+    monkeypatch.delitem(sys.modules, "mxnet")
+    assert estimated_bytes(artifact) == imported + 110 * MIB
+
+
+def test_an_empty_or_absent_folder_is_estimated_at_little_and_left_to_the_load_to_refuse(tmp_path: Path) -> None:
+    assert 0 < estimated_bytes(survey(tmp_path)) < 32 * MIB
+    assert survey(tmp_path).identity == survey(tmp_path / "absent").identity
+
+
+def test_all_files_count_with_those_in_folders_and_behind_links_to_files(tmp_path: Path) -> None:
+    outside = model_of(tmp_path / "outside", linked_params=16)
+    model_dir = model_of(tmp_path / "model", a_params=1)
+    model_of(model_dir / "deep/deeper", b_params=2, c_PARAMS=4)
+    (model_dir / "link.params").symlink_to(outside / "linked.params")
+    (model_dir / "broken.params").symlink_to(tmp_path / "nowhere")
+    (model_dir / "loop").symlink_to(model_dir)
+    os.mkfifo(model_dir / "pipe.params")
+    assert survey(model_dir).bytes_by_suffix == {".params": 23 * MIB}
+
+
+def test_an_artifact_is_the_same_under_another_name_and_another_when_a_file_changes(tmp_path: Path) -> None:
+    first, second = model_of(tmp_path / "one", w_params=1), model_of(tmp_path / "two", w_params=1)
+    for folder in (first, second):
+        os.utime(folder / "w.params", (1_700_000_000, 1_700_000_000))
+    assert survey(first) == survey(second)
+    os.utime(second / "w.params", (1_700_000_000, 1_700_000_001))
+    assert survey(first).identity != survey(second).identity
+
+
+def test_a_folder_of_endless_files_is_looked_at_for_a_bounded_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mme.capacity.footprint.MOST_FILES", 10)
+    for number in range(30):
+        model_of(tmp_path, **{f"f{number}_params": 1})
+    assert survey(tmp_path).total_bytes == 10 * MIB
+
+
+# ---- admission ----
+
+
+@dataclass
+class FakeMemory:
+    """Says that ``limit_mib`` is the limit and ``used_mib`` in use."""
+
+    limit_mib: int = 1000
+    used_mib: int = 0
+
+    def read(self) -> MemorySample:
+        return sample_of(self.limit_mib, self.used_mib)
+
+
+@pytest.fixture
+def memory() -> FakeMemory:
+    return FakeMemory()
+
+
+@pytest.fixture
+def admission(tmp_path: Path, memory: FakeMemory) -> Admission:
+    runtime_dir = tmp_path / "runtime"
+    runtime_dir.mkdir()
+    return Admission(Settings(memory_reserve_mb=100), runtime_dir, server_pid=os.getpid(), memory=memory)
+
+
+@pytest.fixture
+def declaring(tmp_path: Path) -> Callable[[int], Path]:
+    """Makes the folder of a model that declares how much it needs."""
+
+    def make(need_mib: int) -> Path:
+        folder = tmp_path / f"model-{need_mib}"
+        folder.mkdir(exist_ok=True)
+        (folder / "serving.properties").write_text(f"required_memory_mb={need_mib}")
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def idle_process() -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE) as process:
+        yield process
+        process.kill()
+
+
+def test_a_load_that_leaves_the_reserve_is_admitted_and_one_byte_more_is_not(
+    admission: Admission, declaring: Callable[[int], Path]
+) -> None:
+    admission.admit("a", declaring(900)).release()
+    with pytest.raises(InsufficientMemory):
+        admission.admit("a", declaring(901))
+
+
+def test_a_refusal_is_logged_and_says_all_that_it_was_decided_by(
+    admission: Admission, declaring: Callable[[int], Path], memory: FakeMemory, caplog: pytest.LogCaptureFixture
+) -> None:
+    memory.used_mib = 350
+    admission.admit("other", declaring(300))
+    with caplog.at_level(logging.WARNING), pytest.raises(InsufficientMemory) as refusal:
+        admission.admit("resnet", declaring(400))
+    message = str(refusal.value)
+    assert caplog.messages == [message]
+    for part in (
+        *("'resnet'", "400 MiB (declared)", "free are 650 MiB", "300 MiB promised to 1 load", "100 MiB are reserved"),
+        *("limit 1000 MiB: cgroup v2 /test", "150 MiB are missing"),
+    ):
+        assert part in message
+    assert refusal.value.status == 507
+
+
+def test_loads_under_way_count_until_they_are_settled_or_released(
+    admission: Admission, declaring: Callable[[int], Path], memory: FakeMemory
+) -> None:
+    first = admission.admit("first", declaring(500))
+    with pytest.raises(InsufficientMemory):
+        admission.admit("second", declaring(401))
+    second = admission.admit("second", declaring(400))
+    first.release()
+    first.release()
+    third = admission.admit("third", declaring(500))
+    memory.used_mib = 250
+    second.settle()  # took 250 rather than 400
+    third.settle()
+    admission.admit("fourth", declaring(650))
+
+
+def test_what_a_load_has_taken_already_is_not_counted_twice(
+    admission: Admission, declaring: Callable[[int], Path], memory: FakeMemory
+) -> None:
+    admission.admit("first", declaring(500))
+    block = np.ones(200 * MIB, np.uint8)
+    memory.used_mib = 200
+    # 800 free, about 300 still promised, 100 reserved
+    admission.admit("second", declaring(395)).release()
+    with pytest.raises(InsufficientMemory):
+        admission.admit("second", declaring(410))
+    assert block[0] == 1
+
+
+def test_the_real_size_is_learnt_and_counts_at_the_next_load(
+    admission: Admission, tmp_path: Path, memory: FakeMemory
+) -> None:
+    model_dir = model_of(tmp_path / "model", w_params=1)
+    ticket = admission.admit("a", model_dir)
+    assert ticket.need.kind == "estimated"
+    block = np.ones(150 * MIB, np.uint8)
+    ticket.settle()
+    again = admission.admit("b", model_dir)
+    assert again.need.kind == "learnt"
+    assert 150 * MIB <= again.need.need_bytes - COPIED_ON_WRITE_BYTES < 160 * MIB
+    assert block[0] == 1
+    memory.used_mib = 800
+    with pytest.raises(InsufficientMemory, match="learnt"):
+        admission.admit("c", model_dir)
+
+
+def test_a_load_that_took_so_much_that_the_reserve_is_broken_is_undone(
+    admission: Admission, declaring: Callable[[int], Path], memory: FakeMemory, caplog: pytest.LogCaptureFixture
+) -> None:
+    ticket = admission.admit("a", declaring(100))
+    memory.used_mib = 901
+    with pytest.raises(InsufficientMemory) as refusal:
+        ticket.settle(800 * MIB)
+    assert caplog.messages == [str(refusal.value)]
+    for part in ("'a'", "undone", "took 800 MiB where 100 MiB (declared)", "free are 99 MiB", "1 MiB are missing"):
+        assert part in str(refusal.value)
+    memory.used_mib = 0
+    admission.admit("b", declaring(900))  # nothing of the one that was undone is promised any more
+
+
+def test_around_a_load_memory_is_promised_and_a_failed_load_gives_it_back(
+    admission: Admission, declaring: Callable[[int], Path]
+) -> None:
+    with pytest.raises(ModelLoadError), admission.loading("a", declaring(900)):
+        with pytest.raises(InsufficientMemory):
+            admission.admit("b", declaring(1))
+        raise ModelLoadError("broken")
+    with admission.loading("b", declaring(900)):
+        pass
+    admission.admit("c", declaring(900))
+
+
+def test_the_promise_of_a_process_that_died_vanishes(
+    admission: Admission, declaring: Callable[[int], Path], idle_process: subprocess.Popen[bytes]
+) -> None:
+    admission.admit("a", declaring(800)).hand_over(idle_process.pid)
+    with pytest.raises(InsufficientMemory):
+        admission.admit("b", declaring(800))
+    idle_process.kill()
+    idle_process.wait()
+    admission.admit("b", declaring(800))
+
+
+def test_a_promise_handed_over_to_a_process_that_is_gone_is_no_promise(
+    admission: Admission, declaring: Callable[[int], Path], idle_process: subprocess.Popen[bytes]
+) -> None:
+    idle_process.kill()
+    idle_process.wait()
+    admission.admit("a", declaring(800)).hand_over(idle_process.pid)
+    admission.admit("b", declaring(800))
+
+
+def test_processes_that_load_at_the_same_time_share_what_there_is(tmp_path: Path) -> None:
+    """Twelve processes each want 100 of 1,000 MiB, 100 of which are reserved: nine get it, whatever the order."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/serving.properties").write_text("required_memory_mb=100")
+    program = f"""
+import os, sys
+sys.path.insert(0, {str(CONTAINER)!r})
+from pathlib import Path
+from mme.capacity.admission import Admission
+from mme.capacity.memory import MIB, MemorySample
+from mme.errors import InsufficientMemory
+from mme.settings import Settings
+class Fixed:
+    def read(self):
+        return MemorySample(1000 * MIB, 0, 1000 * MIB, "test")
+admission = Admission(Settings(memory_reserve_mb=100), Path({str(tmp_path)!r}), server_pid=1, memory=Fixed())
+sys.stdin.readline()
+try:
+    admission.admit("m", Path({str(tmp_path / "model")!r}))
+    print("admitted", flush=True)
+except InsufficientMemory:
+    print("refused", flush=True)
+sys.stdin.readline()
+"""
+    command = [sys.executable, "-c", program]
+    processes = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        for _ in range(12)
+    ]
+    try:
+        for process in processes:
+            assert process.stdin
+            process.stdin.write("\n")
+            process.stdin.flush()
+        answers = [process.stdout.readline().strip() for process in processes if process.stdout]
+    finally:
+        for process in processes:
+            process.communicate("\n", timeout=30)
+    assert sorted(answers) == ["admitted"] * 9 + ["refused"] * 3
+
+
+# ---- the ledger ----
+
+
+def test_a_ledger_that_was_garbled_or_of_another_make_is_begun_anew(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    with ledger.open() as book:
+        book.learn("x", 5)
+    for text in ('{"loading": {', '{"loading": {"k": {"pid": 1}}, "learnt": {}}', "[]", ""):
+        (tmp_path / "admission.json").write_text(text)
+        with ledger.open() as book:
+            assert book == Book()
+            book.learn("y", 6)
+        with ledger.open() as book:
+            assert book.learnt == {"y": 6}
+
+
+def test_a_ledger_that_cannot_be_written_stops_no_load(admission: Admission, tmp_path: Path) -> None:
+    (tmp_path / "runtime/admission.new").mkdir()  # what stands in the way of every write, even root's
+    with admission.loading("a", tmp_path):
+        pass
+
+
+def test_a_ledger_remembers_a_bounded_number_of_artifacts_the_latest() -> None:
+    book = Book()
+    for number in range(MOST_LEARNT):
+        book.learn(str(number), number)
+    book.learn("0", 7)
+    book.learn("new", 8)
+    assert len(book.learnt) == MOST_LEARNT
+    assert book.learnt["0"] == 7
+    assert "1" not in book.learnt
+
+
+# ---- the guard ----
+
+
+def in_child(do: Callable[[], object]) -> None:
+    """Runs ``do`` in a forked process, whose limits are its own; fails the test if it fails there."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            do()
+            status = 0
+        except BaseException:
+            import traceback
+
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def allocate(size_mib: int) -> np.ndarray:
+    return np.ones(size_mib * MIB, np.uint8)
+
+
+def test_inside_the_limit_an_allocation_that_is_too_large_fails_and_afterwards_it_does_not() -> None:
+    def work() -> None:
+        with limited_growth(100 * MIB):
+            assert allocate(50)[0] == 1
+            with pytest.raises(MemoryError):
+                allocate(150)
+            assert allocate(50)[0] == 1
+        assert allocate(150)[0] == 1
+
+    in_child(work)
+
+
+def test_a_limit_that_the_load_itself_has_set_stays() -> None:
+    def work() -> None:
+        with limited_growth(100 * MIB):
+            resource.setrlimit(resource.RLIMIT_DATA, (5000 * MIB, resource.RLIM_INFINITY))
+        assert resource.getrlimit(resource.RLIMIT_DATA)[0] == 5000 * MIB
+
+    in_child(work)
+
+
+def test_a_load_that_takes_more_than_there_is_gets_a_memory_error_not_a_kill(
+    admission: Admission, declaring: Callable[[int], Path]
+) -> None:
+    """1,000 MiB are free, the floor is a quarter of the 100 that are reserved."""
+
+    def work() -> None:
+        with pytest.raises(MemoryError), admission.loading("liar", declaring(10)):
+            allocate(1100)
+        with admission.loading("not quite", declaring(10)):
+            allocate(900)
+
+    in_child(work)
+
+
+def test_a_request_may_allocate_half_of_what_is_free_and_later_ones_as_much_as_there_is_then(
+    memory: FakeMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mme.capacity.guard.RENEW_S", 0.0)
+
+    def work() -> None:
+        guard = RequestGuard(Settings(memory_reserve_mb=100), memory)
+        guard.renew()
+        with pytest.raises(MemoryError):
+            allocate(600)
+        assert allocate(400)[0] == 1
+        memory.used_mib = 800
+        guard.renew()
+        with pytest.raises(MemoryError):
+            allocate(100)
+        memory.used_mib = 0
+        guard.renew()
+        assert allocate(400)[0] == 1
+
+    in_child(work)
+
+
+def test_the_limit_of_a_worker_holds_whatever_is_free(memory: FakeMemory) -> None:
+    memory.limit_mib = 1_000_000
+
+    def work() -> None:
+        RequestGuard(Settings(worker_memory_limit_mb=2000), memory).renew()
+        assert resource.getrlimit(resource.RLIMIT_DATA)[0] == 2000 * MIB
+
+    in_child(work)
+
+
+def test_free_memory_is_looked_at_once_in_a_while_not_with_each_request() -> None:
+    class Counting(FakeMemory):
+        reads = 0
+
+        def read(self) -> MemorySample:
+            self.reads += 1
+            return super().read()
+
+    memory = Counting()
+
+    def work() -> None:
+        guard = RequestGuard(Settings(), memory)
+        for _ in range(100):
+            guard.renew()
+        assert memory.reads < 50
+
+        def looked_again() -> bool:
+            guard.renew()
+            return memory.reads >= 3
+
+        wait_until(looked_again, "the guard looks again as time goes by", 5)
+
+    in_child(work)
+
+
+def test_a_killed_child_does_not_keep_the_ledger_locked(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    read_end, write_end = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with ledger.open():
+            os.write(write_end, b"x")
+            signal.pause()
+        os._exit(0)
+    try:
+        assert os.read(read_end, 1) == b"x"
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(read_end)
+        os.close(write_end)
+    with ledger.open() as book:
+        assert book == Book()
