@@ -32,8 +32,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("scenario", choices=summaries, metavar="SCENARIO", help=", ".join(summaries))
     parser.add_argument("options", nargs=argparse.REMAINDER, help="options of the scenario, for example --quick")
     parsed = parser.parse_args(arguments)
-    # A stop by SIGTERM ends the servers in order, as Ctrl-C does.
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):  # either ends the servers in order
+        signal.signal(number, _interrupt)
     module = importlib.import_module(f"benchmarks.scenarios.{parsed.scenario}")
     try:
         return module.main(parsed.options)

@@ -19,6 +19,7 @@ import psutil
 
 from benchmarks import models, options
 from benchmarks.connection import Answer, Connection
+from benchmarks.failure import BenchmarkError
 from benchmarks.memory import TreeMemory
 from benchmarks.report import Result, Target, megabytes, milliseconds, progress
 from benchmarks.summary import Summary
@@ -33,6 +34,8 @@ WANTED_MODELS = 1000
 STOCK_MODEL_BYTES = 130e6
 MEMORY_SHARE = 0.6
 STOCK_MODELS = 60
+# Below this the run ends, before the kernel ends something else.
+LEAST_FREE_BYTES = 1e9
 
 
 def main(arguments: list[str]) -> int:
@@ -103,6 +106,11 @@ def load_all(server: Server, factors: list[int], loaders: int, result: Result) -
         if not hasattr(local, "connection"):
             local.connection = Connection(server.port)
         name = models.multiplier(factor)
+        if psutil.virtual_memory().available < LEAST_FREE_BYTES:
+            raise BenchmarkError(
+                f"{server.name}: {next(done) - 1} models loaded, and less than {LEAST_FREE_BYTES / 1e9:g} GB of memory is "
+                "free. Ask for fewer models."
+            )
         try:
             answer: Answer = local.connection.load(name, server.model_url(name))
         except OSError as error:

@@ -117,9 +117,8 @@ class Target(ABC):
             return False
 
     def stop(self) -> None:
-        """Ends the server and all that it started, and removes its folders. A Ctrl-C meanwhile is not listened to."""
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        try:
+        """Ends the server and all that it started, and removes its folders. Ctrl-C is not listened to meanwhile."""
+        with _uninterrupted():
             self.connection.close()
             if self._process is not None:
                 self._process.terminate()
@@ -130,8 +129,6 @@ class Target(ABC):
                         process.kill()
                 self._process.wait()
             self.remove_folders()
-        finally:
-            signal.signal(signal.SIGINT, before)
 
     def remove_folders(self) -> None:
         """Removes all files of this server."""
@@ -183,6 +180,17 @@ class Target(ABC):
         """The last lines of the log, for error messages."""
         lines = self.log_file.read_text(errors="replace").splitlines() if self.log_file.exists() else []
         return "\n".join(f"  | {line}" for line in lines[-_LOG_TAIL_LINES:])
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, signal.SIG_IGN) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

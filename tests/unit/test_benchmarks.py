@@ -1,0 +1,304 @@
+"""The benchmarks' own arithmetic, report and record, and a real tiny run of one of them."""
+
+from __future__ import annotations
+
+import http.server
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+from PIL import Image
+
+from benchmarks import memory, models, report, run
+from benchmarks.connection import Connection
+from benchmarks.failure import BenchmarkError
+from benchmarks.summary import Ratio, Summary, percentile
+from benchmarks.targets import base
+from tests.harness.waiting import wait_until
+
+ROOT = Path(__file__).resolve().parents[2]
+BENCH = [sys.executable, "-P", "-m", "scripts.programs.bench"]
+SCENARIOS = ("cold_load", "memory", "many_models", "latency")
+
+
+# ---- arithmetic ----
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0, 1), (0.5, 3), (0.95, 4.8), (1, 5), (0.1, 1.4)])
+def test_a_percentile_is_interpolated_between_its_neighbours(share: float, expected: float) -> None:
+    assert percentile([5, 1, 4, 2, 3], share) == pytest.approx(expected)
+
+
+def test_a_percentile_of_one_value_is_that_value() -> None:
+    assert percentile([7.0], 0.99) == 7.0
+
+
+@pytest.mark.parametrize(("values", "share"), [([], 0.5), ([1.0], 1.1), ([1.0], -0.1)])
+def test_a_percentile_needs_values_and_a_share(values: list[float], share: float) -> None:
+    with pytest.raises(ValueError):
+        percentile(values, share)
+
+
+def test_a_summary_keeps_count_percentiles_and_extremes() -> None:
+    summary = Summary.of([float(value) for value in range(101)])
+    assert summary == Summary(count=101, p50=50, p95=95, p99=99, lowest=0, highest=100)
+
+
+def test_a_ratio_is_of_medians_and_its_spread_of_rounds() -> None:
+    ratio = Ratio.of_rounds([[10, 12, 14], [20, 20, 20]], [[2, 2, 2], [5, 5, 5]])
+    assert ratio == Ratio(value=17 / 3.5, lowest=4, highest=6)
+
+
+def test_a_ratio_needs_the_same_rounds_on_both_sides() -> None:
+    with pytest.raises(ValueError):
+        Ratio.of_rounds([[1.0]], [[1.0], [2.0]])
+
+
+# ---- report ----
+
+
+def test_a_table_aligns_names_left_and_figures_right() -> None:
+    lines = report.table(["model", "ms"], [["tiny", "1.5"], ["ResNet-152", "1200"]])
+    assert lines == ["model         ms", "──────────  ────", "tiny         1.5", "ResNet-152  1200"]
+
+
+@pytest.mark.parametrize(
+    ("comparison", "value", "met"), [("≥", 12.0, True), ("≥", 11.9, False), ("≤", 12.0, True), ("≤", 12.1, False)]
+)
+def test_a_target_is_met_at_its_limit_and_beyond(comparison: str, value: float, met: bool) -> None:
+    target = report.Target("what", value, comparison, 12, "MB")
+    assert target.met is met
+    assert target.cells()[-1] == ("met" if met else "NOT MET")
+
+
+def test_a_target_that_was_not_measured_is_neither_met_nor_missed() -> None:
+    target = report.Target("what", None, "≤", 12)
+    assert target.met is None
+    assert target.cells() == ["what", "not measured", "≤ 12", "–"]
+
+
+def test_a_result_is_printed_and_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = report.Result("sample", {"rounds": 2}, ["server", "ms"], [["ours", "3.0"]])
+    result.rows.append({"server": "ours", "sum_s": Summary.of([0.003])})
+    result.targets.append(report.Target("speed", 3.0, "≥", 4))
+    assert result.finish(tmp_path / "result.json") == 0
+
+    printed = capsys.readouterr().out
+    assert "ours    3.0" in printed
+    assert "NOT MET" in printed
+    assert "0 errors" in printed
+    record = json.loads((tmp_path / "result.json").read_text())
+    assert record["schema_version"] == report.SCHEMA_VERSION
+    assert record["rows"][0]["sum_s"]["p95"] == 0.003
+    assert record["targets"][0]["met"] is False
+    assert record["machine"]["cores"] >= 1
+    assert record["versions"]["mxnet"] == "1.9.1"
+    assert record["versions"]["java"].split(".")[0].isdigit()
+    assert set(record["commit"]) == {"id", "modified"}
+
+
+def test_a_result_with_errors_fails_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = report.Result("sample", {}, ["server"], [["ours"]], errors=["ours: load: 500"])
+    assert result.finish(tmp_path / "result.json") == 1
+    assert "1 errors\n  ours: load: 500" in capsys.readouterr().out
+
+
+# ---- memory ----
+
+
+def test_a_rollup_is_read_in_bytes() -> None:
+    head = "55d0-7ffe ---p 00000000 00:00 0 [rollup]\n"
+    text = f"{head}Rss: 900 kB\nPss: 400 kB\nPrivate_Clean: 30 kB\nPrivate_Dirty: 70 kB\n"
+    assert memory.parse_rollup(text) == memory.Memory(400 * 1024, 100 * 1024, 70 * 1024)
+
+
+def test_memory_of_a_tree_counts_grandchildren() -> None:
+    holds = "import sys; held = bytearray(b'x' * 50_000_000); print('ready', flush=True); sys.stdin.read()"
+    starts = f"import subprocess, sys; sys.exit(subprocess.call([sys.executable, '-c', {holds!r}]))"
+    with subprocess.Popen([sys.executable, "-c", starts], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None and process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        tree = memory.of_tree(psutil.Process(process.pid))
+        process.stdin.close()
+    assert tree.processes == 2
+    assert tree.workers.pss_bytes > 50e6
+    assert tree.total.pss_bytes == tree.supervisor.pss_bytes + tree.workers.pss_bytes
+    assert tree.jvm == memory.Memory()
+
+
+def test_a_process_that_has_ended_holds_nothing() -> None:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    assert memory.of_process(process.pid) == memory.Memory()
+
+
+# ---- connection ----
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    ports: list[int]
+
+    def do_GET(self) -> None:
+        self.ports.append(self.client_address[1])
+        self.send_response(200)
+        if self.path == "/without-length":
+            self.close_connection = True
+        elif self.path == "/close":
+            self.send_header("Connection", "close")
+        if self.path != "/without-length":
+            self.send_header("Content-Length", "200000")
+        self.end_headers()
+        self.wfile.write(b"x" * 200_000)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def _web_server() -> Iterator[tuple[int, list[int]]]:
+    """Yields the server's port and the list of client ports that requests came from."""
+    ports: list[int] = []
+    handler = type("Handler", (_Handler,), {"ports": ports})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server.server_address[1], ports
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_a_connection_is_kept_until_the_server_closes_it() -> None:
+    with _web_server() as (port, client_ports), Connection(port) as connection:
+        for path in ("/", "/close", "/"):
+            answer = connection.request("GET", path)
+            assert (answer.status, len(answer.body)) == (200, 200_000)
+            assert answer.elapsed_s > 0
+    assert client_ports[0] == client_ports[1]
+    assert client_ports[1] != client_ports[2]
+
+
+def test_an_answer_without_length_is_refused() -> None:
+    with _web_server() as (port, _), Connection(port) as connection, pytest.raises(BenchmarkError):
+        connection.request("GET", "/without-length")
+
+
+# ---- models ----
+
+
+def test_the_photo_is_the_same_jpeg_of_640_by_480_every_time() -> None:
+    body = models.photo()
+    models.photo.cache_clear()
+    assert models.photo() == body
+    with Image.open(io.BytesIO(body)) as picture:
+        assert (picture.format, picture.size, picture.mode) == ("JPEG", (640, 480), "RGB")
+
+
+def test_what_configures_servers_is_not_inherited(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MXNET_SUBGRAPH_BACKEND", "OMP_NUM_THREADS", "SAGEMAKER_HANDLER", "MMS_CONFIG_FILE", "MME_WORKERS"):
+        monkeypatch.setenv(name, "1")
+    inherited = base.clean_environment()
+    assert "MME_WORKERS" in inherited
+    assert not [name for name in inherited if name.startswith(("MXNET_", "OMP_", "SAGEMAKER_", "MMS_"))]
+
+
+# ---- the program ----
+
+
+def test_scenarios_are_found_with_what_they_measure() -> None:
+    found = run.scenarios()
+    assert set(SCENARIOS) <= set(found)
+    assert all(found.values())
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_every_scenario_explains_itself(scenario: str) -> None:
+    done = subprocess.run([*BENCH, scenario, "--help"], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0
+    assert f"./scripts/bench {scenario}" in done.stdout
+    assert "--quick" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["no_such_benchmark"], ["latency", "--targets", "stock,stock"], ["memory", "--counts", "3"]]
+)
+def test_wrong_use_is_exit_code_2(arguments: list[str]) -> None:
+    done = subprocess.run([*BENCH, *arguments], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2
+    assert "usage: ./scripts/bench" in done.stderr
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A temporary folder with a path short enough for Unix sockets below it."""
+    with tempfile.TemporaryDirectory(prefix="mt-") as path:
+        yield Path(path)
+
+
+@contextmanager
+def _bench(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """The program with its temporary files in ``folder``/tmp and its messages in ``folder``/log."""
+    (folder / "tmp").mkdir()
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            [*BENCH, *arguments],
+            env={**os.environ, "TMPDIR": str(folder / "tmp")},
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.terminate()
+        process.communicate()
+
+
+def _messages(folder: Path) -> str:
+    return (folder / "log").read_text()
+
+
+@pytest.mark.slow
+def test_a_real_run_measures_both_servers_and_leaves_nothing(folder: Path) -> None:
+    output = folder / "result.json"
+    with _bench(folder, "cold_load", "--rounds", "1", "--models", "tiny", "--output", str(output)) as bench:
+        printed, _ = bench.communicate(timeout=170)
+    assert bench.returncode == 0, printed + _messages(folder)
+    assert "stock ÷ this" in printed
+    record = json.loads(output.read_text())
+    assert [row["server"] for row in record["rows"]] == ["stock", "ours"]
+    for row in record["rows"]:
+        assert row["failed_rounds"] == 0
+        assert 0 < row["load_s"]["p50"] < row["sum_s"]["p50"] < 120
+    assert not list((folder / "tmp").iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_leaves_nothing(folder: Path, number: signal.Signals) -> None:
+    with _bench(folder, "latency", "--targets", "ours", "--rounds", "100000") as bench:
+        wait_until(lambda: "round 1 of" in _messages(folder), "the run is under way", 120)
+        started = psutil.Process(bench.pid).children(recursive=True)
+        bases = {base_dir for process in started if (base_dir := process.environ().get("SAGEMAKER_BASE_DIR"))}
+        assert len(started) >= 3 and bases
+        bench.send_signal(number)
+        bench.communicate(timeout=60)
+    assert bench.returncode == 130, _messages(folder)
+    assert not [process for process in started if process.is_running()]
+    assert not [base_dir for base_dir in bases if ROOT in Path(base_dir).parents and Path(base_dir).exists()]
+    assert not list((folder / "tmp").iterdir())
