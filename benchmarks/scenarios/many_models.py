@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--stock-models",
         type=options.positive,
-        help=f"models in stock MMS (default: what fits in {MEMORY_SHARE:.0%} of the free memory at 130 MB each, "
+        help=f"models in stock MMS (default: what fits in {MEMORY_SHARE:g} of the free memory at 130 MB each, "
         f"at most {STOCK_MODELS}, quick 8: at over half a second of both cores per load, more would only take longer)",
     )
     parser.add_argument("--loaders", type=options.positive, default=4, help="loads at the same time (default 4)")
@@ -108,8 +108,8 @@ def load_all(server: Server, factors: list[int], loaders: int, result: Result) -
         name = models.multiplier(factor)
         if psutil.virtual_memory().available < LEAST_FREE_BYTES:
             raise BenchmarkError(
-                f"{server.name}: {next(done) - 1} models loaded, and less than {LEAST_FREE_BYTES / 1e9:g} GB of memory is "
-                "free. Ask for fewer models."
+                f"{server.name}: {next(done) - 1} models loaded, and less than {LEAST_FREE_BYTES / 1e9:g} GB of memory "
+                "is free. Ask for fewer models."
             )
         try:
             answer: Answer = local.connection.load(name, server.model_url(name))

@@ -171,7 +171,7 @@ def _web_server() -> Iterator[tuple[int, list[int]]]:
     ports: list[int] = []
     handler = type("Handler", (_Handler,), {"ports": ports})
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
             yield server.server_address[1], ports
