@@ -19,7 +19,8 @@ from tests.harness.ports import free_port
 from tests.harness.server import MARK, marked_processes
 from tests.harness.waiting import wait_until
 
-QUICKSTART = Path(__file__).resolve().parents[2] / "scripts" / "quickstart"
+ROOT = Path(__file__).resolve().parents[2]
+QUICKSTART = ROOT / "scripts" / "quickstart"
 MODELS = ("digits_mlp", "digits_lenet")
 # What README promises of a run that finds everything fetched and trained.
 LATER_RUN_LIMIT_S = 20
@@ -143,6 +144,23 @@ def test_the_commands_that_it_prints_work_and_ctrl_c_stops_all(cache: Path) -> N
         assert "Stopping the server." in run.text()
         assert "Traceback" not in run.text()
         run.assert_nothing_survives()
+
+
+def without_measurements(text: str) -> list[str]:
+    """Lines with numbers that differ from run to run made equal, and without what README leaves out at its "…"."""
+    lines = [line.partition("…")[0].rstrip() for line in text.splitlines() if line]
+    lines = [re.sub(r"class=\d \w+", "class=#", line) for line in lines]
+    return [re.sub(r"[0-9a-f]{32}|127\.0\.0\.1:\d+|[\d.]+", "#", line) for line in lines]
+
+
+def test_readme_shows_what_it_really_prints(cache: Path) -> None:
+    with quickstart(cache) as run:
+        left_up(run)
+    printed = [line.replace(" (kept from before)", "") for line in without_measurements(run.text())]
+    shown = (ROOT / "README.md").read_text().partition("$ ./scripts/quickstart\n")[2].partition("```")[0]
+    remaining = iter(printed)
+    for line in without_measurements(shown):  # in this order
+        assert any(each.startswith(line) for each in remaining), f"README shows {line!r}; printed is:\n{run.text()}"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
