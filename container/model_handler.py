@@ -53,9 +53,13 @@ class ModelHandler:
         self.model_name = str(context.model_name)
         try:
             self.settings = self.settings or Settings.from_environment()
-            _limit_memory(self.settings.worker_memory_limit_mb)
+            adapter = adapter_for(model_dir)
             with memory_errors("load the model"):
-                self.model = adapter_for(model_dir).load(model_dir, self.settings, properties.get("gpu_id"))
+                adapter.import_framework(self.settings)
+                _limit_memory(
+                    self.settings.worker_memory_limit_mb
+                )  # not before: libraries crash where they lack memory
+                self.model = adapter.load(model_dir, self.settings, properties.get("gpu_id"))
                 self._prepare(model_dir, self.settings)
         except MmeError as error:
             logger.error("Model %s did not load (%d): %s", self.model_name, error.status, error)
@@ -115,16 +119,19 @@ class ModelHandler:
         if not items:
             return
         arrays = [item.arrays for item in items if item.arrays is not None]
-        try:
-            joined = arrays[0] if len(arrays) == 1 else _joined(arrays)
-            outputs = self.inference(joined)
-        except Exception:
-            if len(items) == 1:
-                with items[0].errors("run the model"):
-                    raise
-            else:
+        outputs = None
+        if len(items) == 1:
+            with items[0].errors("run the model"):
+                outputs = self.inference(arrays[0])
+        else:
+            try:
+                outputs = self.inference(_joined(arrays))
+            except Exception as error:
+                logger.info("Model %s runs its batch one by one: %s", self.model_name, error)
+            if outputs is None:  # not inside the except: its traceback holds on to the memory of the failed pass
                 for item in items:
                     self._infer([item])
+        if outputs is None:
             return
         samples = sum(map(_samples, arrays))
         start = 0

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -82,6 +82,10 @@ class Adapter(ABC):
         """Is the model in this folder one of this framework? Looks at file names alone, without the framework."""
 
     @abstractmethod
+    def import_framework(self, settings: Settings) -> Any:
+        """Imports the framework, configured as its models need it, and returns it. Calling it again costs nothing."""
+
+    @abstractmethod
     def load(self, model_dir: Path, settings: Settings, gpu_id: int | None = None) -> Model:
         """Loads the model. Raises ``ModelLoadError`` for what is wrong with it and ``InsufficientMemory``."""
 
@@ -90,6 +94,14 @@ class Adapter(ABC):
 
         It must leave no second thread behind: a fork would not carry it over.
         """
+
+    def write_sample(self, folder: Path) -> bool:
+        """Writes the artifacts of a tiny model for small RGB images, or writes nothing and returns False.
+
+        The fork server loads it through the handler and sends it a few requests before it forks: the code that a load
+        and an invocation run through has then been run once, and the workers share the pages that this filled.
+        """
+        return False
 
 
 # How MXNet, oneDNN, NumPy and the operating system word the lack of memory. MXNet's C API prints std: :bad_alloc too.

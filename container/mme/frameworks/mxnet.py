@@ -8,6 +8,7 @@ may still fork.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from mme.settings import Settings
 # operators whose output already is a probability for each class
 _PROBABILITIES = {"SoftmaxOutput", "Softmax", "SoftmaxActivation", "softmax", "sigmoid", "LogisticRegressionOutput"}
 
+_SAMPLE_SHAPE = (1, 3, 32, 32)
+
 
 class MXNetAdapter(Adapter):
     """Finds and loads the models of MXNet."""
@@ -33,6 +36,9 @@ class MXNetAdapter(Adapter):
 
     def recognises(self, model_dir: Path) -> bool:
         return any(model_dir.glob("*-symbol.json"))
+
+    def import_framework(self, settings: Settings) -> Any:
+        return import_mxnet(settings)
 
     def load(self, model_dir: Path, settings: Settings, gpu_id: int | None = None) -> MXNetModel:
         files = artifacts.find(model_dir)
@@ -50,23 +56,41 @@ class MXNetAdapter(Adapter):
     def warm_template(self, settings: Settings) -> None:
         """Runs what happens once per process, so that forked workers share the pages that it fills."""
         mx = import_mxnet(settings)
-        net = mx.sym.Convolution(mx.sym.Variable("data"), kernel=(3, 3), pad=(1, 1), num_filter=8, name="conv")
-        net = mx.sym.Activation(mx.sym.BatchNorm(net, name="norm"), act_type="relu")
-        net = mx.sym.concat(net + net, mx.sym.Pooling(net, kernel=(3, 3), pad=(1, 1), pool_type="max"), dim=1)
-        net = mx.sym.flatten(mx.sym.Pooling(net, global_pool=True, kernel=(1, 1), pool_type="avg"))
-        net = mx.sym.FullyConnected(mx.sym.Dropout(net), num_hidden=8, name="scores")
-        net = mx.sym.load_json(mx.sym.SoftmaxOutput(net, name="softmax").tojson())
-        inputs = (TensorSpec("data", (1, 3, 32, 32)),)
-        shapes, _, auxiliary_shapes = net.infer_shape(data=inputs[0].shape)
-        arguments = {
-            name: mx.nd.ones(shape)
-            for name, shape in zip(net.list_arguments(), shapes, strict=True)
-            if name != "data" and not _is_label(name)
-        }
-        auxiliary = dict(zip(net.list_auxiliary_states(), map(mx.nd.ones, auxiliary_shapes), strict=True))
+        net, arguments, auxiliary = _sample_network(mx)
+        inputs = (TensorSpec("data", _SAMPLE_SHAPE),)
         model = MXNetModel(mx, net, inputs, arguments, auxiliary, "SoftmaxOutput", mx.cpu(), settings)
         for samples in (1, 2):
-            model.predict({"data": np.zeros((samples, 3, 32, 32), np.float32)})
+            model.predict({"data": np.zeros((samples, *_SAMPLE_SHAPE[1:]), np.float32)})
+
+    def write_sample(self, folder: Path) -> bool:
+        import mxnet as mx
+
+        net, arguments, auxiliary = _sample_network(mx)
+        net.save(str(folder / "sample-symbol.json"))
+        saved = {f"arg:{name}": value for name, value in arguments.items()}
+        saved |= {f"aux:{name}": value for name, value in auxiliary.items()}
+        mx.nd.save(str(folder / "sample-0000.params"), saved)
+        (folder / "sample-shapes.json").write_text(json.dumps([{"name": "data", "shape": _SAMPLE_SHAPE}]))
+        return True
+
+
+def _sample_network(mx: Any) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+    """A tiny network of the operators that most image models have: symbol, arguments, auxiliary states."""
+    # channels that are no multiple of 8 take another way through oneDNN
+    net = mx.sym.Convolution(mx.sym.Variable("data") / 255, kernel=(5, 5), stride=(2, 2), num_filter=4, name="odd")
+    net = mx.sym.Convolution(net, kernel=(3, 3), pad=(1, 1), num_filter=8, name="conv")
+    net = mx.sym.Activation(mx.sym.BatchNorm(net, name="norm"), act_type="relu")
+    net = mx.sym.concat(net + net, mx.sym.Pooling(net, kernel=(3, 3), pad=(1, 1), pool_type="max"), dim=1)
+    net = mx.sym.flatten(mx.sym.Pooling(net, global_pool=True, kernel=(1, 1), pool_type="avg"))
+    net = mx.sym.FullyConnected(mx.sym.Dropout(net), num_hidden=8, name="scores")
+    net = mx.sym.load_json(mx.sym.SoftmaxOutput(net, name="softmax").tojson())
+    shapes, _, auxiliary_shapes = net.infer_shape(data=_SAMPLE_SHAPE)
+    arguments = {
+        name: mx.nd.ones(shape)
+        for name, shape in zip(net.list_arguments(), shapes, strict=True)
+        if name != "data" and not _is_label(name)
+    }
+    return net, arguments, dict(zip(net.list_auxiliary_states(), map(mx.nd.ones, auxiliary_shapes), strict=True))
 
 
 def import_mxnet(settings: Settings) -> Any:
@@ -244,8 +268,9 @@ class MXNetModel(Model):
                     start += batch
                 return _join(passes)
         except InsufficientMemory:
-            # what larger passes hold may be what is lacking; the smallest stays, so that the model still answers
-            self._bound = {size: bound for size, bound in self._bound.items() if size == min(self._bound)}
+            # All executors own one pool of working memory, and each takes from it the smallest piece that is large
+            # enough, be that one that could not be allocated just now. So all go; the next request binds anew.
+            self._bound.clear()
             raise
 
     def probabilities(self, scores: np.ndarray) -> np.ndarray:
