@@ -1,0 +1,123 @@
+"""Request bodies that the golden requests do not cover: types, limits, and what must not be allocated or run."""
+
+from __future__ import annotations
+
+import io
+import json
+import tracemalloc
+
+import numpy as np
+import pytest
+from mme.errors import BadRequest, RequestError, UnsupportedMediaType
+from mme.frameworks.base import TensorSpec
+from mme.payload import BodyReader, Request
+
+ROWS = BodyReader([TensorSpec("data", (1, 4))], None)
+BLOCKS = BodyReader([TensorSpec("data", (1, 2, 3))], None)
+WHOLE = BodyReader([TensorSpec("data", (1, 2), np.dtype(np.int32))], None)
+TREES = BodyReader([TensorSpec("data", (1, 3), allows_missing=True)], None)
+
+
+def read(reader: BodyReader, body: bytes | str, content_type: str) -> np.ndarray:
+    body = body.encode() if isinstance(body, str) else body
+    return reader.read(Request({"body": bytearray(body)}, {"content-type": content_type}))["data"]
+
+
+def npy(array: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+def test_one_sample_may_leave_out_the_batch() -> None:
+    block = [[1, 2, 3], [4, 5, 6]]
+    for body in (block, [block]):
+        array = read(BLOCKS, json.dumps(body), "application/json")
+        assert array.shape == (1, 2, 3) and array.dtype == np.float32
+    assert read(BLOCKS, json.dumps([block] * 5), "application/json").shape == (5, 2, 3)
+
+
+def test_csv_rows_are_brought_to_the_shape() -> None:
+    assert read(BLOCKS, "1,2,3,4,5,6\n", "text/csv").tolist() == [[[1, 2, 3], [4, 5, 6]]]
+
+
+@pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f8", "<f2", "<i8", "|u1", "|b1"])
+def test_npy_of_every_kind_of_number(dtype: str) -> None:
+    array = read(ROWS, npy(np.array([[0, 1, 1, 0]]).astype(dtype)), "application/x-npy")
+    assert array.dtype == np.float32 and array.tolist() == [[0, 1, 1, 0]]
+
+
+@pytest.mark.parametrize(
+    "array", [np.array([["a"] * 4]), np.zeros((1, 4), complex), np.zeros(1, [("x", "f4")]), np.zeros((1, 4), "M8[s]")]
+)
+def test_npy_of_anything_else_is_refused(array: np.ndarray) -> None:
+    with pytest.raises(BadRequest, match="not numbers"):
+        read(ROWS, npy(array), "application/x-npy")
+
+
+def test_an_npy_head_that_claims_much_allocates_nothing() -> None:
+    body = npy(np.zeros((1, 4), np.float32))
+    head = "{'descr': '<f4', 'fortran_order': False, 'shape': (9999999, 99999), }"
+    body = body[:10] + head.ljust(len(body) - 10 - 16 - 1).encode() + b"\n" + bytes(16)
+    tracemalloc.start()
+    try:
+        with pytest.raises(BadRequest, match="its head says 3999959600004 bytes of data, it has 16"):
+            read(ROWS, body, "application/x-npy")
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_an_npy_head_of_any_version_is_read_and_a_huge_one_refused() -> None:
+    file = io.BytesIO()
+    np.lib.format.write_array(file, np.ones((1, 4)), version=(2, 0))
+    assert read(ROWS, file.getvalue(), "application/x-npy").tolist() == [[1, 1, 1, 1]]
+    with pytest.raises(BadRequest, match="head is too long"):
+        read(ROWS, b"\x93NUMPY\x02\x00" + (1 << 20).to_bytes(4, "little") + b"(" * (1 << 20), "application/x-npy")
+
+
+@pytest.mark.parametrize("body", ["[[1.5, 2]]", "[[1, 3000000000]]", "[[1, null]]", "[[1, 1e300]]"])
+def test_an_input_of_whole_numbers_takes_only_such(body: str) -> None:
+    assert read(WHOLE, "[[1, -2]]", "application/json").dtype == np.int32
+    with pytest.raises(BadRequest, match="int32"):
+        read(WHOLE, body, "application/json")
+
+
+def test_a_model_that_allows_it_may_miss_numbers() -> None:
+    for body, content_type in (("1,,3\n,5,6", "text/csv"), ("[[1, null, 3], [null, 5, 6]]", "application/json")):
+        array = read(TREES, body, content_type)
+        assert np.isnan(array).tolist() == [[False, True, False], [True, False, False]]
+    with pytest.raises(BadRequest):
+        read(TREES, "1,inf,3", "text/csv")
+
+
+def test_json_keys_that_are_input_names_are_input_names() -> None:
+    reader = BodyReader([TensorSpec("inputs", (1, 2))], None)
+    body = bytearray(b'{"inputs": [[1, 2]]}')
+    assert reader.read(Request({"body": body}, {"content-type": "application/json"}))["inputs"].tolist() == [[1, 2]]
+
+
+def test_untyped_bodies_are_told_by_their_first_bytes() -> None:
+    for content_type in ("", "application/octet-stream", "binary/octet-stream"):
+        assert read(ROWS, npy(np.ones((1, 4))), content_type).shape == (1, 4)
+        assert read(ROWS, " \n[[1, 2, 3, 4]]", content_type).shape == (1, 4)
+        with pytest.raises(UnsupportedMediaType):
+            read(ROWS, "1,2,3,4", content_type)
+
+
+def test_header_names_and_types_are_compared_without_case() -> None:
+    request = Request.from_mms(
+        {"body": b""},
+        {"body": {"content-type": "x"}, "cOnTeNt-TyPe": "TEXT/CSV ; charset=utf-8", "ACCEPT": "a", "x-Y": "z"},
+    )
+    assert request.content_type == "text/csv"
+    assert request.accept == "a"
+    assert request.headers["x-y"] == "z"
+    assert request.part_type("body") == "text/csv"
+    assert request.custom_attributes is None
+
+
+def test_every_refusal_says_what_the_model_takes() -> None:
+    for body, content_type in (("", "text/csv"), ("x", "text/csv"), ("x", "application/json"), ("x", "x/y")):
+        with pytest.raises(RequestError, match=r"data \(N, 4\) float32"):
+            read(ROWS, body, content_type)
