@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import importlib
 import importlib.machinery
 import io
 import logging
@@ -165,7 +164,6 @@ def reset_imports(python_path: str, inherited: Inherited) -> None:
     folders = [str(Path(entry).absolute()) for entry in python_path.split(os.pathsep)] if python_path else []
     before = set(sys.path)
     sys.path[:] = dict.fromkeys([*folders, *inherited.search_path])
-    importlib.invalidate_caches()
     new = [folder for folder in sys.path if folder not in before]
     forget_shadowed_modules(new)
 
@@ -182,7 +180,8 @@ def forget_shadowed_modules(folders: Iterable[str]) -> None:
             own.update(entry.name.partition(".")[0] for entry in Path(folder).iterdir())
         except OSError:
             continue  # MMS puts the handler's name there, which is no folder
-    for name in own.intersection(sys.modules).difference(sys.stdlib_module_names):
+    # (looking at each loaded module's name would copy the pages that they are on)
+    for name in [each for each in own if each in sys.modules and each not in sys.stdlib_module_names]:
         found = importlib.machinery.PathFinder.find_spec(name, sys.path)
         if found is None or found.origin is None or found.origin == getattr(sys.modules[name], "__file__", None):
             continue

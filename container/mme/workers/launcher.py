@@ -44,9 +44,11 @@ while :; do
 done
 """
 
-# For archives that name a runtime of their own ("python3"): MMS then starts that program instead of the launcher.
+# For archives that name a runtime of their own ("python3"): MMS then starts that program instead of the launcher. So it
+# does where our folder may hold no programs (docker run --tmpfs /tmp mounts it noexec): multi-model-server is then the
+# original, and the launcher can be read by a shell, but not executed.
 _PYTHON_LAUNCHER = """import os, sys
-os.execv({launcher!r}, [{launcher!r}, *sys.argv])
+os.execv("/bin/sh", ["/bin/sh", {launcher!r}, *sys.argv])
 """
 
 # multi-model-server gives MMS its own interpreter as the Python to run (mms/model_server.py, "--python").

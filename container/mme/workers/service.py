@@ -80,7 +80,7 @@ def serve(connection: socket.socket, *, temporary_dir: str, decode_bodies: bool,
     """
     reader = protocol.RequestReader(connection, decode_bodies=decode_bodies)
     busy = Busy(connection, state)
-    model = _Model()
+    model = LoadedModel()
     try:
         while True:
             try:
@@ -117,8 +117,8 @@ def serve(connection: socket.socket, *, temporary_dir: str, decode_bodies: bool,
         model.unload()
 
 
-class _Model:
-    """The model of a connection: nothing until it is loaded."""
+class LoadedModel:
+    """The model of a connection: none until it is loaded."""
 
     def __init__(self) -> None:
         self._loader: Any = None

@@ -18,6 +18,7 @@ from mme.frameworks import registry
 from mme.mms_config import DEFAULT_HANDLER
 from mme.settings import Settings
 from mme.workers.child import Inherited
+from mme.workers.rehearsal import rehearse
 
 logger = logging.getLogger("mme.forkserver")
 
@@ -35,6 +36,8 @@ _COMMON_MODULES = (
     "uuid",
     "mme.workers.service",
 )
+# The largest first: a smaller piece would break a larger hole.
+_HOLE_SIZES = (65536, 32768, 16384, 8192, *range(4096, 1024, -64), *range(1032, 8, -16))
 
 
 def warm_up(settings: Settings, python_path: str) -> Inherited:
@@ -45,15 +48,15 @@ def warm_up(settings: Settings, python_path: str) -> Inherited:
     """
     started_s = time.monotonic()
     before = _open_descriptors()
-    warmed = [name for name in frameworks_to_preload(settings) if _warm(name, settings)]
     for module in (*_COMMON_MODULES, *_image_modules(), settings.handler or DEFAULT_HANDLER):
         _import(module)
+    warmed = [name for name in frameworks_to_preload(settings) if _warm(name, settings)]
     _restrict_to_one_thread()
     search_path = _search_path_without(python_path)
     gc.collect()
     gc.freeze()
     gc.disable()  # a collection would touch, and so copy, pages that the workers share
-    _give_back_free_memory()
+    _fill_holes_in_heap()
     logger.info("ready to fork after %.1f s, warmed up: %s", time.monotonic() - started_s, ", ".join(warmed) or "none")
     return Inherited(
         descriptors=frozenset(_open_descriptors() - before),
@@ -73,6 +76,7 @@ def _warm(name: str, settings: Settings) -> bool:
     """Warms one framework. One that cannot be is left to the workers: their models then say what is wrong."""
     try:
         registry.adapter(name).warm_template(settings)
+        rehearse(name, DEFAULT_HANDLER)
     except Exception:
         logger.exception("%s could not be warmed up; its models will load slowly, or not at all", name)
         return False
@@ -115,9 +119,35 @@ def _restrict_to_one_thread() -> None:
         )
 
 
-def _give_back_free_memory() -> None:
-    """Returns the heap's free pages to the kernel, so that no worker copies them."""
+class _HeapState(ctypes.Structure):
+    """glibc's ``struct mallinfo2``."""
+
+    _fields_ = [
+        *((name, ctypes.c_size_t) for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd")),
+        *((name, ctypes.c_size_t) for name in ("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")),
+    ]
+
+
+def _fill_holes_in_heap() -> None:
+    """Takes every free piece inside the C heap, so that workers allocate on new pages at its end.
+
+    What has been freed during the warm-up lies scattered among what is in use. A worker that allocated there would
+    copy a page of the template for each few bytes: 3 MB of them for a tiny MXNet model.
+    """
+    libc = ctypes.CDLL(None)
     try:
-        ctypes.CDLL(None).malloc_trim(0)
+        heap_state, allocate = libc.mallinfo2, libc.malloc
     except AttributeError:
-        pass  # not glibc
+        return  # not glibc, or one before 2.33
+    heap_state.restype = _HeapState
+    allocate.argtypes, allocate.restype = [ctypes.c_size_t], ctypes.c_void_p
+    for size in _HOLE_SIZES:
+        at_a_time = 8 if size > 4096 else 64
+        while True:
+            before = heap_state()
+            for _ in range(at_a_time):
+                allocate(size)  # never freed
+            after = heap_state()
+            # All of them taken from the end of the heap: there is no hole of this size any more.
+            if after.arena != before.arena or before.keepcost - after.keepcost >= at_a_time * size:
+                break

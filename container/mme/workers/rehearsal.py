@@ -1,0 +1,97 @@
+"""What the fork server does once so that its workers need not: load a tiny model and answer a few requests with it.
+
+Python and the frameworks do much at the first run of each piece of code: they fill caches, import, allocate, specialise
+byte code. Done before the fork, it costs each worker neither time nor memory.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import socket
+import struct
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mme.frameworks import registry
+from mme.workers import protocol
+from mme.workers.service import LoadedModel
+
+logger = logging.getLogger("mme.forkserver")
+
+_IMAGE_SIDE = 32  # of the sample models, see Adapter.write_sample
+_ROUNDS = 4  # CPython 3.11 specialises code that ran 8 times, a loop counts
+
+
+def rehearse(framework: str, handler: str) -> None:
+    """Loads the framework's sample model through module ``handler`` and invokes it, without a connection of MMS."""
+    with tempfile.TemporaryDirectory(prefix="sample-") as folder, _quiet():
+        if not registry.adapter(framework).write_sample(Path(folder)):
+            return
+        for _ in range(_ROUNDS):
+            _play([_load_request(folder, f"{handler}:handle"), *map(_predict_request, _bodies())])
+
+
+def _play(requests: list[bytes]) -> None:
+    front_end, connection = socket.socketpair()
+    with front_end, connection:
+        reader = protocol.RequestReader(connection)
+        model = LoadedModel()
+        for sent in requests:
+            front_end.sendall(sent)  # a few KB: they fit into the socket's buffer
+            command, request = reader.read()
+            if command == protocol.LOAD:
+                response = protocol.load_response(*model.load(request))
+            else:
+                response = model.predict(request)
+            protocol.send(connection, response)
+            answer = front_end.recv(65536)
+            if struct.unpack("!i", answer[:4]) != (200,):
+                raise RuntimeError(f"the sample model answered {answer[:200]!r}")
+            model.emit_metrics()
+
+
+def _load_request(folder: str, handler: str) -> bytes:
+    fields = [_field(b"sample"), _field(folder.encode()), _int(1), _field(handler.encode()), _int(-1), _field(b"none")]
+    return protocol.LOAD + b"".join(fields)
+
+
+def _predict_request(content: tuple[str, bytes]) -> bytes:
+    content_type, body = content
+    headers = _field(b"Content-Type") + _field(content_type.encode()) + _field(b"Accept") + _field(b"*/*")
+    inputs = _field(b"body") + _field(content_type.encode()) + _field(body)
+    return protocol.PREDICT + _field(b"request") + headers + _int(-1) + inputs + _int(-1) + _int(-1)
+
+
+def _bodies() -> Iterator[tuple[str, bytes]]:
+    yield "application/json", json.dumps([[[[0.0] * _IMAGE_SIDE] * _IMAGE_SIDE] * 3]).encode()
+    try:
+        from PIL import Image
+    except ImportError:
+        return
+    image = Image.new("RGB", (2 * _IMAGE_SIDE, _IMAGE_SIDE), "grey")
+    for kind in ("jpeg", "png"):
+        encoded = io.BytesIO()
+        image.save(encoded, kind)
+        yield f"image/{kind}", encoded.getvalue()
+
+
+def _field(value: bytes) -> bytes:
+    return _int(len(value)) + value
+
+
+def _int(value: int) -> bytes:
+    return struct.pack("!i", value)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the lines that a load and its metrics log: nobody has asked for this model."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
