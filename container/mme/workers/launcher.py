@@ -89,12 +89,13 @@ def _write_program(path: Path, text: str) -> None:
 
 @dataclass(frozen=True)
 class Launch:
-    """What a launcher was started with. ``proc`` is its folder below /proc: valid only while it lives."""
+    """What a launcher was started with, and its descriptors as long as it lives."""
 
     pid: int
     started: str  # the kernel's start time of the process: tells it from a later one with the same number
     arguments: dict[str, str]  # as MMS passes them: {"--model-name": …}
     environment: dict[bytes, bytes]
+    working_dir: str  # the model's folder
 
     @classmethod
     def of_process(cls, pid: int) -> Launch:
@@ -106,11 +107,8 @@ class Launch:
         options = words[programs[0] + 1 :]
         arguments = dict(zip(options[::2], options[1::2], strict=True))
         pairs = [entry.split(b"=", 1) for entry in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0") if entry]
-        return cls(pid, _start_time(pid), arguments, {pair[0]: pair[1] for pair in pairs if len(pair) == 2})
-
-    @property
-    def proc(self) -> str:
-        return f"/proc/{self.pid}"
+        environment = {pair[0]: pair[1] for pair in pairs if len(pair) == 2}
+        return cls(pid, _start_time(pid), arguments, environment, str(Path(f"/proc/{pid}/cwd").readlink()))
 
     @property
     def model_name(self) -> str:
@@ -139,14 +137,14 @@ class Launch:
 
     def open_standard_input(self) -> int:
         """A descriptor that ends when the front end has reaped the launcher, or is gone itself."""
-        return os.open(f"{self.proc}/fd/{_STANDARD_INPUT}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        return os.open(f"/proc/{self.pid}/fd/{_STANDARD_INPUT}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
 
     def open_output(self) -> tuple[int, int]:
-        """Standard output and standard error, which MMS reads."""
+        """Standard output and standard error, which MMS reads. Raises ``OSError`` if the launcher is gone."""
         return self._open_for_writing(_STANDARD_OUTPUT), self._open_for_writing(_STANDARD_ERROR)
 
     def _open_for_writing(self, number: int) -> int:
-        return os.open(f"{self.proc}/fd/{number}", os.O_WRONLY | os.O_CLOEXEC)
+        return os.open(f"/proc/{self.pid}/fd/{number}", os.O_WRONLY | os.O_CLOEXEC)
 
 
 def _start_time(pid: int) -> str:
