@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from mme.errors import MmeError, ModelLoadError
-from mme.frameworks.base import Model, describe_inputs, memory_errors
+from mme.frameworks.base import Model, describe_inputs, means_no_memory, memory_errors
 from mme.frameworks.registry import adapter_for
 from mme.images import ImageReader
 from mme.payload import CUSTOM_ATTRIBUTES, JSON, BodyReader, Request
@@ -53,12 +53,11 @@ class ModelHandler:
         self.model_name = str(context.model_name)
         try:
             self.settings = self.settings or Settings.from_environment()
-            adapter = adapter_for(model_dir)
-            with memory_errors("load the model"):
+            with memory_errors("load the model"), _unreadable_files():
+                adapter = adapter_for(model_dir)
                 adapter.import_framework(self.settings)
-                _limit_memory(
-                    self.settings.worker_memory_limit_mb
-                )  # not before: libraries crash where they lack memory
+                # not before: libraries crash where they find no room for themselves
+                _limit_memory(self.settings.worker_memory_limit_mb)
                 self.model = adapter.load(model_dir, self.settings, properties.get("gpu_id"))
                 self._prepare(model_dir, self.settings)
         except MmeError as error:
@@ -175,7 +174,7 @@ class _Item:
             self._fail(error)
         except Exception:
             logger.exception("Model %s could not %s.", self._context.model_name, doing)
-            self._fail(MmeError(f"The model could not {doing}. The reason is in its log."))
+            self._fail(MmeError(f"Could not {doing}. The reason is in the log of the model."))
 
     def _fail(self, error: MmeError) -> None:
         self.arrays = self.outputs = None
@@ -219,13 +218,28 @@ def _labels_for(scores: np.ndarray, path: Path) -> list[str] | None:
     return labels
 
 
+@contextmanager
+def _unreadable_files() -> Iterator[None]:
+    """Makes an artifact that the operating system does not let us read a reason why the model does not load."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None or means_no_memory(error):
+            raise
+        raise ModelLoadError(
+            f"{error.filename} cannot be read: {error.strerror}. It must be a file that everybody may read."
+        ) from None
+
+
 def _limit_memory(limit_mb: int | None) -> None:
-    """Lets an allocation beyond the limit fail in this process, where it becomes an answer 507 and nobody is killed."""
+    """Lets an allocation beyond the limit fail in this process, where it becomes an answer 507 and nobody is killed.
+
+    A lower limit that is already there stays.
+    """
     if limit_mb is not None:
-        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-        limit_bytes = limit_mb << 20
-        soft = limit_bytes if hard == resource.RLIM_INFINITY else min(limit_bytes, hard)
-        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+        before = resource.getrlimit(resource.RLIMIT_DATA)
+        known = [limit for limit in (limit_mb << 20, *before) if limit != resource.RLIM_INFINITY]
+        resource.setrlimit(resource.RLIMIT_DATA, (min(known), before[1]))
 
 
 def entry_point(handler_class: Callable[[], ModelHandler]) -> Callable[[Any, Any], list[bytes] | None]:
