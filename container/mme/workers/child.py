@@ -70,11 +70,11 @@ def run_worker(launch: Launch, connection: socket.socket, state: memoryview, inh
 
 
 def become_worker(launch: Launch, connection: int, inherited: Inherited) -> None:
-    """Resets everything that a worker must not share. Raises ``OSError`` if the launcher is gone."""
+    """Resets everything that a worker must not share. Raises ``OSError`` if the model's folder is gone."""
     reset_signals()
     os.setpgid(0, 0)  # with what the handler may start it forms a group, which is killed as one
-    output = launch.open_output()
-    os.chdir(f"{launch.proc}/cwd")  # the model's folder
+    output = open_output(launch)
+    os.chdir(launch.working_dir)
     reset_descriptors(output, keep={connection, *inherited.descriptors})
     resource.setrlimit(resource.RLIMIT_NOFILE, inherited.open_files_limit)
     raise_oom_score(OOM_SCORE_ABOVE_FORK_SERVER)
@@ -98,6 +98,14 @@ def reset_signals() -> None:
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def open_output(launch: Launch) -> tuple[int, int]:
+    """Where a worker writes until MMS has opened its log pipes: what the launcher has, or else the server's own."""
+    try:
+        return launch.open_output()
+    except OSError:
+        return os.dup(1), os.dup(2)  # the launcher was killed, but its model lives on
 
 
 def reset_descriptors(output: tuple[int, int], keep: Iterable[int]) -> None:

@@ -13,10 +13,12 @@ import logging
 import mmap
 import os
 import resource
+import select
 import selectors
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +38,8 @@ logger = logging.getLogger("mme.forkserver")
 OOM_SCORE_ABOVE_FRONT_END = 100
 _BACKLOG = 128  # as MMS's worker
 _MOST_WORKERS = 65536
+# How long a model whose launcher was killed is kept for its front end to come back; MMS does after 1 s.
+_ORPHAN_GRACE_S = 10.0
 _SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
 assert HIGHEST_OOM_SCORE > OOM_SCORE_ABOVE_FRONT_END
 
@@ -46,7 +50,7 @@ class Model:
 
     launch: Launch
     listener: socket.socket
-    standard_input: int
+    standard_input: int  # -1 once the launcher is gone
     workers: dict[int, Worker] = field(default_factory=dict)
 
 
@@ -58,6 +62,7 @@ class Worker:
     model: Model
     connection: socket.socket
     slot: int  # its byte in the shared page of states
+    ended_by_us: bool = False
 
 
 class ForkServer:
@@ -70,6 +75,8 @@ class ForkServer:
         self._guarded: dict[int, float] = {}
         self._models: dict[int, Model] = {}  # by launcher
         self._workers: dict[int, Worker] = {}  # by process
+        # Models without launcher and without worker, by launcher: when to drop them, in time.monotonic().
+        self._orphans: dict[int, float] = {}
         self._states = memoryview(mmap.mmap(-1, _MOST_WORKERS))
         self._free_slots = list(range(_MOST_WORKERS - 1, -1, -1))
         self._selector = selectors.DefaultSelector()
@@ -90,8 +97,9 @@ class ForkServer:
         os.close(ready)
         try:
             while not self._ending:
-                for key, _ in self._selector.select():
+                for key, _ in self._selector.select(self._timeout_s()):
                     key.data()
+                self.drop_orphans()
         finally:
             signal.set_wakeup_fd(-1)
             self.end_everything()
@@ -164,7 +172,7 @@ class ForkServer:
         model = Model(launch, listener, standard_input)
         self._models[launch.pid] = model
         self._watch(listener.fileno(), lambda: self.handle_connection(model))
-        self._watch(standard_input, lambda: self._drop(model))
+        self._watch(standard_input, lambda: self.handle_launcher_end(model))
         output, errors = launch.open_output()
         # The lines that WorkerLifeCycle.java waits for; one write each is atomic, and the pipe is empty.
         os.write(output, b"[PID] %d\nMMS worker started.\nPython runtime: %s\n" % (launch.pid, _PYTHON_VERSION))
@@ -172,14 +180,49 @@ class ForkServer:
         os.close(errors)
         logger.debug("listening for model %s", launch.model_name)
 
-    def _drop(self, model: Model) -> None:
-        """The launcher is gone, or the front end is: the model's workers end at once, and nothing of it stays."""
-        del self._models[model.launch.pid]
+    def handle_launcher_end(self, model: Model) -> None:
+        """The launcher has been reaped, or the front end is gone: the model's workers end at once, and so does it.
+
+        Unless somebody else killed the launcher: the front end still holds its connections then. It would never start
+        another launcher (WorkerThread.java fails with a NullPointerException at this point) but its workers' threads
+        connect anew to the same socket, so that stays open for them.
+        """
+        orphaned = not model.launch.is_alive() and not all(map(_hung_up, model.workers.values()))
+        self._end_workers(model)
+        if orphaned:
+            logger.error("the launcher of model %s was killed; its workers are replaced", model.launch.model_name)
+            self._forget_launcher(model)
+            self._orphans[model.launch.pid] = time.monotonic() + _ORPHAN_GRACE_S
+        else:
+            self._drop(model)
+
+    def _end_workers(self, model: Model) -> None:
         for worker in model.workers.values():
+            worker.ended_by_us = True
             _kill_group(worker.pid)
+
+    def _forget_launcher(self, model: Model) -> None:
+        if model.standard_input >= 0:
+            self._selector.unregister(model.standard_input)
+            os.close(model.standard_input)
+            model.standard_input = -1
+
+    def _timeout_s(self) -> float | None:
+        return max(min(self._orphans.values()) - time.monotonic(), 0.0) if self._orphans else None
+
+    def drop_orphans(self) -> None:
+        """Drops models that have neither launcher nor worker, and to which nobody has come back."""
+        now_s = time.monotonic()
+        for launcher in [launcher for launcher, drop_at_s in self._orphans.items() if drop_at_s <= now_s]:
+            self._drop(self._models[launcher])
+
+    def _drop(self, model: Model) -> None:
+        """Nothing of the model stays."""
+        del self._models[model.launch.pid]
+        self._orphans.pop(model.launch.pid, None)
+        self._end_workers(model)
+        self._forget_launcher(model)
         self._selector.unregister(model.listener)
-        self._selector.unregister(model.standard_input)
-        os.close(model.standard_input)
         model.listener.close()
         if model.launch.socket_path:
             Path(model.launch.socket_path).unlink(missing_ok=True)
@@ -210,6 +253,7 @@ class ForkServer:
             connection.close()
             return
         model.workers[pid] = self._workers[pid] = Worker(pid, model, connection, slot)
+        self._orphans.pop(model.launch.pid, None)
 
     def _fork(self, model: Model, connection: socket.socket, slot: int) -> int:
         # The child must not run our handlers, nor put signals that are meant for it into our wakeup pipe.
@@ -239,6 +283,9 @@ class ForkServer:
         if worker is None:
             return
         del worker.model.workers[pid]
+        launcher = worker.model.launch.pid
+        if worker.model.standard_input < 0 and not worker.model.workers and launcher in self._models:
+            self._orphans[launcher] = time.monotonic() + _ORPHAN_GRACE_S
         _kill_group(pid)  # what the handler has started
         self._report(worker, os.waitstatus_to_exitcode(status))
         worker.connection.close()
@@ -247,8 +294,7 @@ class ForkServer:
     def _report(self, worker: Worker, code: int) -> None:
         """Logs a worker's death and, where the kernel may have killed it in a request, answers 507 in its place."""
         model = worker.model.launch.model_name
-        expected = worker.model.launch.pid not in self._models
-        if expected or code == 0:
+        if worker.ended_by_us or code == 0:
             return
         if code > 0:
             logger.warning("worker %d of model %s ended with exit code %d", worker.pid, model, code)
@@ -299,6 +345,13 @@ def _send(connection: socket.socket, response: list[protocol.Buffer]) -> None:
         protocol.send(connection, response)
     except (OSError, protocol.Disconnected):
         pass
+
+
+def _hung_up(worker: Worker) -> bool:
+    """Whether the front end has closed the worker's connection."""
+    poll = select.poll()
+    poll.register(worker.connection, select.POLLRDHUP)
+    return bool(poll.poll(0))
 
 
 def _started(pid: int) -> float:
