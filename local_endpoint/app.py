@@ -6,6 +6,7 @@ import contextlib
 import logging
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ from local_endpoint.s3_storage import ObjectFiles
 from local_endpoint.state import KeepingS3, StateFolder, reset_moto
 
 logger = logging.getLogger(__name__)
+
+_only_one = threading.Lock()
 
 
 def _create_backend_app(service: Any) -> Any:
@@ -55,6 +58,7 @@ class LocalEndpoint:
         self._make_runtime = make_its_runtime
         self._access = access or AllowAll()
         self._cleanup = contextlib.ExitStack()
+        self.work_dir: Path | None = None
         self._server: HttpServer | None = None
         self._endpoints: Endpoints | None = None
 
@@ -70,6 +74,9 @@ class LocalEndpoint:
 
     def start(self) -> None:
         """Returns when it answers. Raises ``OSError`` (the port is taken) and ``StateInUse``."""
+        if not _only_one.acquire(blocking=False):
+            raise RuntimeError("A local endpoint runs in this process already, and moto's state is global.")
+        self._cleanup.callback(_only_one.release)
         try:
             self._start()
         except BaseException:
@@ -85,7 +92,7 @@ class LocalEndpoint:
 
         guardian = Guardian()
         cleanup.callback(guardian.close)
-        work_dir = Path(tempfile.mkdtemp(prefix="local-endpoint-"))
+        work_dir = self.work_dir = Path(tempfile.mkdtemp(prefix="local-endpoint-"))
         guardian.watch_folder(work_dir)
         cleanup.callback(shutil.rmtree, work_dir, ignore_errors=True)
 

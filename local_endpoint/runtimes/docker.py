@@ -1,4 +1,4 @@
-"""Runs the image that a model names, with Docker: as SageMaker does, with ``serve`` and the folder of models mounted."""
+"""Runs the image that a model names with Docker, as SageMaker does: ``serve``, the folder of models mounted."""
 
 from __future__ import annotations
 

@@ -1,0 +1,31 @@
+"""Fixtures of the local endpoint's tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.endpoint.local import Local
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """boto3 and the AWS CLI are to see what a test gives them, nothing of the user's."""
+    for name in ("AWS_ENDPOINT_URL", "AWS_PROFILE", "AWS_RETRY_MODE", "AWS_CONFIG_FILE", "AWS_MAX_ATTEMPTS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+
+@pytest.fixture(scope="module")
+def module_local() -> Iterator[Local]:
+    """A local endpoint for all tests of a module; its containers are stand-ins."""
+    with Local(health_interval_s=0.2) as running:
+        yield running
+
+
+@pytest.fixture
+def local(module_local: Local) -> Iterator[Local]:
+    """The module's local endpoint, empty afterwards."""
+    yield module_local
+    module_local.clear()

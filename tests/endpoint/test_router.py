@@ -1,0 +1,51 @@
+"""Which instance serves."""
+
+from __future__ import annotations
+
+from local_endpoint.router import Choice, Sample, choose
+
+BUSY = 4
+
+
+def sample(index: int, state: str = "", users: int = 0, in_flight: int | None = None, models: int = 0) -> Sample:
+    return Sample(
+        index=index,
+        has_model=state in ("ready", "coming"),
+        is_ready=state == "ready",
+        model_users=users,
+        in_flight=users if in_flight is None else in_flight,
+        models=models,
+    )
+
+
+def test_a_model_that_nobody_has_goes_to_the_least_busy_instance() -> None:
+    assert choose([sample(0, in_flight=3), sample(1, in_flight=1), sample(2, in_flight=2)], BUSY) == Choice(1)
+
+
+def test_among_equally_busy_instances_the_one_with_fewest_models_gets_it() -> None:
+    assert choose([sample(0, models=3), sample(1, models=2)], BUSY) == Choice(1)
+
+
+def test_a_model_stays_with_the_instance_that_has_it() -> None:
+    assert choose([sample(0), sample(1, "ready", users=3, in_flight=9)], BUSY) == Choice(1)
+
+
+def test_when_that_one_is_busy_another_gets_a_copy_and_the_request_does_not_wait_for_it() -> None:
+    assert choose([sample(0), sample(1, "ready", users=BUSY)], BUSY) == Choice(1, copy_to=0)
+
+
+def test_only_one_copy_is_made_at_a_time() -> None:
+    samples = [sample(0), sample(1, "ready", users=BUSY), sample(2, "coming")]
+    assert choose(samples, BUSY) == Choice(1)
+
+
+def test_a_model_on_its_way_is_waited_for_where_it_is_expected() -> None:
+    assert choose([sample(0), sample(1, "coming", users=9)], BUSY) == Choice(1)
+
+
+def test_of_several_that_have_the_model_the_least_busy_serves() -> None:
+    assert choose([sample(0, "ready", users=3), sample(1, "ready", users=1)], BUSY) == Choice(1)
+
+
+def test_no_copy_where_all_have_it() -> None:
+    assert choose([sample(0, "ready", users=BUSY), sample(1, "ready", users=BUSY + 1)], BUSY) == Choice(0)
