@@ -156,6 +156,7 @@ class DockerServer(ContainerClient):
             self.options += ["--volume", f"{single_model_dir}:/opt/ml/model:ro"]
         self.name = f"mme-test-{uuid.uuid4().hex[:12]}"
         self._log = ""
+        self._end_was_awaited = False
         super().__init__(f"http://127.0.0.1:{self.port}")
 
     # ---- life ----
@@ -174,6 +175,7 @@ class DockerServer(ContainerClient):
             if self.is_running():
                 exit_code = self.stop()
                 assert error is not None or exit_code == 0, f"exit code {exit_code} on SIGTERM\n{self.log_tail()}"
+            assert error is not None or self._end_was_awaited, f"it ended by itself: {self.state()}\n{self.log_tail()}"
         finally:
             if error is not None:
                 print(self.log_tail())
@@ -211,6 +213,7 @@ class DockerServer(ContainerClient):
 
     def wait(self, timeout_s: float = STOP_TIMEOUT_S) -> int:
         """The exit code, once the container has ended."""
+        self._end_was_awaited = True
         wait_until(lambda: not self.is_running(), lambda: f"the container ends\n{self.log_tail()}", timeout_s, POLL_S)
         return int(self.state()["ExitCode"])
 
