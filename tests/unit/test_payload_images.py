@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from mme.errors import BadRequest, ModelLoadError, PayloadTooLarge
 from mme.frameworks.base import TensorSpec
-from mme.frameworks.mxnet import MXNetImageCodec, import_mxnet
+from mme.frameworks.mxnet import import_mxnet
+from mme.frameworks.mxnet_model import MXNetImageCodec
 from mme.images import ImageLayout, ImageReader
 from mme.settings import Settings
 from PIL import Image
