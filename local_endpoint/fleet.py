@@ -29,6 +29,7 @@ class Fleet:
         self._lock = threading.Lock()
         self._ready: list[Instance] = []
         self._all: set[Instance] = set()
+        self._dead: set[Instance] = set()  # of _all: those that are being ended and replaced
         self._stopping = threading.Event()
 
     # ---- lifecycle ----
@@ -65,20 +66,22 @@ class Fleet:
         instance.stop()
         with self._lock:
             self._all.discard(instance)
+            self._dead.discard(instance)
 
     def _replace(self, instance: Instance) -> None:
-        """Called in a thread of the dead instance."""
+        """Called in a thread of the dead instance. One that only fell silent may take its time to end."""
         with self._lock:
             if instance in self._ready:
                 self._ready.remove(instance)
-        self._end(instance)
+            self._dead.add(instance)
+        threading.Thread(target=self._end, args=(instance,), name=f"end-{instance.id}").start()
         self._fill_up()
 
     def _fill_up(self) -> None:
         """Starts instances until there are as many as there should be; a failed start is tried again, ever later."""
         for attempt in range(10_000):
             with self._lock:
-                missing = self.desired_count - len(self._all)
+                missing = self.desired_count - len(self._all - self._dead)
             if missing <= 0 or self._stopping.is_set():
                 return
             try:

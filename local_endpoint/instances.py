@@ -102,6 +102,7 @@ class Instance:
         self._cache: ModelCache | None = None
         self._stopping = threading.Event()
         self._death = threading.Lock()
+        self._end = threading.Lock()
 
     # ---- start ----
 
@@ -238,13 +239,14 @@ class Instance:
     # ---- stop ----
 
     def stop(self) -> None:
-        """Ends the container and removes its folder. May be called while ``start`` runs in another thread."""
+        """Ends the container and removes its folder. May be called more than once, and while ``start`` runs."""
         self._stopping.set()
-        if self._container is not None:
-            self._container.stop(self._around.limits.stop_timeout_s)
-        if self._cache is not None:
-            self._cache.close()
-        shutil.rmtree(self._base_dir, ignore_errors=True)
+        with self._end:
+            if self._container is not None:
+                self._container.stop(self._around.limits.stop_timeout_s)
+            if self._cache is not None:
+                self._cache.close()
+            shutil.rmtree(self._base_dir, ignore_errors=True)
 
 
 def missing_model_data(location: S3Location) -> str:

@@ -40,6 +40,7 @@ class ContainerProcess:
         self._process = process
         self._temp_dir = temp_dir
         self._log = log
+        self._is_stopped = False
         self._guardian = guardian
         guardian.watch_folder(temp_dir)
         guardian.watch_group(self.pid)
@@ -56,6 +57,8 @@ class ContainerProcess:
         self._process.wait()
 
     def stop(self, timeout_s: float) -> None:
+        if self._is_stopped:
+            return
         self._process.terminate()
         try:
             self._process.wait(timeout_s)
@@ -65,6 +68,7 @@ class ContainerProcess:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
+        self._is_stopped = True
         self._guardian.forget_group(self.pid)
         return_port(self.port)
         shutil.rmtree(self._temp_dir, ignore_errors=True)

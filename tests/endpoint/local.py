@@ -19,7 +19,7 @@ from local_endpoint.configuration import Configuration, Limits
 from local_endpoint.guardian import Guardian
 from local_endpoint.instances import Instance
 from local_endpoint.runtimes import Runtime, make_runtime
-from local_endpoint.runtimes.process import ProcessRuntime
+from local_endpoint.runtimes.process import ContainerProcess, ProcessRuntime
 from tests.harness.waiting import wait_until
 
 STAND_IN = Path(__file__).with_name("stand_in.py")
@@ -221,3 +221,12 @@ def refused(local: Local, kind: str, status: int, *arguments: Any, **named: Any)
 def message(response: dict[str, Any]) -> str:
     """The text of an error's response."""
     return str(response["Error"]["Message"])
+
+
+def pids(local: Local, name: str = "endpoint") -> set[int]:
+    """The processes of an endpoint's containers."""
+    found = set()
+    for instance in local.instances(name):
+        assert isinstance(instance.container, ContainerProcess)
+        found.add(instance.container.pid)
+    return found

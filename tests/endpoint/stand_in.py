@@ -39,6 +39,7 @@ def note(**entry: Any) -> None:
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    wbufsize = -1  # head and body in one packet
 
     def log_message(self, *_: Any) -> None:
         pass

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
+import psutil
 import pytest
 
-from tests.endpoint.local import Local, behaving, journal, message, pack, refused, targets
+from tests.endpoint.local import Local, behaving, journal, message, pack, pids, refused, targets
 from tests.harness.waiting import wait_until
 
 
@@ -67,3 +71,27 @@ def test_an_invocation_that_takes_too_long_is_status_0(monkeypatch: pytest.Monke
         response = refused(local, "ModelError", 424, "slow.tar.gz")
         assert response["OriginalStatusCode"] == 0
         assert "Your invocation timed out while waiting for a response from container primary." in message(response)
+
+
+def test_an_instance_that_falls_silent_is_replaced() -> None:
+    with Local(health_interval_s=0.1, ping_timeout_s=0.2, ping_failures=3, stop_timeout_s=1) as local:
+        local.deploy()
+        (before,) = pids(local)
+        os.kill(before, signal.SIGSTOP)
+        wait_until(lambda: pids(local) not in ({before}, set()), "it was not replaced")
+        local.upload("models/m.tar.gz", behaving())
+        local.invoke("m.tar.gz")
+        wait_until(lambda: not psutil.pid_exists(before), "the silent one was not ended")
+
+
+def test_a_start_during_the_shutdown_leaves_nothing_behind() -> None:
+    with Local() as local:
+        local.create_model("slow", Environment={"STAND_IN_START_S": "30"})
+        local.create_config("slow", "slow")
+        local.sagemaker.create_endpoint(EndpointName="slow", EndpointConfigName="slow")
+        work_dir = local.app.work_dir
+        assert work_dir is not None
+        wait_until(lambda: list(work_dir.glob("i-*/container.log")), "it was not started")
+        children = psutil.Process().children(recursive=True)
+    assert not [child for child in children if child.is_running()]
+    assert not work_dir.exists()

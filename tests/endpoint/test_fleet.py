@@ -1,0 +1,155 @@
+"""Several instances, their death and replacement, updates and deletions: with traffic flowing all the while."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
+import psutil
+import pytest
+
+from tests.endpoint.local import Local, behaving, journal, message, pack, pids, refused
+from tests.endpoint.traffic import Traffic
+from tests.harness.waiting import wait_until
+
+
+def test_a_model_stays_on_the_instance_that_has_it(local: Local) -> None:
+    local.deploy(instances=3)
+    local.upload("models/m.tar.gz", behaving())
+    assert len({local.invoke("m.tar.gz")["pid"] for _ in range(20)}) == 1
+
+
+def test_models_spread_over_the_instances(local: Local) -> None:
+    local.deploy(instances=3)
+    for number in range(9):
+        local.upload(f"models/{number}.tar.gz", behaving())
+        local.invoke(f"{number}.tar.gz")
+    assert [instance.cache.loaded_count for instance in local.instances()] == [3, 3, 3]
+
+
+def test_a_busy_instance_gets_help_from_another_which_loads_a_copy(local: Local) -> None:
+    local.deploy(instances=2)
+    local.upload("models/m.tar.gz", behaving(invoke_s=0.05))
+    local.invoke("m.tar.gz")
+    with Traffic(lambda _: local.invoke("m.tar.gz"), clients=12) as traffic:
+        wait_until(lambda: all(each.cache.loaded() for each in local.instances()), "no copy was made")
+        traffic.wait_for_more(50)
+        both = [journal(each, "invoke") for each in local.instances()]
+        wait_until(lambda: all(len(journal(each, "invoke")) > 10 for each in local.instances()), "one does all")
+    assert not traffic.failures
+    assert [len(journal(each, "load")) for each in local.instances()] == [1, 1], both
+
+
+def test_an_instance_killed_under_load_is_replaced_and_no_request_is_lost(local: Local) -> None:
+    local.deploy(instances=2)
+    for number in range(6):
+        local.upload(f"models/{number}.tar.gz", pack({"text": str(number)}))
+    before = pids(local)
+    with Traffic(lambda number: local.invoke(f"{number % 6}.tar.gz")["text"]) as traffic:
+        traffic.wait_for_more()
+        os.kill(min(before), signal.SIGKILL)
+        wait_until(lambda: len(pids(local)) == 2 and min(before) not in pids(local), "it was not replaced")
+        traffic.wait_for_more(200)
+    assert traffic.failures == []
+    assert set(traffic.answers) == set("012345")
+    assert not psutil.pid_exists(min(before))
+    assert local.describe("endpoint")["ProductionVariants"][0]["CurrentInstanceCount"] == 2
+
+
+def test_a_request_that_kills_every_container_it_reaches_ends_in_an_error(local: Local) -> None:
+    local.deploy(instances=2)
+    local.upload("models/dies.tar.gz", behaving(dies=True))
+    response = refused(local, "ServiceUnavailable", 503, "dies.tar.gz")
+    assert message(response)
+    wait_until(lambda: len(pids(local)) == 2, "the dead were not replaced")
+    local.upload("models/m.tar.gz", behaving())
+    local.invoke("m.tar.gz")
+
+
+def test_an_update_loses_no_request_and_ends_the_old_instances(local: Local) -> None:
+    local.upload("models/m.tar.gz", behaving(invoke_s=0.02))
+    local.deploy(instances=2, Environment={"VERSION": "1"})
+    local.create_model("second", Environment={"VERSION": "2", "STAND_IN_START_S": "0.5"})
+    local.create_config("second", "second", instances=3)
+    before = pids(local)
+    with Traffic(lambda _: local.invoke("m.tar.gz")["environment"]["VERSION"]) as traffic:
+        traffic.wait_for_more()
+        local.sagemaker.update_endpoint(EndpointName="endpoint", EndpointConfigName="second")
+        assert local.describe("endpoint")["EndpointStatus"] == "Updating"
+        with pytest.raises(local.sagemaker.exceptions.ClientError, match="Cannot update in-progress endpoint"):
+            local.sagemaker.update_endpoint(EndpointName="endpoint", EndpointConfigName="second")
+        local.wait("endpoint", "InService")
+        traffic.wait_for_more()
+        wait_until(lambda: not any(map(psutil.pid_exists, before)), "the old instances are still there")
+    assert traffic.failures == []
+    assert set(traffic.answers) == {"1", "2"}
+    description = local.describe("endpoint")
+    assert description["EndpointConfigName"] == "second"
+    assert description["ProductionVariants"][0]["CurrentInstanceCount"] == 3
+    assert traffic.answers[-1] == "2"
+
+
+def test_an_update_that_does_not_come_up_leaves_the_old_configuration_in_service(local: Local) -> None:
+    local.upload("models/m.tar.gz", behaving())
+    local.deploy()
+    local.create_model("broken", Environment={"STAND_IN_EXIT": "1"})
+    local.create_config("broken", "broken")
+    before = pids(local)
+    with Traffic(lambda _: local.invoke("m.tar.gz"), clients=2) as traffic:
+        local.sagemaker.update_endpoint(EndpointName="endpoint", EndpointConfigName="broken")
+        description = local.wait("endpoint", "InService")
+        traffic.wait_for_more(10)
+    assert traffic.failures == []
+    assert description["EndpointConfigName"] == "endpoint"
+    assert "did not pass the ping health check" in description["FailureReason"]
+    assert pids(local) == before
+
+
+def test_a_deletion_lets_requests_in_flight_end_and_ends_the_containers(local: Local) -> None:
+    local.upload("models/slow.tar.gz", behaving(invoke_s=1.0))
+    local.deploy()
+    before = pids(local)
+    with ThreadPoolExecutor(1) as caller:
+        in_flight = caller.submit(local.invoke, "slow.tar.gz")
+        wait_until(lambda: journal(local.instances()[0], "invoke"), "it was not invoked")
+        local.delete()
+        assert in_flight.result()["pid"] in before
+    assert not any(map(psutil.pid_exists, before))
+    assert "not found" in message(refused(local, "ValidationError", 400, "slow.tar.gz"))
+
+
+def test_the_number_of_instances_can_be_changed_under_load(local: Local) -> None:
+    local.upload("models/m.tar.gz", behaving(invoke_s=0.02))
+    local.deploy()
+    with Traffic(lambda _: local.invoke("m.tar.gz")["pid"]) as traffic:
+        for count in (3, 1):
+            local.sagemaker.update_endpoint_weights_and_capacities(
+                EndpointName="endpoint",
+                DesiredWeightsAndCapacities=[{"VariantName": "AllTraffic", "DesiredInstanceCount": count}],
+            )
+            local.wait("endpoint", "InService")
+            assert len(pids(local)) == count
+            traffic.wait_for_more()
+    assert traffic.failures == []
+
+
+def test_variants_share_the_traffic_by_weight_and_can_be_named(local: Local) -> None:
+    local.upload("models/m.tar.gz", behaving())
+    for name in ("blue", "green"):
+        local.create_model(name, Environment={"COLOUR": name})
+    variant = {"InitialInstanceCount": 1, "InstanceType": "ml.m5.large"}
+    local.sagemaker.create_endpoint_config(
+        EndpointConfigName="both",
+        ProductionVariants=[
+            {**variant, "VariantName": "blue", "ModelName": "blue", "InitialVariantWeight": 3},
+            {**variant, "VariantName": "green", "ModelName": "green", "InitialVariantWeight": 1},
+        ],
+    )
+    local.sagemaker.create_endpoint(EndpointName="endpoint", EndpointConfigName="both")
+    local.wait("endpoint", "InService")
+    tally = Counter(local.invoke("m.tar.gz")["environment"]["COLOUR"] for _ in range(200))
+    assert 110 < tally["blue"] < 185
+    raw = local.invoke_raw("m.tar.gz", TargetVariant="green")
+    assert raw["InvokedProductionVariant"] == "green"
