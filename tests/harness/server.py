@@ -22,7 +22,7 @@ from tests.harness.waiting import wait_until
 REPOSITORY = Path(__file__).resolve().parents[2]
 ENTRYPOINT = REPOSITORY / "container" / "dockerd-entrypoint.py"
 # How workers are made; the whole contract holds for each.
-WORKER_MODES = ("spawn",)
+WORKER_MODES = ("fork", "spawn")
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 30.0
 # Set in the server's environment, inherited by all that it starts: survivors are found by it.

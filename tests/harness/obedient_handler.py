@@ -1,0 +1,126 @@
+"""A handler that does as it is told, for tests of what surrounds it; a model of it costs nothing to load.
+
+Tests copy this file into a model's folder, as users do with handlers written for stock MMS, and start the server with
+``SAGEMAKER_HANDLER=obedient_handler``. A load does what the file ``on_load`` says, a request what its body says: a
+JSON list of a command and its arguments.
+"""
+
+import ctypes
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+HANDLER = "obedient_handler"
+
+
+def make_model(folder: Path, *on_load: object) -> Path:
+    """Writes a model that does ``on_load`` when it is loaded."""
+    shutil.copy(__file__, folder / f"{HANDLER}.py")
+    (folder / "on_load").write_text(command(*on_load) if on_load else command("nothing"))
+    return folder
+
+
+def command(*words: object) -> str:
+    """The body of a request."""
+    return json.dumps(words)
+
+
+class Commands:
+    """What the handler can be told to do."""
+
+    def nothing(self):
+        """Answers null."""
+
+    def echo(self, value):
+        """Answers with its argument."""
+        return value
+
+    def fail(self, message):
+        """Fails as handlers do."""
+        raise ValueError(message)
+
+    def run_out_of_memory(self):
+        """Fails as an allocation does."""
+        raise MemoryError("as told")
+
+    def exit(self, code):
+        """Ends the process behind everybody's back."""
+        os._exit(code)
+
+    def kill(self, number):
+        """Sends itself a signal."""
+        os.kill(os.getpid(), number)
+        time.sleep(1000)
+
+    def spin(self):
+        """Never ends, in Python."""
+        while True:
+            pass
+
+    def hang_in_c(self):
+        """Never ends, in C, and keeps the interpreter's lock."""
+        ctypes.PyDLL(None).sleep(1000)
+
+    def sleep(self, seconds):
+        """Takes its time, and answers with its process."""
+        time.sleep(seconds)
+        return os.getpid()
+
+    def start_program(self):
+        """Starts a program that does not end, and answers with its process."""
+        return subprocess.Popen(["/bin/sleep", "1000"]).pid
+
+    def print(self, text):
+        """Writes to standard output and standard error."""
+        print(text)
+        print(text, file=sys.stderr)
+
+    def look(self):
+        """Answers with all that a process can see of itself."""
+        import numpy as np
+
+        return {
+            "pid": os.getpid(),
+            "group": os.getpgrp(),
+            "folder": str(Path.cwd()),
+            "environment": dict(os.environ),
+            "path": sys.path,
+            "arguments": sys.argv,
+            "descriptors": {int(entry.name): self._target(entry) for entry in Path("/proc/self/fd").iterdir()},
+            "handlers": {number.name: str(signal.getsignal(number)) for number in signal.Signals},
+            "blocked": [int(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, ())],
+            "random": [random.random(), float(np.random.rand())],
+            "oom_score_adj": int(Path("/proc/self/oom_score_adj").read_text()),
+            "no_new_privileges": "NoNewPrivs:\t1" in Path("/proc/self/status").read_text(),
+            "modules": sorted(sys.modules),
+            "file": __file__,
+            "threads": len(list(Path("/proc/self/task").iterdir())),
+        }
+
+    @staticmethod
+    def _target(entry):
+        try:
+            return str(entry.readlink())
+        except FileNotFoundError:
+            return "the listing itself"
+
+
+def obey(text):
+    """Does what ``text`` says."""
+    name, *arguments = json.loads(text)
+    return getattr(Commands(), name)(*arguments)
+
+
+def handle(data, context):
+    """What MMS calls, the first time with None: to load."""
+    if data is None:
+        obey(Path(context.system_properties["model_dir"], "on_load").read_text())
+        return None
+    context.metrics.add_counter("Obeyed", len(data))
+    return [json.dumps(obey(bytes(item["body"]).decode())) for item in data]
