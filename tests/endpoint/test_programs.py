@@ -1,0 +1,156 @@
+"""The programs that users call, run as they run them, against a local endpoint."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.endpoint.local import BUCKET, PREFIX, ROLE, Local, behaving, pack
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def call(
+    local: Local | None, name: str, *arguments: str | Path, code: int = 0, stdin: bytes = b"", **environment: Any
+) -> subprocess.CompletedProcess[str]:
+    """Runs ``scripts/NAME`` (without its setup); fails on another exit code."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("AWS_")}
+    target = {"AWS_ENDPOINT_URL": local.url} if local else {}
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", f"scripts.programs.{name}", *map(str, arguments)],
+        cwd=ROOT,
+        env={**kept, "AWS_EC2_METADATA_DISABLED": "true", "HOME": "/nonexistent", **target, **environment},
+        input=stdin,
+        capture_output=True,
+        timeout=100,
+    )
+    text = subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
+    assert text.returncode == code, f"{text.stdout}\n{text.stderr}"
+    assert "Traceback" not in text.stderr
+    return text
+
+
+def test_the_whole_story_from_upload_to_deletion(local: Local, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.tar.gz").write_bytes(pack({"text": name}))
+    (tmp_path / "request.json").write_text("{}")
+    files = [tmp_path / "one.tar.gz", tmp_path / "two.tar.gz"]
+    uploaded = call(local, "upload_models", *files, "s3://fresh-bucket/zoo", "--create-bucket")
+    assert f"{files[0]} -> s3://fresh-bucket/zoo/one.tar.gz" in uploaded.stdout
+
+    deploy = ("deploy", "--name", "mme", "--image", "an-image", "--models", "s3://fresh-bucket/zoo", "--role", ROLE)
+    deployed = call(local, *deploy, "--instances", "2", "--cache", "disabled", "--env", "COLOUR=red")
+    assert "endpoint mme is in service" in deployed.stdout
+    assert "./scripts/invoke --endpoint mme" in deployed.stdout
+    container = local.sagemaker.describe_model(ModelName="mme")["PrimaryContainer"]
+    assert container["MultiModelConfig"] == {"ModelCacheSetting": "Disabled"}
+    assert container["ModelDataUrl"] == "s3://fresh-bucket/zoo/"
+
+    listed = call(local, "list_models", "--endpoint", "mme").stdout.splitlines()
+    assert [line.split()[0] for line in listed] == ["one.tar.gz", "two.tar.gz"]
+
+    invoke = ("invoke", "--endpoint", "mme", "--target-model", "two.tar.gz", tmp_path / "request.json")
+    answer = call(local, *invoke).stdout
+    assert '"text": "two"' in answer
+    assert '"COLOUR": "red"' in answer
+
+    updated = call(local, "update_endpoint", "--name", "mme", "--env", "COLOUR=blue", "--delete-old").stdout
+    assert "endpoint mme serves with mme-" in updated
+    assert '"COLOUR": "blue"' in call(local, *invoke).stdout
+    assert local.sagemaker.list_models()["Models"][0]["ModelName"].startswith("mme-")
+
+    deleted = call(local, "delete_endpoint", "--name", "mme", "--all").stdout
+    assert "deleted endpoint mme" in deleted
+    assert local.is_gone("mme")
+    assert not local.sagemaker.list_endpoint_configs()["EndpointConfigs"]
+    assert not local.sagemaker.list_models()["Models"]
+    assert local.s3.list_objects_v2(Bucket="fresh-bucket")["KeyCount"] == 2
+
+
+def test_a_deployment_that_fails_says_why_and_what_to_do(local: Local) -> None:
+    deploy = ("deploy", "--name", "mme", "--image", "an-image", "--models", PREFIX, "--role", ROLE)
+    failed = call(local, *deploy, "--env", "STAND_IN_EXIT=1", code=1)
+    assert "did not pass the ping health check" in failed.stderr
+    assert "./scripts/delete_endpoint --name mme --all" in failed.stderr
+    again = call(local, *deploy, code=1)
+    assert "Cannot create already existing model" in again.stderr
+    call(local, "delete_endpoint", "--name", "mme", "--all")
+    assert "there is no endpoint mme" in call(local, "delete_endpoint", "--name", "mme", "--all", code=1).stderr
+
+
+def test_a_deployment_that_is_refused_half_way_leaves_nothing_behind(local: Local) -> None:
+    deploy = ("deploy", "--name", "mme", "--image", "an-image", "--models", PREFIX, "--role", ROLE)
+    refused = call(local, *deploy, "--instance-type", "t2.micro", code=1)
+    assert "failed to satisfy constraint" in refused.stderr
+    assert not local.sagemaker.list_models()["Models"]
+
+
+def test_an_update_that_fails_leaves_the_endpoint_and_nothing_new(local: Local) -> None:
+    local.deploy("mme")
+    failed = call(local, "update_endpoint", "--name", "mme", "--env", "STAND_IN_EXIT=1", code=1)
+    assert "the update failed, mme serves with mme as it did" in failed.stderr
+    assert [each["ModelName"] for each in local.sagemaker.list_models()["Models"]] == ["mme"]
+    assert "name at least one change" in call(local, "update_endpoint", "--name", "mme", code=2).stderr
+
+
+def test_instances_can_be_changed_without_a_new_model(local: Local) -> None:
+    local.deploy("mme")
+    call(local, "update_endpoint", "--name", "mme", "--instances", "2", "--instance-type", "ml.m6i.large")
+    assert len(local.instances("mme")) == 2
+    assert [each["ModelName"] for each in local.sagemaker.list_models()["Models"]] == ["mme"]
+
+
+def test_invoke_passes_the_models_error_on(local: Local, tmp_path: Path) -> None:
+    local.deploy("mme")
+    local.upload("models/bad.tar.gz", behaving(invoke_status=415, invoke_body="only images"))
+    failed = call(local, "invoke", "--endpoint", "mme", "--target-model", "bad.tar.gz", "-", code=1, stdin=b"{}")
+    assert "the model answered 415: only images" in failed.stderr
+    assert "/aws/sagemaker/Endpoints/mme" in failed.stderr
+
+
+def test_invoke_sends_and_receives_bytes_as_they_are(local: Local, tmp_path: Path) -> None:
+    local.deploy("mme")
+    local.upload("models/m.tar.gz", behaving())
+    data = bytes(range(256)) * 10
+    (tmp_path / "in").write_bytes(data)
+    invoke = ("invoke", "--endpoint", "mme", "--target-model", "m.tar.gz", "--content-type", "application/x-echo")
+    call(local, *invoke, tmp_path / "in", "--output", tmp_path / "out")
+    assert (tmp_path / "out").read_bytes() == data
+    (tmp_path / "large").write_bytes(b"x" * 6_291_457)
+    assert "takes 6,291,456 at most" in call(local, *invoke, tmp_path / "large", code=1).stderr
+
+
+def test_uploads_are_checked_and_do_not_overwrite(local: Local, tmp_path: Path) -> None:
+    (tmp_path / "m.tar.gz").write_bytes(pack({"text": "1"}))
+    (tmp_path / "text.tar.gz").write_text("no archive")
+    call(local, "upload_models", tmp_path / "m.tar.gz", PREFIX)
+    again = call(local, "upload_models", tmp_path / "m.tar.gz", PREFIX, code=1)
+    assert "is there already" in again.stderr
+    call(local, "upload_models", tmp_path / "m.tar.gz", PREFIX, "--overwrite")
+    bad = call(local, "upload_models", tmp_path / "text.tar.gz", PREFIX, code=1)
+    assert "is not a tar.gz archive" in bad.stderr
+    missing = call(local, "upload_models", tmp_path / "m.tar.gz", "s3://no-such-bucket/x/", code=1)
+    assert "Add --create-bucket" in missing.stderr
+    assert [each["Key"] for each in local.s3.list_objects_v2(Bucket=BUCKET)["Contents"]] == ["models/m.tar.gz"]
+
+
+def test_an_empty_prefix_says_how_to_fill_it(local: Local) -> None:
+    assert f"there are no models below {PREFIX}" in call(local, "list_models", "--models", PREFIX).stdout
+
+
+@pytest.mark.parametrize(
+    ("environment", "text"),
+    [
+        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, "Is it running (./scripts/local_endpoint)"),
+        ({"AWS_REGION": ""}, "no AWS region is set"),
+        ({"AWS_REGION": "us-east-1", "AWS_DEFAULT_REGION": "us-east-1"}, "there are no AWS credentials"),
+    ],
+    ids=["nobody listens", "no region", "no credentials"],
+)
+def test_what_is_missing_is_named(environment: dict[str, str], text: str) -> None:
+    assert text in call(None, "delete_endpoint", "--name", "mme", code=1, **environment).stderr
