@@ -152,5 +152,5 @@ def test_an_empty_prefix_says_how_to_fill_it(local: Local) -> None:
     ],
     ids=["nobody listens", "no region", "no credentials"],
 )
-def test_what_is_missing_is_named(environment: dict[str, str], text: str) -> None:
+def test_what_is_missing_is_named(environment: dict[str, Any], text: str) -> None:
     assert text in call(None, "delete_endpoint", "--name", "mme", code=1, **environment).stderr
