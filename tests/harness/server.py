@@ -175,7 +175,7 @@ class ServerProcess(ContainerClient):
     def model_dir(self, name: str) -> Path:
         """A new folder for the artifacts of model ``name``."""
         folder = self.models_dir / name / "model"
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     def log(self) -> str:

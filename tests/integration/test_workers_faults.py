@@ -122,7 +122,8 @@ def test_a_killed_worker_is_replaced_and_no_other_model_notices(server: ServerPr
     victim, other = loaded(), loaded()
     with traffic(lambda: echoes(server, other)) as sent:
         before = worker(server, victim)
-        kill(server, before)
+        with noticed_by_mms(server, victim):
+            before.kill()
         assert server.invoke(victim, command("echo", 1)).status_code == 200
         assert worker(server, victim).pid != before.pid
         answered = len(sent.answers)
@@ -179,9 +180,15 @@ def test_a_handler_that_hangs_at_load_is_killed_after_the_timeout(server: Server
 
 @pytest.mark.parametrize(
     ("how", "status"),
-    [(("fail", "on purpose"), 500), (("run_out_of_memory",), 507), (("exit", 1), 500), (("kill", signal.SIGSEGV), 500)],
+    [
+        (("fail", "on purpose"), 500),
+        (("exit", 1), 500),
+        (("kill", signal.SIGSEGV), 500),
+        (("run_out_of_memory",), 507),
+        (("kill", signal.SIGKILL), 507),
+    ],
 )
-def test_a_failed_load_is_answered_at_once_and_leaves_nothing(
+def test_a_failed_load_is_answered_at_once_leaves_nothing_and_can_be_tried_again(
     server: ServerProcess, how: tuple[object, ...], status: int
 ) -> None:
     name = uuid.uuid4().hex
@@ -192,6 +199,12 @@ def test_a_failed_load_is_answered_at_once_and_leaves_nothing(
     wait_until(lambda: not workers(server, name) and not launchers(server, name), "nothing of it is left", timeout_s=1)
     wait_until(lambda: server.describe(name).status_code == 404, "MMS has forgotten it, too")
     assert how[0] != "fail" or "on purpose" in server.log()
+    assert server.load(name).status_code == status
+    make_model(server.model_dir(name))
+    wait_until(lambda: server.load(name).status_code == 200, "it loads once it can")
+    assert echoes(server, name) == 200
+    server.unload(name)
+    wait_until(lambda: not list(server.folder.rglob("*-std*")), "no log pipes are left")
 
 
 def test_a_model_whose_launcher_is_killed_gets_new_workers(server: ServerProcess, loaded: Load) -> None:

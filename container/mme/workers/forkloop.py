@@ -2,8 +2,8 @@
 
     python -m mme.workers.forkloop RUNTIME_DIR ALIVE_FD READY_FD
 
-It listens on the sockets of all models itself and forks one worker per accepted connection. It has one thread, never
-blocks but in its selector, and does nothing between events. What its workers are made of is in ``template.py``, what
+It listens on the sockets of all models itself and forks one worker per accepted connection. It has one thread, and
+does nothing between events. What its workers are made of is in ``template.py``, what
 becomes of a forked process in ``child.py``.
 """
 
@@ -14,12 +14,9 @@ import mmap
 import os
 import resource
 import select
-import selectors
 import signal
 import socket
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,9 +24,10 @@ from mme.errors import MmeError
 from mme.logs import configure_logging
 from mme.settings import Settings
 from mme.workers import protocol
-from mme.workers.child import HIGHEST_OOM_SCORE, Inherited, raise_oom_score, run_worker
-from mme.workers.launcher import ALIVE, LAUNCHES, Launch
-from mme.workers.service import Busy
+from mme.workers.child import Inherited, raise_oom_score, run_worker
+from mme.workers.eventloop import EventLoop
+from mme.workers.launcher import ALIVE, LAUNCHES, Launch, is_process, start_time
+from mme.workers.service import EXIT_NO_MEMORY, Busy
 from mme.workers.template import warm_up
 
 logger = logging.getLogger("mme.forkserver")
@@ -40,8 +38,9 @@ _BACKLOG = 128  # as MMS's worker
 _MOST_WORKERS = 65536
 # How long a model whose launcher was killed is kept for its front end to come back; MMS does after 1 s.
 _ORPHAN_GRACE_S = 10.0
-_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
-assert HIGHEST_OOM_SCORE > OOM_SCORE_ABOVE_FRONT_END
+# How long MMS may take to open the log pipes of a worker that it believes to have answered.
+_PIPES_OPENED_S = 1.0
+_SIGNALS = {signal.SIGTERM, signal.SIGCHLD}
 
 
 @dataclass
@@ -52,6 +51,8 @@ class Model:
     listener: socket.socket
     standard_input: int  # -1 once the launcher is gone
     workers: dict[int, Worker] = field(default_factory=dict)
+    has_loaded: bool = False  # in any worker, at any time
+    refused: list[socket.socket] = field(default_factory=list)  # connections to answer when the launcher is gone
 
 
 @dataclass
@@ -68,75 +69,53 @@ class Worker:
 class ForkServer:
     """The loop and all that it knows. ``run`` returns when the supervisor has gone or asked for the end."""
 
-    def __init__(self, runtime_dir: Path, alive: int, inherited: Inherited) -> None:
+    def __init__(self, runtime_dir: Path, alive: int, inherited: Inherited, *, multi_model: bool) -> None:
         self._runtime_dir = runtime_dir
-        self._inherited = inherited
         self._alive = alive
-        self._guarded: dict[int, float] = {}
+        self._inherited = inherited
+        self._multi_model = multi_model
+        self._loop = EventLoop()
+        self._guarded: dict[int, str] = {}  # process → when it was started
         self._models: dict[int, Model] = {}  # by launcher
         self._workers: dict[int, Worker] = {}  # by process
-        # Models without launcher and without worker, by launcher: when to drop them, in time.monotonic().
-        self._orphans: dict[int, float] = {}
         self._states = memoryview(mmap.mmap(-1, _MOST_WORKERS))
         self._free_slots = list(range(_MOST_WORKERS - 1, -1, -1))
-        self._selector = selectors.DefaultSelector()
-        self._ending = False
 
     # ---- life ----
 
     def run(self, ready: int) -> None:
         """Opens what others wait for, says so on ``ready``, and serves."""
         os.set_blocking(self._alive, False)
-        self._watch(self._alive, self.handle_supervisor)
+        self._loop.watch(self._alive, self.handle_supervisor)
         launches = os.open(self._runtime_dir / LAUNCHES, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-        self._watch(launches, lambda: self.handle_launches(launches))
+        self._loop.watch(launches, lambda: self.handle_launches(launches))
         # From here on launchers get past opening it.
         os.open(self._runtime_dir / ALIVE, os.O_RDWR | os.O_CLOEXEC)
-        self._install_signal_handlers()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        self._loop.on_signals({signal.SIGCHLD: self.handle_deaths, signal.SIGTERM: self._loop.stop})
         os.write(ready, b"\n")
         os.close(ready)
         try:
-            while not self._ending:
-                for key, _ in self._selector.select(self._timeout_s()):
-                    key.data()
-                self.drop_orphans()
+            self._loop.run()
         finally:
-            signal.set_wakeup_fd(-1)
             self.end_everything()
-
-    def _watch(self, descriptor: int, handler: Callable[[], None]) -> None:
-        self._selector.register(descriptor, selectors.EVENT_READ, handler)
-
-    def _install_signal_handlers(self) -> None:
-        wakeup_read, wakeup_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        signal.set_wakeup_fd(wakeup_write, warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGCHLD):
-            signal.signal(number, lambda *_: None)  # the wakeup descriptor has it
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        self._watch(wakeup_read, lambda: self.handle_signals(wakeup_read))
-        self.handle_deaths()
 
     def handle_supervisor(self) -> None:
         """A process number to guard, or the end of the pipe: the supervisor stops us, or was killed."""
         received = os.read(self._alive, 4096)
         if not received:
-            self._ending = True
+            self._loop.stop()
             return
         for pid in map(int, received.split()):
-            self._guarded[pid] = _started(pid)
-
-    def handle_signals(self, wakeup: int) -> None:
-        """SIGCHLD: reap. SIGTERM: end."""
-        numbers = os.read(wakeup, 4096)
-        if signal.SIGCHLD in numbers:
-            self.handle_deaths()
-        if signal.SIGTERM in numbers:
-            self._ending = True
+            try:
+                self._guarded[pid] = start_time(pid)
+            except (OSError, ValueError):
+                pass  # it has ended
 
     def end_everything(self) -> None:
         """Kills guarded processes, launchers and workers, and removes the sockets."""
         for pid, started in self._guarded.items():
-            if _started(pid) == started:
+            if is_process(pid, started):
                 _kill(pid)
         for model in list(self._models.values()):
             self._drop(model)
@@ -171,8 +150,8 @@ class ForkServer:
             raise
         model = Model(launch, listener, standard_input)
         self._models[launch.pid] = model
-        self._watch(listener.fileno(), lambda: self.handle_connection(model))
-        self._watch(standard_input, lambda: self.handle_launcher_end(model))
+        self._loop.watch(listener.fileno(), lambda: self.handle_connection(model))
+        self._loop.watch(standard_input, lambda: self.handle_launcher_end(model))
         output, errors = launch.open_output()
         # The lines that WorkerLifeCycle.java waits for; one write each is atomic, and the pipe is empty.
         os.write(output, b"[PID] %d\nMMS worker started.\nPython runtime: %s\n" % (launch.pid, _PYTHON_VERSION))
@@ -188,11 +167,14 @@ class ForkServer:
         connect anew to the same socket, so that stays open for them.
         """
         orphaned = not model.launch.is_alive() and not all(map(_hung_up, model.workers.values()))
+        for connection in model.refused:
+            self._answer_load(model, connection)
+        model.refused.clear()
         self._end_workers(model)
         if orphaned:
             logger.error("the launcher of model %s was killed; its workers are replaced", model.launch.model_name)
             self._forget_launcher(model)
-            self._orphans[model.launch.pid] = time.monotonic() + _ORPHAN_GRACE_S
+            self._loop.after(_ORPHAN_GRACE_S, model.launch.pid, lambda: self._drop(model))
         else:
             self._drop(model)
 
@@ -203,26 +185,17 @@ class ForkServer:
 
     def _forget_launcher(self, model: Model) -> None:
         if model.standard_input >= 0:
-            self._selector.unregister(model.standard_input)
+            self._loop.unwatch(model.standard_input)
             os.close(model.standard_input)
             model.standard_input = -1
-
-    def _timeout_s(self) -> float | None:
-        return max(min(self._orphans.values()) - time.monotonic(), 0.0) if self._orphans else None
-
-    def drop_orphans(self) -> None:
-        """Drops models that have neither launcher nor worker, and to which nobody has come back."""
-        now_s = time.monotonic()
-        for launcher in [launcher for launcher, drop_at_s in self._orphans.items() if drop_at_s <= now_s]:
-            self._drop(self._models[launcher])
 
     def _drop(self, model: Model) -> None:
         """Nothing of the model stays."""
         del self._models[model.launch.pid]
-        self._orphans.pop(model.launch.pid, None)
+        self._loop.cancel(model.launch.pid)
         self._end_workers(model)
         self._forget_launcher(model)
-        self._selector.unregister(model.listener)
+        self._loop.unwatch(model.listener.fileno())
         model.listener.close()
         if model.launch.socket_path:
             Path(model.launch.socket_path).unlink(missing_ok=True)
@@ -243,17 +216,16 @@ class ForkServer:
             connection.close()
             return
         slot = self._free_slots.pop()
-        self._states[slot] = Busy.IDLE
+        self._states[slot] = Busy.STARTED
         try:
             pid = self._fork(model, connection, slot)
         except OSError as error:
             logger.error("no worker for model %s (507): %s", model.launch.model_name, error)
             self._free_slots.append(slot)
-            _send(connection, protocol.load_response(507, "System out of memory"))
-            connection.close()
+            self.refuse_load(model, connection)
             return
         model.workers[pid] = self._workers[pid] = Worker(pid, model, connection, slot)
-        self._orphans.pop(model.launch.pid, None)
+        self._loop.cancel(model.launch.pid)
 
     def _fork(self, model: Model, connection: socket.socket, slot: int) -> int:
         # The child must not run our handlers, nor put signals that are meant for it into our wakeup pipe.
@@ -283,32 +255,44 @@ class ForkServer:
         if worker is None:
             return
         del worker.model.workers[pid]
-        launcher = worker.model.launch.pid
-        if worker.model.standard_input < 0 and not worker.model.workers and launcher in self._models:
-            self._orphans[launcher] = time.monotonic() + _ORPHAN_GRACE_S
+        model = worker.model
+        if model.standard_input < 0 and not model.workers and model.launch.pid in self._models:
+            self._loop.after(_ORPHAN_GRACE_S, model.launch.pid, lambda: self._drop(model))
         _kill_group(pid)  # what the handler has started
-        self._report(worker, os.waitstatus_to_exitcode(status))
-        worker.connection.close()
-        self._free_slots.append(worker.slot)
-
-    def _report(self, worker: Worker, code: int) -> None:
-        """Logs a worker's death and, where the kernel may have killed it in a request, answers 507 in its place."""
-        model = worker.model.launch.model_name
-        if worker.ended_by_us or code == 0:
-            return
-        if code > 0:
-            logger.warning("worker %d of model %s ended with exit code %d", worker.pid, model, code)
-            return
-        name = signal.Signals(-code).name
+        code = os.waitstatus_to_exitcode(status)
         state = self._states[worker.slot]
-        if -code == signal.SIGIO:
-            logger.warning("worker %d of model %s was killed: the front end had given up on it", worker.pid, model)
-        elif -code == signal.SIGKILL:
-            logger.error("worker %d of model %s was killed, probably for lack of memory", worker.pid, model)
-            if state == Busy.PREDICTING:
+        model.has_loaded |= state >= Busy.READY
+        self._free_slots.append(worker.slot)
+        if not worker.ended_by_us:
+            _report(worker, code)
+            killed = code == -signal.SIGKILL  # by the kernel, as far as can be told
+            if state == Busy.LOADING and (killed or code == EXIT_NO_MEMORY):
+                self.refuse_load(model, worker.connection)
+                return
+            if state == Busy.PREDICTING and killed:
                 _send(worker.connection, protocol.predict_response(None, {}, "Out of resources", 507))
+        worker.connection.close()
+
+    def refuse_load(self, model: Model, connection: socket.socket) -> None:
+        """Answers 507 to a load, and closes ``connection``.
+
+        MMS unregisters the model then, but in a thread that it has interrupted itself: if the launcher lives, waiting
+        for its end fails, and MMS puts the model back (ModelManager.unregisterModel), so that the platform's next try
+        to load it is answered 409. Where this was the model's first load, the launcher ends before the answer.
+        """
+        loaded = model.has_loaded or any(self._states[other.slot] >= Busy.READY for other in model.workers.values())
+        if self._multi_model and not loaded and model.standard_input >= 0:
+            model.refused.append(connection)
+            _kill(model.launch.pid)
         else:
-            logger.error("worker %d of model %s crashed: %s", worker.pid, model, name)
+            self._answer_load(model, connection)
+
+    def _answer_load(self, model: Model, connection: socket.socket) -> None:
+        _send(connection, protocol.load_response(507, "System out of memory"))
+        connection.close()
+        # MMS opens log pipes that were never made, and so makes files.
+        folder = Path(model.launch.temporary_dir)
+        self._loop.after(_PIPES_OPENED_S, folder, lambda: _remove_false_pipes(folder))
 
 
 _PYTHON_VERSION = ".".join(map(str, sys.version_info[:3])).encode()
@@ -328,6 +312,25 @@ def _listen(launch: Launch) -> socket.socket:
     listener.listen(_BACKLOG)
     listener.setblocking(False)
     return listener
+
+
+def _report(worker: Worker, code: int) -> None:
+    """Logs the death of a worker that was not meant to end."""
+    what = f"worker {worker.pid} of model {worker.model.launch.model_name}"
+    if code > 0:
+        logger.warning("%s ended with exit code %d", what, code)
+    elif -code == signal.SIGIO:
+        logger.warning("%s was killed: the front end had given up on it", what)
+    elif -code == signal.SIGKILL:
+        logger.error("%s was killed, probably for lack of memory", what)
+    elif code < 0:
+        logger.error("%s crashed: %s", what, signal.Signals(-code).name)
+
+
+def _remove_false_pipes(folder: Path) -> None:
+    for path in [*folder.glob("*-stdout"), *folder.glob("*-stderr")]:
+        if path.is_file():
+            path.unlink(missing_ok=True)
 
 
 def _is_launcher(pid: int) -> bool:
@@ -352,14 +355,6 @@ def _hung_up(worker: Worker) -> bool:
     poll = select.poll()
     poll.register(worker.connection, select.POLLRDHUP)
     return bool(poll.poll(0))
-
-
-def _started(pid: int) -> float:
-    """When the process started, in clock ticks since boot; -1 if there is none."""
-    try:
-        return float(Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[19])
-    except OSError:
-        return -1.0
 
 
 def _kill(pid: int) -> None:
@@ -390,7 +385,7 @@ def main() -> int:
         return 1
     _, hard = inherited.open_files_limit
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    ForkServer(runtime_dir, alive, inherited).run(ready)
+    ForkServer(runtime_dir, alive, inherited, multi_model=settings.multi_model).run(ready)
     return 0
 
 

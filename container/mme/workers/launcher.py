@@ -108,7 +108,7 @@ class Launch:
         arguments = dict(zip(options[::2], options[1::2], strict=True))
         pairs = [entry.split(b"=", 1) for entry in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0") if entry]
         environment = {pair[0]: pair[1] for pair in pairs if len(pair) == 2}
-        return cls(pid, _start_time(pid), arguments, environment, str(Path(f"/proc/{pid}/cwd").readlink()))
+        return cls(pid, start_time(pid), arguments, environment, str(Path(f"/proc/{pid}/cwd").readlink()))
 
     @property
     def model_name(self) -> str:
@@ -130,10 +130,7 @@ class Launch:
 
     def is_alive(self) -> bool:
         """Whether this very process still runs."""
-        try:
-            return _start_time(self.pid) == self.started
-        except (OSError, ValueError):
-            return False
+        return is_process(self.pid, self.started)
 
     def open_standard_input(self) -> int:
         """A descriptor that ends when the front end has reaped the launcher, or is gone itself."""
@@ -147,7 +144,16 @@ class Launch:
         return os.open(f"/proc/{self.pid}/fd/{number}", os.O_WRONLY | os.O_CLOEXEC)
 
 
-def _start_time(pid: int) -> str:
+def is_process(pid: int, started: str) -> bool:
+    """Whether process ``pid`` runs and is the one that was started then."""
+    try:
+        return start_time(pid) == started
+    except (OSError, ValueError):
+        return False
+
+
+def start_time(pid: int) -> str:
+    """When the process was started, as the kernel words it. Raises ``OSError`` or ``ValueError`` if it has ended."""
     state, *fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
     if state == "Z":
         raise ValueError("a zombie")

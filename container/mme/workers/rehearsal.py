@@ -44,7 +44,7 @@ def _play(requests: list[bytes]) -> None:
             front_end.sendall(sent)  # a few KB: they fit into the socket's buffer
             command, request = reader.read()
             if command == protocol.LOAD:
-                response = protocol.load_response(*model.load(request))
+                response = protocol.load_response(200 if model.load(request) else 507, model.loaded_message())
             else:
                 response = model.predict(request)
             protocol.send(connection, response)

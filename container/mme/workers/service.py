@@ -29,6 +29,7 @@ mms.service.create_predict_response = protocol.predict_response
 
 logger = logging.getLogger("mme.worker")
 
+EXIT_NO_MEMORY = 12  # ENOMEM
 _PIPE_POLL_MS = 1
 
 
@@ -41,7 +42,7 @@ class Busy:
     fork server the same, which answers in our place if the kernel kills us for lack of memory.
     """
 
-    IDLE, LOADING, PREDICTING = 0, 1, 2
+    STARTED, LOADING, READY, PREDICTING = range(4)
 
     def __init__(self, connection: socket.socket, state: memoryview) -> None:
         self._connection = connection
@@ -65,7 +66,7 @@ class Busy:
 
     def over(self) -> None:
         """To be called when the response is about to be sent."""
-        self._state[0] = self.IDLE
+        self._state[0] = self.READY
 
     def hung_up(self, wait_ms: int = 0) -> bool:
         """Whether the front end has closed the connection; waits up to ``wait_ms`` for it."""
@@ -73,9 +74,10 @@ class Busy:
 
 
 def serve(connection: socket.socket, *, temporary_dir: str, decode_bodies: bool, state: memoryview) -> int:
-    """Serves ``connection`` until the front end closes it. Returns the exit code for the process: 0, or 1 where the
-    model did not load.
+    """Serves ``connection`` until the front end closes it. Returns the exit code for the process.
 
+    0; or 1 where the model did not load, of which MMS learns by the end of the connection; or ``EXIT_NO_MEMORY`` where
+    it did not for lack of memory: the fork server answers in our place then (``ForkServer.refuse_load``).
     ``temporary_dir`` is where the front end expects the log pipes; ``state`` is the byte shared with the fork server.
     """
     reader = protocol.RequestReader(connection, decode_bodies=decode_bodies)
@@ -91,13 +93,12 @@ def serve(connection: socket.socket, *, temporary_dir: str, decode_bodies: bool,
                 continue
             if command == protocol.LOAD:
                 with busy(Busy.LOADING):
-                    status, message = model.load(request)
+                    if not model.load(request):
+                        return EXIT_NO_MEMORY
                 pipes = LogPipes(temporary_dir, request["ioFileDescriptor"].decode())
                 busy.over()
-                protocol.send(connection, protocol.load_response(status, message))
+                protocol.send(connection, protocol.load_response(200, model.loaded_message()))
                 pipes.redirect_output(busy)
-                if status != 200:
-                    return 1
             else:
                 with busy(Busy.PREDICTING):
                     response = model.predict(request)
@@ -121,22 +122,27 @@ class LoadedModel:
     """The model of a connection: none until it is loaded."""
 
     def __init__(self) -> None:
+        self._name = ""
         self._loader: Any = None
         self._service: Service | None = None
 
-    def load(self, request: dict[str, Any]) -> tuple[int, str]:
-        """Loads what ``request`` names. Returns status and message; raises what the handler raises but MemoryError."""
-        name, folder = request["modelName"].decode(), request["modelPath"].decode()
+    def load(self, request: dict[str, Any]) -> bool:
+        """Loads what ``request`` names; False if there is no memory for it. Raises what else the handler raises."""
+        self._name, folder = request["modelName"].decode(), request["modelPath"].decode()
         self._loader = ModelLoaderFactory.get_model_loader(folder)
         try:
             self._service = self._loader.load(
-                name, folder, request["handler"].decode(), request.get("gpu"), request["batchSize"]
+                self._name, folder, request["handler"].decode(), request.get("gpu"), request["batchSize"]
             )
         except MemoryError:
-            logger.error("Model %s did not load: out of memory (507).", name, exc_info=True)
-            return 507, "System out of memory"
-        logger.info("Model %s loaded.", name)
-        return 200, f"loaded model {name}. [PID]:{os.getpid()}"
+            logger.error("Model %s did not load: out of memory (507).", self._name, exc_info=True)
+            return False
+        logger.info("Model %s loaded.", self._name)
+        return True
+
+    def loaded_message(self) -> str:
+        """What MMS expects to read: it takes the process number from it."""
+        return f"loaded model {self._name}. [PID]:{os.getpid()}"
 
     def predict(self, request: list[dict[str, Any]]) -> list[protocol.Buffer]:
         """The response to a batch; MMS's service answers for what a handler raises."""

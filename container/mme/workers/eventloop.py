@@ -1,0 +1,74 @@
+"""One loop of one thread: what can be read, what is due, which signals came. Never blocks but in its selector."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import time
+from collections.abc import Callable, Hashable
+
+Handler = Callable[[], None]
+
+
+class EventLoop:
+    """Calls handlers until one of them calls ``stop``. Handlers do their part at once and return."""
+
+    def __init__(self) -> None:
+        self._selector = selectors.DefaultSelector()
+        self._timers: dict[Hashable, tuple[float, Handler]] = {}  # due at time.monotonic()
+        self._signals: dict[int, Handler] = {}
+        self._stopped = False
+
+    def run(self) -> None:
+        """Returns after ``stop``."""
+        while not self._stopped:
+            for key, _ in self._selector.select(self._timeout_s()):
+                # An earlier handler of this round may have unwatched it.
+                if self._selector.get_map().get(key.fd) is key:
+                    key.data()
+            self._call_due()
+
+    def stop(self) -> None:
+        """Ends the loop after the current handler."""
+        self._stopped = True
+
+    def watch(self, descriptor: int, handler: Handler) -> None:
+        """Calls ``handler`` whenever ``descriptor`` can be read or has come to its end."""
+        self._selector.register(descriptor, selectors.EVENT_READ, handler)
+
+    def unwatch(self, descriptor: int) -> None:
+        """Before the descriptor is closed."""
+        self._selector.unregister(descriptor)
+
+    def after(self, delay_s: float, key: Hashable, handler: Handler) -> None:
+        """Calls ``handler`` once, later; another timer with this ``key`` is replaced."""
+        self._timers[key] = time.monotonic() + delay_s, handler
+
+    def cancel(self, key: Hashable) -> None:
+        """Forgets the timer, if there is one."""
+        self._timers.pop(key, None)
+
+    def on_signals(self, handlers: dict[int, Handler]) -> None:
+        """Calls a handler from the loop, not from where the signal came."""
+        wakeup_read, wakeup_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(wakeup_write, warn_on_full_buffer=False)
+        self._signals = handlers
+        for number in handlers:
+            signal.signal(number, lambda *_: None)  # the wakeup descriptor gets the number
+        self.watch(wakeup_read, lambda: self._handle_signals(wakeup_read))
+
+    def _handle_signals(self, wakeup: int) -> None:
+        for number in set(os.read(wakeup, 4096)):
+            if number in self._signals:
+                self._signals[number]()
+
+    def _timeout_s(self) -> float | None:
+        return max(min(due_s for due_s, _ in self._timers.values()) - time.monotonic(), 0.0) if self._timers else None
+
+    def _call_due(self) -> None:
+        now_s = time.monotonic()
+        for key, (due_s, handler) in list(self._timers.items()):
+            if due_s <= now_s:
+                del self._timers[key]
+                handler()
