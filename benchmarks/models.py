@@ -1,6 +1,6 @@
 """The models that are measured, made on the spot and kept in .cache/benchmarks, and the photo that they are shown.
 
-    tiny            a convolution and a fully connected layer, a few KB, 224×224 pixels in
+    tiny            a convolution and a fully connected layer, 3 KB, 32×32 pixels in
     squeezenet      SqueezeNet 1.0 (5 MB), resnet_18 (47 MB), resnet_152 (241 MB): the architectures of
                     mxnet.gluon.model_zoo with random weights, exported as users export theirs; they end in logits
     multiplier-N    four numbers times N: right answers can be computed
@@ -30,8 +30,9 @@ from benchmarks.failure import BenchmarkError
 from benchmarks.report import ROOT, progress
 
 # Raise the number when what is made changes: a folder with another number is not looked at.
-CACHE_DIR = ROOT / ".cache" / "benchmarks" / "models-1"
+CACHE_DIR = ROOT / ".cache" / "benchmarks" / "models-2"
 IMAGE_SHAPE = (1, 3, 224, 224)
+TINY_SHAPE = (1, 3, 32, 32)
 FEATURES = 4
 CLASSES = 1000
 SEED = 12
@@ -129,11 +130,11 @@ def _make_tiny(folder: Path) -> None:
     net = mx.sym.Pooling(mx.sym.Activation(net, act_type="relu"), global_pool=True, kernel=(1, 1), pool_type="avg")
     net = mx.sym.FullyConnected(mx.sym.flatten(net), num_hidden=10, name="scores")
     random = np.random.RandomState(SEED)
-    shapes, _, _ = net.infer_shape(data=IMAGE_SHAPE)
+    shapes, _, _ = net.infer_shape(data=TINY_SHAPE)
     weights = dict(zip(net.list_arguments(), shapes, strict=True))
     del weights["data"]
     values = {f"arg:{name}": mx.nd.array(random.normal(0, 0.01, shape)) for name, shape in weights.items()}
-    _write(folder, net, values, IMAGE_SHAPE)
+    _write(folder, net, values, TINY_SHAPE)
     _write_labels(folder, 10)
 
 

@@ -47,7 +47,7 @@ class Target:
     def cells(self) -> list[str]:
         """A row of the table of targets."""
         unit = f" {self.unit}" if self.unit else ""
-        measured = "not measured" if self.value is None else f"{self.value:.3g}{unit} {self.spread}".rstrip()
+        measured = "not measured" if self.value is None else f"{self.value:.4g}{unit} {self.spread}".rstrip()
         verdict = {True: "met", False: "NOT MET", None: "–"}[self.met]
         return [self.what, measured, f"{self.comparison} {self.limit:g}{unit}", verdict]
 
