@@ -22,6 +22,7 @@ from mme.frameworks.mxnet_model import MXNetModel, is_known
 from mme.settings import Settings
 
 _SAMPLE_SHAPE = (1, 3, 32, 32)
+_SAMPLE_CLASSES = 8
 
 
 class MXNetAdapter(Adapter):
@@ -67,6 +68,7 @@ class MXNetAdapter(Adapter):
         saved |= {f"aux:{name}": value for name, value in auxiliary.items()}
         mx.nd.save(str(folder / "sample-0000.params"), saved)
         (folder / "sample-shapes.json").write_text(json.dumps([{"name": "data", "shape": _SAMPLE_SHAPE}]))
+        (folder / "synset.txt").write_text("".join(f"class {number}\n" for number in range(_SAMPLE_CLASSES)))
         return True
 
 
@@ -78,7 +80,7 @@ def _sample_network(mx: Any) -> tuple[Any, dict[str, Any], dict[str, Any]]:
     net = mx.sym.Activation(mx.sym.BatchNorm(net, name="norm"), act_type="relu")
     net = mx.sym.concat(net + net, mx.sym.Pooling(net, kernel=(3, 3), pad=(1, 1), pool_type="max"), dim=1)
     net = mx.sym.flatten(mx.sym.Pooling(net, global_pool=True, kernel=(1, 1), pool_type="avg"))
-    net = mx.sym.FullyConnected(mx.sym.Dropout(net), num_hidden=8, name="scores")
+    net = mx.sym.FullyConnected(mx.sym.Dropout(net), num_hidden=_SAMPLE_CLASSES, name="scores")
     net = mx.sym.load_json(mx.sym.SoftmaxOutput(net, name="softmax").tojson())
     shapes, _, auxiliary_shapes = net.infer_shape(data=_SAMPLE_SHAPE)
     arguments = {

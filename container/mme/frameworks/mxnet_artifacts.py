@@ -48,6 +48,9 @@ class Artifacts:
     shapes: Path
 
 
+_EPOCH = re.compile(r"-(\d{4,})\.params")
+
+
 def find(model_dir: Path) -> Artifacts:
     """Finds the files of the model. Raises ``ModelLoadError`` for one that is missing or not the only one."""
     symbols = sorted(model_dir.glob("*-symbol.json"))
@@ -59,7 +62,7 @@ def find(model_dir: Path) -> Artifacts:
     epochs = {
         int(match[1]): path
         for path in model_dir.iterdir()
-        if (match := re.fullmatch(re.escape(prefix) + r"-(\d{4,})\.params", path.name))
+        if path.name.startswith(prefix) and (match := _EPOCH.fullmatch(path.name, len(prefix)))
     }
     if not epochs:
         others = sorted(model_dir.glob("*.params"))

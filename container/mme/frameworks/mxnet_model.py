@@ -178,10 +178,10 @@ class MXNetImageCodec:
         self._mx = mx
 
     def read(self, body: bytes | bytearray, channels: int, height: int, width: int) -> np.ndarray | None:
-        if channels not in (1, 3):
+        if channels not in (1, 3) or not body:
             return None
         try:
-            image = self._mx.image.imdecode(body, flag=0 if channels == 1 else 1)
+            image = self._mx.image.imdecode(self._array(np.frombuffer(body, np.uint8)), flag=0 if channels == 1 else 1)
         except self._mx.base.MXNetError as error:
             if means_no_memory(error):
                 raise
@@ -189,7 +189,13 @@ class MXNetImageCodec:
         return self._mx.image.imresize(image, width, height).asnumpy()
 
     def resize(self, image: np.ndarray, height: int, width: int) -> np.ndarray:
-        return self._mx.image.imresize(self._mx.nd.array(image, dtype=np.uint8), width, height).asnumpy()
+        return self._mx.image.imresize(self._array(image), width, height).asnumpy()
+
+    def _array(self, pixels: np.ndarray) -> Any:
+        """As ``mx.nd.array`` does it, which looks for SciPy's matrices each time by a name that SciPy warns about."""
+        array = self._mx.nd.empty(pixels.shape, dtype=np.uint8)
+        array._sync_copyfrom(np.ascontiguousarray(pixels))
+        return array
 
 
 def is_known(shape: tuple[int, ...]) -> bool:

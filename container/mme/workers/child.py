@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from mme.capacity.admission import Admission
 from mme.workers.launcher import Launch
 
 # Should the kernel have to kill, then one worker before the fork server, and that before the front end.
@@ -42,7 +43,9 @@ class Inherited:
     open_files_limit: tuple[int, int]
 
 
-def run_worker(launch: Launch, connection: socket.socket, state: memoryview, inherited: Inherited) -> NoReturn:
+def run_worker(
+    launch: Launch, connection: socket.socket, state: memoryview, inherited: Inherited, admission: Admission
+) -> NoReturn:
     """Runs in the forked process: becomes a worker of ``launch``, serves ``connection``, and ends.
 
     Leaves by ``os._exit``: what the fork server has registered for its own exit is not to run here.
@@ -57,6 +60,7 @@ def run_worker(launch: Launch, connection: socket.socket, state: memoryview, inh
             temporary_dir=launch.temporary_dir,
             decode_bodies=launch.environment.get(b"MMS_DECODE_INPUT_REQUEST", b"true") == b"true",
             state=state,
+            admission=admission,
         )
         sys.stdout.flush()
         sys.stderr.flush()
@@ -204,7 +208,7 @@ def reset_random_state() -> None:
     """
     numpy = sys.modules.get("numpy")
     if numpy is not None:
-        numpy.random.seed()
+        numpy.random.seed(int.from_bytes(os.urandom(4)))
 
 
 def reset_threads(openmp_threads: str) -> None:

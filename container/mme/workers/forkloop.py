@@ -20,6 +20,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mme.capacity.admission import Admission
 from mme.errors import MmeError
 from mme.logs import configure_logging
 from mme.settings import Settings
@@ -69,10 +70,13 @@ class Worker:
 class ForkServer:
     """The loop and all that it knows. ``run`` returns when the supervisor has gone or asked for the end."""
 
-    def __init__(self, runtime_dir: Path, alive: int, inherited: Inherited, *, multi_model: bool) -> None:
+    def __init__(
+        self, runtime_dir: Path, alive: int, inherited: Inherited, admission: Admission, *, multi_model: bool
+    ) -> None:
         self._runtime_dir = runtime_dir
         self._alive = alive
         self._inherited = inherited
+        self._admission = admission
         self._multi_model = multi_model
         self._loop = EventLoop()
         self._guarded: dict[int, str] = {}  # process → when it was started
@@ -233,7 +237,7 @@ class ForkServer:
         try:
             pid = os.fork()
             if pid == 0:
-                run_worker(model.launch, connection, self._states[slot : slot + 1], self._inherited)
+                run_worker(model.launch, connection, self._states[slot : slot + 1], self._inherited, self._admission)
             os.setpgid(pid, pid)  # the child does the same; whoever is first, from here on it leads a group
             return pid
         finally:
@@ -385,7 +389,8 @@ def main() -> int:
         return 1
     _, hard = inherited.open_files_limit
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    ForkServer(runtime_dir, alive, inherited, multi_model=settings.multi_model).run(ready)
+    admission = Admission(settings, runtime_dir, server_pid=os.getppid())
+    ForkServer(runtime_dir, alive, inherited, admission, multi_model=settings.multi_model).run(ready)
     return 0
 
 

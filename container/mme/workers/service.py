@@ -6,6 +6,7 @@ handlers written for MMS find what they expect. How the process came to be is no
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import logging
@@ -13,7 +14,7 @@ import os
 import select
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ import mms.service
 from mms.model_loader import ModelLoaderFactory
 from mms.service import Service, emit_metrics
 
-from mme.errors import MmeError
+from mme.capacity.admission import Admission
+from mme.errors import InsufficientMemory, MmeError
 from mme.workers import protocol
 
 # What predict() of MMS's service returns is written by us: no copies of bodies.
@@ -31,6 +33,8 @@ logger = logging.getLogger("mme.worker")
 
 EXIT_NO_MEMORY = 12  # ENOMEM
 _PIPE_POLL_MS = 1
+# A worker without requests for so long gives the memory that its last ones needed back to the system.
+_IDLE_MS = 500
 
 
 class Busy:
@@ -73,16 +77,19 @@ class Busy:
         return bool(self._poll.poll(wait_ms))
 
 
-def serve(connection: socket.socket, *, temporary_dir: str, decode_bodies: bool, state: memoryview) -> int:
+def serve(
+    connection: socket.socket, *, temporary_dir: str, decode_bodies: bool, state: memoryview, admission: Admission
+) -> int:
     """Serves ``connection`` until the front end closes it. Returns the exit code for the process.
 
     0; or 1 where the model did not load, of which MMS learns by the end of the connection; or ``EXIT_NO_MEMORY`` where
     it did not for lack of memory: the fork server answers in our place then (``ForkServer.refuse_load``).
-    ``temporary_dir`` is where the front end expects the log pipes; ``state`` is the byte shared with the fork server.
+    ``temporary_dir`` is where the front end expects the log pipes; ``state`` is the byte shared with the fork server;
+    ``admission`` says whether there is memory for the model.
     """
     reader = protocol.RequestReader(connection, decode_bodies=decode_bodies)
     busy = Busy(connection, state)
-    model = LoadedModel()
+    model = LoadedModel(admission)
     try:
         while True:
             try:
@@ -118,10 +125,19 @@ def serve(connection: socket.socket, *, temporary_dir: str, decode_bodies: bool,
         model.unload()
 
 
+def give_back_free_memory() -> None:
+    """Returns the free pages of the C heap to the system; without it, glibc keeps tens of MB for the next image."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except AttributeError:
+        pass  # not glibc
+
+
 class LoadedModel:
     """The model of a connection: none until it is loaded."""
 
-    def __init__(self) -> None:
+    def __init__(self, admission: Admission | None = None) -> None:
+        self._admission = admission
         self._name = ""
         self._loader: Any = None
         self._service: Service | None = None
@@ -130,10 +146,14 @@ class LoadedModel:
         """Loads what ``request`` names; False if there is no memory for it. Raises what else the handler raises."""
         self._name, folder = request["modelName"].decode(), request["modelPath"].decode()
         self._loader = ModelLoaderFactory.get_model_loader(folder)
+        admitted = self._admission.loading(self._name, Path(folder)) if self._admission else nullcontext()
         try:
-            self._service = self._loader.load(
-                self._name, folder, request["handler"].decode(), request.get("gpu"), request["batchSize"]
-            )
+            with admitted:
+                self._service = self._loader.load(
+                    self._name, folder, request["handler"].decode(), request.get("gpu"), request["batchSize"]
+                )
+        except InsufficientMemory:
+            return False  # logged by who raised it
         except MemoryError:
             logger.error("Model %s did not load: out of memory (507).", self._name, exc_info=True)
             return False
@@ -148,6 +168,8 @@ class LoadedModel:
         """The response to a batch; MMS's service answers for what a handler raises."""
         if self._service is None:
             raise protocol.ProtocolError("a batch before a model was loaded")
+        if self._admission:
+            self._admission.request_guard.renew()
         return self._service.predict(request)
 
     def emit_metrics(self) -> None:
