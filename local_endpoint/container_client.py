@@ -52,7 +52,11 @@ class ContainerClient:
                     method, path, body=body, headers=headers, timeout=timeout, retries=False, redirect=False
                 )
                 return Answer(response.status, response.headers, response.data)
-            except (urllib3.exceptions.ConnectTimeoutError, urllib3.exceptions.NewConnectionError) as error:
+            except (
+                urllib3.exceptions.ConnectTimeoutError,
+                urllib3.exceptions.NewConnectionError,
+                urllib3.exceptions.ClosedPoolError,  # the instance was ended between the choice of it and now
+            ) as error:
                 raise ContainerGone(str(error)) from None
             except urllib3.exceptions.ReadTimeoutError:
                 raise ContainerTimeout(f"no answer to {method} {path} within {timeout_s:.0f} s") from None

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.endpoint.local import Local
+from tests.endpoint.local import Local, pack_folder
+from tests.harness import models
 
 
 @pytest.fixture(autouse=True)
@@ -29,3 +30,24 @@ def local(module_local: Local) -> Iterator[Local]:
     """The module's local endpoint, empty afterwards."""
     yield module_local
     module_local.clear()
+
+
+@pytest.fixture(scope="session")
+def multipliers(tmp_path_factory: pytest.TempPathFactory) -> dict[int, bytes]:
+    """Archives of real models that multiply by 1 to 5."""
+    folder = tmp_path_factory.mktemp("multipliers")
+    return {factor: pack_folder(models.multiplier(folder / str(factor), factor=factor)) for factor in range(1, 6)}
+
+
+@pytest.fixture(scope="module")
+def module_real() -> Iterator[Local]:
+    """A local endpoint for all tests of a module, with real containers."""
+    with Local(real=True) as running:
+        yield running
+
+
+@pytest.fixture
+def real(module_real: Local) -> Iterator[Local]:
+    """The module's local endpoint with real containers, empty afterwards."""
+    yield module_real
+    module_real.clear()

@@ -1,0 +1,88 @@
+"""The AWS CLI against the local endpoint: nothing but AWS_ENDPOINT_URL is set."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.endpoint.local import KEYS, ROLE, Local, pack
+from tests.harness.waiting import wait_until
+
+AWS = Path(sys.executable).with_name("aws")
+
+
+def aws(local: Local, *arguments: str | Path, code: int = 0) -> Any:
+    """The parsed output, or what it says on standard error if it is to fail."""
+    environment = {
+        **os.environ,
+        "AWS_ENDPOINT_URL": local.url,
+        "AWS_ACCESS_KEY_ID": KEYS["aws_access_key_id"],
+        "AWS_SECRET_ACCESS_KEY": KEYS["aws_secret_access_key"],
+        "AWS_DEFAULT_REGION": KEYS["region_name"],
+        "AWS_PAGER": "",
+    }
+    done = subprocess.run(
+        [sys.executable, str(AWS), *map(str, arguments)], env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    if code:
+        return done.stderr
+    return json.loads(done.stdout) if done.stdout.startswith("{") else done.stdout
+
+
+def test_an_endpoint_from_bucket_to_deletion(real: Local, multipliers: dict[int, bytes], tmp_path: Path) -> None:
+    (tmp_path / "m.tar.gz").write_bytes(multipliers[3])
+    (tmp_path / "request").write_text("[[1, 2, 3, 4]]")
+    (tmp_path / "large.tar.gz").write_bytes(pack({"large": os.urandom(12_000_000)}))
+    aws(real, "s3", "mb", "s3://cli-bucket")
+    aws(real, "s3", "cp", tmp_path / "m.tar.gz", "s3://cli-bucket/models/")
+    aws(real, "s3", "cp", tmp_path / "large.tar.gz", "s3://cli-bucket/models/")  # in parts
+    assert "12" in aws(real, "s3", "ls", "s3://cli-bucket/models/")
+    aws(real, "s3", "cp", "s3://cli-bucket/models/large.tar.gz", tmp_path / "back.tar.gz")
+    assert (tmp_path / "back.tar.gz").read_bytes() == (tmp_path / "large.tar.gz").read_bytes()
+
+    container = {"Image": "an-image", "Mode": "MultiModel", "ModelDataUrl": "s3://cli-bucket/models/"}
+    aws(
+        real, "sagemaker", "create-model", "--model-name", "cli", "--execution-role-arn", ROLE,
+        "--primary-container", json.dumps(container),
+    )  # fmt: skip
+    variant = {
+        "VariantName": "AllTraffic",
+        "ModelName": "cli",
+        "InitialInstanceCount": 1,
+        "InstanceType": "ml.c6i.large",
+    }
+    aws(
+        real, "sagemaker", "create-endpoint-config", "--endpoint-config-name", "cli",
+        "--production-variants", json.dumps([variant]),
+    )  # fmt: skip
+    aws(real, "sagemaker", "create-endpoint", "--endpoint-name", "cli", "--endpoint-config-name", "cli")
+    real.wait("cli", "InService")  # the CLI's own waiter looks every 30 s only
+    aws(real, "sagemaker", "wait", "endpoint-in-service", "--endpoint-name", "cli")
+    described = aws(real, "sagemaker", "describe-endpoint", "--endpoint-name", "cli")
+    assert described["EndpointStatus"] == "InService"
+
+    invoke = (
+        "sagemaker-runtime",
+        "invoke-endpoint",
+        "--endpoint-name",
+        "cli",
+        "--body",
+        f"fileb://{tmp_path}/request",
+        "--content-type",
+        "application/json",
+    )
+    answer = aws(real, *invoke, "--target-model", "m.tar.gz", tmp_path / "out")
+    assert answer["InvokedProductionVariant"] == "AllTraffic"
+    assert json.loads((tmp_path / "out").read_text()) == {"predictions": [[3, 6, 9, 12]]}
+    told = aws(real, *invoke, "--target-model", "missing.tar.gz", tmp_path / "out", code=255)
+    assert "(ValidationError) when calling the InvokeEndpoint operation: Failed to download model data" in told
+
+    aws(real, "sagemaker", "delete-endpoint", "--endpoint-name", "cli")
+    wait_until(lambda: real.is_gone("cli"), "the endpoint is not gone", 60)
+    aws(real, "sagemaker", "wait", "endpoint-deleted", "--endpoint-name", "cli")
+    assert aws(real, "sts", "get-caller-identity")["Account"] == "123456789012"

@@ -1,0 +1,64 @@
+"""The SageMaker Python SDK 2.x (its ``MultiDataModel``) against the local endpoint, in an environment of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.endpoint.local import KEYS, ROLE, Local
+from tests.harness.waiting import wait_until
+
+ROOT = Path(__file__).resolve().parents[2]
+UV = ROOT / ".venv-uv" / "bin" / "uv"
+SDK = "sagemaker==2.257.7"
+ENVIRONMENT = ROOT / ".cache" / f"sdk2-venv-{SDK.rpartition('=')[2]}"
+STORY = Path(__file__).with_name("sdk2_story.py")
+
+
+@pytest.fixture(scope="module")
+def sdk_python() -> Path:
+    """Python with the SDK. Made once and kept; the test is skipped where it cannot be fetched."""
+    python = ENVIRONMENT / "bin" / "python"
+    complete = ENVIRONMENT / "complete"
+    if complete.exists():
+        return python
+    if not UV.exists():
+        pytest.skip("needs .venv-uv, which ./scripts/setup makes")
+    for arguments in (
+        ["venv", "--quiet", "--clear", "--python", "3.11", str(ENVIRONMENT)],
+        ["pip", "install", "--quiet", "--python", str(python), SDK],
+    ):
+        done = subprocess.run([UV, "--no-config", *arguments], capture_output=True, text=True, timeout=170)
+        if done.returncode:
+            pytest.skip(f"needs {SDK} from the Python package index: {done.stderr.strip()[-300:]}")
+    complete.touch()
+    return python
+
+
+def test_multi_data_model_deploys_adds_lists_predicts_and_deletes(
+    real: Local, sdk_python: Path, multipliers: dict[int, bytes], tmp_path: Path
+) -> None:
+    (tmp_path / "one.tar.gz").write_bytes(multipliers[1])
+    (tmp_path / "two.tar.gz").write_bytes(multipliers[2])
+    done = subprocess.run(
+        [str(sdk_python), str(STORY), ROLE, "sdk-bucket", str(tmp_path)],
+        env={
+            **{name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "PYTHON"))},
+            "AWS_ENDPOINT_URL": real.url,
+            "AWS_ACCESS_KEY_ID": KEYS["aws_access_key_id"],
+            "AWS_SECRET_ACCESS_KEY": KEYS["aws_secret_access_key"],
+            "AWS_DEFAULT_REGION": KEYS["region_name"],
+            "HOME": str(tmp_path),
+        },
+        capture_output=True,
+        text=True,
+        timeout=150,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "the story is told" in done.stdout
+    wait_until(lambda: real.is_gone("sdk-endpoint"), "the endpoint is not gone")
+    assert not real.sagemaker.list_models()["Models"]
+    assert not real.sagemaker.list_endpoint_configs()["EndpointConfigs"]
