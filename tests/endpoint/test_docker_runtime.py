@@ -1,0 +1,107 @@
+"""The Docker runtime: a model's own image, as containers."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Iterator
+from typing import Any
+
+import docker
+import pytest
+
+from local_endpoint.runtimes.docker import MULTI_MODELS_LABEL, OWN_LABEL, DockerContainer
+from tests.endpoint.local import Local, message, refused
+from tests.endpoint.traffic import Traffic
+from tests.harness.docker import Image, image, reason_without_engine
+from tests.harness.waiting import wait_until
+
+pytestmark = pytest.mark.docker
+ROW = b"[[1, 2, 3, 4]]"
+UNLABELLED = "local-endpoint-test-unlabelled:latest"
+
+__all__ = ["image"]  # the fixture
+
+
+@pytest.fixture(scope="module")
+def engine() -> Any:
+    reason = reason_without_engine()
+    if reason:
+        pytest.skip(reason)
+    return docker.from_env()
+
+
+@pytest.fixture(scope="module")
+def module_local(engine: Any) -> Iterator[Local]:
+    """As in conftest, with the Docker runtime."""
+    with Local(real=True, runtime="docker", startup_timeout_s=60) as running:
+        yield running
+    assert containers(engine) == []
+
+
+def containers(engine: Any) -> list[Any]:
+    """All that a local endpoint started, running or not."""
+    found: list[Any] = engine.containers.list(all=True, filters={"label": OWN_LABEL})
+    return found
+
+
+@pytest.fixture(scope="module")
+def unlabelled(engine: Any) -> Iterator[str]:
+    """An image of one file and no labels."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        tar.addfile(tarfile.TarInfo("empty"))
+    repository, _, tag = UNLABELLED.partition(":")
+    engine.api.import_image_from_data(packed.getvalue(), repository=repository, tag=tag)
+    yield UNLABELLED
+    engine.images.remove(UNLABELLED, force=True)
+
+
+def test_an_image_of_the_users_own_is_run_limited_replaced_and_removed(
+    local: Local, engine: Any, image: Image, multipliers: dict[int, bytes]
+) -> None:
+    for factor in (2, 3):
+        local.upload(f"models/times-{factor}.tar.gz", multipliers[factor])
+    local.deploy(
+        instances=2, Image=image.tag, Environment={"MME_LOG_FORMAT": "json"}, variant={"InstanceType": "ml.c5.large"}
+    )
+    assert local.invoke("times-2.tar.gz", ROW) == {"predictions": [[2, 4, 6, 8]]}
+    running = containers(engine)
+    assert len(running) == 2
+    for container in running:
+        configuration = container.attrs
+        assert configuration["Config"]["Cmd"] == ["serve"]
+        assert "MME_LOG_FORMAT=json" in configuration["Config"]["Env"]
+        assert "SAGEMAKER_MULTI_MODEL=true" in configuration["Config"]["Env"]
+        assert configuration["HostConfig"]["Memory"] == 4 * 1024**3
+
+    with Traffic(lambda number: local.invoke(f"times-{2 + number % 2}.tar.gz", ROW), clients=4) as traffic:
+        traffic.wait_for_more()
+        victim = next(each for each in local.instances() if each.cache.loaded())
+        assert isinstance(victim.container, DockerContainer)
+        engine.containers.get(f"local-endpoint-{victim.id}").kill()
+        wait_until(lambda: len(local.instances()) == 2 and victim not in local.instances(), "it was not replaced", 60)
+        traffic.wait_for_more()
+    assert traffic.failures == []
+    local.delete()
+    assert containers(engine) == []
+
+
+def test_a_missing_image_fails_the_endpoint(local: Local) -> None:
+    description = local.deploy(Image="no-such-image:1", wanted="Failed")
+    assert description["FailureReason"] == "Requested image no-such-image:1 not found."
+
+
+def test_an_image_without_the_multi_model_label_fails_the_endpoint(local: Local, unlabelled: str) -> None:
+    description = local.deploy(Image=unlabelled, wanted="Failed")
+    assert description["FailureReason"] == (
+        f"Your Ecr Image {unlabelled} does not contain required {MULTI_MODELS_LABEL}=true Docker label(s)."
+    )
+
+
+def test_a_single_model_is_served_from_the_image(local: Local, image: Image, multipliers: dict[int, bytes]) -> None:
+    local.upload("models/only.tar.gz", multipliers[3])
+    local.deploy(url="s3://test-models/models/only.tar.gz", multi=False, Image=image.tag)
+    assert json.dumps(local.invoke(body=ROW)) == '{"predictions": [[3.0, 6.0, 9.0, 12.0]]}'
+    assert "not a multi-model endpoint" in message(refused(local, "ValidationError", 400, "only.tar.gz", ROW))
