@@ -250,8 +250,8 @@ class Settings:
         "MME_MEMORY_LIMIT_MB",
         _integer(64),
         None,
-        "Most memory that the server may take as a whole, front end included. It can only lower what the cgroup and the "
-        "machine allow.",
+        "Most memory that the server may take as a whole, front end included. It can only lower what the cgroup and "
+        "the machine allow.",
         unit="MiB",
         shown_default="the tightest of cgroup and machine",
     )

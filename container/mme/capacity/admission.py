@@ -41,7 +41,8 @@ COPIED_ON_WRITE_BYTES = 16 * MIB
 class Admission:
     """The gate that every load passes. ``runtime_dir`` is the server's private folder, the same for all its processes.
 
-    ``server_pid`` is the process that all others of this server descend from.
+    ``server_pid`` is the process that all others of this server descend from. A worker with a loaded model calls
+    ``request_guard.renew()`` before each request.
     """
 
     def __init__(
@@ -50,6 +51,8 @@ class Admission:
         self._settings = settings
         self._memory = memory or SystemMemory(settings, runtime_dir, server_pid=server_pid)
         self._ledger = Ledger(runtime_dir)
+        # Asks for the kernel's limits alone: MME_MEMORY_LIMIT_MB takes too long to look after while a request waits.
+        self.request_guard = RequestGuard(settings, KernelMemory())
 
     @contextmanager
     def loading(self, model_name: str, model_dir: Path) -> Iterator[Ticket]:
@@ -95,13 +98,6 @@ class Admission:
         )
         logger.warning("%s", message)
         raise InsufficientMemory(message)
-
-    def request_guard(self) -> RequestGuard:
-        """What a worker calls before each request, once its model is loaded.
-
-        It asks for the kernel's limits alone: MME_MEMORY_LIMIT_MB takes too long to look after while a request waits.
-        """
-        return RequestGuard(self._settings, KernelMemory())
 
     def _hand_over(self, key: str, pid: int) -> None:
         child = ProcessId.of(pid)
