@@ -92,6 +92,7 @@ def become_worker(launch: Launch, connection: int, inherited: Inherited) -> None
     reset_random_state()
     reset_threads(os.environ["OMP_NUM_THREADS"])
     reset_logging()
+    gc.freeze()  # what the fork server keeps of its models is not ours to collect: looking at it would copy its pages
     gc.enable()
 
 
