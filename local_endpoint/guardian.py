@@ -2,8 +2,9 @@
 
 It reads commands, one per line, from its standard input, which only the local endpoint holds the other end of:
 
-    group PID       a process group to be ended       folder PATH     a folder to be removed
-    forget PID      that group was ended              keep PATH       that folder was removed
+    group PID         a process group to be ended       forget-group PID        it was ended
+    container NAME    a container to be removed         forget-container NAME   it was removed
+    folder PATH       a folder to be removed            forget-folder PATH      it was removed
 
 End of input is the local endpoint's death, or its orderly end, when nothing is left to do.
 """
@@ -45,13 +46,19 @@ class Guardian:
         self._tell("group", pid)
 
     def forget_group(self, pid: int) -> None:
-        self._tell("forget", pid)
+        self._tell("forget-group", pid)
+
+    def watch_container(self, name: str) -> None:
+        self._tell("container", name)
+
+    def forget_container(self, name: str) -> None:
+        self._tell("forget-container", name)
 
     def watch_folder(self, path: Path) -> None:
         self._tell("folder", path)
 
     def forget_folder(self, path: Path) -> None:
-        self._tell("keep", path)
+        self._tell("forget-folder", path)
 
     def close(self) -> None:
         assert self._process.stdin is not None
@@ -70,18 +77,23 @@ def _is_there(group: int) -> bool:
 
 def main() -> None:
     """The process itself."""
-    groups: set[int] = set()
-    folders: set[str] = set()
+    watched: dict[str, set[str]] = {"group": set(), "container": set(), "folder": set()}
     for line in sys.stdin:
         command, _, value = line.rstrip("\n").partition(" ")
-        if command == "group":
-            groups.add(int(value))
-        elif command == "forget":
-            groups.discard(int(value))
-        elif command == "folder":
-            folders.add(value)
-        elif command == "keep":
-            folders.discard(value)
+        if command in watched:
+            watched[command].add(value)
+        else:
+            watched[command.removeprefix("forget-")].discard(value)
+    end_groups({int(group) for group in watched["group"]})
+    if watched["container"]:
+        with contextlib.suppress(OSError):
+            subprocess.run(["docker", "rm", "--force", *watched["container"]], capture_output=True)
+    for folder in watched["folder"]:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def end_groups(groups: set[int]) -> None:
+    """SIGTERM, and SIGKILL for what is left after ``GRACE_S``."""
     for number, grace_s in ((signal.SIGTERM, GRACE_S), (signal.SIGKILL, 1.0)):
         for group in groups:
             with contextlib.suppress(OSError):
@@ -89,8 +101,6 @@ def main() -> None:
         deadline_s = time.monotonic() + grace_s
         while any(_is_there(group) for group in groups) and time.monotonic() < deadline_s:
             time.sleep(0.05)
-    for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":

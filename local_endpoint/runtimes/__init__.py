@@ -16,7 +16,7 @@ def make_runtime(configuration: Configuration, guardian: Guardian) -> Runtime:
     if configuration.runtime == "docker":
         from local_endpoint.runtimes.docker import DockerRuntime
 
-        return DockerRuntime()
+        return DockerRuntime(guardian)
     raise ValueError(f"there is no runtime {configuration.runtime!r}; there are process and docker")
 
 

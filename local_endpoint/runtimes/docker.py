@@ -10,6 +10,7 @@ import docker
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 
 from local_endpoint.errors import StartFailure
+from local_endpoint.guardian import Guardian
 from local_endpoint.instance_types import memory_bytes
 from local_endpoint.runtimes.base import LaunchSpec
 from local_endpoint.runtimes.ports import return_port, take_port
@@ -31,11 +32,13 @@ def missing_label(image: str, label: str) -> str:
 class DockerContainer:
     """One container. Satisfies ``Container``."""
 
-    def __init__(self, container: Any, port: int) -> None:
+    def __init__(self, container: Any, port: int, guardian: Guardian) -> None:
         self.host = HOST
         self.port = port
         self.base_dir = "/opt/ml"
         self._container = container
+        self._guardian = guardian
+        guardian.watch_container(container.name)
 
     def exit_reason(self) -> str | None:
         try:
@@ -68,6 +71,7 @@ class DockerContainer:
             self._container.stop(timeout=int(timeout_s))
         with contextlib.suppress(APIError, NotFound):
             self._container.remove(force=True)
+        self._guardian.forget_container(self._container.name)
         return_port(self.port)
 
     def log_tail(self, lines: int = 20) -> str:
@@ -80,7 +84,8 @@ class DockerContainer:
 class DockerRuntime:
     """Satisfies ``Runtime``. Raises ``StartFailure`` where no Docker engine answers."""
 
-    def __init__(self) -> None:
+    def __init__(self, guardian: Guardian) -> None:
+        self._guardian = guardian
         self._client: Any = None
 
     def _docker(self) -> Any:
@@ -139,7 +144,7 @@ class DockerRuntime:
             with contextlib.suppress(DockerException):
                 client.containers.get(f"local-endpoint-{spec.name}").remove(force=True)
             raise StartFailure(f"The container could not be started: {error}") from None
-        return DockerContainer(container, port)
+        return DockerContainer(container, port, self._guardian)
 
     def _has_bridge(self) -> bool:
         return any(

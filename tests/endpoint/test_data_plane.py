@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -237,11 +239,22 @@ def test_a_missing_object_a_missing_bucket_and_a_forbidden_one_are_validation_er
     local.invoke("missing.tar.gz")
 
 
+def pack_links() -> bytes:
+    """An archive with a symbolic link out of it."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as tar:
+        link = tarfile.TarInfo("text")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(link)
+    return packed.getvalue()
+
+
 def test_bad_archives_are_refused_and_leave_nothing_behind(local: Local) -> None:
     local.deploy()
     local.upload("models/rubbish.tar.gz", b"rubbish")
     local.upload("models/climbs.tar.gz", pack({"../../escaped": b"x"}))
-    for name in ("rubbish", "climbs"):
+    local.upload("models/links.tar.gz", pack_links())
+    for name in ("rubbish", "climbs", "links"):
         response = refused(local, "ValidationError", 400, f"{name}.tar.gz")
         assert f'Failed to extract model data archive from URL "{PREFIX}{name}.tar.gz"' in message(response)
     base = local.instances()[0].container.base_dir

@@ -6,6 +6,7 @@ import io
 import json
 import tarfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import docker
@@ -13,6 +14,7 @@ import pytest
 
 from local_endpoint.runtimes.docker import MULTI_MODELS_LABEL, OWN_LABEL, DockerContainer
 from tests.endpoint.local import Local, message, refused
+from tests.endpoint.program import Program, deploy_real
 from tests.endpoint.traffic import Traffic
 from tests.harness.docker import Image, image, reason_without_engine
 from tests.harness.waiting import wait_until
@@ -35,15 +37,31 @@ def engine() -> Any:
 @pytest.fixture(scope="module")
 def module_local(engine: Any) -> Iterator[Local]:
     """As in conftest, with the Docker runtime."""
+    foreign.update(container.id for container in containers(engine))
     with Local(real=True, runtime="docker", startup_timeout_s=60) as running:
         yield running
     assert containers(engine) == []
 
 
+# of local endpoints that ran before these tests
+foreign: set[str] = set()
+
+
 def containers(engine: Any) -> list[Any]:
-    """All that a local endpoint started, running or not."""
-    found: list[Any] = engine.containers.list(all=True, filters={"label": OWN_LABEL})
-    return found
+    """All that the tests' local endpoint started, running or not."""
+    found = engine.containers.list(all=True, ignore_removed=True, filters={"label": OWN_LABEL})
+    return [container for container in found if container.id not in foreign]
+
+
+def test_a_killed_local_endpoint_leaves_no_container_behind(engine: Any, image: Image, tmp_path: Path) -> None:
+    foreign.update(container.id for container in containers(engine))
+    program = Program(tmp_path, "--runtime", "docker")
+    try:
+        deploy_real(program, image.tag)
+        assert len(containers(engine)) == 2
+    finally:
+        program.kill()
+    wait_until(lambda: not containers(engine), "containers survive", 40)
 
 
 @pytest.fixture(scope="module")

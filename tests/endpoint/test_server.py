@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import signal
 import socket
 import subprocess
@@ -13,47 +12,16 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import boto3
 import psutil
 import pytest
 import requests
-from botocore.config import Config
 
-from tests.endpoint.local import KEYS, PREFIX, ROLE
+from tests.endpoint.program import ROOT, Program, deploy_real
 from tests.harness.waiting import wait_until
 
-ROOT = Path(__file__).resolve().parents[2]
 MIB = 1024 * 1024
 UPLOAD_BYTES = 500 * MIB
-
-
-class Program:
-    """The running program; its log goes to a file."""
-
-    def __init__(self, folder: Path, *arguments: str) -> None:
-        self.log = folder / "program.log"
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "scripts.programs.local_endpoint", "--port", "0", *arguments],
-                cwd=ROOT,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        found = wait_until(lambda: re.search(r"is up on (http://\S+:\d+)", self.log.read_text()), self.log.read_text)
-        assert found
-        self.url = found[1]
-        self.ps = psutil.Process(self.process.pid)
-
-    def client(self, service: str, **config: Any) -> Any:
-        return boto3.client(service, endpoint_url=self.url, config=Config(**config), **KEYS)
-
-    def kill(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
 
 
 @pytest.fixture
@@ -175,23 +143,6 @@ def test_a_port_that_is_taken_is_a_clear_error() -> None:
     assert "Traceback" not in done.stderr
 
 
-def deploy_real(program: Program) -> list[psutil.Process]:
-    """An endpoint of two real containers; returns all processes below the program."""
-    program.client("s3").create_bucket(Bucket="test-models")
-    sagemaker = program.client("sagemaker")
-    container = {"Image": "an-image", "Mode": "MultiModel", "ModelDataUrl": PREFIX}
-    sagemaker.create_model(ModelName="m", ExecutionRoleArn=ROLE, PrimaryContainer=container)
-    variant = {"VariantName": "v", "ModelName": "m", "InitialInstanceCount": 2, "InstanceType": "ml.m5.large"}
-    sagemaker.create_endpoint_config(EndpointConfigName="c", ProductionVariants=[variant])
-    sagemaker.create_endpoint(EndpointName="e", EndpointConfigName="c")
-    wait_until(
-        lambda: sagemaker.describe_endpoint(EndpointName="e")["EndpointStatus"] == "InService",
-        program.log.read_text,
-        60,
-    )
-    return program.ps.children(recursive=True)
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
 def test_a_stop_ends_every_container_in_time_and_removes_its_folders(program: Program, number: signal.Signals) -> None:
     children = deploy_real(program)
@@ -219,7 +170,10 @@ def folders_of(children: list[psutil.Process]) -> set[Path]:
     """The temporary folders that these processes were given."""
     found = set()
     for child in children:
-        environment = child.environ()
+        try:
+            environment = child.environ()
+        except psutil.NoSuchProcess:  # it looked something up and ended
+            continue
         for name in ("TMPDIR", "SAGEMAKER_BASE_DIR"):
             if "SAGEMAKER_BASE_DIR" in environment and name in environment:
                 found.add(Path(environment[name]))

@@ -1,0 +1,184 @@
+"""What the local endpoint adds to a warm invocation: through its front, against calling the same container directly.
+
+The local endpoint runs as users run it (./scripts/local_endpoint), one endpoint with one instance on it. The model
+multiplies four numbers, so that next to nothing is computed. Both ways take turns in blocks, each on one keep-alive
+connection; boto3 is measured too, for what a client's own library adds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import re
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import boto3
+import psutil
+
+from benchmarks import models, options
+from benchmarks.connection import Connection
+from benchmarks.failure import BenchmarkError
+from benchmarks.report import ROOT, Result, Target, milliseconds, progress
+from benchmarks.summary import Summary
+
+MODEL = models.multiplier(2)
+TARGET = "model.tar.gz"
+BODY = b"[[1, 2, 3, 4]]"
+TYPE = "application/json"
+NAME = "overhead"
+WARM_UP_INVOCATIONS = 50
+START_TIMEOUT_S = 60.0
+WANTED_OVERHEAD_MS = 5.0
+DIRECT, FRONT, BOTO3 = "container directly", "through the front", "through the front, by boto3"
+# What performs so many invocations in a row and returns the seconds of each.
+Block = Callable[[int], list[float]]
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the scenario; returns the exit code."""
+    parser = options.parser("endpoint_overhead", __doc__)
+    parser.add_argument("--rounds", type=options.positive, help="blocks of each (default 20, quick 5)")
+    parser.add_argument("--block", type=options.positive, default=100, help="invocations per block (default 100)")
+    chosen = parser.parse_args(arguments)
+    chosen.rounds = chosen.rounds or (5 if chosen.quick else 20)
+    result = Result("endpoint_overhead", {**options.recorded(chosen), "model": MODEL})
+    folder = models.ensure([MODEL])[MODEL]
+    progress("starting the local endpoint")
+    with local_endpoint() as (url, process):
+        runtime = deploy(url, folder)
+        with Connection(port_of(url)) as front, Connection(container_port(process)) as container:
+            report(take_turns(blocks(front, container, runtime), chosen), result)
+    return result.finish(chosen.output)
+
+
+@contextmanager
+def local_endpoint() -> Iterator[tuple[str, psutil.Process]]:
+    """The program, up and running: its address and its process."""
+    with tempfile.TemporaryFile("w+") as log:
+        program = subprocess.Popen(
+            [sys.executable, "-P", "-m", "scripts.programs.local_endpoint", "--port", "0"],
+            cwd=ROOT,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            yield wait_for_url(program, log), psutil.Process(program.pid)
+        finally:
+            program.terminate()
+            program.wait()
+
+
+def wait_for_url(program: subprocess.Popen[bytes], log: Any) -> str:
+    """Raises ``BenchmarkError`` where it does not come up."""
+    deadline_s = time.monotonic() + START_TIMEOUT_S
+    while program.poll() is None and time.monotonic() < deadline_s:
+        log.seek(0)
+        if found := re.search(r"is up on (http://\S+:\d+)", log.read()):
+            return found[1]
+        time.sleep(0.1)
+    log.seek(0)
+    raise BenchmarkError(f"the local endpoint did not come up:\n{log.read()}")
+
+
+def deploy(url: str, folder: Path) -> Any:
+    """One endpoint of one instance; returns a client for it."""
+
+    def client(service: str) -> Any:
+        keys = {"aws_access_key_id": "local", "aws_secret_access_key": "local", "region_name": "us-east-1"}
+        return boto3.client(service, endpoint_url=url, **keys)
+
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+        for path in folder.iterdir():
+            archive.add(path, path.name)
+    s3, sagemaker = client("s3"), client("sagemaker")
+    s3.create_bucket(Bucket=NAME)
+    s3.put_object(Bucket=NAME, Key=f"models/{TARGET}", Body=packed.getvalue())
+    sagemaker.create_model(
+        ModelName=NAME,
+        ExecutionRoleArn="arn:aws:iam::123456789012:role/benchmark",
+        PrimaryContainer={"Image": NAME, "Mode": "MultiModel", "ModelDataUrl": f"s3://{NAME}/models/"},
+    )
+    variant = {"VariantName": NAME, "ModelName": NAME, "InitialInstanceCount": 1, "InstanceType": "ml.m5.large"}
+    sagemaker.create_endpoint_config(EndpointConfigName=NAME, ProductionVariants=[variant])
+    sagemaker.create_endpoint(EndpointName=NAME, EndpointConfigName=NAME)
+    sagemaker.get_waiter("endpoint_in_service").wait(
+        EndpointName=NAME, WaiterConfig={"Delay": 1, "MaxAttempts": int(START_TIMEOUT_S)}
+    )
+    return client("sagemaker-runtime")
+
+
+def port_of(url: str) -> int:
+    """The port in an address."""
+    return int(url.rpartition(":")[2])
+
+
+def container_port(program: psutil.Process) -> int:
+    """The port that the endpoint's container was given."""
+    for child in program.children():
+        port = child.environ().get("SAGEMAKER_BIND_TO_PORT")
+        if port:
+            return int(port)
+    raise BenchmarkError("the local endpoint has no container")
+
+
+def blocks(front: Connection, container: Connection, runtime: Any) -> dict[str, Block]:
+    """The three ways to the same model, which is loaded by the first of them."""
+    headers = {"Content-Type": TYPE, "X-Amzn-SageMaker-Target-Model": TARGET}
+
+    def through_the_front(count: int) -> list[float]:
+        path = f"/endpoints/{NAME}/invocations"
+        return [
+            front.request("POST", path, BODY, headers).must_be_ok("through the front").elapsed_s for _ in range(count)
+        ]
+
+    through_the_front(1)
+    listed = container.request("GET", "/models").must_be_ok("listing models")
+    name = re.findall(rb'"modelName": *"(\w+)"', listed.body)[0].decode()
+
+    def directly(count: int) -> list[float]:
+        return [container.invoke(name, BODY, TYPE).must_be_ok("directly").elapsed_s for _ in range(count)]
+
+    def by_boto3(count: int) -> list[float]:
+        times_s = []
+        for _ in range(count):
+            started_s = time.perf_counter()
+            answer = runtime.invoke_endpoint(EndpointName=NAME, TargetModel=TARGET, ContentType=TYPE, Body=BODY)
+            answer["Body"].read()
+            times_s.append(time.perf_counter() - started_s)
+        return times_s
+
+    return {DIRECT: directly, FRONT: through_the_front, BOTO3: by_boto3}
+
+
+def take_turns(ways: dict[str, Block], chosen: argparse.Namespace) -> dict[str, list[float]]:
+    """All samples of each way, in seconds."""
+    samples: dict[str, list[float]] = {way: [] for way in ways}
+    for invoke in ways.values():
+        invoke(WARM_UP_INVOCATIONS)
+    for number in range(chosen.rounds):
+        progress(f"round {number + 1} of {chosen.rounds}")
+        for way, invoke in ways.items():
+            samples[way] += invoke(chosen.block)
+    return samples
+
+
+def report(samples: dict[str, list[float]], result: Result) -> None:
+    """Fills the table and the target in."""
+    summaries = {way: Summary.of(times_s) for way, times_s in samples.items()}
+    direct = summaries[DIRECT]
+    result.headers = ["warm invocation, ms", "p50", "p95", "p99", "added at p50"]
+    for way, its in summaries.items():
+        added = "" if way == DIRECT else milliseconds(its.p50 - direct.p50)
+        result.table.append([way, milliseconds(its.p50), milliseconds(its.p95), milliseconds(its.p99), added])
+        result.rows.append({"way": way, "count": its.count, "p50_s": its.p50, "p95_s": its.p95, "p99_s": its.p99})
+    overhead_ms = (summaries[FRONT].p50 - direct.p50) * 1000
+    result.targets = [Target("added by the local endpoint at p50", overhead_ms, "≤", WANTED_OVERHEAD_MS, "ms")]
