@@ -47,12 +47,12 @@ def warm_up(settings: Settings, python_path: str) -> Inherited:
     second thread.
     """
     started_s = time.monotonic()
+    search_path = _search_path_without(python_path)
     before = _open_descriptors()
     for module in (*_COMMON_MODULES, *_image_modules(), settings.handler or DEFAULT_HANDLER):
         _import(module)
     warmed = [name for name in frameworks_to_preload(settings) if _warm(name, settings)]
     _restrict_to_one_thread()
-    search_path = _search_path_without(python_path)
     gc.collect()
     gc.freeze()
     gc.disable()  # a collection would touch, and so copy, pages that the workers share
