@@ -24,9 +24,9 @@ from pathlib import Path
 
 from mme.capacity.footprint import Artifact, Need, need_of, survey
 from mme.capacity.guard import RequestGuard, limited_growth
-from mme.capacity.ledger import Ledger, Loading, new_key
+from mme.capacity.ledger import Book, Ledger, Loading, new_key
 from mme.capacity.memory import MIB, KernelMemory, MemoryReader, MemorySample, SystemMemory
-from mme.capacity.policy import decide, load_growth_bytes, reserve_bytes
+from mme.capacity.policy import Decision, decide, load_growth_bytes, reserve_bytes
 from mme.capacity.process_memory import ProcessId, anonymous_bytes
 from mme.errors import InsufficientMemory
 from mme.settings import Settings
@@ -74,62 +74,52 @@ class Admission:
     def admit(self, model_name: str, model_dir: Path) -> Ticket:
         """Admits a load in this process, or in a child that the ticket is handed over to; raises as ``loading``."""
         artifact = survey(model_dir)
-        own = _own_process()
+        need = need_of(model_dir, artifact, self._ledger.learnt_bytes(artifact.identity))
         with self._ledger.open() as book:
-            need = need_of(model_dir, artifact, book.learnt)
-            sample = self._memory.read()
-            promised = book.outstanding_bytes()
-            reserve = reserve_bytes(self._settings, sample)
-            decision = decide(sample, promised_bytes=promised, need_bytes=need.need_bytes, reserve_bytes=reserve)
-            if decision.admitted:
+            verdict = self._judge(book, need.need_bytes)
+            if verdict.decision.admitted:
                 key = new_key()
-                book.loading[key] = Loading(
-                    model_name, own.pid, own.start_ticks, need.need_bytes, anonymous_bytes(own.pid)
-                )
-                growth = load_growth_bytes(sample, promised_bytes=promised, reserve_bytes=reserve)
-                return Ticket(self, key, model_name, need, growth, artifact)
-            loads = len(book.loading)
-        under_way = f" less {_mib(promised)} promised to {loads} load(s) under way" if promised else ""
+                book.loading[key] = _loading(model_name, _own_process(), need.need_bytes)
+                return Ticket(self, key, model_name, need, verdict.growth_bytes, artifact)
         message = (
-            f"model {model_name!r} is refused: it needs {need}, and free are {_mib(sample.free_bytes)}{under_way}, of "
-            f"which {_mib(reserve)} are reserved for requests ({_limit(sample)}); {_mib(decision.missing_bytes)} are "
-            "missing. Unload other models, use a larger instance, or declare required_memory_mb in the model's "
-            "serving.properties if it needs less."
+            f"model {model_name!r} is refused: it needs {need}, and {verdict}. Unload other models, use a larger "
+            "instance, or declare required_memory_mb in the model's serving.properties if it needs less."
         )
         logger.warning("%s", message)
         raise InsufficientMemory(message)
+
+    def _judge(self, book: Book, need_bytes: int) -> _Verdict:
+        sample = self._memory.read()
+        reserve = reserve_bytes(self._settings, sample)
+        promised = book.most_outstanding_bytes()
+        decision = decide(sample, promised_bytes=promised, need_bytes=need_bytes, reserve_bytes=reserve)
+        if not decision.admitted and promised:
+            promised = book.outstanding_bytes()
+            decision = decide(sample, promised_bytes=promised, need_bytes=need_bytes, reserve_bytes=reserve)
+        return _Verdict(decision, sample, promised, len(book.loading), reserve)
 
     def _hand_over(self, key: str, pid: int) -> None:
         child = ProcessId.of(pid)
         with self._ledger.open() as book:
             load = book.loading.pop(key, None)
             if load and child:
-                book.loading[key] = Loading(
-                    load.model, child.pid, child.start_ticks, load.need_bytes, anonymous_bytes(child.pid)
-                )
+                book.loading[key] = _loading(load.model, child, load.need_bytes)
 
     def _settle(self, ticket: Ticket, taken_bytes: int | None) -> None:
         with self._ledger.open() as book:
             load = book.loading.pop(ticket.key, None)
-            if taken_bytes is None:
-                before = load.anonymous_before_bytes if load else 0
-                pid = load.pid if load else os.getpid()
-                taken_bytes = max(0, anonymous_bytes(pid) - before) + COPIED_ON_WRITE_BYTES
-            book.learn(ticket.artifact.identity, taken_bytes)
-            sample = self._memory.read()
-            promised = book.outstanding_bytes()
-            reserve = reserve_bytes(self._settings, sample)
-        decision = decide(sample, promised_bytes=promised, need_bytes=0, reserve_bytes=reserve)
-        if decision.admitted:
-            logger.debug(
-                "model %r is loaded: it took %s of %s; %s", ticket.model, _mib(taken_bytes), ticket.need, sample
-            )
+            verdict = self._judge(book, 0)
+        if taken_bytes is None:
+            before = load.anonymous_before_bytes if load else 0
+            pid = load.pid if load else os.getpid()
+            taken_bytes = max(0, anonymous_bytes(pid) - before) + COPIED_ON_WRITE_BYTES
+        self._ledger.learn(ticket.artifact.identity, taken_bytes)
+        if verdict.decision.admitted:
+            logger.debug("model %r took %s of %s; %s", ticket.model, _mib(taken_bytes), ticket.need, verdict)
             return
         message = (
             f"model {ticket.model!r} is undone after its load: it took {_mib(taken_bytes)} where {ticket.need} were "
-            f"expected, and free are {_mib(sample.free_bytes)}, of which {_mib(promised)} are promised to loads under "
-            f"way and {_mib(reserve)} reserved for requests ({_limit(sample)}); {_mib(decision.missing_bytes)} are "
-            "missing. Unload other models, or use a larger instance."
+            f"expected, and {verdict}. Unload other models, or use a larger instance."
         )
         logger.warning("%s", message)
         raise InsufficientMemory(message)
@@ -166,15 +156,39 @@ class Ticket:
         self.admission._release(self.key)
 
 
+@dataclass(frozen=True)
+class _Verdict:
+    """A decision with all that it was made from, in bytes; as text, the part of a message that explains it."""
+
+    decision: Decision
+    sample: MemorySample
+    promised_bytes: int
+    loads: int
+    reserve_bytes: int
+
+    @property
+    def growth_bytes(self) -> int:
+        """The most that the load may allocate, whatever was expected."""
+        return load_growth_bytes(self.sample, promised_bytes=self.promised_bytes, reserve_bytes=self.reserve_bytes)
+
+    def __str__(self) -> str:
+        promised = f" less {_mib(self.promised_bytes)} promised to {self.loads} load(s) under way" if self.loads else ""
+        missing = "" if self.decision.admitted else f"; {_mib(self.decision.missing_bytes)} are missing"
+        return (
+            f"free are {_mib(self.sample.free_bytes)}{promised}, of which {_mib(self.reserve_bytes)} are reserved for "
+            f"requests (limit {_mib(self.sample.limit_bytes)}: {self.sample.source}){missing}"
+        )
+
+
+def _loading(model_name: str, process: ProcessId, need_bytes: int) -> Loading:
+    return Loading(model_name, process.pid, process.start_ticks, need_bytes, anonymous_bytes(process.pid))
+
+
 def _own_process() -> ProcessId:
     own = ProcessId.of(os.getpid())
     if own is None:
         raise OSError("/proc does not show this process")
     return own
-
-
-def _limit(sample: MemorySample) -> str:
-    return f"limit {_mib(sample.limit_bytes)}: {sample.source}"
 
 
 def _mib(size_bytes: int) -> str:

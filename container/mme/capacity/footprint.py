@@ -98,16 +98,16 @@ class Artifact:
         return sum(self.bytes_by_suffix.values())
 
 
-def need_of(model_dir: Path, artifact: Artifact, learnt: Mapping[str, int]) -> Need:
-    """What the model in ``model_dir`` will need; ``learnt`` has bytes by identity.
+def need_of(model_dir: Path, artifact: Artifact, learnt_bytes: int | None) -> Need:
+    """What the model in ``model_dir`` will need; ``learnt_bytes`` is what it took when it was last loaded, if known.
 
     Raises ``ModelLoadError`` for a declaration that is no number.
     """
     declared = declared_bytes(model_dir)
     if declared is not None:
         return Need(declared, "declared")
-    if artifact.identity in learnt:
-        return Need(learnt[artifact.identity], "learnt")
+    if learnt_bytes is not None:
+        return Need(learnt_bytes, "learnt")
     return Need(estimated_bytes(artifact), "estimated")
 
 

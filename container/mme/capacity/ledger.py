@@ -1,10 +1,11 @@
 """What the processes of one server know in common about loads: those under way, and what earlier ones took.
 
-A JSON file in the server's private folder, replaced as a whole under a lock, so that a process may be killed at any
-moment. Entries of processes that have died vanish by themselves when it is next opened.
+Files in the server's private folder, each replaced as a whole, so that a process may be killed at any moment:
 
-    {"loading": {"<key>": {"model": …, "pid": …, "start_ticks": …, "need_bytes": …, "anonymous_before_bytes": …}},
-     "learnt": {"<identity of the artifact>": bytes}}
+    loading.json     {"<key>": {"model": …, "pid": …, "start_ticks": …, "need_bytes": …, "anonymous_before_bytes": …}},
+                     read and written under the lock loading.lock; entries of processes that have died vanish
+    learnt/<slot>    "<identity of the artifact> <bytes>"; the slot is the start of the identity, and the last to be
+                     learnt has it, so that the folder does not grow for ever
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from mme.capacity.process_memory import ProcessId, anonymous_bytes
 
 logger = logging.getLogger(__name__)
 
-# The oldest are forgotten beyond this; 60 bytes each.
-MOST_LEARNT = 5_000
+# Dead entries are looked for when they matter, or when there are more than this.
+_MANY_LOADS = 500
+_SLOT_DIGITS = 3  # of 16: 4096 slots
 
 
 @dataclass(frozen=True)
@@ -48,29 +50,32 @@ class Loading:
 
 @dataclass
 class Book:
-    """The ledger's content while it is open."""
+    """The loads under way, by key, while the ledger is open."""
 
     loading: dict[str, Loading] = field(default_factory=dict)
-    learnt: dict[str, int] = field(default_factory=dict)
 
-    def outstanding_bytes(self, *, without: str = "") -> int:
-        """What all loads under way will still take, but for the one called ``without``."""
-        return sum(load.outstanding_bytes() for key, load in self.loading.items() if key != without)
+    def most_outstanding_bytes(self) -> int:
+        """At least what ``outstanding_bytes`` says, for nothing: looking at each process takes its time."""
+        return sum(load.need_bytes for load in self.loading.values())
 
-    def learn(self, identity: str, taken_bytes: int) -> None:
-        """Remembers what the artifact took."""
-        self.learnt.pop(identity, None)
-        self.learnt[identity] = taken_bytes
-        while len(self.learnt) > MOST_LEARNT:
-            del self.learnt[next(iter(self.learnt))]
+    def outstanding_bytes(self) -> int:
+        """What all loads under way will still take; those of processes that have died are removed."""
+        self.loading = {key: load for key, load in self.loading.items() if load.is_alive()}
+        return sum(load.outstanding_bytes() for load in self.loading.values())
 
 
 class Ledger:
-    """The file. Several processes, and several objects in one process, may use it at the same time."""
+    """The files. Several processes, and several objects in one process, may use them at the same time."""
 
     def __init__(self, folder: Path) -> None:
-        self._file = folder / "admission.json"
-        self._lock = folder / "admission.lock"
+        self._file = folder / "loading.json"
+        self._lock = folder / "loading.lock"
+        self._learnt = folder / "learnt"
+        # made while there is room for them
+        self._lock.touch()
+        self._learnt.mkdir(exist_ok=True)
+
+    # ---- loads under way ----
 
     @contextmanager
     def open(self) -> Iterator[Book]:
@@ -82,38 +87,48 @@ class Ledger:
         with self._lock.open("ab") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             book = self._read()
-            before = self._text(book)
-            book.loading = {key: load for key, load in book.loading.items() if load.is_alive()}
+            before = dict(book.loading)
             try:
+                if len(before) > _MANY_LOADS:
+                    book.outstanding_bytes()
                 yield book
             finally:
-                text = self._text(book)
-                if text != before:
-                    self._write(text)
+                if book.loading != before:
+                    _replace(self._file, json.dumps({key: asdict(load) for key, load in book.loading.items()}))
 
     def _read(self) -> Book:
         try:
-            content = json.loads(self._file.read_bytes())
-            return Book({key: Loading(**load) for key, load in content["loading"].items()}, content["learnt"])
+            return Book({key: Loading(**load) for key, load in json.loads(self._file.read_bytes()).items()})
         except FileNotFoundError:
             return Book()
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, TypeError, AttributeError) as error:
             logger.warning("%s cannot be read (%s); starting it anew", self._file, error)
             return Book()
 
-    @staticmethod
-    def _text(book: Book) -> str:
-        return json.dumps({"loading": {key: asdict(load) for key, load in book.loading.items()}, "learnt": book.learnt})
+    # ---- what loads took ----
 
-    def _write(self, text: str) -> None:
-        temporary = self._file.with_suffix(".new")
+    def learn(self, identity: str, taken_bytes: int) -> None:
+        """Remembers what the artifact took."""
+        _replace(self._learnt / identity[:_SLOT_DIGITS], f"{identity} {taken_bytes}")
+
+    def learnt_bytes(self, identity: str) -> int | None:
+        """What the artifact took when it was last loaded; None if that is not known (any more)."""
         try:
-            temporary.write_text(text)
-            os.replace(temporary, self._file)  # noqa: PTH105
-        except OSError as error:
-            logger.warning("%s cannot be written: %s", self._file, error)
+            known, taken = (self._learnt / identity[:_SLOT_DIGITS]).read_text().split()
+            return int(taken) if known == identity else None
+        except (OSError, ValueError):
+            return None
 
 
 def new_key() -> str:
     """A name for a load that no other has."""
     return uuid.uuid4().hex[:12]
+
+
+def _replace(file: Path, text: str) -> None:
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        temporary.write_text(text)
+        os.replace(temporary, file)  # noqa: PTH105
+    except OSError as error:
+        logger.warning("%s cannot be written: %s", file, error)
