@@ -154,7 +154,7 @@ class DataPlane:
         try:
             for last in [False] * (TRIES - 1) + [True]:
                 try:
-                    with fleet.pick(model, avoid=instance) as instance:
+                    with fleet.pick(model, deadline_s, avoid=instance) as instance:
                         answer = self._serve_on(instance, request, model, deadline_s, timing)
                     status = answer.status
                     return answer

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -26,7 +27,7 @@ class Fleet:
         self.definition = definition
         self.desired_count = count
         self._around = around
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()  # notified when an instance becomes ready
         self._ready: list[Instance] = []
         self._all: set[Instance] = set()
         self._dead: set[Instance] = set()  # of _all: those that are being ended and replaced
@@ -59,6 +60,7 @@ class Fleet:
             is_wanted = not self._stopping.is_set() and len(self._ready) < self.desired_count
             if is_wanted:
                 self._ready.append(instance)
+                self._lock.notify_all()
         if not is_wanted:
             self._end(instance)
 
@@ -118,6 +120,7 @@ class Fleet:
             self._stopping.set()
             instances = list(self._all)
             self._ready = []
+            self._lock.notify_all()
         with ThreadPoolExecutor(max(1, len(instances))) as stoppers:
             list(stoppers.map(self._end, instances))
 
@@ -135,14 +138,19 @@ class Fleet:
             return list(self._ready)
 
     @contextlib.contextmanager
-    def pick(self, model: TargetModel | None, avoid: Instance | None = None) -> Iterator[Instance]:
-        """Lends an instance for one request, preferably not ``avoid``. Raises ``AwsError`` where there is none."""
+    def pick(self, model: TargetModel | None, deadline_s: float, avoid: Instance | None = None) -> Iterator[Instance]:
+        """Lends an instance for one request, preferably not ``avoid``.
+
+        Where all are dead, waits for the first that replaces one; raises ``AwsError`` at ``deadline_s`` (monotonic).
+        """
         copy_to: Instance | None = None
         with self._lock:
-            instances = [each for each in self._ready if each.is_alive()]
+            while not (instances := [each for each in self._ready if each.is_alive()]):
+                left_s = deadline_s - time.monotonic()
+                if left_s <= 0 or self._stopping.is_set():
+                    raise service_unavailable("No instance of the endpoint is available at the moment.")
+                self._lock.wait(left_s)
             instances = [each for each in instances if each is not avoid] or instances
-            if not instances:
-                raise service_unavailable("No instance of the endpoint is available at the moment. Please try again.")
             if model is None:
                 instance = min(instances, key=lambda each: each.in_flight)
             else:

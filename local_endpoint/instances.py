@@ -101,6 +101,7 @@ class Instance:
         self._client: ContainerClient | None = None
         self._cache: ModelCache | None = None
         self._stopping = threading.Event()
+        self._ended = threading.Event()
         self._death = threading.Lock()
         self._end = threading.Lock()
 
@@ -201,7 +202,8 @@ class Instance:
         return self._container
 
     def is_alive(self) -> bool:
-        return not self._stopping.is_set() and self.container.exit_reason() is None
+        """Asked for every request, so only what the watchers know."""
+        return not self._ended.is_set()
 
     def model_error(self, answer: Answer) -> AwsError:
         its = self.definition
@@ -215,6 +217,7 @@ class Instance:
 
     def _watch_exit(self) -> None:
         self.container.wait()
+        self._ended.set()
         if not self._stopping.is_set():
             logger.warning("instance %s died: %s", self.id, self.container.exit_reason())
             self._report_death()
@@ -228,6 +231,7 @@ class Instance:
                 continue
             failures += 1
             if failures >= limits.ping_failures and not self._stopping.is_set():
+                self._ended.set()
                 logger.warning("instance %s failed %d health checks in a row", self.id, failures)
                 self._report_death()
                 return
@@ -241,6 +245,7 @@ class Instance:
     def stop(self) -> None:
         """Ends the container and removes its folder. May be called more than once, and while ``start`` runs."""
         self._stopping.set()
+        self._ended.set()
         with self._end:
             if self._container is not None:
                 self._container.stop(self._around.limits.stop_timeout_s)

@@ -93,6 +93,8 @@ class ModelCache:
         self._disk_limit_bytes = disk_bytes or limits.disk_bytes
         self._disk_bytes = 0
         self._loaded_count = 0
+        self._unloads = 0
+        self._loading: set[str] = set()  # names that the container is loading at this moment
         self._entries: dict[str, Entry] = {}
         self._changed = threading.Condition()
         self._clock = itertools.count(1)
@@ -240,10 +242,11 @@ class ModelCache:
         except Exception as failure:
             logger.exception("preparing %s failed", entry.model.target)
             error = AwsError("InternalFailure", 500, f"Preparing model {entry.model.target} failed: {failure}")
-        if error is not None and entry.on_disk and isinstance(error, AwsError):
-            # what would not load may be mended in S3: fetch it anew next time
+        if entry.on_disk and _is_models_own(error):
+            # it may be mended in S3: fetch it anew next time
             self._remove(entry)
         with self._changed:
+            self._loading.discard(entry.model.name)
             attempt.error = error
             if error is None:
                 self._set_state(entry, State.LOADED)
@@ -272,6 +275,9 @@ class ModelCache:
         model = entry.model
         url = f"{self._owner.container_models_dir}/{model.name}/model"
         for _ in range(self._limits.load_tries):
+            with self._changed:
+                self._loading.add(model.name)
+                unloads_before = self._unloads
             try:
                 answer = self._client.load(model.name, url, model.target, max(1.0, deadline_s - time.monotonic()))
             except ContainerTimeout:
@@ -279,32 +285,43 @@ class ModelCache:
             if answer.status in (200, 409):  # 409: it is loaded already
                 self._owner.emit(ModelLoaded(self._owner.where, model.target, time.monotonic() - started_s))
                 return
-            if answer.status != 507 or not self._unload_one(deadline_s):
+            if answer.status != 507:
+                break
+            with self._changed:
+                self._loading.discard(model.name)
+                self._changed.notify_all()
+            if not self._unload_one(unloads_before, deadline_s):
                 break
         raise self._owner.model_error(answer)
 
     # ---- making room ----
 
-    def _unload_one(self, deadline_s: float) -> bool:
-        """Unloads the least recently used model that nobody uses, waiting for one for a while. False if none is."""
+    def _unload_one(self, unloads_before: int, deadline_s: float) -> bool:
+        """Unloads the least recently used model that nobody uses, waiting for one for a while.
+
+        True where another try is worth it, also because somebody else unloaded one since ``unloads_before``.
+        """
         give_up_s = min(deadline_s, time.monotonic() + self._limits.victim_wait_s)
         with self._changed:
-            while True:
+            while self._unloads == unloads_before:
                 loaded = [entry for entry in self._entries.values() if entry.state is State.LOADED]
                 idle = [entry for entry in loaded if entry.users == 0]
                 if idle:
                     victim = min(idle, key=lambda entry: entry.last_used)
                     self._set_state(victim, State.UNLOADING)
                     break
-                if any(entry.state is State.UNLOADING for entry in self._entries.values()):
-                    pass  # its memory is about to be free
-                elif not loaded:
-                    return False
+                if not loaded and not self._loading:
+                    unloading = any(entry.state is State.UNLOADING for entry in self._entries.values())
+                    if not unloading:  # else its memory is about to be free
+                        return False
                 if not self._changed.wait(max(0.0, give_up_s - time.monotonic())):
                     return False
-        return self._unload(victim)
+            else:
+                return True
+        self._unload(victim)
+        return True
 
-    def _unload(self, entry: Entry, remove: bool = False) -> bool:
+    def _unload(self, entry: Entry, remove: bool = False) -> None:
         """Takes an entry that is UNLOADING out of memory, and with ``remove`` off the disk too."""
         started_s = time.monotonic()
         gone = False
@@ -321,10 +338,11 @@ class ModelCache:
                 self._remove(entry)
         with self._changed:
             self._set_state(entry, State.LOADED if not gone else State.ON_DISK if entry.on_disk else State.ABSENT)
-            if not gone:
+            if gone:
+                self._unloads += 1
+            else:
                 entry.last_used = next(self._clock)  # so that the next victim is another one
             self._changed.notify_all()
-        return gone
 
     def _make_room(self, needed_bytes: int) -> None:
         """Drops artifacts that nobody uses, those not loaded first, until ``needed_bytes`` more fit on the disk.
@@ -365,3 +383,8 @@ class ModelCache:
                 entry.on_disk = False
                 self._disk_bytes -= entry.size_bytes
                 entry.size_bytes = 0
+
+
+def _is_models_own(error: Exception | None) -> bool:
+    """Whether the container refused the model for what it is, not for want of room or time."""
+    return isinstance(error, AwsError) and error.fields.get("OriginalStatusCode", 0) not in (0, 507)

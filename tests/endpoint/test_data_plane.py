@@ -347,3 +347,12 @@ def test_sixty_four_clients_on_a_prefix_of_a_thousand_models(local: Local) -> No
     assert time.monotonic() - started_s < 60
     loaded = [instance.cache.loaded_count for instance in local.instances()]
     assert sum(loaded) == 600
+
+
+def test_clients_of_more_models_than_fit_wait_for_each_other_instead_of_failing(local: Local) -> None:
+    local.deploy(Environment={"STAND_IN_CAPACITY": "1"})
+    for number in range(8):
+        local.upload(f"models/{number}.tar.gz", behaving(load_s=0.02, invoke_s=0.01))
+    with ThreadPoolExecutor(16) as clients:
+        answers = list(clients.map(lambda number: local.invoke(f"{number % 8}.tar.gz")["path"], range(64)))
+    assert len(set(answers)) == 8

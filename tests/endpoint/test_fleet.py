@@ -153,3 +153,15 @@ def test_variants_share_the_traffic_by_weight_and_can_be_named(local: Local) -> 
     assert 110 < tally["blue"] < 185
     raw = local.invoke_raw("m.tar.gz", TargetVariant="green")
     assert raw["InvokedProductionVariant"] == "green"
+
+
+def test_when_the_only_instance_dies_requests_wait_for_the_one_that_replaces_it(local: Local) -> None:
+    local.upload("models/m.tar.gz", behaving())
+    local.deploy(Environment={"STAND_IN_START_S": "0.5"})
+    before = local.invoke("m.tar.gz")["pid"]
+    with Traffic(lambda _: local.invoke("m.tar.gz")["pid"]) as traffic:
+        traffic.wait_for_more()
+        os.kill(before, signal.SIGKILL)
+        wait_until(lambda: traffic.answers[-1] != before, "nobody answers")
+        traffic.wait_for_more()
+    assert traffic.failures == []
