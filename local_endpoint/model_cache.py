@@ -94,6 +94,7 @@ class ModelCache:
         self._disk_bytes = 0
         self._loaded_count = 0
         self._unloads = 0
+        self._room = threading.Lock()
         self._loading: set[str] = set()  # names that the container is loading at this moment
         self._entries: dict[str, Entry] = {}
         self._changed = threading.Condition()
@@ -272,27 +273,39 @@ class ModelCache:
     def _load(self, entry: Entry, deadline_s: float) -> None:
         """Loads, and makes room in memory for as often as the container asks for it with 507."""
         started_s = time.monotonic()
-        model = entry.model
-        url = f"{self._owner.container_models_dir}/{model.name}/model"
-        for _ in range(self._limits.load_tries):
-            with self._changed:
-                self._loading.add(model.name)
-                unloads_before = self._unloads
+        answer, unloads_before = self._try_load(entry.model, deadline_s)
+        if answer.status == 507:
+            # one at a time: room that was made for one model is not to be taken by the next
+            if not self._room.acquire(timeout=max(0.0, deadline_s - time.monotonic())):
+                raise TimeoutError("others were making room all the time")
             try:
-                answer = self._client.load(model.name, url, model.target, max(1.0, deadline_s - time.monotonic()))
-            except ContainerTimeout:
-                raise self._owner.model_timeout() from None
-            if answer.status in (200, 409):  # 409: it is loaded already
-                self._owner.emit(ModelLoaded(self._owner.where, model.target, time.monotonic() - started_s))
-                return
-            if answer.status != 507:
-                break
+                for _ in range(self._limits.load_tries - 1):
+                    if not self._unload_one(unloads_before, deadline_s):
+                        break
+                    answer, unloads_before = self._try_load(entry.model, deadline_s)
+                    if answer.status != 507:
+                        break
+            finally:
+                self._room.release()
+        if answer.status not in (200, 409):  # 409: it is loaded already
+            raise self._owner.model_error(answer)
+        self._owner.emit(ModelLoaded(self._owner.where, entry.model.target, time.monotonic() - started_s))
+
+    def _try_load(self, model: TargetModel, deadline_s: float) -> tuple[Answer, int]:
+        """The container's answer, and how many models had been unloaded when it was asked."""
+        url = f"{self._owner.container_models_dir}/{model.name}/model"
+        with self._changed:
+            self._loading.add(model.name)
+            unloads_before = self._unloads
+        try:
+            answer = self._client.load(model.name, url, model.target, max(1.0, deadline_s - time.monotonic()))
+        except ContainerTimeout:
+            raise self._owner.model_timeout() from None
+        if answer.status not in (200, 409):
             with self._changed:
                 self._loading.discard(model.name)
                 self._changed.notify_all()
-            if not self._unload_one(unloads_before, deadline_s):
-                break
-        raise self._owner.model_error(answer)
+        return answer, unloads_before
 
     # ---- making room ----
 
