@@ -27,8 +27,9 @@ from mme.settings import Settings
 from mme.workers import protocol
 from mme.workers.child import Inherited, raise_oom_score, run_worker
 from mme.workers.eventloop import EventLoop
+from mme.workers.gate import Gate
 from mme.workers.launcher import ALIVE, LAUNCHES, Launch, is_process, start_time
-from mme.workers.service import EXIT_NO_MEMORY, Busy
+from mme.workers.service import EXIT_NO_MEMORY, EXIT_REFUSED, Busy
 from mme.workers.template import warm_up
 
 logger = logging.getLogger("mme.forkserver")
@@ -42,6 +43,8 @@ _ORPHAN_GRACE_S = 10.0
 # How long MMS may take to open the log pipes of a worker that it believes to have answered.
 _PIPES_OPENED_S = 1.0
 _SIGNALS = {signal.SIGTERM, signal.SIGCHLD}
+# What a load is answered by the exit code of its worker.
+_REFUSALS = {EXIT_NO_MEMORY: 507, EXIT_REFUSED: 400}
 
 
 @dataclass
@@ -53,7 +56,7 @@ class Model:
     standard_input: int  # -1 once the launcher is gone
     workers: dict[int, Worker] = field(default_factory=dict)
     has_loaded: bool = False  # in any worker, at any time
-    refused: list[socket.socket] = field(default_factory=list)  # connections to answer when the launcher is gone
+    refused: list[tuple[socket.socket, int]] = field(default_factory=list)  # answered when the launcher is gone
 
 
 @dataclass
@@ -71,12 +74,20 @@ class ForkServer:
     """The loop and all that it knows. ``run`` returns when the supervisor has gone or asked for the end."""
 
     def __init__(
-        self, runtime_dir: Path, alive: int, inherited: Inherited, admission: Admission, *, multi_model: bool
+        self,
+        runtime_dir: Path,
+        alive: int,
+        inherited: Inherited,
+        admission: Admission,
+        gate: Gate,
+        *,
+        multi_model: bool,
     ) -> None:
         self._runtime_dir = runtime_dir
         self._alive = alive
         self._inherited = inherited
         self._admission = admission
+        self._gate = gate
         self._multi_model = multi_model
         self._loop = EventLoop()
         self._guarded: dict[int, str] = {}  # process → when it was started
@@ -131,7 +142,8 @@ class ForkServer:
 
     def handle_launches(self, launches: int) -> None:
         """Launchers have announced themselves: listen for each, and tell MMS so in its stead."""
-        for pid in map(int, os.read(launches, 65536).split()):
+        for word in os.read(launches, 65536).split():
+            pid = int(word) if word.isdigit() else -1
             known = self._models.get(pid)
             if known is not None:
                 if known.launch.is_alive():
@@ -171,8 +183,8 @@ class ForkServer:
         connect anew to the same socket, so that stays open for them.
         """
         orphaned = not model.launch.is_alive() and not all(map(_hung_up, model.workers.values()))
-        for connection in model.refused:
-            self._answer_load(model, connection)
+        for connection, status in model.refused:
+            self._answer_load(model, connection, status)
         model.refused.clear()
         self._end_workers(model)
         if orphaned:
@@ -226,7 +238,7 @@ class ForkServer:
         except OSError as error:
             logger.error("no worker for model %s (507): %s", model.launch.model_name, error)
             self._free_slots.append(slot)
-            self.refuse_load(model, connection)
+            self.refuse_load(model, connection, 507)
             return
         model.workers[pid] = self._workers[pid] = Worker(pid, model, connection, slot)
         self._loop.cancel(model.launch.pid)
@@ -237,7 +249,8 @@ class ForkServer:
         try:
             pid = os.fork()
             if pid == 0:
-                run_worker(model.launch, connection, self._states[slot : slot + 1], self._inherited, self._admission)
+                state = self._states[slot : slot + 1]
+                run_worker(model.launch, connection, state, self._inherited, self._admission, self._gate)
             os.setpgid(pid, pid)  # the child does the same; whoever is first, from here on it leads a group
             return pid
         finally:
@@ -270,15 +283,16 @@ class ForkServer:
         if not worker.ended_by_us:
             _report(worker, code)
             killed = code == -signal.SIGKILL  # by the kernel, as far as can be told
-            if state == Busy.LOADING and (killed or code == EXIT_NO_MEMORY):
-                self.refuse_load(model, worker.connection)
+            refusal = 507 if killed else _REFUSALS.get(code)
+            if state == Busy.LOADING and refusal:
+                self.refuse_load(model, worker.connection, refusal)
                 return
             if state == Busy.PREDICTING and killed:
                 _send(worker.connection, protocol.predict_response(None, {}, "Out of resources", 507))
         worker.connection.close()
 
-    def refuse_load(self, model: Model, connection: socket.socket) -> None:
-        """Answers 507 to a load, and closes ``connection``.
+    def refuse_load(self, model: Model, connection: socket.socket, status: int) -> None:
+        """Answers ``status`` to a load, and closes ``connection``.
 
         MMS unregisters the model then, but in a thread that it has interrupted itself: if the launcher lives, waiting
         for its end fails, and MMS puts the model back (ModelManager.unregisterModel), so that the platform's next try
@@ -286,13 +300,13 @@ class ForkServer:
         """
         loaded = model.has_loaded or any(self._states[other.slot] >= Busy.READY for other in model.workers.values())
         if self._multi_model and not loaded and model.standard_input >= 0:
-            model.refused.append(connection)
+            model.refused.append((connection, status))
             _kill(model.launch.pid)
         else:
-            self._answer_load(model, connection)
+            self._answer_load(model, connection, status)
 
-    def _answer_load(self, model: Model, connection: socket.socket) -> None:
-        _send(connection, protocol.load_response(507, "System out of memory"))
+    def _answer_load(self, model: Model, connection: socket.socket, status: int) -> None:
+        _send(connection, protocol.load_response(status, "The reason is in the log of the worker."))
         connection.close()
         # MMS opens log pipes that were never made, and so makes files.
         folder = Path(model.launch.temporary_dir)
@@ -390,7 +404,8 @@ def main() -> int:
     _, hard = inherited.open_files_limit
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     admission = Admission(settings, runtime_dir, server_pid=os.getppid())
-    ForkServer(runtime_dir, alive, inherited, admission, multi_model=settings.multi_model).run(ready)
+    gate = Gate.for_server(settings, runtime_dir, os.environ.get("PYTHONPATH", ""))
+    ForkServer(runtime_dir, alive, inherited, admission, gate, multi_model=settings.multi_model).run(ready)
     return 0
 
 

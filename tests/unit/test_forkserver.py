@@ -1,0 +1,467 @@
+"""The fork server without a JVM: the test does to it what MMS does, from the start of a launcher to its death."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from mme.errors import StartError
+from mme.settings import Settings
+from mme.workers import protocol, template
+from mme.workers.child import forget_shadowed_modules, reset_environment, worker_environment
+from mme.workers.eventloop import EventLoop
+from mme.workers.forkserver import PACKAGE_DIR, ForkServerProcess
+from mme.workers.launcher import Launch
+
+from tests.harness.obedient_handler import HANDLER, command, make_model
+from tests.harness.waiting import wait_until
+from tests.harness.workers import is_gone
+
+
+@pytest.fixture(autouse=True)
+def quick_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fork server reads its settings from its environment, which is this process's."""
+    monkeypatch.setenv("MME_PRELOAD", "none")
+    monkeypatch.setenv("SAGEMAKER_MULTI_MODEL", "true")
+
+
+class FrontEnd:
+    """MMS's part: starts launchers as WorkerLifeCycle.java does, connects to what they stand for, speaks to it."""
+
+    def __init__(self, runtime_dir: Path, environment: dict[str, str]) -> None:
+        self.runtime_dir = runtime_dir
+        self.environment = environment
+        self.launchers: list[subprocess.Popen[bytes]] = []
+
+    def launch(self, model_dir: Path, name: str = "m") -> subprocess.Popen[bytes]:
+        program = self.runtime_dir / "home" / "mms" / "model_service_worker.py"
+        options = ["--sock-type", "unix", "--sock-name", self.socket_path(name), "--handler", HANDLER]
+        options += ["--model-path", str(model_dir), "--model-name", name, "--preload-model", "false"]
+        options += ["--tmp-dir", str(self.runtime_dir)]
+        launcher = subprocess.Popen(
+            [str(self.runtime_dir / "home" / "bin" / "launcher"), str(program), *options],
+            env={**self.environment, "PYTHONPATH": f"{HANDLER}:{PACKAGE_DIR}:{model_dir}"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            cwd=model_dir,
+        )
+        self.launchers.append(launcher)
+        return launcher
+
+    def socket_path(self, name: str) -> str:
+        return str(self.runtime_dir / f"{name}.sock")
+
+    def wait_until_started(self, launcher: subprocess.Popen[bytes]) -> None:
+        assert launcher.stdout is not None
+        lines = [launcher.stdout.readline().decode() for _ in range(2)]
+        assert lines == [f"[PID] {launcher.pid}\n", "MMS worker started.\n"]
+
+    def connect(self, name: str = "m") -> Connection:
+        connection = socket.socket(socket.AF_UNIX)
+        connection.settimeout(20)
+        connection.connect(self.socket_path(name))
+        return Connection(connection, self.runtime_dir)
+
+    def reap(self, launcher: subprocess.Popen[bytes]) -> None:
+        """What the JVM does when a launcher has died: it closes the pipes."""
+        launcher.wait(20)
+        for pipe in (launcher.stdin, launcher.stdout):
+            if pipe:
+                pipe.close()
+
+    def stop(self) -> None:
+        for launcher in self.launchers:
+            launcher.kill()
+            self.reap(launcher)
+
+
+class Connection:
+    """One of MMS's worker threads."""
+
+    def __init__(self, connection: socket.socket, folder: Path) -> None:
+        self.socket = connection
+        self.folder = folder
+        self.pipes: list[int] = []
+
+    def load(self, model_dir: Path, pipes: str) -> tuple[int, str]:
+        fields = [field(b"m"), field(os.fsencode(model_dir)), struct.pack("!i", 1), field(HANDLER.encode())]
+        self.socket.sendall(b"L" + b"".join(fields) + struct.pack("!i", -1) + field(pipes.encode()))
+        status, message = self._int(), self._field().decode()
+        assert self._int() == -1
+        # RandomAccessFile(…, "rw")
+        self.pipes = [os.open(self.folder / f"{pipes}-{name}", os.O_RDWR) for name in ("stdout", "stderr")]
+        return status, message
+
+    def invoke(self, body: str) -> tuple[int, bytes]:
+        item = (
+            field(b"id")
+            + struct.pack("!i", -1)
+            + field(b"body")
+            + field(b"application/octet-stream")
+            + field(body.encode())
+        )
+        self.socket.sendall(b"I" + item + struct.pack("!ii", -1, -1))
+        status, _ = self._int(), self._field()
+        predictions = []
+        while (length := self._int()) != -1:
+            self._bytes(length), self._field(), self._int(), self._field()
+            for _ in range(self._int()):
+                self._field(), self._field()
+            predictions.append(self._field())
+        return status, b"".join(predictions)
+
+    def close(self) -> None:
+        self.socket.close()
+        for pipe in self.pipes:
+            os.close(pipe)
+
+    def is_closed_by_worker(self) -> bool:
+        return self.socket.recv(1) == b""
+
+    def _bytes(self, length: int) -> bytes:
+        received = b""
+        while len(received) < length:
+            part = self.socket.recv(length - len(received))
+            assert part, "the worker has hung up"
+            received += part
+        return received
+
+    def _int(self) -> int:
+        return struct.unpack("!i", self._bytes(4))[0]
+
+    def _field(self) -> bytes:
+        return self._bytes(self._int())
+
+
+def field(value: bytes) -> bytes:
+    return struct.pack("!i", len(value)) + value
+
+
+@pytest.fixture
+def fork_server(tmp_path: Path) -> Iterator[ForkServerProcess]:
+    process = ForkServerProcess(Settings(), tmp_path)
+    process.start()
+    process.wait_until_ready()
+    yield process
+    process.stop(time.monotonic() + 5)
+    assert not process.is_alive()
+
+
+@pytest.fixture
+def front_end(fork_server: ForkServerProcess, tmp_path: Path) -> Iterator[FrontEnd]:
+    running = FrontEnd(tmp_path, fork_server.environment_for(os.environ))
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def model_dir(tmp_path: Path) -> Path:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    return make_model(folder)
+
+
+def worker_of(loaded: tuple[int, str]) -> psutil.Process:
+    status, message = loaded
+    assert status == 200
+    return psutil.Process(int(message.rpartition("[PID]:")[2]))
+
+
+def test_a_connection_is_served_by_a_process_of_its_own(front_end: FrontEnd, model_dir: Path) -> None:
+    front_end.wait_until_started(front_end.launch(model_dir))
+    connections = [front_end.connect() for _ in range(3)]
+    workers = [worker_of(each.load(model_dir, f"c{at}")) for at, each in enumerate(connections)]
+    assert len(set(workers)) == 3
+    for each, process in zip(connections, workers, strict=True):
+        assert each.invoke(command("sleep", 0)) == (200, str(process.pid).encode())
+        each.close()
+        wait_until(lambda process=process: is_gone(process), "the worker leaves with its connection")  # type: ignore[misc]
+
+
+def test_a_launcher_is_as_quick_and_as_small_as_a_shell(front_end: FrontEnd, model_dir: Path) -> None:
+    launcher = front_end.launch(model_dir)
+    front_end.wait_until_started(launcher)
+    process = psutil.Process(launcher.pid)
+    wait_until(lambda: process.status() == psutil.STATUS_SLEEPING, "it waits")
+    assert process.memory_full_info().uss < 500_000
+    assert process.num_threads() == 1
+
+
+def test_the_end_of_a_launcher_ends_its_workers_and_its_socket(front_end: FrontEnd, model_dir: Path) -> None:
+    launcher, other = front_end.launch(model_dir), front_end.launch(model_dir, "other")
+    front_end.wait_until_started(launcher)
+    front_end.wait_until_started(other)
+    connection, spared = front_end.connect(), front_end.connect("other")
+    worker = worker_of(connection.load(model_dir, "a"))
+    spared.load(model_dir, "b")
+    connection.close()  # as MMS does before it kills the launcher
+    launcher.kill()
+    front_end.reap(launcher)
+    wait_until(lambda: is_gone(worker), "the worker has ended", timeout_s=1)
+    wait_until(lambda: not Path(front_end.socket_path("m")).exists(), "the socket is gone", timeout_s=1)
+    assert spared.invoke(command("echo", 1)) == (200, b"1")
+    spared.close()
+
+
+def test_a_model_survives_the_fork_server(fork_server: ForkServerProcess, front_end: FrontEnd, model_dir: Path) -> None:
+    launcher = front_end.launch(model_dir)
+    front_end.wait_until_started(launcher)
+    old = front_end.connect()
+    old.load(model_dir, "old")
+    assert fork_server.pid is not None
+    os.kill(fork_server.pid, signal.SIGKILL)
+    wait_until(lambda: not fork_server.is_alive(), "the fork server is reaped")
+    assert old.invoke(command("echo", 1)) == (200, b"1")
+    waiting = front_end.launch(model_dir, "waiting")
+    fork_server.restart()
+    fork_server.wait_until_ready()
+    front_end.wait_until_started(waiting)
+    assert old.invoke(command("echo", 2)) == (200, b"2")
+    # The launcher has announced itself again.
+    new = wait_until(lambda: try_to_connect(front_end), "the old model is listened for again")
+    assert new is not None
+    worker_of(new.load(model_dir, "new"))
+    assert launcher.poll() is None
+    old.close()
+    new.close()
+
+
+def try_to_connect(front_end: FrontEnd) -> Connection | None:
+    try:
+        return front_end.connect()
+    except ConnectionRefusedError:
+        return None
+
+
+def test_stop_leaves_no_process_and_no_socket(tmp_path: Path, model_dir: Path) -> None:
+    process = ForkServerProcess(Settings(), tmp_path)
+    process.start()
+    process.wait_until_ready()
+    front_end = FrontEnd(tmp_path, process.environment_for(os.environ))
+    launcher = front_end.launch(model_dir)
+    front_end.wait_until_started(launcher)
+    connection = front_end.connect()
+    worker = worker_of(connection.load(model_dir, "a"))
+    started_s = time.monotonic()
+    process.stop(time.monotonic() + 5)
+    assert time.monotonic() - started_s < 2
+    assert process.status == 0
+    assert is_gone(worker)
+    assert launcher.wait(5) == -signal.SIGKILL
+    assert not list(tmp_path.glob("*.sock"))
+    connection.close()
+    front_end.stop()
+
+
+def test_stop_kills_a_fork_server_that_does_not_end(tmp_path: Path) -> None:
+    process = ForkServerProcess(Settings(), tmp_path)
+    process.start()
+    process.wait_until_ready()
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGSTOP)
+    process.stop(time.monotonic() + 0.2)
+    assert process.status is not None
+    assert os.waitstatus_to_exitcode(process.status) == -signal.SIGKILL
+
+
+def test_what_is_guarded_dies_with_the_supervisor(tmp_path: Path) -> None:
+    guarded = subprocess.Popen(["/bin/sleep", "1000"])
+    program = (
+        "import sys, time; from pathlib import Path; from mme.settings import Settings\n"
+        "from mme.workers.forkserver import ForkServerProcess\n"
+        f"process = ForkServerProcess(Settings(), Path({str(tmp_path)!r}))\n"
+        f"process.start(); process.wait_until_ready(); process.guard({guarded.pid})\n"
+        "print(process.pid, flush=True); time.sleep(1000)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE_DIR)}
+    supervisor = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, env=environment)
+    try:
+        assert supervisor.stdout is not None
+        fork_server = psutil.Process(int(read_pid_line(supervisor)))
+        supervisor.kill()
+        supervisor.wait(5)
+        assert guarded.wait(5) == -signal.SIGKILL
+        wait_until(lambda: is_gone(fork_server), "the fork server has ended", timeout_s=5)
+    finally:
+        for process in (supervisor, guarded):
+            process.kill()
+            process.wait(5)
+        supervisor.stdout.close()  # type: ignore[union-attr]
+
+
+def read_pid_line(process: subprocess.Popen[bytes]) -> bytes:
+    """The first line that is a number: the fork server logs to the same place."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.strip().isdigit():
+            return line
+    raise AssertionError("it ended without a word")
+
+
+def test_a_fork_server_that_cannot_start_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MME_LOG_FORMAT", "no such format")  # the process parses its environment itself
+    process = ForkServerProcess(Settings(), tmp_path)
+    process.start()
+    with pytest.raises(StartError, match="ended while it warmed up"):
+        process.wait_until_ready()
+    process.stop(time.monotonic() + 5)
+
+
+@pytest.mark.parametrize("announced", [b"1\n", b"999999999\n", b"\n", b"not a number\n", b"-1\n"])
+def test_a_false_announcement_harms_nobody(
+    fork_server: ForkServerProcess, front_end: FrontEnd, model_dir: Path, announced: bytes
+) -> None:
+    pipe = os.open(front_end.runtime_dir / "launches", os.O_WRONLY)
+    os.write(pipe, announced)
+    os.close(pipe)
+    front_end.wait_until_started(front_end.launch(model_dir))
+    assert fork_server.is_alive()
+
+
+def test_a_load_without_memory_is_answered_507_once_the_launcher_is_gone(front_end: FrontEnd, model_dir: Path) -> None:
+    make_model(model_dir, "run_out_of_memory")
+    launcher = front_end.launch(model_dir)
+    front_end.wait_until_started(launcher)
+    connection = front_end.connect()
+    answers: list[int] = []
+
+    def load() -> None:
+        fields = [field(b"m"), field(os.fsencode(model_dir)), struct.pack("!i", 1), field(HANDLER.encode())]
+        connection.socket.sendall(b"L" + b"".join(fields) + struct.pack("!i", -1) + field(b"p"))
+        answers.append(connection._int())
+
+    loading = threading.Thread(target=load)
+    loading.start()
+    assert launcher.wait(10) == -signal.SIGKILL
+    assert not answers
+    front_end.reap(launcher)
+    loading.join(10)
+    assert answers == [507]
+    connection.close()
+
+
+# ---- pieces ----
+
+
+def test_a_launch_is_read_from_the_process_of_its_launcher(front_end: FrontEnd, model_dir: Path) -> None:
+    launcher = front_end.launch(model_dir, "näme -x=1")
+    front_end.wait_until_started(launcher)
+    launch = Launch.of_process(launcher.pid)
+    assert launch.model_name == "näme -x=1"
+    assert launch.working_dir == str(model_dir)
+    assert launch.environment[b"PYTHONPATH"].endswith(os.fsencode(model_dir))
+    assert launch.is_alive()
+    launcher.kill()
+    front_end.reap(launcher)
+    assert not launch.is_alive()
+
+
+def test_a_process_that_is_no_launcher_has_no_launch() -> None:
+    with pytest.raises(ValueError, match="no launcher"):
+        Launch.of_process(os.getpid())
+
+
+def test_the_environment_becomes_what_is_wanted_and_nothing_else() -> None:
+    environment = {b"STAYS": b"1", b"CHANGES": b"2", b"GOES": b"3"}
+    wanted = {b"STAYS": b"1", b"CHANGES": b"4", b"COMES": b"5"}
+    reset_environment(environment, wanted)
+    assert environment == wanted
+
+
+def test_workers_have_one_thread_unless_told_otherwise() -> None:
+    assert worker_environment({})[b"OMP_NUM_THREADS"] == b"1"
+    assert worker_environment({b"OMP_NUM_THREADS": b"4"})[b"OMP_NUM_THREADS"] == b"4"
+
+
+def test_only_modules_that_a_folder_brings_itself_are_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("before", "model"):
+        (tmp_path / folder / "own_package").mkdir(parents=True)
+        (tmp_path / folder / "own_package" / "__init__.py").write_text(f"FROM = {folder!r}")
+        (tmp_path / folder / "own_package" / "part.py").write_text("")
+    (tmp_path / "before" / "untouched.py").write_text("")
+    (tmp_path / "model" / "json.py").write_text("raise RuntimeError('the standard library stays')")
+    monkeypatch.syspath_prepend(str(tmp_path / "before"))
+    import own_package.part  # type: ignore[import-not-found]
+    import untouched  # type: ignore[import-not-found]
+
+    monkeypatch.syspath_prepend(str(tmp_path / "model"))
+    try:
+        forget_shadowed_modules([str(tmp_path / "model"), str(tmp_path / "missing")])
+        assert sys.modules["untouched"] is untouched
+        assert "json" in sys.modules
+        assert "own_package.part" not in sys.modules
+        from own_package import FROM
+
+        assert (own_package.FROM, FROM) == ("before", "model")
+    finally:
+        for name in ("own_package", "own_package.part", "untouched"):
+            sys.modules.pop(name, None)
+
+
+def test_the_template_must_not_have_a_second_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = threading.Event()
+    thread = threading.Thread(target=done.wait, name="second")
+    thread.start()
+    try:
+        with pytest.raises(StartError, match="threads"):
+            template._restrict_to_one_thread()
+    finally:
+        done.set()
+        thread.join()
+
+
+def test_frameworks_that_are_not_installed_are_not_preloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(template.registry, "ADAPTERS", {"mxnet": "…", "no_such_framework": "…"})
+    assert template.frameworks_to_preload(Settings()) == ("mxnet",)
+    assert template.frameworks_to_preload(Settings(preload=("no_such_framework",))) == ("no_such_framework",)
+
+
+def test_the_loop_calls_what_is_due_and_what_can_be_read() -> None:
+    loop = EventLoop()
+    calls: list[Any] = []
+    read, write = os.pipe()
+
+    def can_be_read() -> None:
+        calls.append(os.read(read, 1))
+        loop.unwatch(read)
+
+    def early() -> None:
+        calls.append("early")
+        os.write(write, b"x")
+
+    def late() -> None:
+        calls.append("late")
+        loop.stop()
+
+    loop.watch(read, can_be_read)
+    loop.after(0.02, "late", late)
+    loop.after(0.001, "replaced", lambda: calls.append("never"))
+    loop.after(0.001, "replaced", early)
+    loop.after(0.001, "cancelled", lambda: calls.append("never"))
+    loop.cancel("cancelled")
+    loop.run()
+    assert calls == ["early", b"x", "late"]
+    os.close(read)
+    os.close(write)
+
+
+def test_a_load_response_names_the_worker_as_mms_reads_it() -> None:
+    from mme.workers.service import LoadedModel
+
+    message = LoadedModel().loaded_message()
+    assert int(message[message.index("[PID]:") + 6 :]) == os.getpid()  # WorkerThread.java
+    assert protocol.load_response(200, message)[0][:4] == struct.pack("!i", 200)
