@@ -38,8 +38,9 @@ class Answer:
 class Connection:
     """A connection to ``host``:``port``; opened with the first request and again where the server has closed it."""
 
-    def __init__(self, port: int, host: str = "127.0.0.1") -> None:
+    def __init__(self, port: int, host: str = "127.0.0.1", timeout_s: float = TIMEOUT_S) -> None:
         self._address = (host, port)
+        self._timeout_s = timeout_s
         self._socket: socket.socket | None = None
 
     def __enter__(self) -> Connection:
@@ -77,7 +78,7 @@ class Connection:
         head += "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
         message = head.encode("latin-1") + b"\r\n" + body
         if self._socket is None:
-            self._socket = socket.create_connection(self._address, TIMEOUT_S)
+            self._socket = socket.create_connection(self._address, self._timeout_s)
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
             started_s = time.perf_counter()

@@ -23,6 +23,8 @@ WANTED_BYTES = {"tiny": 6e6, "squeezenet": 32e6}
 WANTED_RATIO = 1.3
 # The front end's answer can come before an unloaded worker is gone.
 SETTLE_TIMEOUT_S = 30.0
+# From the last answer until memory is read: a server may give memory back when it has nothing to do.
+IDLE_S = 1.0
 
 
 class Step(NamedTuple):
@@ -72,6 +74,7 @@ def grow(server: Server, kind: str, folder: Path, counts: list[int]) -> list[Ste
     for number, name in enumerate(names, start=1):
         add(server, folder, name)
         if number in counts:
+            time.sleep(IDLE_S)
             steps.append(Step(number, server.memory()))
             progress(f"{server.name}: {number} × {kind}, {megabytes(steps[-1].memory.total.pss_bytes)} MB")
     for name in names:
@@ -95,6 +98,7 @@ def load_large(server: Server, folder: Path) -> tuple[int, int]:
     """Private bytes of all processes that loading and invoking it once has added, and how many these are."""
     before = server.descendants()
     add(server, folder, LARGE)
+    time.sleep(IDLE_S)
     added = [process for pid, process in server.descendants().items() if pid not in before]
     progress(f"{server.name}: {LARGE}, {len(added)} processes")
     return private_bytes(added), len(added)
