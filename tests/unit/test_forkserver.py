@@ -30,10 +30,11 @@ from tests.harness.workers import is_gone
 
 
 @pytest.fixture(autouse=True)
-def quick_start(monkeypatch: pytest.MonkeyPatch) -> None:
+def quick_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The fork server reads its settings from its environment, which is this process's."""
     monkeypatch.setenv("MME_PRELOAD", "none")
     monkeypatch.setenv("SAGEMAKER_MULTI_MODEL", "true")
+    monkeypatch.setenv("MME_MODEL_ROOTS", str(tmp_path))
 
 
 class FrontEnd:
@@ -50,7 +51,7 @@ class FrontEnd:
         options += ["--model-path", str(model_dir), "--model-name", name, "--preload-model", "false"]
         options += ["--tmp-dir", str(self.runtime_dir)]
         launcher = subprocess.Popen(
-            [str(self.runtime_dir / "home" / "bin" / "launcher"), str(program), *options],
+            [str(self.runtime_dir / "home" / "bin" / "python"), str(program), *options],
             env={**self.environment, "PYTHONPATH": f"{HANDLER}:{PACKAGE_DIR}:{model_dir}"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
