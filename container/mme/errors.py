@@ -7,6 +7,7 @@
     ├── InsufficientMemory       507  also a MemoryError, so MMS answers 507 of itself
     └── RequestError             400
         ├── BadRequest           400  the body is not what the model takes
+        ├── ModelRefused         400  a model may not be loaded from there, by that name or with that handler
         ├── NotAcceptable        406  nothing that the Accept header names can be produced
         ├── PayloadTooLarge      413  the body, or what it unfolds to, is over a limit
         └── UnsupportedMediaType 415  the Content-Type is unknown
@@ -62,6 +63,10 @@ class RequestError(MmeError):
 
 class BadRequest(RequestError):
     """The body is not what the model takes."""
+
+
+class ModelRefused(RequestError):
+    """A model may not be loaded from there, by that name or with that handler."""
 
 
 class NotAcceptable(RequestError):

@@ -33,13 +33,13 @@ _LOG4J_JSON = (
 _PLATFORM_POLLS = '.*"GET /(ping|models) HTTP/.*'
 
 
-def properties(settings: Settings, *, cores: int) -> str:
+def properties(settings: Settings, *, cores: int, model_store: Path) -> str:
     """The text of MMS's properties file. ``cores`` is the default worker count in single-model mode."""
     address = f"http://{settings.host}:{settings.port}"
     max_payload_bytes = settings.max_payload_mb * 1024 * 1024 if settings.max_payload_mb else DEFAULT_MAX_PAYLOAD_BYTES
     values = {
         "enable_envvars_config": "true",
-        "model_store": "/",
+        "model_store": model_store,
         "inference_address": address,
         "management_address": address,
         "default_service_handler": settings.handler or DEFAULT_HANDLER,
@@ -59,7 +59,10 @@ def properties(settings: Settings, *, cores: int) -> str:
 def jvm_arguments(settings: Settings) -> str:
     """The JVM's arguments: ours, which have no effect on what it serves, then those of the settings."""
     # PerfData would be left in /tmp by a killed JVM, and cannot be written on a read-only file system.
-    return f"-XX:-UsePerfData {settings.jvm_arguments}"
+    # The front end would download a model from any URL (ModelArchive.java). It is told of a proxy for all hosts,
+    # this machine included, whose port is none: the attempt fails before anything is looked up or connected to.
+    proxy = " ".join(f"-D{scheme}.proxyHost=127.0.0.1 -D{scheme}.proxyPort=65536" for scheme in ("http", "https"))
+    return f"-XX:-UsePerfData {proxy} -Dhttp.nonProxyHosts= {settings.jvm_arguments}"
 
 
 def _escaped(value: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import pwd
@@ -11,6 +12,13 @@ from mme.errors import StartError
 from mme.settings import Settings
 
 logger = logging.getLogger("mme.privileges")
+
+_PR_SET_NO_NEW_PRIVS = 38  # linux/prctl.h
+
+
+def forbid_new_privileges() -> None:
+    """No program that this process or a descendant starts gains privileges (set-user-ID, file capabilities)."""
+    ctypes.CDLL(None).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 
 
 def switch_user(settings: Settings) -> None:

@@ -21,9 +21,11 @@ from mme import mms_config, processes, toolkit
 from mme.errors import MmeError, SettingError, StartError
 from mme.logs import configure_logging
 from mme.preflight import check_start
-from mme.privileges import switch_user
+from mme.privileges import forbid_new_privileges, switch_user
 from mme.settings import Settings
 from mme.workers.forkserver import ForkServerProcess
+from mme.workers.gate import STORE, write_store
+from mme.workers.launcher import python_for_mms, write_home
 
 logger = logging.getLogger("mme.server")
 
@@ -87,11 +89,15 @@ class Server:
         """Checks what can be known beforehand and makes this server's private folder."""
         check_start(self.settings)
         processes.become_subreaper()
+        forbid_new_privileges()
         self.runtime_dir = Path(tempfile.mkdtemp(prefix="mme-"))
         (self.runtime_dir / "tmp").mkdir()
+        # A file where the front end would make a folder to unpack archives in: none is unpacked (ModelArchive.java).
+        (self.runtime_dir / "tmp" / "models").touch()
+        model_store = write_store(self.runtime_dir, self.settings.roots)
         cores = len(os.sched_getaffinity(0))
         (self.runtime_dir / "mms.properties").write_text(
-            mms_config.properties(self.settings, cores=cores), encoding="latin-1"
+            mms_config.properties(self.settings, cores=cores, model_store=model_store), encoding="latin-1"
         )
         (self.runtime_dir / "log4j2.xml").write_text(mms_config.log4j2_xml(self.settings), encoding="utf-8")
 
@@ -108,11 +114,16 @@ class Server:
             self.fork_server = ForkServerProcess(self.settings, self.runtime_dir)
             self.fork_server.start()  # it warms up while the JVM starts
             environment = self.fork_server.environment_for(environment)
+        else:
+            home = write_home(self.runtime_dir, "spawn", environment["PYTHONPATH"])
+            environment = {**environment, **home, "PATH": os.pathsep.join([home["PATH"], environment["PATH"]])}
         front_end = toolkit.FrontEnd(
             self.settings,
             environment,
             properties_file=self.runtime_dir / "mms.properties",
             log_config_file=self.runtime_dir / "log4j2.xml",
+            model_store=self.runtime_dir / STORE,
+            python=python_for_mms(self.runtime_dir),
             working_dir=self.runtime_dir,
             cancelled=self.stop_is_wanted,
         )

@@ -105,6 +105,24 @@ def _folder(text: str) -> Path:
     return path
 
 
+def _folders(text: str) -> tuple[Path, ...]:
+    folders = tuple(Path(each) for each in text.split(":") if each)
+    if not folders or not all(folder.is_absolute() for folder in folders):
+        raise _Invalid("absolute paths, separated by colons")
+    return folders
+
+
+def _management(text: str) -> str:
+    """``same``, ``loopback``, a port or ``unix:/path``."""
+    text = text.strip()
+    if text in ("same", "loopback") or (text.startswith("unix:/") and len(text) > len("unix:/")):
+        return text
+    try:
+        return str(_port(text))
+    except _Invalid:
+        raise _Invalid(f"same, loopback, a port from 1 to {HIGHEST_PORT}, or unix:/path") from None
+
+
 def _setting(
     name: str, parse: Callable[[str], Any], default: Any, doc: str, *, unit: str = "", shown_default: str | None = None
 ) -> Any:
@@ -264,6 +282,34 @@ class Settings:
         shown_default="256, or 5 % of the limit where that is more",
     )
 
+    drain_timeout_s: int = _setting(
+        "MME_DRAIN_TIMEOUT_S",
+        _integer(0, 25),
+        20,
+        "For how long SIGTERM waits until the requests that are under way are answered.",
+        unit="s",
+    )
+    model_roots: tuple[Path, ...] | None = _setting(
+        "MME_MODEL_ROOTS",
+        _folders,
+        None,
+        "Folders below which models may lie, separated by colons; a model elsewhere is not loaded.",
+        shown_default="`<base>/models`; in single-model mode `<base>/model`",
+    )
+    management: str = _setting(
+        "MME_MANAGEMENT",
+        _management,
+        "same",
+        "Where models are loaded, listed, scaled and unloaded: on the `same` port, as SageMaker needs it; on a port of "
+        "127.0.0.1 alone (its number, or `loopback` for 8081 or the first of `SAGEMAKER_SAFE_PORT_RANGE`); or on "
+        "a Unix socket (`unix:/path`).",
+    )
+    pass_credentials: bool = _setting(
+        "MME_PASS_CREDENTIALS",
+        _boolean,
+        False,
+        "Let model code see the variables that hold AWS credentials.",
+    )
     mxnet_fuse: bool = _setting(
         "MME_MXNET_FUSE",
         _boolean,
@@ -314,6 +360,14 @@ class Settings:
     def single_model_dir(self) -> Path:
         """Folder of the one model in single-model mode."""
         return self.base_dir / "model"
+
+    @property
+    def roots(self) -> tuple[Path, ...]:
+        """Folders below which models may lie; in single-model mode, the model's own is among them."""
+        own = self.models_dir if self.multi_model else self.single_model_dir
+        if self.model_roots is None:
+            return (own,)
+        return self.model_roots if self.multi_model else (own, *self.model_roots)
 
     @property
     def worker_response_timeout_s(self) -> int:

@@ -5,6 +5,8 @@ looks the JVM up and waits for it to end. As it stands it writes to ``/etc``, lo
 machine, and forgets the exit status. Each of these is a module attribute that is looked up at the call, so that we
 set them for the time of the start:
 
+- ``MODEL_STORE``: a folder that holds the model roots alone, instead of ``/``;
+- ``subprocess``: starts MMS with our own stand-in for Python (``launcher.write_home``);
 - ``MMS_CONFIG_FILE``: our private file instead of ``/etc/sagemaker-mms.properties``;
 - ``_create_model_server_config_file``: nothing to do, ``mms_config.properties`` has written it;
 - ``DEFAULT_MMS_LOG_FILE``: our log4j configuration;
@@ -25,7 +27,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from retrying import retry
@@ -60,6 +62,8 @@ class FrontEnd:
         *,
         properties_file: Path,
         log_config_file: Path,
+        model_store: Path,
+        python: Path,
         working_dir: Path,
         cancelled: Callable[[], bool],
     ) -> None:
@@ -67,6 +71,8 @@ class FrontEnd:
         self.environment = dict(environment)
         self.properties_file = properties_file
         self.log_config_file = log_config_file
+        self.model_store = model_store
+        self.python = python
         self.working_dir = working_dir
         self.cancelled = cancelled
 
@@ -124,6 +130,8 @@ class FrontEnd:
         try:
             server = _import_toolkit()
             replacements = {
+                "MODEL_STORE": str(self.model_store),
+                "subprocess": SimpleNamespace(Popen=self._popen, check_call=subprocess.check_call),
                 "MMS_CONFIG_FILE": str(self.properties_file),
                 "DEFAULT_MMS_LOG_FILE": str(self.log_config_file),
                 "_create_model_server_config_file": lambda *_: None,
@@ -138,6 +146,11 @@ class FrontEnd:
             os.environ.update(before)
             os.chdir(folder)
         return found[0]
+
+    def _popen(self, command: list[str]) -> subprocess.Popen[bytes]:
+        """Runs ``multi-model-server ARGUMENTS``, which gives MMS its own interpreter as the Python to run."""
+        start = "import sys; sys.executable = sys.argv.pop(1); from mms.model_server import start; start()"
+        return subprocess.Popen([sys.executable, "-P", "-c", start, str(self.python), *command[1:]])
 
     def _find_jvm(self) -> int:
         """Waits until the JVM shows up below us. Raises ``FailedStart`` if the script that starts it ends without."""

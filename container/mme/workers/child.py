@@ -24,6 +24,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from mme.capacity.admission import Admission
+from mme.privileges import forbid_new_privileges
+from mme.workers.gate import Gate
 from mme.workers.launcher import Launch
 
 # Should the kernel have to kill, then one worker before the fork server, and that before the front end.
@@ -31,7 +33,6 @@ OOM_SCORE_ABOVE_FORK_SERVER = 200
 HIGHEST_OOM_SCORE = 1000
 
 _EXIT_DIED = 1
-_PR_SET_NO_NEW_PRIVS = 38  # linux/prctl.h
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Inherited:
 
 
 def run_worker(
-    launch: Launch, connection: socket.socket, state: memoryview, inherited: Inherited, admission: Admission
+    launch: Launch, connection: socket.socket, state: memoryview, inherited: Inherited, admission: Admission, gate: Gate
 ) -> NoReturn:
     """Runs in the forked process: becomes a worker of ``launch``, serves ``connection``, and ends.
 
@@ -52,7 +53,7 @@ def run_worker(
     """
     code = _EXIT_DIED
     try:
-        become_worker(launch, connection.fileno(), inherited)
+        become_worker(launch, connection.fileno(), inherited, gate)
         from mme.workers.service import serve
 
         code = serve(
@@ -61,6 +62,7 @@ def run_worker(
             decode_bodies=launch.environment.get(b"MMS_DECODE_INPUT_REQUEST", b"true") == b"true",
             state=state,
             admission=admission,
+            gate=gate,
         )
         sys.stdout.flush()
         sys.stderr.flush()
@@ -73,7 +75,7 @@ def run_worker(
         os._exit(code)
 
 
-def become_worker(launch: Launch, connection: int, inherited: Inherited) -> None:
+def become_worker(launch: Launch, connection: int, inherited: Inherited, gate: Gate) -> None:
     """Resets everything that a worker must not share. Raises ``OSError`` if the model's folder is gone."""
     reset_signals()
     os.setpgid(0, 0)  # with what the handler may start it forms a group, which is killed as one
@@ -85,10 +87,13 @@ def become_worker(launch: Launch, connection: int, inherited: Inherited) -> None
     forbid_new_privileges()
     name_process(f"mme {launch.model_name}")
     tempfile.tempdir = None  # may have been looked up with another TMPDIR
-    reset_environment(os.environb, worker_environment(launch.environment))
-    python_path = os.fsdecode(launch.environment.get(b"PYTHONPATH", b""))
+    folder = launch.arguments["--model-path"]
+    python_path = gate.python_path(os.fsdecode(launch.environment.get(b"PYTHONPATH", b"")), folder)
+    wanted = {**launch.environment, b"PYTHONPATH": os.fsencode(python_path)}
+    reset_environment(os.environb, worker_environment(wanted))
     reset_imports(python_path, inherited)
-    sys.argv = ["model_service_worker.py", *(word for pair in launch.arguments.items() for word in pair)]
+    arguments = {**launch.arguments, "--model-path": str(gate.folder_of(folder))}
+    sys.argv = ["model_service_worker.py", *(word for pair in arguments.items() for word in pair)]
     reset_random_state()
     reset_threads(os.environ["OMP_NUM_THREADS"])
     reset_logging()
@@ -140,11 +145,6 @@ def raise_oom_score(by: int) -> None:
         path.write_text(str(min(int(path.read_text()) + by, HIGHEST_OOM_SCORE)))
     except OSError:
         pass  # /proc may be read-only; all are equal then
-
-
-def forbid_new_privileges() -> None:
-    """No program that this process may start gains privileges (set-user-ID, file capabilities)."""
-    ctypes.CDLL(None).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 
 
 def name_process(name: str) -> None:

@@ -51,7 +51,7 @@ class ForkServerProcess:
         self.runtime_dir = runtime_dir
         self.pid: int | None = None
         self.status: int | None = None  # as of os.waitpid, where this object reaped it
-        self._front_end_variables = write_home(runtime_dir)
+        self._front_end_variables = write_home(runtime_dir, "fork", "")
         # Kept open: announcements of launchers wait in it while there is no fork server to read them.
         self._launches = os.open(runtime_dir / LAUNCHES, os.O_RDWR | os.O_CLOEXEC)
         self._alive_write = -1

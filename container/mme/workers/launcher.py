@@ -1,7 +1,7 @@
 """The launcher: what MMS starts and takes for a model's worker program. It stands for the model, and does nothing.
 
 MMS runs ``PYTHON $MODEL_SERVER_HOME/mms/model_service_worker.py --sock-type … --sock-name …`` per model, reads its
-output, and kills it when the model is unregistered (WorkerLifeCycle.java). Here that is a shell script of six lines:
+output, and kills it when the model is unregistered (WorkerLifeCycle.java). Here that is a shell script of a few lines:
 it writes its process number into a named pipe and waits on another one. The fork server reads all else from
 ``/proc``: arguments, environment, working folder and standard descriptors. A shell starts in a millisecond where
 Python needs ten, and costs 0.1 MB while it waits.
@@ -33,58 +33,65 @@ ALIVE = "alive"  # named pipe: the fork server holds it open, launchers wait for
 
 _STANDARD_INPUT, _STANDARD_OUTPUT, _STANDARD_ERROR = 4, 5, 6
 
-_LAUNCHER = """#!/bin/sh
+# What stands in the place of mms/model_service_worker.py, by the way in which workers come to be.
+_WORKER_PROGRAMS = {
+    "fork": """#!/bin/sh
 # Stands for one model towards MMS; mme/workers/launcher.py says how.
-case $1 in */mms/model_service_worker.py) ;; *) exec {python} "$@" ;; esac
 exec 4<&0 5>&1 6>&2
 while :; do
     exec 3<{alive}
     echo $$ >{launches}
     read -r _ <&3
 done
+""",
+    # Isolated (-I): what lies in the folders of PYTHONPATH, which MMS makes of a request, is not to run at the start.
+    "spawn": """#!/bin/sh
+exec {python} -I -u {spawned} {runtime_dir} {python_path} "$@"
+""",
+}
+
+_METRIC_COLLECTOR = """#!/bin/sh
+exec {python} {collector} "$@"
 """
 
-# For archives that name a runtime of their own ("python3"): MMS then starts that program instead of the launcher. So it
-# does where our folder may hold no programs (docker run --tmpfs /tmp mounts it noexec): multi-model-server is then the
-# original, and the launcher can be read by a shell, but not executed.
-_PYTHON_LAUNCHER = """import os, sys
-os.execv("/bin/sh", ["/bin/sh", {launcher!r}, *sys.argv])
-"""
-
-# multi-model-server gives MMS its own interpreter as the Python to run (mms/model_server.py, "--python").
-_MULTI_MODEL_SERVER = """#!/bin/sh
-exec {python} -c 'import sys; sys.executable = sys.argv.pop(1); from mms.model_server import start; start()' \
-{launcher} "$@"
-"""
+# The names by which a request or an archive may ask for a Python (Manifest.RuntimeType), and the one that MMS is told.
+PYTHONS = ("python", "python2", "python3")
 
 
-def write_home(runtime_dir: Path) -> dict[str, str]:
-    """Makes MODEL_SERVER_HOME and the named pipes below ``runtime_dir``.
+def write_home(runtime_dir: Path, workers: str, python_path: str) -> dict[str, str]:
+    """Makes MODEL_SERVER_HOME and, for ``fork``, the named pipes below ``runtime_dir``.
 
-    Returns the variables for the front end's environment; ``PATH`` is to be put in front of the existing one.
+    Whichever Python MMS starts is a symlink to the shell, and whatever it runs with it a shell script of ours. So it
+    works where our folder may hold no programs (docker run --tmpfs /tmp mounts it noexec), and no interpreter starts
+    with a PYTHONPATH that a request has a part in. ``python_path`` is the server's own. Returns the variables for the
+    front end's environment; ``PATH`` is to be put in front of the existing one.
     """
     home = runtime_dir / HOME
-    (home / "mms").mkdir(parents=True)
+    (home / "mms" / "metrics").mkdir(parents=True)
     (home / "bin").mkdir()
-    (home / "mms" / "metrics").symlink_to(Path(mms.__file__).parent / "metrics")
-    for name in (LAUNCHES, ALIVE):
-        os.mkfifo(runtime_dir / name, 0o600)
-    launcher = home / "bin" / "launcher"
+    if workers == "fork":
+        for name in (LAUNCHES, ALIVE):
+            os.mkfifo(runtime_dir / name, 0o600)
     words = {
-        "python": shlex.quote(sys.executable),
-        "alive": shlex.quote(str(runtime_dir / ALIVE)),
-        "launches": shlex.quote(str(runtime_dir / LAUNCHES)),
-        "launcher": shlex.quote(str(launcher)),
+        "python": sys.executable,
+        "alive": runtime_dir / ALIVE,
+        "launches": runtime_dir / LAUNCHES,
+        "runtime_dir": runtime_dir,
+        "python_path": python_path,
+        "spawned": Path(__file__).with_name("spawned.py"),
+        "collector": Path(mms.__file__).parent / "metrics" / "metric_collector.py",
     }
-    _write_program(launcher, _LAUNCHER.format(**words))
-    _write_program(home / "bin" / "multi-model-server", _MULTI_MODEL_SERVER.format(**words))
-    (home / "mms" / "model_service_worker.py").write_text(_PYTHON_LAUNCHER.format(launcher=str(launcher)))
+    quoted = {name: shlex.quote(str(word)) for name, word in words.items()}
+    (home / "mms" / "model_service_worker.py").write_text(_WORKER_PROGRAMS[workers].format(**quoted))
+    (home / "mms" / "metrics" / "metric_collector.py").write_text(_METRIC_COLLECTOR.format(**quoted))
+    for name in PYTHONS:
+        (home / "bin" / name).symlink_to("/bin/sh")
     return {"MODEL_SERVER_HOME": str(home), "PATH": str(home / "bin")}
 
 
-def _write_program(path: Path, text: str) -> None:
-    path.write_text(text)
-    path.chmod(0o700)
+def python_for_mms(runtime_dir: Path) -> Path:
+    """What MMS is to start as its Python."""
+    return runtime_dir / HOME / "bin" / PYTHONS[0]
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import logging
 import os
 import select
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -23,8 +24,9 @@ from mms.model_loader import ModelLoaderFactory
 from mms.service import Service, emit_metrics
 
 from mme.capacity.admission import Admission
-from mme.errors import InsufficientMemory, MmeError
+from mme.errors import InsufficientMemory, MmeError, ModelRefused
 from mme.workers import protocol
+from mme.workers.gate import Gate
 
 # What predict() of MMS's service returns is written by us: no copies of bodies.
 mms.service.create_predict_response = protocol.predict_response
@@ -32,6 +34,7 @@ mms.service.create_predict_response = protocol.predict_response
 logger = logging.getLogger("mme.worker")
 
 EXIT_NO_MEMORY = 12  # ENOMEM
+EXIT_REFUSED = 22  # EINVAL
 _PIPE_POLL_MS = 1
 # A worker without requests for so long gives the memory that its last ones needed back to the system.
 _IDLE_MS = 500
@@ -78,18 +81,24 @@ class Busy:
 
 
 def serve(
-    connection: socket.socket, *, temporary_dir: str, decode_bodies: bool, state: memoryview, admission: Admission
+    connection: socket.socket,
+    *,
+    temporary_dir: str,
+    decode_bodies: bool,
+    state: memoryview,
+    admission: Admission,
+    gate: Gate,
 ) -> int:
     """Serves ``connection`` until the front end closes it. Returns the exit code for the process.
 
     0; or 1 where the model did not load, of which MMS learns by the end of the connection; or ``EXIT_NO_MEMORY`` where
-    it did not for lack of memory: the fork server answers in our place then (``ForkServer.refuse_load``).
-    ``temporary_dir`` is where the front end expects the log pipes; ``state`` is the byte shared with the fork server;
-    ``admission`` says whether there is memory for the model.
+    it did not for lack of memory, ``EXIT_REFUSED`` where it must not: the fork server answers in our place then
+    (``ForkServer.refuse_load``). ``temporary_dir`` is where the front end expects the log pipes; ``state`` is the byte
+    shared with the fork server; ``admission`` says whether there is memory for the model, ``gate`` whether it may load.
     """
     reader = protocol.RequestReader(connection, decode_bodies=decode_bodies)
     busy = Busy(connection, state)
-    model = LoadedModel(admission)
+    model = LoadedModel(admission, gate)
     try:
         while True:
             try:
@@ -115,6 +124,9 @@ def serve(
     except protocol.Disconnected:
         logger.info("Frontend disconnected.")
         return 0
+    except ModelRefused as error:
+        logger.error("A load is refused (400): %s", error)
+        return EXIT_REFUSED
     except MmeError as error:
         logger.error("The model did not load (%d): %s", error.status, error)
         return 1
@@ -136,8 +148,9 @@ def give_back_free_memory() -> None:
 class LoadedModel:
     """The model of a connection: none until it is loaded."""
 
-    def __init__(self, admission: Admission | None = None) -> None:
+    def __init__(self, admission: Admission | None = None, gate: Gate | None = None) -> None:
         self._admission = admission
+        self._gate = gate
         self._name = ""
         self._loader: Any = None
         self._service: Service | None = None
@@ -145,6 +158,8 @@ class LoadedModel:
     def load(self, request: dict[str, Any]) -> bool:
         """Loads what ``request`` names; False if there is no memory for it. Raises what else the handler raises."""
         self._name, folder = request["modelName"].decode(), request["modelPath"].decode()
+        if self._gate:
+            folder = str(self._gate.admit(self._name, folder, request["handler"].decode(), sys.path))
         self._loader = ModelLoaderFactory.get_model_loader(folder)
         admitted = self._admission.loading(self._name, Path(folder)) if self._admission else nullcontext()
         try:

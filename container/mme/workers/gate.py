@@ -1,0 +1,173 @@
+"""What may be loaded: from which folders, by which names, with which handlers. Asked before a model's code runs.
+
+The front end is told much by whoever reaches ``POST /models``, and a model's own manifest tells it more. It takes
+``model_store`` plus ``url`` for the model's folder (ModelArchive.java), puts the folder of ``handler`` in front of
+PYTHONPATH (WorkerLifeCycle.java), and has the worker import the handler from there. Two things keep that in bounds:
+
+- ``write_store``: the model store is a private folder that holds nothing but a symlink for each model root, at the
+  root's own path: ``store/opt/ml/models`` → ``/opt/ml/models``. A URL elsewhere is "not found in model store" (404)
+  before anything is read.
+- ``Gate.admit``: what the front end has let through is looked at by the worker, with symlinks resolved, before the
+  handler is imported; ``Gate.python_path``: folders that are neither the server's nor the model's are left out of the
+  search path from the start. A refused load is answered 400.
+
+The operator is trusted: folders on the server's own PYTHONPATH, and that of ``SAGEMAKER_HANDLER``, hold allowed code.
+"""
+
+from __future__ import annotations
+
+import importlib.machinery
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from mme.errors import ModelRefused
+from mme.settings import Settings
+
+STORE = "store"  # in the server's private folder
+LONGEST_NAME = 255
+
+_MANIFEST, _LEGACY_MANIFEST = "MAR-INF/MANIFEST.json", "MANIFEST.json"
+
+
+def write_store(runtime_dir: Path, roots: Iterable[Path]) -> Path:
+    """Makes the model store: per root a symlink at the root's own path, and at its real one. They may not exist yet."""
+    store = runtime_dir / STORE
+    paths = sorted({path for root in roots for path in (root.absolute(), root.resolve())})
+    if Path("/") in paths:
+        store.symlink_to("/")
+        return store
+    store.mkdir()
+    for path in paths:
+        if any(other in path.parents for other in paths):
+            continue  # it is reached through the other
+        link = store / path.relative_to("/")
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(path.resolve())
+    return store
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One server's rules."""
+
+    store: Path  # as the front end words it: a real path
+    roots: tuple[Path, ...]  # real paths
+    itself_allowed: bool  # a root may itself be a model, as it is in single-model mode
+    trusted_folders: tuple[Path, ...]  # the server's own on PYTHONPATH, as they are worded there
+
+    @classmethod
+    def for_server(cls, settings: Settings, runtime_dir: Path, python_path: str) -> Gate:
+        """``python_path`` is the one that the front end was started with, or holds all of it."""
+        folders = [entry for entry in python_path.split(os.pathsep) if entry]
+        folders.append(str(settings.single_model_dir / "code"))  # the Inference Toolkit puts it there
+        if settings.handler and _folder_of_handler(settings.handler):
+            folders.append(_folder_of_handler(settings.handler))
+        return cls(
+            store=runtime_dir.resolve() / STORE,
+            roots=tuple(root.resolve() for root in settings.roots),
+            itself_allowed=not settings.multi_model,
+            trusted_folders=tuple(Path(folder).absolute() for folder in folders),
+        )
+
+    def folder_of(self, path: str) -> Path:
+        """A model's folder as the request named it, from the path that the front end has made of it."""
+        folder = Path(path)
+        return Path("/", folder.relative_to(self.store)) if folder.is_relative_to(self.store) else folder
+
+    def admit(self, name: str, path: str, handler: str, search_path: Iterable[str]) -> Path:
+        """The folder to load from, as ``folder_of`` words it. Raises ``ModelRefused`` (400) if it must not be loaded.
+
+        ``search_path`` is where the handler's module will be looked for, made with ``python_path``.
+        """
+        check_name(name)
+        folder = self.folder_of(path)
+        self._check_folder(folder)
+        self._check_handler(handler, folder, search_path)
+        return folder
+
+    def python_path(self, wanted: str, path: str) -> str:
+        """``wanted``, a PYTHONPATH, without folders that are neither the server's nor inside the model at ``path``."""
+        folder = self.folder_of(path)
+        entries = [entry for entry in wanted.split(os.pathsep) if entry]
+        return os.pathsep.join(entry for entry in entries if self._may_import_from(entry, folder))
+
+    def _may_import_from(self, entry: str, folder: Path) -> bool:
+        there = folder / entry  # MMS starts the worker in the model's folder
+        if there in self.trusted_folders:
+            return True
+        return self._is_below_root(folder) and there.resolve().is_relative_to(folder.resolve())
+
+    def _is_below_root(self, folder: Path) -> bool:
+        real = folder.resolve()
+        return any(real.is_relative_to(root) and (real != root or self.itself_allowed) for root in self.roots)
+
+    def _check_folder(self, folder: Path) -> None:
+        if not self._is_below_root(folder):
+            raise ModelRefused(
+                f"{str(folder)!r}, which is really {str(folder.resolve())!r}, is not below "
+                f"{' or '.join(map(str, self.roots))}. MME_MODEL_ROOTS allows more folders."
+            )
+        if not folder.is_dir():
+            raise ModelRefused(f"{str(folder)!r} is no folder that can be read.")
+
+    def _check_handler(self, handler: str, folder: Path, search_path: Iterable[str]) -> None:
+        if not handler.isprintable():
+            raise ModelRefused(f"the handler {handler!r} has characters that cannot be printed.")
+        if _is_legacy(folder):
+            # mms.model_loader.LegacyModelLoader executes the file of this name
+            file = folder / (handler if handler.endswith(".py") else f"{handler}.py")
+            if not file.resolve().is_relative_to(folder.resolve()):
+                raise ModelRefused(f"the handler {handler!r} is outside of the model's folder.")
+            return
+        own_folder = _folder_of_handler(handler)
+        if own_folder and not self._may_import_from(own_folder, folder):
+            raise ModelRefused(
+                f"the handler {handler!r} is neither in the model's folder nor on the server's own path."
+            )
+        module = _file_of_module(_module_of_handler(handler), search_path)
+        if module is None:
+            return  # part of the interpreter, or missing, as the import will say
+        is_models_own = any(module.absolute().is_relative_to(each) for each in (folder, folder.resolve()))
+        if is_models_own and not module.resolve().is_relative_to(folder.resolve()):
+            raise ModelRefused(f"the handler {handler!r} is a link that leads out of the model's folder.")
+
+
+def check_name(name: str) -> None:
+    """Raises ``ModelRefused`` (400) for a name that no model may have."""
+    if not name or len(name) > LONGEST_NAME:
+        raise ModelRefused(f"the model's name has {len(name)} characters; 1 to {LONGEST_NAME} are allowed.")
+    if not name.isprintable():
+        raise ModelRefused(f"the model's name {name!r} has characters that cannot be printed.")
+    if "/" in name or ".." in name:
+        raise ModelRefused(f"the model's name {name!r} has '/' or '..' in it.")
+
+
+def _is_legacy(folder: Path) -> bool:
+    """As mms.model_loader.ModelLoaderFactory has it."""
+    return not (folder / _MANIFEST).exists() and (folder / _LEGACY_MANIFEST).exists()
+
+
+def _folder_of_handler(handler: str) -> str:
+    """FOLDER of a handler ``[FOLDER/]MODULE[.py][:FUNCTION]``, or nothing."""
+    folder, slash, _ = handler.split(":", 1)[0].rpartition("/")
+    return folder or slash
+
+
+def _module_of_handler(handler: str) -> str:
+    """As mms.model_loader.MmsModelLoader has it."""
+    return handler.split(":", 1)[0].removesuffix(".py").split("/")[-1]
+
+
+def _file_of_module(module: str, search_path: Iterable[str]) -> Path | None:
+    """The file that is going to be found for a module, or for the innermost of its packages that has one."""
+    location: list[str] = list(search_path)
+    origin = None
+    parts = module.split(".")
+    for count in range(1, len(parts) + 1):
+        found = importlib.machinery.PathFinder.find_spec(".".join(parts[:count]), location)
+        if found is None:
+            break
+        origin, location = found.origin or origin, list(found.submodule_search_locations or ())
+    return Path(origin) if origin else None

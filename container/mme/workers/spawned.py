@@ -1,0 +1,133 @@
+"""A worker as stock MMS has it: one program per model, started from nothing (``MME_WORKERS=spawn``).
+
+    python -I -u spawned.py RUNTIME_DIR PYTHON_PATH --sock-type … --handler … --model-path … --model-name …
+
+It is ``mms.model_service_worker`` behind the gate that forked workers have, too: nothing is imported from a folder that
+is neither the server's (``PYTHON_PATH``) nor the model's, and a load that is not allowed is answered 400. The
+interpreter starts isolated (``-I``), because the PYTHONPATH in the environment has a part of the request in it.
+"""
+
+from __future__ import annotations
+
+import logging
+import mmap
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from mme.workers.gate import Gate
+
+PACKAGE_DIR = Path(__file__).resolve().parents[2]
+_POLL_S = 0.005
+# How long MMS may take to reap the launcher, and then to open the log pipes of a worker that has answered.
+_REAPED_S = 5.0
+_PIPES_OPENED_S = 1.0
+
+
+def main() -> int:
+    """Serves until MMS ends this process. Returns 1, as MMS's own program does, if it ends by itself."""
+    runtime_dir, server_python_path = Path(sys.argv[1]), sys.argv[2]
+    options = dict(zip(sys.argv[3::2], sys.argv[4::2], strict=True))
+    sys.path.insert(0, str(PACKAGE_DIR))
+    from mme.settings import Settings
+    from mme.workers.gate import Gate
+
+    settings = Settings.from_environment()
+    gate = Gate.for_server(settings, runtime_dir, server_python_path)
+    python_path = gate.python_path(os.environ.get("PYTHONPATH", ""), options["--model-path"])
+    os.environ["PYTHONPATH"] = python_path
+    folders = [str(Path(entry).absolute()) for entry in python_path.split(os.pathsep) if entry]
+    sys.path[:] = dict.fromkeys([*folders, *sys.path[1:]])
+    return _run(gate, options, multi_model=settings.multi_model)
+
+
+def _run(gate: Gate, options: dict[str, str], *, multi_model: bool) -> int:
+    from mms.model_service_worker import MXNetModelServiceWorker
+
+    from mme.errors import ModelRefused
+
+    class Worker(MXNetModelServiceWorker):
+        """MMS's worker; forks itself for each connection, and loads the model there."""
+
+        has_loaded = mmap.mmap(-1, 1)  # in any of the forked processes
+        launcher = os.getpid()
+        connection: socket.socket
+
+        def handle_connection(self, connection: socket.socket) -> None:
+            self.connection = connection
+            super().handle_connection(connection)
+
+        def load_model(self, request: dict[str, Any]) -> tuple[str, int]:
+            try:
+                name, path, handler = (request[key].decode() for key in ("modelName", "modelPath", "handler"))
+                folder = gate.admit(name, path, handler, sys.path)
+            except ModelRefused as error:
+                logging.error("A load is refused (400): %s", error)
+                message, status = str(error), error.status
+            else:
+                message, status = super().load_model({**request, "modelPath": os.fsencode(folder)})
+            if status == 200:
+                self.has_loaded[0] = 1
+            elif os.getpid() != self.launcher:
+                self.refuse_load(request["ioFileDescriptor"].decode(), message, status)
+            return message, status
+
+        def refuse_load(self, pipes: str, message: str, status: int) -> NoReturn:
+            """Answers ``status`` in such a way that MMS forgets the model: see ``ForkServer.refuse_load``."""
+            if multi_model and not self.has_loaded[0]:
+                _end(self.launcher)
+            self.connection.sendall(_load_response(status, message))
+            time.sleep(_PIPES_OPENED_S)
+            for name in ("stdout", "stderr"):
+                Path(self.tmp_dir, f"{pipes}-{name}").unlink(missing_ok=True)
+            os._exit(1)
+
+    logging.basicConfig(stream=sys.stdout, format="%(message)s", level=logging.INFO)
+    worker = Worker(
+        options["--sock-type"],
+        options.get("--sock-name"),
+        None,
+        options.get("--port"),
+        {key: options[f"--{option}"].encode() for key, option in _REQUEST.items()},
+        options["--preload-model"].lower() in ("true", "yes", "y", "1"),
+        options["--tmp-dir"],
+    )
+    try:
+        worker.run_server()
+    except Exception:
+        logging.exception("Backend worker process died")
+    finally:
+        if options["--sock-type"] == "unix":
+            Path(options["--sock-name"]).unlink(missing_ok=True)
+    return 1
+
+
+# What a worker loads beforehand, where the request asks for that (preload_model).
+_REQUEST = {"handler": "handler", "modelPath": "model-path", "modelName": "model-name"}
+
+
+def _load_response(status: int, message: str) -> bytes:
+    from mms.protocol.otf_message_handler import create_load_model_response
+
+    return bytes(create_load_model_response(status, message))
+
+
+def _end(launcher: int) -> None:
+    """Kills the launcher, which MMS started, and waits until MMS has reaped it."""
+    deadline_s = time.monotonic() + _REAPED_S
+    try:
+        os.kill(launcher, signal.SIGKILL)
+        while time.monotonic() < deadline_s:
+            os.kill(launcher, 0)
+            time.sleep(_POLL_S)
+    except ProcessLookupError:
+        pass
+
+
+if __name__ == "__main__":
+    sys.exit(main())
