@@ -11,7 +11,7 @@ from mme.settings import Settings
 
 
 def properties(cores: int = 4, **environment: str) -> dict[str, str]:
-    text = mms_config.properties(Settings.from_environment(environment), cores=cores)
+    text = mms_config.properties(Settings.from_environment(environment), cores=cores, model_store=Path("/run/x/store"))
     return dict(line.split("=", 1) for line in text.splitlines())
 
 
