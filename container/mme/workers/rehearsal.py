@@ -23,7 +23,7 @@ from mme.workers.service import LoadedModel
 logger = logging.getLogger("mme.forkserver")
 
 _IMAGE_SIDE = 32  # of the sample models, see Adapter.write_sample
-_ROUNDS = 4  # CPython 3.11 specialises code that ran 8 times, a loop counts
+_ROUNDS = 2
 
 
 def rehearse(framework: str, handler: str) -> None:

@@ -37,7 +37,7 @@ EXIT_NO_MEMORY = 12  # ENOMEM
 EXIT_REFUSED = 22  # EINVAL
 _PIPE_POLL_MS = 1
 # A worker without requests for so long gives the memory that its last ones needed back to the system.
-_IDLE_MS = 500
+_IDLE_MS = 200
 
 
 class Busy:
