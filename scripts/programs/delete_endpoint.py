@@ -17,20 +17,24 @@ def main() -> int:
     sagemaker = client("sagemaker")
     with plain_errors(f"deleting {arguments.name}"):
         described = describe_endpoint(sagemaker, arguments.name)
-        config_name = described["EndpointConfigName"] if described else arguments.name
-        config = find_config(sagemaker, config_name) if arguments.all else None
-        models = [variant["ModelName"] for variant in config["ProductionVariants"]] if config else [arguments.name]
+        # what it was deployed with has its name, also after an update to another configuration
+        config_names = dict.fromkeys([described["EndpointConfigName"] if described else arguments.name, arguments.name])
         found = described is not None
         if described is not None:
             sagemaker.delete_endpoint(EndpointName=arguments.name)
             wait_for_endpoint(sagemaker, arguments.name, arguments.timeout_s)
             print(f"deleted endpoint {arguments.name}")
         if arguments.all:
-            if config:
-                sagemaker.delete_endpoint_config(EndpointConfigName=config_name)
-                print(f"deleted endpoint configuration {config_name}")
-            deleted = [model for model in dict.fromkeys(models) if delete_model(sagemaker, model)]
-            found = found or config is not None or bool(deleted)
+            models = {arguments.name: None}
+            for config_name in config_names:
+                config = find_config(sagemaker, config_name)
+                if config:
+                    models.update(dict.fromkeys(variant["ModelName"] for variant in config["ProductionVariants"]))
+                    sagemaker.delete_endpoint_config(EndpointConfigName=config_name)
+                    print(f"deleted endpoint configuration {config_name}")
+                    found = True
+            deleted = [model for model in models if delete_model(sagemaker, model)]
+            found = found or bool(deleted)
     if not found:
         raise Failure(f"there is no endpoint {arguments.name}.")
     return 0

@@ -103,6 +103,9 @@ def test_instances_can_be_changed_without_a_new_model(local: Local) -> None:
     call(local, "update_endpoint", "--name", "mme", "--instances", "2", "--instance-type", "ml.m6i.large")
     assert len(local.instances("mme")) == 2
     assert [each["ModelName"] for each in local.sagemaker.list_models()["Models"]] == ["mme"]
+    call(local, "delete_endpoint", "--name", "mme", "--all")
+    assert not local.sagemaker.list_endpoint_configs()["EndpointConfigs"]
+    assert not local.sagemaker.list_models()["Models"]
 
 
 def test_invoke_passes_the_models_error_on(local: Local, tmp_path: Path) -> None:
