@@ -12,6 +12,7 @@ import contextlib
 import logging
 import random
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -68,11 +69,11 @@ class Deployment:
             with self._lock:
                 self._in_flight -= taken
 
-    def retire(self, drain_timeout_s: float) -> None:
-        """Takes no more requests, lets those in flight end, stops all instances."""
+    def retire(self, drain_timeout_s: float, hurry: threading.Event) -> None:
+        """Takes no more requests, lets those in flight end (unless ``hurry`` is set), stops all instances."""
         with self._lock:
             self._retired = True
-        wait_until(lambda: self._in_flight == 0, drain_timeout_s, threading.Event())
+        wait_until(lambda: self._in_flight == 0, drain_timeout_s, hurry)
         self.stop()
 
     def stop(self) -> None:
@@ -90,7 +91,7 @@ class Endpoints:
         self._serving: dict[tuple[str, str], Deployment] = {}
         self._starting: set[Deployment] = set()
         self._threads: set[threading.Thread] = set()
-        self._closing = False
+        self._closing = threading.Event()
 
     # ---- what the control plane asks for ----
 
@@ -158,7 +159,7 @@ class Endpoints:
     def _in_background(self, change: Any, *arguments: Any) -> None:
         thread = threading.Thread(target=self._run, args=(change, arguments), name=f"{change.__name__} {arguments[1]}")
         with self._lock:
-            if self._closing:
+            if self._closing.is_set():
                 return
             self._threads.add(thread)
         thread.start()
@@ -168,7 +169,7 @@ class Endpoints:
             change(*arguments)
         except Exception:
             logger.exception("%s failed", threading.current_thread().name)
-            if not self._closing:
+            if not self._closing.is_set():
                 self._resources.change(
                     "endpoint", arguments[0], arguments[1], EndpointStatus="Failed", FailureReason="InternalFailure"
                 )
@@ -188,7 +189,7 @@ class Endpoints:
             fleets[variant["VariantName"]] = Fleet(definition, variant.get("InitialInstanceCount", 1), self._around)
         deployment = Deployment(config["EndpointConfigName"], variants, fleets)
         with self._lock:
-            if self._closing:
+            if self._closing.is_set():
                 raise StartFailure("The local endpoint is being stopped.")
             self._starting.add(deployment)
         try:
@@ -224,7 +225,7 @@ class Endpoints:
         try:
             deployment = self._deploy(region, name, record["EndpointConfigName"])
         except StartFailure as failure:
-            if not self._closing:
+            if not self._closing.is_set():
                 logger.warning("endpoint %s failed: %s", name, failure)
                 self._resources.change(
                     "endpoint", region, name, EndpointStatus="Failed", FailureReason=str(failure)[:1024]
@@ -253,7 +254,7 @@ class Endpoints:
         try:
             deployment = self._deploy(region, name, config_name)
         except StartFailure as failure:
-            if self._closing:
+            if self._closing.is_set():
                 return
             logger.warning("endpoint %s could not be updated: %s", name, failure)
             self._resources.change("endpoint", region, name, EndpointStatus="RollingBack")
@@ -269,13 +270,13 @@ class Endpoints:
             return
         before = self._serve(region, name, deployment)
         if before is not None:
-            before.retire(self._around.limits.drain_timeout_s)
+            before.retire(self._around.limits.drain_timeout_s, self._closing)
 
     def _delete(self, region: str, name: str) -> None:
         with self._lock:
             deployment = self._serving.pop((region, name.lower()), None)
         if deployment is not None:
-            deployment.retire(self._around.limits.drain_timeout_s)
+            deployment.retire(self._around.limits.drain_timeout_s, self._closing)
         self._resources.remove("endpoint", region, name)
         logger.info("endpoint %s is deleted", name)
 
@@ -294,11 +295,12 @@ class Endpoints:
     def close(self) -> None:
         """Ends every container of every endpoint, those that are being brought up included."""
         with self._lock:
-            self._closing = True
+            self._closing.set()
             deployments = [*self._serving.values(), *self._starting]
             self._serving.clear()
             threads = list(self._threads)
+        deadline_s = time.monotonic() + self._around.limits.stop_timeout_s
         with ThreadPoolExecutor(max(1, len(deployments))) as stoppers:
             list(stoppers.map(Deployment.stop, deployments))
         for thread in threads:
-            thread.join(self._around.limits.stop_timeout_s)
+            thread.join(max(0.0, deadline_s - time.monotonic()))

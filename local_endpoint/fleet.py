@@ -110,10 +110,6 @@ class Fleet:
         wait_until(lambda: instance.in_flight == 0, self._around.limits.drain_timeout_s, self._stopping)
         self._end(instance)
 
-    def drain(self) -> None:
-        """Returns when no request is in flight, or nothing more can be waited for."""
-        wait_until(lambda: self.in_flight == 0, self._around.limits.drain_timeout_s, threading.Event())
-
     def stop(self) -> None:
         """Ends all instances, at the same time. Also while ``start`` runs in another thread."""
         with self._lock:
@@ -125,11 +121,6 @@ class Fleet:
             list(stoppers.map(self._end, instances))
 
     # ---- serve ----
-
-    @property
-    def in_flight(self) -> int:
-        with self._lock:
-            return sum(instance.in_flight for instance in self._all)
 
     @property
     def instances(self) -> list[Instance]:

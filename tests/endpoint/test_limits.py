@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
@@ -95,3 +97,19 @@ def test_a_start_during_the_shutdown_leaves_nothing_behind() -> None:
         children = psutil.Process().children(recursive=True)
     assert not [child for child in children if child.is_running()]
     assert not work_dir.exists()
+
+
+def test_the_end_does_not_wait_for_requests_of_an_endpoint_that_is_being_deleted() -> None:
+    with Local() as local:
+        local.upload("models/slow.tar.gz", behaving(invoke_s=20))
+        local.deploy()
+        with ThreadPoolExecutor(1) as caller:
+            in_flight = caller.submit(local.invoke, "slow.tar.gz")
+            wait_until(lambda: journal(local.instances()[0], "invoke"), "it was not invoked")
+            local.sagemaker.delete_endpoint(EndpointName="endpoint")
+            children = psutil.Process().children(recursive=True)
+            started_s = time.monotonic()
+            local.app.stop()
+            assert time.monotonic() - started_s < 10
+            assert in_flight.exception() is not None
+    assert not [child for child in children if child.is_running()]
