@@ -130,6 +130,13 @@ def hungry_model(folder: Path, *, megabytes_per_sample: int) -> Path:
     return write_model(folder, net, {"data": (1, 4)})
 
 
+def link_files(model: Path, folder: Path) -> Path:
+    """Puts the files of ``model`` into ``folder``, without a copy and with their times of change."""
+    for file in model.iterdir():
+        (folder / file.name).hardlink_to(file)
+    return folder
+
+
 def write_model(
     folder: Path,
     symbol: Any,

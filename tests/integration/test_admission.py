@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.harness.models import heavy_model, tiny_mlp
+from tests.harness.models import heavy_model, link_files, tiny_mlp
 from tests.harness.server import ServerProcess
 from tests.harness.waiting import wait_until
 
@@ -31,10 +31,8 @@ def server() -> ServerProcess:
 
 
 def place(server: ServerProcess, name: str, model: Path) -> str:
-    """Puts ``model`` where the platform would, keeping its times as unpacking an archive does."""
-    folder = server.models_dir / name
-    folder.mkdir()
-    (folder / "model").symlink_to(model)
+    """Puts ``model`` where the platform would."""
+    link_files(model, server.model_dir(name))
     return name
 
 
