@@ -25,6 +25,8 @@ WANTED_RATIO = 1.3
 SETTLE_TIMEOUT_S = 30.0
 # From the last answer until memory is read: a server may give memory back when it has nothing to do.
 IDLE_S = 1.0
+# Loaded, invoked and unloaded beforehand: the front end's JVM grows by some 20 MB at its first requests, once.
+WARM_UP_MODELS = 5
 
 
 class Step(NamedTuple):
@@ -49,7 +51,7 @@ def main(arguments: list[str]) -> int:
     if len(chosen.counts) < 2:
         parser.error("--counts: a cost per additional model needs two counts")
     folders = models.ensure([*KINDS, LARGE])
-    result = Result("memory", {**options.recorded(chosen), "models": [*KINDS, LARGE], "warm_up": "one invocation each"})
+    result = Result("memory", {**options.recorded(chosen), "models": [*KINDS, LARGE], "warm_up_models": WARM_UP_MODELS})
     result.headers = ["model", "server", "models", "PSS MB", "JVM", "workers", "processes", "MB per additional model"]
     result.notes = [
         "MB: millions of bytes of PSS of the whole process tree; per additional model: since the line above.",
@@ -58,6 +60,7 @@ def main(arguments: list[str]) -> int:
     for name in chosen.targets:
         progress(f"starting {name}")
         with options.make_target(name) as server:
+            grow(server, KINDS[0], folders[KINDS[0]], [WARM_UP_MODELS])
             for kind in KINDS:
                 steps = grow(server, kind, folders[kind], chosen.counts)
                 report(server.name, kind, steps, result)
