@@ -61,7 +61,15 @@ def test_the_folder_is_the_models_in_both_modes(seen: dict[str, dict[str, Any]])
 
 
 def test_the_environment_is_the_same_in_both_modes(seen: dict[str, dict[str, Any]]) -> None:
-    mode_dependent = {"MME_WORKERS", "MODEL_SERVER_HOME", "PATH", "PYTHONPATH", "PWD", "MME_TEST_SERVER"}
+    mode_dependent = {
+        "MME_WORKERS",
+        "MME_RUNTIME_DIR",
+        "MME_TEST_SERVER",
+        "MODEL_SERVER_HOME",
+        "PATH",
+        "PYTHONPATH",
+        "PWD",
+    }
     fork, spawn = (seen[mode]["environment"] for mode in ("fork", "spawn"))
     common = (set(fork) | set(spawn)) - mode_dependent - {name for name in fork if name.startswith("SAGEMAKER_BIND")}
     assert {name: fork.get(name) for name in common} == {name: spawn.get(name) for name in common}
