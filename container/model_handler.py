@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mme.capacity.admission import loading_in_spawned_worker
 from mme.errors import MmeError, ModelLoadError
 from mme.frameworks.base import Model, describe_inputs, means_no_memory, memory_errors
 from mme.frameworks.registry import adapter_for
@@ -53,7 +54,11 @@ class ModelHandler:
         self.model_name = str(context.model_name)
         try:
             self.settings = self.settings or Settings.from_environment()
-            with memory_errors("load the model"), _unreadable_files():
+            with (
+                loading_in_spawned_worker(self.settings, self.model_name, model_dir),
+                memory_errors("load the model"),
+                _unreadable_files(),
+            ):
                 adapter = adapter_for(model_dir)
                 adapter.import_framework(self.settings)
                 # not before: libraries crash where they find no room for themselves

@@ -131,6 +131,7 @@ def environment(
     temporary = str(runtime_dir / "tmp")
     result["TMPDIR"] = temporary  # where multi-model-server keeps its pid file
     result["TEMP"] = temporary  # becomes java.io.tmpdir: sockets, log pipes, unpacked archives
+    result["MME_RUNTIME_DIR"] = str(runtime_dir)
     result["PYTHONPATH"] = ":".join(filter(None, [str(package_dir), inherited.get("PYTHONPATH", "")]))
     result["PYTHONUNBUFFERED"] = "1"
     # multi-model-server is looked up on PATH; it is installed beside the interpreter that runs us.

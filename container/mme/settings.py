@@ -273,6 +273,13 @@ class Settings:
         unit="MiB",
         shown_default="the tightest of cgroup and machine",
     )
+    runtime_dir: Path | None = _setting(
+        "MME_RUNTIME_DIR",
+        _folder,
+        None,
+        "The server's private folder. The server sets it for the processes that it starts.",
+        shown_default="set by the server",
+    )
     memory_reserve_mb: int | None = _setting(
         "MME_MEMORY_RESERVE_MB",
         _integer(0),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from mme.capacity.memory import MIB, KernelMemory, SystemMemory
-from mme.capacity.process_memory import ProcessId, ProcessTree, anonymous_bytes
+from mme.capacity.process_memory import ProcessId, ProcessTree, anonymous_bytes, parent_of
 from mme.settings import Settings
 
 from tests.harness.waiting import wait_until
@@ -399,6 +399,11 @@ def test_real_processes_are_found_below_their_parent_and_shared_pages_count_once
 
 def _resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_the_parent_of_a_process_is_known_and_nobody_is_that_of_none() -> None:
+    assert parent_of(os.getpid()) == os.getppid()
+    assert parent_of(2**22) is None
 
 
 def test_a_process_is_known_by_its_number_and_start_and_a_zombie_is_dead() -> None:

@@ -27,7 +27,7 @@ from mme.capacity.guard import RequestGuard, limited_growth
 from mme.capacity.ledger import Book, Ledger, Loading, new_key
 from mme.capacity.memory import MIB, KernelMemory, MemoryReader, MemorySample, SystemMemory
 from mme.capacity.policy import Decision, decide, load_growth_bytes, reserve_bytes
-from mme.capacity.process_memory import ProcessId, anonymous_bytes
+from mme.capacity.process_memory import ProcessId, anonymous_bytes, parent_of
 from mme.errors import InsufficientMemory
 from mme.settings import Settings
 
@@ -63,13 +63,8 @@ class Admission:
         that is no number.
         """
         ticket = self.admit(model_name, model_dir)
-        try:
-            with limited_growth(ticket.growth_bytes):
-                yield ticket
-        except BaseException:
-            ticket.release()
-            raise
-        ticket.settle()
+        with _settled(ticket), limited_growth(ticket.growth_bytes):
+            yield ticket
 
     def admit(self, model_name: str, model_dir: Path) -> Ticket:
         """Admits a load in this process, or in a child that the ticket is handed over to; raises as ``loading``."""
@@ -154,6 +149,32 @@ class Ticket:
     def release(self) -> None:
         """The load failed. May be called again, and after ``settle``."""
         self.admission._release(self.key)
+
+
+@contextmanager
+def loading_in_spawned_worker(settings: Settings, model_name: str, model_dir: Path) -> Iterator[None]:
+    """Around a load in a worker that MMS started itself; does nothing in one that the fork server has admitted already.
+
+    Raises as ``Admission.loading``. Allocations are not bounded: what imports its framework here crashes where it finds
+    no room for itself. Of the server's own processes the front end and what it has started count.
+    """
+    if settings.workers != "spawn" or settings.runtime_dir is None:
+        yield
+        return
+    # MMS's worker program, our parent, is a child of the front end
+    front_end = parent_of(os.getppid()) or os.getppid()
+    with _settled(Admission(settings, settings.runtime_dir, server_pid=front_end).admit(model_name, model_dir)):
+        yield
+
+
+@contextmanager
+def _settled(ticket: Ticket) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        ticket.release()
+        raise
+    ticket.settle()
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,12 @@ class ProcessId:
         return ProcessId.of(self.pid, proc) == self
 
 
+def parent_of(pid: int, proc: Path = Path("/proc")) -> int | None:
+    """The number of the parent process; None where there is no such process."""
+    stat = _stat(proc / str(pid))
+    return stat.parent if stat else None
+
+
 @dataclass(frozen=True)
 class _Stat:
     state: str
