@@ -137,7 +137,9 @@ class BodyReader:
         """One input from one body or part."""
         if not isinstance(body, bytes | bytearray | str):
             return self._array(spec, body)
-        if media_type in _UNTYPED and body:
+        if media_type in _UNTYPED:
+            if len(body) == 0:
+                raise self._empty()
             media_type = _sniffed(body) or media_type
         if media_type.startswith("image/") or media_type == "application/x-image":
             if self._images is None:
