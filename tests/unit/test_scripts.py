@@ -84,3 +84,11 @@ def test_an_address_of_another_machine_is_refused() -> None:
     done = call("serve", "--host", "no.such.host.invalid", "--port", str(free_port()))
     assert done.returncode == 1
     assert "no address of this machine" in done.stderr
+
+
+def test_a_base_dir_that_cannot_be_one_is_named_with_the_remedy(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = call("serve", "--base-dir", str(tmp_path / "file"), "--port", str(free_port()))
+    assert done.returncode == 1
+    assert f"{tmp_path}/file/models cannot be made: Not a directory" in done.stderr
+    assert "--base-dir" in done.stderr and "Traceback" not in done.stderr
