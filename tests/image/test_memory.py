@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness.docker import DockerServer, Image
-from tests.harness.models import heavy_model, link_files
+from tests.harness.models import heavy_model, hungry_model, link_files
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(1300)]
 
@@ -70,6 +70,35 @@ def test_a_full_container_refuses_loads_and_nothing_is_killed(image: Image, heav
             name = victim
         assert kernel_kills(server) == 0
         assert server.state()["OOMKilled"] is False
+
+
+def test_a_request_that_takes_more_than_there_is_is_answered_507_by_a_worker_that_lives_on(image: Image) -> None:
+    """Without a limit on the worker itself: Linux would grant the memory, and kill when it is touched."""
+    with DockerServer(image, options=["--memory", "700m", "--memory-swap", "700m"]) as server:
+        hungry_model(server.model_dir("hungry"), megabytes_per_sample=40)
+        heavy_model(server.model_dir("other"), weights_mb=10)
+        for name in ("hungry", "other"):
+            assert server.load(name).status_code == 200, server.log_tail()
+        before = worker_processes(server, "hungry")
+        assert len(before) == 1
+        for _ in range(3):
+            response = server.invoke("hungry", rows(64), content_type="application/json")
+            assert response.status_code == 507, f"{response.text}\n{server.log_tail()}"
+            response = server.invoke("hungry", rows(1), content_type="application/json")
+            assert response.status_code == 200, f"{response.text}\n{server.log_tail()}"
+            assert answers(server, "other")
+        assert worker_processes(server, "hungry") == before
+        assert kernel_kills(server) == 0
+
+
+def rows(count: int) -> bytes:
+    return json.dumps([[0.0, 1.0, 2.0, 3.0]] * count).encode()
+
+
+def worker_processes(server: DockerServer, name: str) -> list[str]:
+    """The numbers of the model's worker processes, which are named after it."""
+    script = f"grep -l -x 'mme {name}' /proc/[0-9]*/comm"
+    return sorted(server.execute("sh", "-c", script).split())
 
 
 def answers(server: DockerServer, name: str) -> bool:
