@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import signal
 import sys
 from collections.abc import Callable
@@ -16,7 +17,8 @@ class Failure(Exception):
 
 
 def run(main: Callable[[], int]) -> None:
-    """Runs ``main`` and exits with its code; ``Failure`` becomes a message and 1, Ctrl-C becomes 130."""
+    """Runs ``main`` and exits with its code; ``Failure`` and a file that cannot be used become a message and 1, Ctrl-C
+    becomes 130."""
     program = main.__module__.rpartition(".")[2]
     if program == "__main__":
         program = sys.argv[0].rpartition("/")[2].removesuffix(".py")
@@ -32,6 +34,13 @@ def run(main: Callable[[], int]) -> None:
     except BrokenPipeError:  # `| head` closed our output
         sys.stderr.close()
         code = 128 + signal.SIGPIPE
+    except OSError as error:  # of a file or a full disk; anything else is a fault of the program
+        if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        sys.stdout.flush()
+        where = f"{error.filename}: " if error.filename is not None else ""
+        print(f"{program}: {where}{error.strerror}. Choose a place that can be read and written.", file=sys.stderr)
+        code = 1
     sys.exit(code)
 
 

@@ -18,11 +18,7 @@ def main() -> int:
     """Returns the server's exit code; 0 after Ctrl-C, SIGTERM or the end of the terminal."""
     arguments = parse()
     base_dir: Path = arguments.base_dir.absolute()
-    folder = base_dir / ("model" if arguments.single else "models")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise Failure(f"{folder} cannot be made: {error.strerror}. Name another folder with --base-dir.") from None
+    (base_dir / ("model" if arguments.single else "models")).mkdir(parents=True, exist_ok=True)
     refuse_taken_port(arguments.host, arguments.port)
     what = f"the model in {base_dir}/model" if arguments.single else f"models in {base_dir}/models/NAME/model"
     announcement = f"serving {what} on http://{arguments.host}:{arguments.port}; Ctrl-C stops"

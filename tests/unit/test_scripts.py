@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.harness import models
 from tests.harness.ports import free_port
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
@@ -86,9 +87,22 @@ def test_an_address_of_another_machine_is_refused() -> None:
     assert "no address of this machine" in done.stderr
 
 
-def test_a_base_dir_that_cannot_be_one_is_named_with_the_remedy(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    done = call("serve", "--base-dir", str(tmp_path / "file"), "--port", str(free_port()))
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("serve", ["--base-dir", "{file}"]),
+        ("quickstart", ["--cache", "{file}"]),
+        ("download_zoo", ["synset", "--to", "{file}"]),
+        ("package_model", ["--no-load", "{model}", "{file}/model.tar.gz"]),
+    ],
+)
+def test_a_file_where_a_folder_is_needed_is_named(tmp_path: Path, name: str, arguments: list[str]) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    model = models.multiplier(tmp_path / "model")
+    port = ["--port", str(free_port())] if name in ("serve", "quickstart") else []
+    done = call(name, *(each.format(file=file, model=model) for each in arguments), *port)
     assert done.returncode == 1
-    assert f"{tmp_path}/file/models cannot be made: Not a directory" in done.stderr
-    assert "--base-dir" in done.stderr and "Traceback" not in done.stderr
+    assert f"{name}: {file}" in done.stderr
+    assert "Choose a place that can be read and written." in done.stderr
+    assert "Traceback" not in done.stderr
