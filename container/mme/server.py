@@ -17,7 +17,7 @@ import time
 from collections import deque
 from pathlib import Path
 
-from mme import mms_config, processes, toolkit
+from mme import mms_class, mms_config, processes, toolkit
 from mme.errors import MmeError, SettingError, StartError
 from mme.logs import configure_logging
 from mme.preflight import check_start
@@ -100,6 +100,7 @@ class Server:
             mms_config.properties(self.settings, cores=cores, model_store=model_store), encoding="latin-1"
         )
         (self.runtime_dir / "log4j2.xml").write_text(mms_config.log4j2_xml(self.settings), encoding="utf-8")
+        mms_class.write_class(self.runtime_dir)
 
     # ---- start ----
 
