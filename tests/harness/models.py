@@ -7,6 +7,7 @@ Models are a few KB unless a size is asked for. MXNet is imported on the first c
 from __future__ import annotations
 
 import json
+import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 from mme.frameworks.mxnet import import_mxnet
 from mme.settings import Settings
 
+CIFAR_10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
@@ -172,6 +174,27 @@ def write_model(
     write_shapes(folder, input_shapes, prefix=prefix)
     if labels is not None:
         (folder / "synset.txt").write_text("".join(f"{label}\n" for label in labels))
+    return folder
+
+
+def cifar_model(folder: Path, shared: Path, network: str) -> Path:
+    """A trained network of the fixture ``shared``: photos of any size in, 10 logits out, labelled."""
+    shutil.copytree(shared / "models" / network, folder, dirs_exist_ok=True)
+    write_shapes(folder, {"data": (1, 3, 32, 32)}, prefix=network)
+    (folder / "synset.txt").write_text("\n".join(CIFAR_10))
+    preparation = {
+        "do_resize": True,
+        "size": {"shortest_edge": 32},
+        "resample": 2,
+        "do_center_crop": True,
+        "crop_size": {"height": 32, "width": 32},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": [0.4914, 0.4822, 0.4465],
+        "image_std": [0.2023, 0.1994, 0.2010],
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(preparation))
     return folder
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import time
 from pathlib import Path
 
@@ -19,18 +18,6 @@ pytestmark = [pytest.mark.docker, pytest.mark.timeout(1300)]
 
 ONE_ROW = json.dumps([[1.0, 2.0, 3.0, 4.0]])
 ROOT_USER = 0
-CIFAR_10_LABELS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-CIFAR_10_PREPROCESSING = {
-    "do_resize": True,
-    "size": {"shortest_edge": 32},
-    "do_center_crop": True,
-    "crop_size": {"height": 32, "width": 32},
-    "do_rescale": True,
-    "rescale_factor": 1 / 255,
-    "do_normalize": True,
-    "image_mean": [0.4914, 0.4822, 0.4465],
-    "image_std": [0.2023, 0.1994, 0.2010],
-}
 
 
 def load_and_invoke(server: DockerServer, name: str = "double") -> None:
@@ -167,11 +154,7 @@ def test_a_memory_limit_of_the_container_leaves_it_serving(image: Image) -> None
 
 def test_a_trained_network_sees_the_cat_in_a_photo(image: Image, shared: Path) -> None:
     with DockerServer(image) as server:
-        folder = server.model_dir("cifar")
-        shutil.copytree(shared / "models" / "cifar_resnet20_v1", folder, dirs_exist_ok=True)
-        models.write_shapes(folder, {"data": (1, 3, 32, 32)}, prefix="cifar_resnet20_v1")
-        (folder / "synset.txt").write_text("\n".join(CIFAR_10_LABELS))
-        (folder / "preprocessor_config.json").write_text(json.dumps(CIFAR_10_PREPROCESSING))
+        models.cifar_model(server.model_dir("cifar"), shared, "cifar_resnet20_v1")
         assert server.load("cifar").status_code == 200, server.log_tail()
         answer = server.invoke("cifar", (shared / "images" / "cat.jpg").read_bytes(), "image/jpeg")
         assert answer.status_code == 200, answer.text

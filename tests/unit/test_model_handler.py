@@ -356,31 +356,9 @@ def test_the_preprocessor_config_in_the_docs_loads(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("network", ["cifar_resnet20_v1", "cifar_resnet56_v1"])
-def test_real_cifar_models_see_a_cat(tmp_path: Path, network: str) -> None:
-    shared = Path(__file__).parents[2].parent / "shared"
-    source = shared / "models" / network
-    if not source.is_dir():
-        pytest.skip(f"needs ../shared/models/{network}")
-    for path in source.iterdir():
-        (tmp_path / path.name).symlink_to(path.resolve())
-    models.write_shapes(tmp_path, {"data": (1, 3, 32, 32)}, prefix=network)
-    labels = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
-    (tmp_path / "synset.txt").write_text("\n".join(labels))
-    config = {
-        "do_resize": True,
-        "size": {"shortest_edge": 32},
-        "resample": 2,
-        "do_center_crop": True,
-        "crop_size": {"height": 32, "width": 32},
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": [0.4914, 0.4822, 0.4465],
-        "image_std": [0.2023, 0.1994, 0.2010],
-    }
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps(config))
+def test_real_cifar_models_see_a_cat(tmp_path: Path, shared: Path, network: str) -> None:
+    context = load(models.cifar_model(tmp_path, shared, network))
     image = (shared / "images" / "cat.jpg").read_bytes()
-    context = load(tmp_path)
     ((status, _, body),) = golden.call(model_handler.handle, context, ({"Content-Type": "application/x-image"}, image))
     assert status == 200
     best = json.loads(body)[0]

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +12,7 @@ from mme.frameworks.mxnet_model import MXNetModel
 from mme.settings import Settings
 
 from tests.harness import models
+from tests.harness.programs import run_python
 
 SETTINGS = Settings()
 
@@ -188,26 +186,6 @@ def test_two_models_in_one_process_do_not_mix(tmp_path: Path) -> None:
         assert (triples.predict(data)[0] == 3).all()
     doubles.unload()
     assert (triples.predict(data)[0] == 3).all()
-
-
-def run_python(code: str, *arguments: object, **environment: str) -> str:
-    """Runs code in a fresh process, where MXNet is configured by the environment; returns what it printed."""
-    process = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code, *map(str, arguments)],
-        env={
-            **{name: value for name, value in os.environ.items() if not name.startswith(("MXNET", "MME"))},
-            "OMP_NUM_THREADS": "1",
-            "OPENBLAS_NUM_THREADS": "1",
-            "PYTHONPATH": os.pathsep.join(sys.path),
-            **environment,
-        },
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert process.returncode == 0, process.stderr[-3000:]
-    return process.stdout
 
 
 # A real architecture with convolutions, concatenations and pooling; Module in MXNet's default configuration.

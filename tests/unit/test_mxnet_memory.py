@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +13,7 @@ from mme.errors import BadRequest, InsufficientMemory
 from mme.frameworks.base import means_no_memory, memory_errors
 
 from tests.harness import models
+from tests.harness.programs import run_python
 
 # Loads a model under the limit in the environment, sends requests, prints what became of each.
 UNDER_A_LIMIT = """
@@ -41,22 +40,9 @@ for batch in json.loads(sys.argv[2]):
 
 def under_a_limit(folder: Path, limit_mb: int, batches: list[list[int]]) -> list[list]:
     """``batches``: for each call the numbers of samples in its requests. Returns what was printed, line by line."""
-    process = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", UNDER_A_LIMIT, str(folder), json.dumps(batches)],
-        env=os.environ
-        | {
-            "MME_WORKER_MEMORY_LIMIT_MB": str(limit_mb),
-            "OMP_NUM_THREADS": "1",
-            "OPENBLAS_NUM_THREADS": "1",
-            "PYTHONPATH": os.pathsep.join(sys.path),
-        },
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert process.returncode == 0, process.stderr[-3000:]
-    return [json.loads(line) for line in process.stdout.splitlines()]
+    limit = {"MME_WORKER_MEMORY_LIMIT_MB": str(limit_mb)}
+    said = run_python(UNDER_A_LIMIT, folder, json.dumps(batches), **limit)
+    return [json.loads(line) for line in said.splitlines()]
 
 
 @pytest.mark.parametrize("limit_mb", [64, 400, 600])
