@@ -25,7 +25,7 @@ class Answer:
 class ContainerClient:
     """One container's client; safe to use from many threads, connections are kept open and reused."""
 
-    def __init__(self, host: str, port: int, connections: int = 64) -> None:
+    def __init__(self, host: str, port: int, connections: int = 160) -> None:
         self.address = (host, port)
         self._pool = urllib3.HTTPConnectionPool(host, port, maxsize=connections, block=False)
 

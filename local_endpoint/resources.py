@@ -20,6 +20,10 @@ def arn(region: str, kind: str, name: str) -> str:
     return f"arn:aws:sagemaker:{region}:{ACCOUNT}:{kind}/{name.lower()}"
 
 
+class StateUnreadable(Exception):
+    """What was kept by an earlier run cannot be read. The text names the file and what to do."""
+
+
 class Resources:
     """Records are plain dictionaries in the API's own member names. All methods are safe to use from many threads."""
 
@@ -29,9 +33,12 @@ class Resources:
         self._records: dict[str, dict[str, dict[str, Any]]] = {kind: {} for kind in KINDS}
         self._tags: dict[str, list[dict[str, str]]] = {}
         if file is not None and file.exists():
-            saved = json.loads(file.read_text())
-            self._records.update(saved["records"])
-            self._tags = saved["tags"]
+            try:
+                saved = json.loads(file.read_text())
+                self._records.update(saved["records"])
+                self._tags = saved["tags"]
+            except (ValueError, LookupError, TypeError) as error:
+                raise StateUnreadable(f"{file} cannot be understood ({error!r}). Remove it, or restore it.") from None
 
     @staticmethod
     def _key(region: str, name: str) -> str:

@@ -1,0 +1,25 @@
+"""The benchmark of the local endpoint, as ./scripts/bench runs it, and its target."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_the_front_adds_less_than_5_ms_to_a_warm_invocation(tmp_path: Path) -> None:
+    output = tmp_path / "result.json"
+    bench = [sys.executable, "-P", "-m", "scripts.programs.bench", "endpoint_overhead"]
+    done = subprocess.run(
+        [*bench, "--rounds", "2", "--block", "50", "--output", str(output)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (target,) = json.loads(output.read_text())["targets"]
+    assert target["met"], target
