@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+
 from mme import preflight
 from mme.settings import Settings
 

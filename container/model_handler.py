@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from mme.capacity.admission import loading_in_spawned_worker
 from mme.errors import MmeError, ModelLoadError
 from mme.frameworks.base import Model, describe_inputs, means_no_memory, memory_errors

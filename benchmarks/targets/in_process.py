@@ -79,6 +79,7 @@ def main(model_dir: Path) -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # nothing but answers reaches the pipe
     from mms.context import Context, RequestProcessor
+
     from model_handler import handle
 
     context = Context(model_dir.name, str(model_dir), None, 1, None, "1.1.11")

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from mme.errors import ModelLoadError
 from mme.frameworks import mxnet_artifacts
-
 from scripts.programs.console import Failure
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mme.errors import MmeError
 
+from mme.errors import MmeError
 from scripts.programs.console import Failure
 
 SHOWN_CHARACTERS = 100
@@ -27,6 +27,7 @@ def try_model(folder: Path) -> str:
     """
     import mms
     from mms.context import Context, RequestProcessor
+
     from model_handler import ModelHandler
 
     context = Context(folder.name, str(folder.absolute()), {}, 1, None, mms.__version__)

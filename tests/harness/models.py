@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from mme.frameworks.mxnet import import_mxnet
 from mme.settings import Settings
 

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from mme.capacity.admission import COPIED_ON_WRITE_BYTES, Admission
 from mme.capacity.footprint import MIB, Artifact, declared_bytes, estimated_bytes, need_of, survey
 from mme.capacity.guard import RequestGuard, limited_growth
@@ -26,7 +27,6 @@ from mme.capacity.memory import MemorySample
 from mme.capacity.policy import decide, load_growth_bytes, request_growth_bytes, reserve_bytes
 from mme.errors import InsufficientMemory, ModelLoadError
 from mme.settings import Settings
-
 from tests.harness.waiting import wait_until
 
 CONTAINER = Path(__file__).resolve().parents[2] / "container"

@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 import pytest
+
 from mme.errors import StartError
 from mme.settings import Settings
 from mme.workers import protocol, template
@@ -23,7 +24,6 @@ from mme.workers.child import forget_shadowed_modules, reset_environment, worker
 from mme.workers.eventloop import EventLoop
 from mme.workers.forkserver import PACKAGE_DIR, ForkServerProcess
 from mme.workers.launcher import Launch
-
 from tests.harness.obedient_handler import HANDLER, command, make_model
 from tests.harness.waiting import wait_until
 from tests.harness.workers import is_gone

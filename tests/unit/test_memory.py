@@ -10,10 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
+
 from mme.capacity.memory import MIB, KernelMemory, SystemMemory
 from mme.capacity.process_memory import ProcessId, ProcessTree, anonymous_bytes, parent_of
 from mme.settings import Settings
-
 from tests.harness.waiting import wait_until
 
 UNLIMITED_V1 = 9223372036854771712  # PAGE_COUNTER_MAX, as memory.limit_in_bytes shows it

@@ -13,16 +13,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import model_handler
 import numpy as np
 import pytest
+from mms.context import Context
+from PIL import Image
+
+import model_handler
 from mme.errors import ModelLoadError, SettingError
 from mme.payload import Request
 from mme.responses import Response
-from mms.context import Context
 from model_handler import ModelHandler, entry_point
-from PIL import Image
-
 from tests.harness import models
 from tests.harness import requests as golden
 

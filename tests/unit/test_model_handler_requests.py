@@ -6,10 +6,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import model_handler
 import pytest
 from mms.context import Context
 
+import model_handler
 from tests.harness import requests as golden
 from tests.harness.requests import GoldenRequest
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from mme.frameworks import registry
 from mme.frameworks.mxnet import import_mxnet
 from mme.frameworks.mxnet_model import MXNetModel
 from mme.settings import Settings
-
 from tests.harness import models
 from tests.harness.programs import run_python
 

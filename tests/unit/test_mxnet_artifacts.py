@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from mme.errors import ModelLoadError
 from mme.frameworks import mxnet_artifacts as artifacts
 from mme.frameworks import registry
 from mme.settings import Settings
-
 from tests.harness import models
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from mme.errors import BadRequest, InsufficientMemory
 from mme.frameworks.base import means_no_memory, memory_errors
-
 from tests.harness import models
 from tests.harness.programs import run_python
 

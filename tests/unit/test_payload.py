@@ -8,6 +8,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+
 from mme.errors import BadRequest, RequestError, UnsupportedMediaType
 from mme.frameworks.base import TensorSpec
 from mme.payload import BodyReader, Request

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from mme.errors import BadRequest, ModelLoadError, PayloadTooLarge
 from mme.frameworks.base import TensorSpec
 from mme.frameworks.mxnet import import_mxnet
 from mme.frameworks.mxnet_model import MXNetImageCodec
 from mme.images import ImageLayout, ImageReader
 from mme.settings import Settings
-from PIL import Image
 
 COLOUR = TensorSpec("data", (1, 3, 24, 32))
 SHARED_IMAGES = Path(__file__).parents[2].parent / "shared" / "images"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from mme.errors import NotAcceptable
 from mme.payload import CSV, JSON, NPY
 from mme.responses import VERBOSE, Responder, negotiate

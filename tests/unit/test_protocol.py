@@ -13,9 +13,10 @@ import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mme.workers import protocol
 from mms.context import Context, RequestProcessor
 from mms.protocol import otf_message_handler as mms_protocol
+
+from mme.workers import protocol
 
 # ---- the front end's side: what ModelRequestEncoder.java writes ----
 

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+
 from mme.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]

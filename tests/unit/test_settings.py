@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+
 from mme import settings as settings_module
 from mme.errors import SettingError
 from mme.settings import PortRange, Settings, documentation
