@@ -9,7 +9,6 @@
         ├── BadRequest           400  the body is not what the model takes
         ├── ModelRefused         400  a model may not be loaded from there, by that name or with that handler
         ├── NotAcceptable        406  nothing that the Accept header names can be produced
-        ├── PayloadTooLarge      413  the body, or what it unfolds to, is over a limit
         └── UnsupportedMediaType 415  the Content-Type is unknown
 
 A message names the model or file, what was found, what is allowed, and the remedy. It may reach a client; stack
@@ -75,14 +74,6 @@ class NotAcceptable(RequestError):
     status = 406
     phrase = "Not Acceptable"
     kind = "NotAcceptableException"
-
-
-class PayloadTooLarge(RequestError):
-    """The body, or what it unfolds to, is over a limit."""
-
-    status = 413
-    phrase = "Payload Too Large"
-    kind = "PayloadTooLargeException"
 
 
 class UnsupportedMediaType(RequestError):

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, TiffImagePlugin, WebPImagePlugin
 
-from mme.errors import BadRequest, ModelLoadError, PayloadTooLarge
+from mme.errors import BadRequest, ModelLoadError
 from mme.frameworks.base import ImageCodec, TensorSpec, means_no_memory
 
 CONFIG_FILE = "preprocessor_config.json"
@@ -197,8 +197,8 @@ class ImageReader:
     def read(self, body: bytes | bytearray) -> np.ndarray:
         """Decodes one image to one sample: (1, channels, height, width), float32, in the model's layout.
 
-        Raises ``BadRequest`` for bytes that are no whole image and ``PayloadTooLarge`` for too many pixels; the size is
-        taken from the head of the file, before memory is allocated for the pixels.
+        Raises ``BadRequest`` for bytes that are no whole image and for too many pixels; the size is taken from the head
+        of the file, before memory is allocated for the pixels.
         """
         opened = self._open(body)
         image = self._raw(body, opened) if self._config is None else self._processed(opened, self._config)
@@ -218,7 +218,7 @@ class ImageReader:
             opened = Image.open(io.BytesIO(body), formats=_FORMATS)
         width, height = opened.size
         if width * height > self._max_pixels:
-            raise PayloadTooLarge(
+            raise BadRequest(
                 f"The image has {width}x{height} pixels; at most {self._max_pixels // 1_000_000} megapixels are "
                 "decoded (MME_MAX_IMAGE_MEGAPIXELS). Send a smaller one."
             )

@@ -99,7 +99,7 @@ class BodyReader:
     def read(self, request: Request) -> dict[str, np.ndarray]:
         """All inputs of the model from one request, every one with the same number of samples.
 
-        Raises ``BadRequest``, ``UnsupportedMediaType`` or ``PayloadTooLarge``.
+        Raises ``BadRequest`` or ``UnsupportedMediaType``.
         """
         if "body" in request.parts:
             arrays = self._read_body(request.parts["body"], request.part_type("body"))

@@ -342,7 +342,7 @@ class Settings:
         "MME_MAX_IMAGE_MEGAPIXELS",
         _integer(1, 10000),
         50,
-        "Largest image that is decoded; a larger one is answered 413 before memory is taken for it.",
+        "Largest image that is decoded; a larger one is answered 400 before memory is taken for it.",
         unit="megapixels",
     )
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mme.errors import BadRequest, ModelLoadError, PayloadTooLarge
+from mme.errors import BadRequest, ModelLoadError
 from mme.frameworks.base import TensorSpec
 from mme.frameworks.mxnet import import_mxnet
 from mme.frameworks.mxnet_model import MXNetImageCodec
@@ -147,7 +147,7 @@ def test_an_image_over_the_limit_is_refused_and_one_at_the_limit_is_not(tmp_path
     at_the_limit = encoded(np.zeros((1000, 1000), np.uint8))
     above = encoded(np.zeros((1000, 1001), np.uint8))
     assert reader(tmp_path, megapixels=1).read(at_the_limit).shape == (1, 3, 24, 32)
-    with pytest.raises(PayloadTooLarge, match="1001x1000 pixels; at most 1 megapixels"):
+    with pytest.raises(BadRequest, match="1001x1000 pixels; at most 1 megapixels"):
         reader(tmp_path, megapixels=1).read(above)
 
 
