@@ -9,6 +9,10 @@ import time
 
 from mme.settings import Settings
 
+_ESCAPED_CONTROL_CHARACTERS = {
+    code: repr(chr(code))[1:-1] for code in (*range(32), *range(0x7F, 0xA0)) if chr(code) != "\t"
+}
+
 
 class JsonFormatter(logging.Formatter):
     """One JSON object a line."""
@@ -37,6 +41,11 @@ class TextFormatter(logging.Formatter):
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s [%(levelname)-5s] %(name)s - %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """One line, without control characters: a model's name or URL in it comes from a request."""
+        record.message = record.message.translate(_ESCAPED_CONTROL_CHARACTERS)
+        return super().formatMessage(record)
 
 
 def relay_as_json(source: int) -> None:

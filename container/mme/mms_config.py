@@ -10,6 +10,7 @@ MMS 1.1.11 is configured in three places, each of which this module words:
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,24 +25,27 @@ SINGLE_MODEL_NAME = "model"
 DEFAULT_MAX_PAYLOAD_BYTES = 6_553_500
 
 _LOG4J_LEVELS = {10: "debug", 20: "info", 30: "warn", 40: "error", 50: "fatal"}
-_LOG4J_TEXT = "%d{ISO8601} [%-5p] %c{1} - %m%n"
+_LOG4J_TEXT = "%d{ISO8601} [%-5p] %c{1} - MESSAGE%n"
 _LOG4J_JSON = (
     '{"time": "%d{yyyy-MM-dd\'T\'HH:mm:ss.SSSZ}", "level": "%p", "logger": "%enc{%c{1}}{JSON}", '
     '"thread": "%enc{%t}{JSON}", "message": "%enc{%m%notEmpty{%n%xEx}}{JSON}"}%n'
 )
+# A name or URL in a message comes from a request: it must not begin a line of its own, nor steer a terminal.
+_LOG4J_ONE_LINE = "%replace{%enc{%m}{CRLF}}{[\\x00-\\x08\\x0b-\\x1f\\x7f]}{?}"
+# What stock MMS logs as several lines, none of it from a request: its configuration.
+_LOG4J_SEVERAL_LINES = "com.amazonaws.ml.mms.ModelServer"
 # The platform asks for these every few seconds (CONTRACT: /ping, and GET /models on a multi-model endpoint).
 _PLATFORM_POLLS = '.*"GET /(ping|models) HTTP/.*'
 
 
 def properties(settings: Settings, *, cores: int, model_store: Path) -> str:
     """The text of MMS's properties file. ``cores`` is the default worker count in single-model mode."""
-    address = f"http://{settings.host}:{settings.port}"
     max_payload_bytes = settings.max_payload_mb * 1024 * 1024 if settings.max_payload_mb else DEFAULT_MAX_PAYLOAD_BYTES
     values = {
         "enable_envvars_config": "true",
         "model_store": model_store,
-        "inference_address": address,
-        "management_address": address,
+        "inference_address": inference_address(settings),
+        "management_address": management_address(settings),
         "default_service_handler": settings.handler or DEFAULT_HANDLER,
         "default_workers_per_model": settings.default_workers_per_model or (1 if settings.multi_model else cores),
         # In seconds. The older default_response_timeout is read as minutes, whatever the toolkit believes.
@@ -54,6 +58,20 @@ def properties(settings: Settings, *, cores: int, model_store: Path) -> str:
         "vmargs": jvm_arguments(settings),
     }
     return "".join(f"{key}={_escaped(str(value))}\n" for key, value in values.items())
+
+
+def inference_address(settings: Settings) -> str:
+    """Where requests are answered, as MMS words addresses."""
+    return f"http://{settings.host}:{settings.port}"
+
+
+def management_address(settings: Settings) -> str:
+    """Where models are loaded, listed, scaled and unloaded: the same address, one of this machine, or a Unix socket."""
+    if settings.management == "same":
+        return inference_address(settings)
+    if settings.management_socket:
+        return f"unix:{settings.management_socket}"
+    return f"http://127.0.0.1:{settings.management_port}"
 
 
 def jvm_arguments(settings: Settings) -> str:
@@ -85,6 +103,7 @@ def log4j2_xml(settings: Settings) -> str:
     Stock MMS writes six rotating files below its working directory, which a container neither shows nor keeps.
     """
     pattern = _LOG4J_JSON if settings.log_format == "json" else _LOG4J_TEXT
+    exceptions = "false" if settings.log_format == "json" else "true"
     level = _LOG4J_LEVELS[settings.log_level]
     # what stock MMS keeps out of its console: a line per metric and per request
     detail = "info" if settings.log_level <= 10 else "warn"
@@ -98,13 +117,19 @@ def log4j2_xml(settings: Settings) -> str:
 <Configuration status="error">
   <Appenders>
     <Console name="stdout" target="SYSTEM_OUT">
-      <PatternLayout alwaysWriteExceptions="{"false" if settings.log_format == "json" else "true"}">
-        <Pattern>{escape(pattern)}</Pattern>
+      <PatternLayout alwaysWriteExceptions="{exceptions}">
+        <Pattern>{escape(pattern.replace("MESSAGE", _LOG4J_ONE_LINE))}</Pattern>
+      </PatternLayout>
+    </Console>
+    <Console name="several_lines" target="SYSTEM_OUT">
+      <PatternLayout alwaysWriteExceptions="{exceptions}">
+        <Pattern>{escape(pattern.replace("MESSAGE", "%m"))}</Pattern>
       </PatternLayout>
     </Console>
   </Appenders>
   <Loggers>
     <Logger name="ACCESS_LOG" level="{access}">{polls}</Logger>
+    <Logger name="{_LOG4J_SEVERAL_LINES}" level="{level}" additivity="false"><AppenderRef ref="several_lines"/></Logger>
     <Logger name="MODEL_METRICS" level="{detail}"/>
     <Logger name="MMS_METRICS" level="{detail}"/>
     <Logger name="io.netty" level="error"/>
@@ -128,6 +153,11 @@ def environment(
     result = dict(inherited)
     # Would make the JVM read another configuration than ours (ConfigManager, constructor).
     result.pop("MMS_CONFIG_FILE", None)
+    # Would lift the restriction to the model roots (ConfigManager.setSystemVars).
+    result.pop("MMS_MODEL_STORE", None)
+    if not re.search("utf-?8", _locale(inherited), re.IGNORECASE):
+        # The JVM words file names and arguments in the locale's encoding: a model "é" would become "?".
+        result["LC_ALL"] = "C.UTF-8"
     temporary = str(runtime_dir / "tmp")
     result["TMPDIR"] = temporary  # where multi-model-server keeps its pid file
     result["TEMP"] = temporary  # becomes java.io.tmpdir: sockets, log pipes, unpacked archives
@@ -145,3 +175,8 @@ def environment(
     result.setdefault("MXNET_ENGINE_TYPE", "NaiveEngine")
     result.setdefault("MXNET_SUBGRAPH_BACKEND", "NONE")
     return result
+
+
+def _locale(environment: Mapping[str, str]) -> str:
+    """The locale of texts, as the C library looks it up."""
+    return next(filter(None, (environment.get(name) for name in ("LC_ALL", "LC_CTYPE", "LANG"))), "C")

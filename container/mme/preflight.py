@@ -19,14 +19,16 @@ from mme.settings import Settings
 # The front end's class files need 8; 11 is the oldest that still gets updates.
 OLDEST_JAVA = 11
 # sockaddr_un.sun_path holds 108 bytes with the final zero; MMS adds "/tmp/.mms.sock.32767" to our folder.
-LONGEST_TEMPORARY_DIR = 108 - 1 - len("/mme-xxxxxxxx/tmp/.mms.sock.99999")
+LONGEST_SOCKET_PATH = 108 - 1
+LONGEST_TEMPORARY_DIR = LONGEST_SOCKET_PATH - len("/mme-xxxxxxxx/tmp/.mms.sock.99999")
 
 
 def check_start(settings: Settings) -> None:
     """Raises ``StartError`` with what is wrong and what to do about it."""
     check_temporary_dir()
     check_models(settings)
-    check_port(settings)
+    check_port(settings.host, settings.port, "SAGEMAKER_BIND_TO_PORT")
+    check_management(settings)
     check_java(settings)
 
 
@@ -64,12 +66,12 @@ def check_models(settings: Settings) -> None:
         )
 
 
-def check_port(settings: Settings) -> None:
-    """The port must be free; the front end would only say so in a Java stack trace."""
+def check_port(host: str, port: int, variable: str) -> None:
+    """The port must be free; the front end would only say so in a Java stack trace. ``variable`` chooses another."""
     try:
-        found = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
-        raise StartError(f"MME_HOST={settings.host} is no address of this machine: {error}.") from None
+        raise StartError(f"MME_HOST={host} is no address of this machine: {error}.") from None
     family, kind, protocol, _, address = found[0]
     with socket.socket(family, kind, protocol) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -78,9 +80,31 @@ def check_port(settings: Settings) -> None:
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 raise StartError(
-                    f"port {settings.port} is taken. Stop what listens there, or set SAGEMAKER_BIND_TO_PORT to another."
+                    f"port {port} is taken. Stop what listens there, or set {variable} to another."
                 ) from None
-            raise StartError(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}.") from None
+            raise StartError(f"cannot listen on {host}:{port}: {error.strerror}.") from None
+
+
+def check_management(settings: Settings) -> None:
+    """Where the management calls have a port or socket of their own, it must be allowed and free."""
+    port, path = settings.management_port, settings.management_socket
+    if port is not None:
+        if port == settings.port:
+            raise StartError(f"MME_MANAGEMENT={port} is the port that everything else is served on. Set it to another.")
+        allowed = settings.safe_port_range
+        if allowed and not allowed.first <= port <= allowed.last:
+            raise StartError(
+                f"MME_MANAGEMENT={port} is outside of SAGEMAKER_SAFE_PORT_RANGE={allowed.first}-{allowed.last}."
+            )
+        check_port("127.0.0.1", port, "MME_MANAGEMENT")
+    if path is not None:
+        # MMS deletes what is in the way of its socket, whole folders, too (Connector.clean).
+        if path.exists() and not path.is_socket():
+            raise StartError(f"MME_MANAGEMENT=unix:{path}: there is something that is no socket. Name another path.")
+        if len(os.fsencode(path)) > LONGEST_SOCKET_PATH:
+            raise StartError(f"MME_MANAGEMENT=unix:{path} is too long: at most {LONGEST_SOCKET_PATH} bytes.")
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            raise StartError(f"MME_MANAGEMENT=unix:{path}: no file can be made in that folder.")
 
 
 def java_home(settings: Settings) -> Path | None:

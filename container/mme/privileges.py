@@ -1,4 +1,4 @@
-"""From root to the unprivileged user that the server and the models run as."""
+"""What the server gives up before it starts anything: root, the right to gain privileges, AWS credentials."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import logging
 import os
 import pwd
 import sys
+from collections.abc import Mapping
+from typing import NoReturn
 
 from mme.errors import StartError
 from mme.settings import Settings
@@ -14,11 +16,56 @@ from mme.settings import Settings
 logger = logging.getLogger("mme.privileges")
 
 _PR_SET_NO_NEW_PRIVS = 38  # linux/prctl.h
+# Of the variables of AWS, those that hold neither credentials nor the way to them.
+_HARMLESS = {
+    "AWS_CA_BUNDLE",
+    "AWS_DEFAULT_OUTPUT",
+    "AWS_DEFAULT_REGION",
+    "AWS_EC2_METADATA_DISABLED",
+    "AWS_EXECUTION_ENV",
+    "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS",
+    "AWS_MAX_ATTEMPTS",
+    "AWS_REGION",
+    "AWS_RETRY_MODE",
+    "AWS_STS_REGIONAL_ENDPOINTS",
+    "AWS_USE_DUALSTACK_ENDPOINT",
+    "AWS_USE_FIPS_ENDPOINT",
+}
 
 
 def forbid_new_privileges() -> None:
     """No program that this process or a descendant starts gains privileges (set-user-ID, file capabilities)."""
     ctypes.CDLL(None).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+
+
+def drop_credentials(settings: Settings) -> None:
+    """Runs this program again without the variables that hold AWS credentials, unless there are none; else returns.
+
+    A process's first environment stays readable in /proc for what runs as the same user, models included, whatever
+    the process does with its variables. Nothing of ours needs credentials. The Inference Toolkit does where it
+    installs a model's requirements from CodeArtifact: they are then kept from what we start alone.
+    """
+    if settings.pass_credentials or settings.code_artifact_repository:
+        return
+    kept = without_credentials(os.environ)
+    if len(kept) == len(os.environ):
+        return
+    logger.debug("starting anew without %s", ", ".join(sorted(os.environ.keys() - kept.keys())))
+    _run_again(kept)
+
+
+def environment_for_models(settings: Settings) -> dict[str, str]:
+    """This process's environment, as far as model code may see it."""
+    return dict(os.environ) if settings.pass_credentials else without_credentials(os.environ)
+
+
+def without_credentials(environment: Mapping[str, str]) -> dict[str, str]:
+    """``environment`` without the variables of AWS, but for those that say how and where to reach it."""
+    return {name: value for name, value in environment.items() if not name.startswith("AWS_") or _is_harmless(name)}
+
+
+def _is_harmless(name: str) -> bool:
+    return name in _HARMLESS or name.startswith("AWS_ENDPOINT_URL")
 
 
 def switch_user(settings: Settings) -> None:
@@ -44,6 +91,10 @@ def switch_user(settings: Settings) -> None:
     os.setgid(account.pw_gid)
     os.setuid(account.pw_uid)
     environment = {**os.environ, "HOME": account.pw_dir, "USER": account.pw_name, "LOGNAME": account.pw_name}
+    _run_again(environment)
+
+
+def _run_again(environment: Mapping[str, str]) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execve(sys.executable, [sys.executable, *sys.argv], environment)
+    os.execve(sys.executable, [sys.executable, *sys.argv], dict(environment))

@@ -21,7 +21,7 @@ from mme import mms_class, mms_config, processes, toolkit
 from mme.errors import MmeError, SettingError, StartError
 from mme.logs import configure_logging
 from mme.preflight import check_start
-from mme.privileges import forbid_new_privileges, switch_user
+from mme.privileges import drop_credentials, forbid_new_privileges, switch_user
 from mme.settings import Settings
 from mme.workers.forkserver import ForkServerProcess
 from mme.workers.gate import STORE, write_store
@@ -51,6 +51,7 @@ def serve() -> int:
         return EXIT_BAD_SETTING
     configure_logging(settings)
     try:
+        drop_credentials(settings)
         switch_user(settings)
         return Server(settings).run()
     except MmeError as error:
@@ -216,6 +217,8 @@ class Server:
         if self.fork_server is not None:
             self.fork_server.stop(deadline_s)
         if self.runtime_dir is not None:
+            if self.settings.management_socket is not None:
+                self.settings.management_socket.unlink(missing_ok=True)
             shutil.rmtree(self.runtime_dir, ignore_errors=True)
 
     def exit_code(self) -> int:

@@ -322,7 +322,13 @@ class Settings:
         "MME_PASS_CREDENTIALS",
         _boolean,
         False,
-        "Let model code see the variables that hold AWS credentials.",
+        "Let model code see the variables that hold AWS credentials (docs/security.md).",
+    )
+    code_artifact_repository: str | None = _setting(
+        "CA_REPOSITORY_ARN",
+        _text,
+        None,
+        "CodeArtifact repository that the Inference Toolkit installs the requirements of a single model from.",
     )
     mxnet_fuse: bool = _setting(
         "MME_MXNET_FUSE",
@@ -374,6 +380,24 @@ class Settings:
     def single_model_dir(self) -> Path:
         """Folder of the one model in single-model mode."""
         return self.base_dir / "model"
+
+    @property
+    def management_port(self) -> int | None:
+        """The port of the management calls where they have one of their own."""
+        if self.management == "loopback":
+            allowed = self.safe_port_range or PortRange(8081, HIGHEST_PORT)
+            candidates = (8081, *range(allowed.first, allowed.first + 2))
+            return next((port for port in candidates if self._is_safe(port)), allowed.first)
+        return int(self.management) if self.management.isdigit() else None
+
+    @property
+    def management_socket(self) -> Path | None:
+        """The Unix socket of the management calls where they have one."""
+        return Path(self.management.removeprefix("unix:")) if self.management.startswith("unix:") else None
+
+    def _is_safe(self, port: int) -> bool:
+        first, last = self.safe_port_range or PortRange(1, HIGHEST_PORT)
+        return first <= port <= last and port != self.port
 
     @property
     def roots(self) -> tuple[Path, ...]:

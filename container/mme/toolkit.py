@@ -35,6 +35,7 @@ from retrying import retry
 from mme import mms_config, preflight, processes
 from mme.errors import StartError
 from mme.logs import relay_as_json
+from mme.privileges import environment_for_models
 from mme.settings import Settings
 
 logger = logging.getLogger("mme.toolkit")
@@ -150,7 +151,10 @@ class FrontEnd:
     def _popen(self, command: list[str]) -> subprocess.Popen[bytes]:
         """Runs ``multi-model-server ARGUMENTS``, which gives MMS its own interpreter as the Python to run."""
         start = "import sys; sys.executable = sys.argv.pop(1); from mms.model_server import start; start()"
-        return subprocess.Popen([sys.executable, "-P", "-c", start, str(self.python), *command[1:]])
+        return subprocess.Popen(
+            [sys.executable, "-P", "-c", start, str(self.python), *command[1:]],
+            env=environment_for_models(self.settings),
+        )
 
     def _find_jvm(self) -> int:
         """Waits until the JVM shows up below us. Raises ``FailedStart`` if the script that starts it ends without."""

@@ -111,7 +111,7 @@ def reset_signals() -> None:
 
 
 def open_output(launch: Launch) -> tuple[int, int]:
-    """Where a worker writes until MMS has opened its log pipes: what the launcher has, or else the server's own."""
+    """Where a worker writes: what the launcher has, which MMS reads, or else the server's own."""
     try:
         return launch.open_output()
     except OSError:
@@ -148,9 +148,9 @@ def raise_oom_score(by: int) -> None:
 
 
 def name_process(name: str) -> None:
-    """What ``ps`` and ``top`` show; the kernel keeps 15 bytes."""
+    """What ``ps`` and ``top`` show; the kernel keeps 15 bytes. No character is cut: others read /proc as text."""
     try:
-        Path("/proc/self/comm").write_bytes(name.encode()[:15])
+        Path("/proc/self/comm").write_text(name.encode()[:15].decode(errors="ignore"), encoding="utf-8")
     except OSError:
         pass
 

@@ -28,6 +28,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mme.errors import StartError
+from mme.privileges import environment_for_models
 from mme.settings import Settings
 from mme.workers.launcher import LAUNCHES, write_home
 
@@ -72,7 +73,7 @@ class ForkServerProcess:
         try:
             process = subprocess.Popen(
                 [*command, str(self.runtime_dir), str(alive_read), str(ready_write)],
-                env={**os.environ, **_ENVIRONMENT, "PYTHONPATH": python_path},
+                env={**environment_for_models(self.settings), **_ENVIRONMENT, "PYTHONPATH": python_path},
                 stdin=subprocess.DEVNULL,
                 pass_fds=(alive_read, ready_write),
                 process_group=0,  # Ctrl-C at a terminal is the supervisor's to act on

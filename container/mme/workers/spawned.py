@@ -44,6 +44,8 @@ def main() -> int:
     os.environ["PYTHONPATH"] = python_path
     folders = [str(Path(entry).absolute()) for entry in python_path.split(os.pathsep) if entry]
     sys.path[:] = dict.fromkeys([*folders, *sys.path[1:]])
+    options["--model-path"] = str(gate.folder_of(options["--model-path"]))
+    sys.argv = ["model_service_worker.py", *(word for pair in options.items() for word in pair)]
     return _run(gate, options, multi_model=settings.multi_model)
 
 
