@@ -387,8 +387,9 @@ def test_real_processes_are_found_below_their_parent_and_shared_pages_count_once
     try:
         both = ProcessTree(os.getpid()).used_bytes()
         alone = ProcessTree(child).used_bytes()
-        assert anonymous_bytes(child) >= size  # without regard to sharing
-        assert size / 2 * 0.9 < alone < size
+        shared = anonymous_bytes(child)  # all of it, as the child has written nothing to speak of
+        assert shared >= size
+        assert size / 2 * 0.9 < alone < shared * 0.75
         # the child adds only what it does not share, not a second block
         assert both < _resident_bytes() + size / 2
     finally:
