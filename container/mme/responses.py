@@ -44,9 +44,10 @@ def negotiate(accept: str, default: str | None = None, outputs: int = 1) -> str:
     Reads lists, wildcards and q-values (RFC 9110, 12.5.1): the highest q wins, of equals the first in the list. Raises
     ``NotAcceptable``.
     """
-    wanted = accept.strip()
-    if wanted in ("", "*/*"):
-        wanted = default or "*/*"
+    wanted, source = accept.strip(), "Accept"
+    if wanted in ("", "*/*") and default:
+        wanted, source = default, "SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT"
+    wanted = wanted or "*/*"
     entries = [_parse_entry(entry) for entry in wanted.split(",")]
     refused = {media_type for media_type, quality in entries if quality <= 0}
     available = [JSON, VERBOSE, CSV, NPY] if outputs == 1 else [JSON, VERBOSE]
@@ -55,7 +56,7 @@ def negotiate(accept: str, default: str | None = None, outputs: int = 1) -> str:
             if quality > 0 and candidate not in refused and _covers(media_type, candidate):
                 return candidate
     several = "" if outputs == 1 else f" (the model has {outputs} outputs, which fit into JSON only)"
-    raise NotAcceptable(f"Accept {wanted!r} cannot be produced; it can be {', '.join(available)}{several}.")
+    raise NotAcceptable(f"{source} {wanted!r} cannot be produced; it can be {', '.join(available)}{several}.")
 
 
 def _parse_entry(entry: str) -> tuple[str, float]:

@@ -51,6 +51,13 @@ def test_the_default_stands_in_only_where_the_choice_is_open() -> None:
     assert negotiate("application/json", CSV) == JSON
 
 
+def test_a_refusal_names_the_default_where_it_is_that_which_asks_for_too_much() -> None:
+    with pytest.raises(NotAcceptable, match="^SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT 'text/html' cannot be produced"):
+        negotiate("*/*", "text/html")
+    with pytest.raises(NotAcceptable, match="^Accept 'text/html' cannot be produced"):
+        negotiate("text/html", CSV)
+
+
 def test_several_outputs_fit_into_json_only() -> None:
     assert negotiate("*/*", None, 2) == JSON
     with pytest.raises(NotAcceptable, match="2 outputs"):
