@@ -102,7 +102,7 @@ class Connection:
         status, message = self._int(), self._field().decode()
         assert self._int() == -1
         # RandomAccessFile(…, "rw")
-        self.pipes = [os.open(self.folder / f"{pipes}-{name}", os.O_RDWR) for name in ("stdout", "stderr")]
+        self.pipes = [os.open(self.folder / f"{pipes}-{name}", os.O_RDWR | os.O_CREAT) for name in ("stdout", "stderr")]
         return status, message
 
     def invoke(self, body: str) -> tuple[int, bytes]:
@@ -466,3 +466,29 @@ def test_a_load_response_names_the_worker_as_mms_reads_it() -> None:
     message = LoadedModel().loaded_message()
     assert int(message[message.index("[PID]:") + 6 :]) == os.getpid()  # WorkerThread.java
     assert protocol.load_response(200, message)[0][:4] == struct.pack("!i", 200)
+
+
+def test_the_loop_does_not_call_for_a_descriptor_that_was_closed_meanwhile() -> None:
+    loop = EventLoop()
+    calls: list[str] = []
+    pipes = [os.pipe() for _ in range(2)]
+    for _, write in pipes:
+        os.write(write, b"x")
+
+    def closes_the_other(this: int) -> None:
+        calls.append("closes")
+        loop.unwatch(pipes[1 - this][0])
+        new_read, new_write = os.pipe()
+        os.dup2(new_read, pipes[1 - this][0])  # the same number, another pipe
+        loop.watch(pipes[1 - this][0], lambda: calls.append("called for the wrong pipe"))
+        loop.stop()
+        for descriptor in (new_read, new_write):
+            os.close(descriptor)
+
+    for this in (0, 1):
+        loop.watch(pipes[this][0], lambda this=this: closes_the_other(this))  # type: ignore[misc]
+    loop.run()
+    assert calls == ["closes"]
+    for read, write in pipes:
+        os.close(read)
+        os.close(write)

@@ -1,9 +1,13 @@
-"""One loop of one thread: what can be read, what is due, which signals came. Never blocks but in its selector."""
+"""One loop of one thread: what can be read, what is due, which signals came. Never blocks but in its wait.
+
+It runs in the fork server, where every object that is looked at between two forks is on a page that is copied for the
+sake of its reference count, and that the last worker keeps. So it is epoll and two dicts, without ``selectors``.
+"""
 
 from __future__ import annotations
 
 import os
-import selectors
+import select
 import signal
 import time
 from collections.abc import Callable, Hashable
@@ -15,7 +19,8 @@ class EventLoop:
     """Calls handlers until one of them calls ``stop``. Handlers do their part at once and return."""
 
     def __init__(self) -> None:
-        self._selector = selectors.DefaultSelector()
+        self._epoll = select.epoll()
+        self._readers: dict[int, Handler] = {}
         self._timers: dict[Hashable, tuple[float, Handler]] = {}  # due at time.monotonic()
         self._signals: dict[int, Handler] = {}
         self._stopped = False
@@ -23,11 +28,13 @@ class EventLoop:
     def run(self) -> None:
         """Returns after ``stop``."""
         while not self._stopped:
-            for key, _ in self._selector.select(self._timeout_s()):
-                # An earlier handler of this round may have unwatched it.
-                if self._selector.get_map().get(key.fd) is key:
-                    key.data()
-            self._call_due()
+            ready = [(descriptor, self._readers[descriptor]) for descriptor, _ in self._epoll.poll(self._timeout_s())]
+            for descriptor, handler in ready:
+                # Another handler may have closed it meanwhile, and the number may already be another's.
+                if self._readers.get(descriptor) is handler:
+                    handler()
+            if self._timers:
+                self._call_due()
 
     def stop(self) -> None:
         """Ends the loop after the current handler."""
@@ -35,11 +42,13 @@ class EventLoop:
 
     def watch(self, descriptor: int, handler: Handler) -> None:
         """Calls ``handler`` whenever ``descriptor`` can be read or has come to its end."""
-        self._selector.register(descriptor, selectors.EVENT_READ, handler)
+        self._epoll.register(descriptor, select.EPOLLIN)
+        self._readers[descriptor] = handler
 
     def unwatch(self, descriptor: int) -> None:
         """Before the descriptor is closed."""
-        self._selector.unregister(descriptor)
+        del self._readers[descriptor]
+        self._epoll.unregister(descriptor)
 
     def after(self, delay_s: float, key: Hashable, handler: Handler) -> None:
         """Calls ``handler`` once, later; another timer with this ``key`` is replaced."""
