@@ -52,9 +52,9 @@ def test_the_default_stands_in_only_where_the_choice_is_open() -> None:
 
 
 def test_a_refusal_names_the_default_where_it_is_that_which_asks_for_too_much() -> None:
-    with pytest.raises(NotAcceptable, match="^SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT 'text/html' cannot be produced"):
+    with pytest.raises(NotAcceptable, match=r"^SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT 'text/html' cannot be produced"):
         negotiate("*/*", "text/html")
-    with pytest.raises(NotAcceptable, match="^Accept 'text/html' cannot be produced"):
+    with pytest.raises(NotAcceptable, match=r"^Accept 'text/html' cannot be produced"):
         negotiate("text/html", CSV)
 
 
