@@ -96,44 +96,62 @@ def python_for_mms(runtime_dir: Path) -> Path:
 
 @dataclass(frozen=True)
 class Launch:
-    """What a launcher was started with, and its descriptors as long as it lives."""
+    """What a launcher was started with, and its descriptors as long as it lives.
+
+    The fork server makes one between two forks, and each object that it looks at then costs the next worker a page. So
+    this holds what the kernel said, read without ``pathlib``; the worker takes it apart.
+    """
 
     pid: int
-    started: str  # the kernel's start time of the process: tells it from a later one with the same number
-    arguments: dict[str, str]  # as MMS passes them: {"--model-name": …}
-    environment: dict[bytes, bytes]
+    started: bytes  # the kernel's start time of the process: tells it from a later one with the same number
+    options: dict[bytes, bytes]
+    environ: bytes
     working_dir: str  # the model's folder
 
     @classmethod
     def of_process(cls, pid: int) -> Launch:
         """Reads the launch of process ``pid``. Raises ``OSError`` if that is gone, ``ValueError`` if it is none."""
-        words = [os.fsdecode(word) for word in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[:-1]]
-        programs = [at for at, word in enumerate(words) if word.endswith("/mms/model_service_worker.py")]
-        if not programs:
-            raise ValueError(f"process {pid} is no launcher: {words}")
-        options = words[programs[0] + 1 :]
-        arguments = dict(zip(options[::2], options[1::2], strict=True))
-        pairs = [entry.split(b"=", 1) for entry in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0") if entry]
-        environment = {pair[0]: pair[1] for pair in pairs if len(pair) == 2}
-        return cls(pid, start_time(pid), arguments, environment, str(Path(f"/proc/{pid}/cwd").readlink()))
+        words = _read(f"/proc/{pid}/cmdline").split(b"\0")[:-1]
+        while words and not words.pop(0).endswith(b"/mms/model_service_worker.py"):
+            pass
+        if not words:
+            raise ValueError(f"process {pid} is no launcher")
+        options = dict(zip(words[::2], words[1::2], strict=True))
+        working_dir = os.readlink(f"/proc/{pid}/cwd")  # noqa: PTH115
+        return cls(pid, start_time(pid), options, _read(f"/proc/{pid}/environ"), working_dir)
+
+    @property
+    def arguments(self) -> dict[str, str]:
+        """As MMS passes them: {"--model-name": …}."""
+        return {os.fsdecode(name): os.fsdecode(value) for name, value in self.options.items()}
+
+    @property
+    def environment(self) -> dict[bytes, bytes]:
+        """The variables that it was started with."""
+        variables = {}
+        for entry in self.environ.split(b"\0"):
+            name, equals, value = entry.partition(b"=")
+            if equals:
+                variables[name] = value
+        return variables
 
     @property
     def model_name(self) -> str:
-        return self.arguments["--model-name"]
+        return os.fsdecode(self.options[b"--model-name"])
 
     @property
     def socket_path(self) -> str | None:
         """The Unix socket to listen on, or None for TCP on ``port``."""
-        return self.arguments["--sock-name"] if self.arguments["--sock-type"] == "unix" else None
+        return os.fsdecode(self.options[b"--sock-name"]) if self.options[b"--sock-type"] == b"unix" else None
 
     @property
     def port(self) -> int:
-        return int(self.arguments["--port"])
+        return int(self.options[b"--port"])
 
     @property
     def temporary_dir(self) -> str:
-        """Where the front end expects the log pipes."""
-        return self.arguments["--tmp-dir"]
+        """Where the front end makes the log files of workers."""
+        return os.fsdecode(self.options[b"--tmp-dir"])
 
     def is_alive(self) -> bool:
         """Whether this very process still runs."""
@@ -151,7 +169,7 @@ class Launch:
         return os.open(f"/proc/{self.pid}/fd/{number}", os.O_WRONLY | os.O_CLOEXEC)
 
 
-def is_process(pid: int, started: str) -> bool:
+def is_process(pid: int, started: bytes) -> bool:
     """Whether process ``pid`` runs and is the one that was started then."""
     try:
         return start_time(pid) == started
@@ -159,9 +177,20 @@ def is_process(pid: int, started: str) -> bool:
         return False
 
 
-def start_time(pid: int) -> str:
+def start_time(pid: int) -> bytes:
     """When the process was started, as the kernel words it. Raises ``OSError`` or ``ValueError`` if it has ended."""
-    state, *fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
-    if state == "Z":
+    state, *fields = _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
+    if state == b"Z":
         raise ValueError("a zombie")
     return fields[18]
+
+
+def _read(path: str) -> bytes:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        content = b""
+        while part := os.read(descriptor, 65536):
+            content += part
+        return content
+    finally:
+        os.close(descriptor)
