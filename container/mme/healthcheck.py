@@ -16,7 +16,7 @@ TIMEOUT_S = 4.0  # below the 5 s that the Dockerfile allows, so that the reason 
 
 def reason_unhealthy(settings: Settings) -> str | None:
     """Why the server of ``settings`` counts as not healthy, or None where it is well."""
-    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host
+    host = "127.0.0.1" if settings.host == "0.0.0.0" else settings.host
     connection = http.client.HTTPConnection(host, settings.port, timeout=TIMEOUT_S)
     try:
         connection.request("GET", "/ping")

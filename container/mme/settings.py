@@ -91,6 +91,13 @@ def _text(text: str) -> str:
     return text.strip()
 
 
+def _host(text: str) -> str:
+    host = _text(text)
+    if not re.fullmatch(r"[A-Za-z0-9._-]+", host):
+        raise _Invalid("an IPv4 address or a host name (MMS takes no IPv6 address)")  # frontend/.../util/Connector.java
+    return host
+
+
 def _frameworks(text: str) -> tuple[str, ...]:
     names = tuple(name.strip().lower() for name in text.split(",") if name.strip())
     if not all(re.fullmatch(r"[a-z0-9_]+", name) for name in names):
@@ -218,7 +225,7 @@ class Settings:
         unit="s",
     )
     # ---- ours ----
-    host: str = _setting("MME_HOST", _text, "0.0.0.0", "The address that is listened on.")
+    host: str = _setting("MME_HOST", _host, "0.0.0.0", "The address that is listened on.")
     log_format: str = _setting(
         "MME_LOG_FORMAT",
         _one_of("text", "json"),

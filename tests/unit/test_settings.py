@@ -66,6 +66,8 @@ def test_the_timeout_in_seconds_wins() -> None:
         ("SAGEMAKER_CONTAINER_LOG_LEVEL", "loud", "debug"),
         ("SAGEMAKER_HANDLER", "a\nb", "control characters"),
         ("MME_LOG_FORMAT", "xml", "text, json"),
+        ("MME_HOST", "::1", "IPv4"),
+        ("MME_HOST", "http://0.0.0.0", "host name"),
     ],
 )
 def test_a_bad_value_is_named_with_what_is_allowed(name: str, value: str, allowed: str) -> None:
