@@ -27,6 +27,7 @@ from mme.capacity.admission import Admission
 from mme.privileges import forbid_new_privileges
 from mme.workers.gate import Gate
 from mme.workers.launcher import Launch
+from mme.workers.shared import TurnAway
 
 # Should the kernel have to kill, then one worker before the fork server, and that before the front end.
 OOM_SCORE_ABOVE_FORK_SERVER = 200
@@ -45,9 +46,17 @@ class Inherited:
 
 
 def run_worker(
-    launch: Launch, connection: socket.socket, state: memoryview, inherited: Inherited, admission: Admission, gate: Gate
+    launch: Launch,
+    connection: socket.socket,
+    page: memoryview,
+    slot: int,
+    inherited: Inherited,
+    admission: Admission,
+    gate: Gate,
 ) -> NoReturn:
     """Runs in the forked process: becomes a worker of ``launch``, serves ``connection``, and ends.
+
+    ``slot`` is the byte of its state in the shared ``page``.
 
     Leaves by ``os._exit``: what the fork server has registered for its own exit is not to run here.
     """
@@ -60,7 +69,8 @@ def run_worker(
             connection,
             temporary_dir=launch.temporary_dir,
             decode_bodies=launch.environment.get(b"MMS_DECODE_INPUT_REQUEST", b"true") == b"true",
-            state=state,
+            state=page[slot : slot + 1],
+            turn_away=TurnAway(page),
             admission=admission,
             gate=gate,
         )

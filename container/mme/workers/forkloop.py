@@ -1,6 +1,6 @@
 """The fork server's process: one loop that waits for launchers, connections, ends and deaths, and forks.
 
-    python -m mme.workers.forkloop RUNTIME_DIR ALIVE_FD READY_FD
+    python -m mme.workers.forkloop RUNTIME_DIR ALIVE_FD READY_FD SHARED_FD
 
 It listens on the sockets of all models itself and forks one worker per accepted connection. It has one thread, and
 does nothing between events. What its workers are made of is in ``template.py``, what
@@ -9,8 +9,8 @@ becomes of a forked process in ``child.py``.
 
 from __future__ import annotations
 
+import errno
 import logging
-import mmap
 import os
 import resource
 import select
@@ -30,6 +30,7 @@ from mme.workers.eventloop import EventLoop
 from mme.workers.gate import Gate
 from mme.workers.launcher import ALIVE, LAUNCHES, Launch, is_process, start_time
 from mme.workers.service import EXIT_NO_MEMORY, EXIT_REFUSED, Busy
+from mme.workers.shared import MOST_WORKERS, map_shared
 from mme.workers.template import warm_up
 
 logger = logging.getLogger("mme.forkserver")
@@ -37,11 +38,12 @@ logger = logging.getLogger("mme.forkserver")
 # Half way between the front end and a worker, should the kernel have to kill.
 OOM_SCORE_ABOVE_FRONT_END = 100
 _BACKLOG = 128  # as MMS's worker
-_MOST_WORKERS = 65536
 # How long a model whose launcher was killed is kept for its front end to come back; MMS does after 1 s.
 _ORPHAN_GRACE_S = 10.0
-# How long MMS may take to open the log pipes of a worker that it believes to have answered.
-_PIPES_OPENED_S = 1.0
+# How long MMS may take to close its end of a launcher's pipes once that has ended.
+_REAPED_S = 0.3
+# How long MMS may take to make the log files of a worker that it believes to have answered.
+_FILES_MADE_S = 1.0
 _SIGNALS = {signal.SIGTERM, signal.SIGCHLD}
 # What a load is answered by the exit code of its worker.
 _REFUSALS = {EXIT_NO_MEMORY: 507, EXIT_REFUSED: 400}
@@ -54,6 +56,7 @@ class Model:
     launch: Launch
     listener: socket.socket
     standard_input: int  # -1 once the launcher is gone
+    process: int = -1  # readable once the launcher has ended; -1 from then on, or where the kernel has no such thing
     workers: dict[int, Worker] = field(default_factory=dict)
     has_loaded: bool = False  # in any worker, at any time
     refused: list[tuple[socket.socket, int]] = field(default_factory=list)  # answered when the launcher is gone
@@ -77,6 +80,7 @@ class ForkServer:
         self,
         runtime_dir: Path,
         alive: int,
+        shared: int,
         inherited: Inherited,
         admission: Admission,
         gate: Gate,
@@ -90,11 +94,11 @@ class ForkServer:
         self._gate = gate
         self._multi_model = multi_model
         self._loop = EventLoop()
-        self._guarded: dict[int, str] = {}  # process → when it was started
+        self._guarded: dict[int, bytes] = {}  # process → when it was started
         self._models: dict[int, Model] = {}  # by launcher
         self._workers: dict[int, Worker] = {}  # by process
-        self._states = memoryview(mmap.mmap(-1, _MOST_WORKERS))
-        self._free_slots = list(range(_MOST_WORKERS - 1, -1, -1))
+        self._states = map_shared(shared)
+        self._free_slots = list(range(MOST_WORKERS - 1, -1, -1))
 
     # ---- life ----
 
@@ -164,8 +168,10 @@ class ForkServer:
         except OSError:
             os.close(standard_input)
             raise
-        model = Model(launch, listener, standard_input)
+        model = Model(launch, listener, standard_input, _open_process(launch.pid))
         self._models[launch.pid] = model
+        if model.process >= 0:
+            self._loop.watch(model.process, lambda: self.handle_launcher_death(model))
         self._loop.watch(listener.fileno(), lambda: self.handle_connection(model))
         self._loop.watch(standard_input, lambda: self.handle_launcher_end(model))
         output, errors = launch.open_output()
@@ -174,6 +180,20 @@ class ForkServer:
         os.close(output)
         os.close(errors)
         logger.debug("listening for model %s", launch.model_name)
+
+    def handle_launcher_death(self, model: Model) -> None:
+        """The launcher has ended. Workers write to its pipes, and until these are closed the JVM tells us nothing.
+
+        Where the model was unregistered they end at once, else we end them.
+        """
+        self._forget_process(model)
+        self._loop.after(_REAPED_S, (model.launch.pid, "end"), lambda: self.handle_launcher_end(model))
+
+    def _forget_process(self, model: Model) -> None:
+        if model.process >= 0:
+            self._loop.unwatch(model.process)
+            os.close(model.process)
+            model.process = -1
 
     def handle_launcher_end(self, model: Model) -> None:
         """The launcher has been reaped, or the front end is gone: the model's workers end at once, and so does it.
@@ -200,6 +220,8 @@ class ForkServer:
             _kill_group(worker.pid)
 
     def _forget_launcher(self, model: Model) -> None:
+        self._forget_process(model)
+        self._loop.cancel((model.launch.pid, "end"))
         if model.standard_input >= 0:
             self._loop.unwatch(model.standard_input)
             os.close(model.standard_input)
@@ -228,7 +250,7 @@ class ForkServer:
             return  # it has gone again
         connection.setblocking(True)
         if not self._free_slots:
-            logger.error("no worker for model %s: there are %d", model.launch.model_name, _MOST_WORKERS)
+            logger.error("no worker for model %s: there are %d", model.launch.model_name, MOST_WORKERS)
             connection.close()
             return
         slot = self._free_slots.pop()
@@ -249,8 +271,7 @@ class ForkServer:
         try:
             pid = os.fork()
             if pid == 0:
-                state = self._states[slot : slot + 1]
-                run_worker(model.launch, connection, state, self._inherited, self._admission, self._gate)
+                run_worker(model.launch, connection, self._states, slot, self._inherited, self._admission, self._gate)
             os.setpgid(pid, pid)  # the child does the same; whoever is first, from here on it leads a group
             return pid
         finally:
@@ -278,6 +299,7 @@ class ForkServer:
         _kill_group(pid)  # what the handler has started
         code = os.waitstatus_to_exitcode(status)
         state = self._states[worker.slot]
+        self._states[worker.slot] = Busy.STARTED
         model.has_loaded |= state >= Busy.READY
         self._free_slots.append(worker.slot)
         if not worker.ended_by_us:
@@ -308,9 +330,8 @@ class ForkServer:
     def _answer_load(self, model: Model, connection: socket.socket, status: int) -> None:
         _send(connection, protocol.load_response(status, "The reason is in the log of the worker."))
         connection.close()
-        # MMS opens log pipes that were never made, and so makes files.
         folder = Path(model.launch.temporary_dir)
-        self._loop.after(_PIPES_OPENED_S, folder, lambda: _remove_false_pipes(folder))
+        self._loop.after(_FILES_MADE_S, folder, lambda: _remove_log_files(folder))
 
 
 _PYTHON_VERSION = ".".join(map(str, sys.version_info[:3])).encode()
@@ -324,9 +345,13 @@ def _listen(launch: Launch) -> socket.socket:
         listener.bind(("127.0.0.1", launch.port))
     else:
         listener = socket.socket(socket.AF_UNIX)
-        if Path(path).is_socket():
-            Path(path).unlink()  # of a fork server that was killed
-        listener.bind(path)
+        try:
+            listener.bind(path)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            os.unlink(path)  # noqa: PTH108 (of a fork server that was killed)
+            listener.bind(path)
     listener.listen(_BACKLOG)
     listener.setblocking(False)
     return listener
@@ -345,10 +370,18 @@ def _report(worker: Worker, code: int) -> None:
         logger.error("%s crashed: %s", what, signal.Signals(-code).name)
 
 
-def _remove_false_pipes(folder: Path) -> None:
+def _remove_log_files(folder: Path) -> None:
     for path in [*folder.glob("*-stdout"), *folder.glob("*-stderr")]:
         if path.is_file():
             path.unlink(missing_ok=True)
+
+
+def _open_process(pid: int) -> int:
+    """A descriptor that is readable once the process has ended; -1 on Linux before 5.3."""
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        return -1
 
 
 def _is_launcher(pid: int) -> bool:
@@ -392,7 +425,8 @@ def _kill_group(leader: int) -> None:
 
 def main() -> int:
     """Warms up, then serves. Exit code 1 if it cannot; the log says why."""
-    runtime_dir, alive, ready = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    runtime_dir = Path(sys.argv[1])
+    alive, ready, shared = map(int, sys.argv[2:5])
     settings = Settings.from_environment()
     configure_logging(settings)
     raise_oom_score(OOM_SCORE_ABOVE_FRONT_END)
@@ -405,7 +439,7 @@ def main() -> int:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     admission = Admission(settings, runtime_dir, server_pid=os.getppid())
     gate = Gate.for_server(settings, runtime_dir, settings.python_path)
-    ForkServer(runtime_dir, alive, inherited, admission, gate, multi_model=settings.multi_model).run(ready)
+    ForkServer(runtime_dir, alive, shared, inherited, admission, gate, multi_model=settings.multi_model).run(ready)
     return 0
 
 

@@ -31,6 +31,7 @@ from mme.errors import StartError
 from mme.privileges import environment_for_models
 from mme.settings import Settings
 from mme.workers.launcher import LAUNCHES, write_home
+from mme.workers.shared import TurnAway, is_any_busy, make_shared, map_shared
 
 logger = logging.getLogger("mme.forkserver")
 
@@ -55,6 +56,7 @@ class ForkServerProcess:
         self._front_end_variables = write_home(runtime_dir, "fork", "")
         # Kept open: announcements of launchers wait in it while there is no fork server to read them.
         self._launches = os.open(runtime_dir / LAUNCHES, os.O_RDWR | os.O_CLOEXEC)
+        self._pages: list[memoryview] = []  # shared with workers, one page per fork server: workers may outlive it
         self._alive_write = -1
         self._ready_read = -1
         self._guarded: list[int] = []
@@ -68,14 +70,16 @@ class ForkServerProcess:
         """Starts the process and returns at once. Raises ``StartError`` if it cannot be started at all."""
         alive_read, self._alive_write = os.pipe2(os.O_CLOEXEC)
         self._ready_read, ready_write = os.pipe2(os.O_CLOEXEC)
+        shared = make_shared()
+        self._pages.append(map_shared(shared))
         python_path = os.pathsep.join(filter(None, [str(PACKAGE_DIR), self.settings.python_path]))
         command = [sys.executable, "-P", "-m", "mme.workers.forkloop"]
         try:
             process = subprocess.Popen(
-                [*command, str(self.runtime_dir), str(alive_read), str(ready_write)],
+                [*command, str(self.runtime_dir), str(alive_read), str(ready_write), str(shared)],
                 env={**environment_for_models(self.settings), **_ENVIRONMENT, "PYTHONPATH": python_path},
                 stdin=subprocess.DEVNULL,
-                pass_fds=(alive_read, ready_write),
+                pass_fds=(alive_read, ready_write, shared),
                 process_group=0,  # Ctrl-C at a terminal is the supervisor's to act on
             )
         except OSError as error:
@@ -83,6 +87,7 @@ class ForkServerProcess:
         finally:
             os.close(alive_read)
             os.close(ready_write)
+            os.close(shared)
         self.pid, self.status = process.pid, None
         process.returncode = 0  # it is ours to reap, not subprocess's
         for pid in self._guarded:
@@ -104,6 +109,15 @@ class ForkServerProcess:
         """Has the fork server kill ``pid`` if this process dies without stopping it."""
         self._guarded = [pid]
         self._tell(pid)
+
+    def is_busy(self) -> bool:
+        """Whether a worker loads its model or works on a request."""
+        return bool(self._pages) and is_any_busy(self._pages[-1])
+
+    def turn_away_after(self, requests: int) -> None:
+        """Has each worker answer so many requests, and 503 to all that come then. For good."""
+        for page in self._pages:
+            TurnAway(page).after(requests)
 
     def _tell(self, pid: int) -> None:
         try:

@@ -12,7 +12,7 @@ the place of a field's length ends a list.
             int     batch size                           list of headers, each: field name, field value
             field   handler                              list of inputs, each: field name, field content type,
             int     GPU number, -1 for none                                    field value (the body)
-            field   name of the log pipes
+            field   name of the log files
 
     response, load                             response, predict
     0       int     HTTP status                0       int     status of the whole batch (200, or all failed)

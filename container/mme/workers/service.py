@@ -7,8 +7,8 @@ handlers written for MMS find what they expect. How the process came to be is no
 from __future__ import annotations
 
 import ctypes
-import errno
 import fcntl
+import json
 import logging
 import os
 import select
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import mms.service
+from mms.context import Context, RequestProcessor
 from mms.model_loader import ModelLoaderFactory
 from mms.service import Service, emit_metrics
 
@@ -27,6 +28,7 @@ from mme.capacity.admission import Admission
 from mme.errors import InsufficientMemory, MmeError, ModelRefused
 from mme.workers import protocol
 from mme.workers.gate import Gate
+from mme.workers.shared import State, TurnAway
 
 # What predict() of MMS's service returns is written by us: no copies of bodies.
 mms.service.create_predict_response = protocol.predict_response
@@ -35,12 +37,13 @@ logger = logging.getLogger("mme.worker")
 
 EXIT_NO_MEMORY = 12  # ENOMEM
 EXIT_REFUSED = 22  # EINVAL
-_PIPE_POLL_MS = 1
+_FILES_POLL_MS = 1
+_FILES_POLLS = 1000
 # A worker without requests for so long gives the memory that its last ones needed back to the system.
 _IDLE_MS = 200
 
 
-class Busy:
+class Busy(State):
     """What is true while a request is worked on: this process is to die if the front end hangs up.
 
     A handler may be anywhere then, in a loop or deep in C++, so the kernel does it: SIGIO, which ends a process unless
@@ -48,8 +51,6 @@ class Busy:
     end: the front end gave up waiting, unregistered the model, or died. ``state`` is one shared byte that tells the
     fork server the same, which answers in our place if the kernel kills us for lack of memory.
     """
-
-    STARTED, LOADING, READY, PREDICTING = range(4)
 
     def __init__(self, connection: socket.socket, state: memoryview) -> None:
         self._connection = connection
@@ -86,6 +87,7 @@ def serve(
     temporary_dir: str,
     decode_bodies: bool,
     state: memoryview,
+    turn_away: TurnAway,
     admission: Admission,
     gate: Gate,
 ) -> int:
@@ -93,8 +95,9 @@ def serve(
 
     0; or 1 where the model did not load, of which MMS learns by the end of the connection; or ``EXIT_NO_MEMORY`` where
     it did not for lack of memory, ``EXIT_REFUSED`` where it must not: the fork server answers in our place then
-    (``ForkServer.refuse_load``). ``temporary_dir`` is where the front end expects the log pipes; ``state`` is the byte
-    shared with the fork server; ``admission`` says whether there is memory for the model, ``gate`` whether it may load.
+    (``ForkServer.refuse_load``). ``temporary_dir`` is where the front end makes log files; ``state`` is the byte
+    shared with the fork server; ``turn_away`` says when to answer 503 to everything, ``admission`` whether there is
+    memory for the model, ``gate`` whether it may load.
     """
     reader = protocol.RequestReader(connection, decode_bodies=decode_bodies)
     busy = Busy(connection, state)
@@ -111,10 +114,12 @@ def serve(
                 with busy(Busy.LOADING):
                     if not model.load(request):
                         return EXIT_NO_MEMORY
-                pipes = LogPipes(temporary_dir, request["ioFileDescriptor"].decode())
                 busy.over()
                 protocol.send(connection, protocol.load_response(200, model.loaded_message()))
-                pipes.redirect_output(busy)
+                LogFiles(temporary_dir, request["ioFileDescriptor"].decode()).remove(connection)
+            elif turn_away.turns_away(len(request)):
+                protocol.send(connection, model.turned_away(request))
+                continue
             else:
                 with busy(Busy.PREDICTING):
                     response = model.predict(request)
@@ -187,6 +192,17 @@ class LoadedModel:
             self._admission.request_guard.renew()
         return self._service.predict(request)
 
+    def turned_away(self, request: list[dict[str, Any]]) -> list[protocol.Buffer]:
+        """503 to each request of a batch, by itself: MMS fails on a batch that failed as a whole."""
+        context = Context(self._name, None, None, len(request), None, None)
+        context.request_processor = [RequestProcessor({}) for _ in request]
+        request_ids = {index: item["requestId"].decode() for index, item in enumerate(request)}
+        body = json.dumps({"code": 503, "type": "ServiceUnavailableException", "message": "The server is stopping."})
+        for index in request_ids:
+            context.set_response_status(503, "Service Unavailable", index)
+            context.set_response_content_type(index, "application/json")
+        return protocol.predict_response([body] * len(request), request_ids, "", 200, context)
+
     def emit_metrics(self) -> None:
         """Writes the handler's metrics as lines that MMS reads."""
         if self._service is not None and self._service.context is not None and self._service.context.metrics:
@@ -201,39 +217,24 @@ class LoadedModel:
                 logger.exception("The handler's module could not be unloaded.")
 
 
-class LogPipes:
-    """The two named pipes that carry a worker's standard output and error to MMS once its model is loaded."""
+class LogFiles:
+    """The two files that MMS opens, once a model is loaded, to read a worker's output from.
+
+    MMS's own worker makes named pipes of them. MMS opens those for reading and writing and so never sees their end: two
+    threads and two descriptors of the front end stay for ever behind each worker that dies (WorkerThread.runWorker
+    forgets them when the next one has loaded). We leave it to MMS to make empty files, with which it is done at once,
+    and go on to write where the launcher does, which MMS reads as long as the model lives.
+    """
 
     def __init__(self, folder: str, name: str) -> None:
-        """Makes them; the front end opens them when it has the response to the load."""
-        self._paths = [f"{folder}/{name}-stdout", f"{folder}/{name}-stderr"]
+        self._paths = [Path(folder, f"{name}-{stream}") for stream in ("stdout", "stderr")]
+
+    def remove(self, connection: socket.socket) -> None:
+        """Removes them when the front end has made both, which it does before it sends anything or hangs up."""
+        poll = select.poll()
+        poll.register(connection, select.POLLIN | select.POLLRDHUP)
+        for _ in range(_FILES_POLLS):
+            if all(path.exists() for path in self._paths) or poll.poll(_FILES_POLL_MS):
+                break
         for path in self._paths:
-            os.mkfifo(path)
-
-    def redirect_output(self, busy: Busy) -> None:
-        """Waits until the front end has opened both, then puts them in place. Raises ``Disconnected``.
-
-        The names are removed at once, so that nothing is left behind however this process ends.
-        """
-        try:
-            for number, path in enumerate(self._paths, start=1):
-                pipe = self._open(path, busy)
-                os.dup2(pipe, number)
-                os.close(pipe)
-        finally:
-            for path in self._paths:
-                Path(path).unlink()
-
-    @staticmethod
-    def _open(path: str, busy: Busy) -> int:
-        while True:
-            try:
-                pipe = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            except OSError as error:
-                if error.errno != errno.ENXIO:  # nobody reads it yet
-                    raise
-            else:
-                os.set_blocking(pipe, True)
-                return pipe
-            if busy.hung_up(_PIPE_POLL_MS):
-                raise protocol.Disconnected
+            path.unlink(missing_ok=True)

@@ -1,0 +1,58 @@
+"""The page that a fork server, its workers and the supervisor share: what each worker is at, and when to turn away.
+
+0 … 65535       a byte per worker: its ``State``; 0 where there is no worker
+65536 … 65539   0 while all is well; in a drain, 1 + the requests that each worker is to answer yet
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+
+MOST_WORKERS = 65536
+SHARED_BYTES = MOST_WORKERS + 4
+
+
+class State:
+    """What a worker is at."""
+
+    STARTED, LOADING, READY, PREDICTING = range(4)
+
+
+def make_shared() -> int:
+    """A descriptor of the page, all zeros."""
+    descriptor = os.memfd_create("mme-workers", os.MFD_CLOEXEC)
+    os.truncate(descriptor, SHARED_BYTES)
+    return descriptor
+
+
+def map_shared(descriptor: int) -> memoryview:
+    """The page itself; it stays when the descriptor is closed."""
+    return memoryview(mmap.mmap(descriptor, SHARED_BYTES))
+
+
+def is_any_busy(page: memoryview) -> bool:
+    """Whether a worker loads its model or works on a request."""
+    states = bytes(page[:MOST_WORKERS])
+    return any(states.find(state) >= 0 for state in (State.LOADING, State.PREDICTING))
+
+
+class TurnAway:
+    """When a worker is to answer 503: never, until the server drains; then to all but so many requests."""
+
+    def __init__(self, page: memoryview) -> None:
+        self._word = page[MOST_WORKERS:SHARED_BYTES]
+        self._answered = 0
+
+    def after(self, requests: int) -> None:
+        """Called by the supervisor: each worker is to answer so many more."""
+        self._word[:] = (1 + requests).to_bytes(4, "little")
+
+    def turns_away(self, requests: int) -> bool:
+        """Called by a worker with the number of requests in a batch: whether they come too late."""
+        allowed = int.from_bytes(self._word, "little")
+        if not allowed:
+            return False
+        too_late = self._answered >= allowed - 1
+        self._answered += requests
+        return too_late
