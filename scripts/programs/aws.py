@@ -38,7 +38,7 @@ def client(service: str) -> Any:
             return session.client(service, region_name=session.region_name or LOCAL_REGION, config=config, **keys)
         return made
     if session.region_name is None:
-        raise Failure("no AWS region is set: set AWS_REGION (or AWS_ENDPOINT_URL, for a local endpoint).")
+        raise Failure("no AWS region is set: set AWS_DEFAULT_REGION (or AWS_ENDPOINT_URL, for a local endpoint).")
     return made
 
 

@@ -104,7 +104,8 @@ def guide(url: str) -> str:
     """What to type in another terminal."""
     return (
         f"The local endpoint is up on {url}. In another terminal:\n"
-        f"  export AWS_ENDPOINT_URL={url} AWS_REGION=us-east-1 AWS_ACCESS_KEY_ID=local AWS_SECRET_ACCESS_KEY=local\n"
+        f"  export AWS_ENDPOINT_URL={url} AWS_DEFAULT_REGION=us-east-1 "
+        "AWS_ACCESS_KEY_ID=local AWS_SECRET_ACCESS_KEY=local\n"
         "Then boto3, the AWS CLI and the programs in scripts/ work against it. Ctrl-C stops it and its containers."
     )
 

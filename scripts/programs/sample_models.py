@@ -1,8 +1,10 @@
-"""Two small image classifiers of different architecture, trained here on the handwritten digits that scikit-learn
-carries, and saved as anybody's MXNet models are: symbol, params, shapes, labels and how images were prepared.
+"""Small image classifiers of two architectures, trained here on the handwritten digits that scikit-learn carries, and
+saved as anybody's MXNet models are: symbol, params, shapes, labels and how images were prepared.
 
-    digits_mlp     multilayer perceptron, Module API, 8×8 pixels; ends in SoftmaxOutput
-    digits_lenet   LeNet-type convolutional network, Gluon, 28×28 pixels; ends in logits
+    digits_mlp           multilayer perceptron, Module API, 8×8 pixels; ends in SoftmaxOutput
+    digits_mlp_v2        what is to replace it: the same network, trained for longer from another random start
+    digits_lenet         LeNet-type convolutional network, Gluon, 28×28 pixels; ends in logits
+    digits_small_01 …    perceptrons with one small hidden layer, each from a random start of its own
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import json
 import random
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +25,7 @@ PICTURE_PIXELS = 64  # side of the pictures, for eyes; each model resizes them t
 HELD_OUT = 450  # of 1,797 pictures, the same share of each digit
 BATCH = 32
 SEED = 20
+OnEpoch = Callable[[], object]
 
 
 class Digits(NamedTuple):
@@ -32,7 +36,8 @@ class Digits(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """A model to train: its name, how it sees a picture, and how many rounds over the training set it takes."""
+    """A model to train: its name, how it sees a picture, how many rounds over the training set it takes, and where its
+    random numbers start."""
 
     name: str
     side_pixels: int
@@ -40,6 +45,7 @@ class Sample(NamedTuple):
     std: float
     epochs: int
     train: Callable[..., None]
+    seed: int = SEED
 
 
 def load_digits() -> tuple[Digits, Digits]:
@@ -63,13 +69,13 @@ def inputs_of(pictures: np.ndarray, sample: Sample) -> np.ndarray:
     return ((np.stack(resized)[:, None] / 255 - sample.mean) / sample.std).astype(np.float32)
 
 
-def train(sample: Sample, digits: Digits, folder: Path, on_epoch: Callable[[], object]) -> None:
+def train(sample: Sample, digits: Digits, folder: Path, on_epoch: OnEpoch) -> None:
     """Trains ``sample`` and writes its artifacts to ``folder``; ``on_epoch`` is called after each epoch."""
     import mxnet as mx
 
-    random.seed(SEED)
-    np.random.seed(SEED)
-    mx.random.seed(SEED)
+    random.seed(sample.seed)
+    np.random.seed(sample.seed)
+    mx.random.seed(sample.seed)
     folder.mkdir(parents=True)
     prefix = folder / sample.name
     sample.train(inputs_of(digits.pictures, sample), digits.truths, prefix, sample.epochs, on_epoch)
@@ -89,12 +95,12 @@ def train(sample: Sample, digits: Digits, folder: Path, on_epoch: Callable[[], o
     (folder / "preprocessor_config.json").write_text(json.dumps(preparation, indent=2) + "\n")
 
 
-def save_one_picture_of_each(digits: Digits, folder: Path) -> None:
-    """Writes 0.png to 9.png: the first picture of each digit."""
+def save_pictures(digits: Digits, folder: Path) -> None:
+    """Writes all of them, numbered for each digit: 7-000.png is the first picture of a seven."""
     folder.mkdir(parents=True)
     for digit in range(10):
-        first = int(np.flatnonzero(digits.truths == digit)[0])
-        Image.fromarray(digits.pictures[first]).save(folder / f"{digit}.png")
+        for number, picture in enumerate(digits.pictures[digits.truths == digit]):
+            Image.fromarray(picture).save(folder / f"{digit}-{number:03}.png")
 
 
 def accuracy(sample: Sample, digits: Digits, folder: Path) -> float:
@@ -114,12 +120,17 @@ def accuracy(sample: Sample, digits: Digits, folder: Path) -> float:
 
 
 def _train_mlp(
-    inputs: np.ndarray, truths: np.ndarray, prefix: Path, epochs: int, on_epoch: Callable[[], object]
+    inputs: np.ndarray,
+    truths: np.ndarray,
+    prefix: Path,
+    epochs: int,
+    on_epoch: OnEpoch,
+    hidden_units: tuple[int, ...] = (128, 64),
 ) -> None:
     import mxnet as mx
 
     net: Any = mx.sym.Variable("data")
-    for layer, units in enumerate((128, 64), start=1):
+    for layer, units in enumerate(hidden_units, start=1):
         net = mx.sym.FullyConnected(net, num_hidden=units, name=f"hidden{layer}")
         net = mx.sym.Activation(net, act_type="relu", name=f"relu{layer}")
     net = mx.sym.FullyConnected(net, num_hidden=len(LABELS), name="scores")
@@ -140,9 +151,7 @@ def _train_mlp(
     module.save_checkpoint(str(prefix), 0)
 
 
-def _train_lenet(
-    inputs: np.ndarray, truths: np.ndarray, prefix: Path, epochs: int, on_epoch: Callable[[], object]
-) -> None:
+def _train_lenet(inputs: np.ndarray, truths: np.ndarray, prefix: Path, epochs: int, on_epoch: OnEpoch) -> None:
     import mxnet as mx
     from mxnet import gluon
 
@@ -172,7 +181,15 @@ def _train_lenet(
     net.export(str(prefix), epoch=0)
 
 
+_MLP = Sample("digits_mlp", side_pixels=8, mean=0.0, std=1.0, epochs=40, train=_train_mlp)
 SAMPLES = [
-    Sample("digits_mlp", side_pixels=8, mean=0.0, std=1.0, epochs=40, train=_train_mlp),
+    _MLP,
     Sample("digits_lenet", side_pixels=28, mean=0.5, std=0.5, epochs=12, train=_train_lenet),
 ]
+SMALL_SAMPLES = [
+    _MLP._replace(
+        name=f"digits_small_{number:02}", epochs=10, train=partial(_train_mlp, hidden_units=(32,)), seed=number
+    )
+    for number in range(1, 11)
+]
+SUCCESSOR = _MLP._replace(name="digits_mlp_v2", epochs=60, seed=SEED + 1)

@@ -1,4 +1,4 @@
-"""The container's server on this machine, as scripts/serve and scripts/quickstart start and stop it."""
+"""The container's server on this machine, as scripts/serve starts and stops it."""
 
 from __future__ import annotations
 
@@ -10,20 +10,16 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import NoReturn
 
 from scripts.programs.console import Failure
-from scripts.programs.container_api import ContainerApi
 
 ROOT = Path(__file__).resolve().parents[2]
 ENTRYPOINT = ROOT / "container" / "dockerd-entrypoint.py"
 COMMAND = [sys.executable, "-P", str(ENTRYPOINT), "serve"]
-POLL_S = 0.05
 PR_SET_PDEATHSIG = 1
-LOG_TAIL_LINES = 25
 
 
 def environment(*, port: int, host: str, base_dir: Path, multi_model: bool) -> dict[str, str]:
@@ -70,28 +66,19 @@ def _end_with_parent() -> None:
 class ServerProcess:
     """A running server. Leaving the ``with`` block stops it and all that it started; so does our own death.
 
-    Its log goes to the file ``log``, or where ours goes.
+    Its log goes where ours goes.
     """
 
-    def __init__(
-        self, *, port: int, host: str, base_dir: Path, multi_model: bool = True, log: Path | None = None
-    ) -> None:
-        self.log = log
-        self.api = ContainerApi(f"http://{host}:{port}")
-        if log is not None:
-            log.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.nullcontext() if log is None else log.open("wb") as output:
-            # A session of its own: Ctrl-C reaches us alone, and we stop the server in order. Were it to reach all of
-            # the server's processes, each would end in its own way, MMS's workers with a traceback.
-            self._process = subprocess.Popen(
-                COMMAND,
-                env=environment(port=port, host=host, base_dir=base_dir, multi_model=multi_model),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=None if output is None else subprocess.STDOUT,
-                start_new_session=True,
-                preexec_fn=_end_with_parent,
-            )
+    def __init__(self, *, port: int, host: str, base_dir: Path, multi_model: bool = True) -> None:
+        # A session of its own: Ctrl-C reaches us alone, and we stop the server in order. Were it to reach all of the
+        # server's processes, each would end in its own way, MMS's workers with a traceback.
+        self._process = subprocess.Popen(
+            COMMAND,
+            env=environment(port=port, host=host, base_dir=base_dir, multi_model=multi_model),
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            preexec_fn=_end_with_parent,
+        )
 
     def __enter__(self) -> ServerProcess:
         return self
@@ -100,16 +87,6 @@ class ServerProcess:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
-
-    def wait_until_healthy(self, timeout_s: float) -> None:
-        """Returns once /ping says Healthy. Raises ``Failure`` with the log's end where the server ended or was late."""
-        deadline = time.monotonic() + timeout_s
-        while not self.api.is_healthy():
-            if self._process.poll() is not None:
-                raise Failure(self.explain(f"the server ended with exit code {self._process.returncode}"))
-            if time.monotonic() > deadline:
-                raise Failure(self.explain(f"the server did not answer within {timeout_s:.0f} s"))
-            time.sleep(POLL_S)
 
     def wait(self) -> int:
         """Waits until the server ends by itself, and returns its exit code."""
@@ -127,10 +104,3 @@ class ServerProcess:
                 with contextlib.suppress(ProcessLookupError):  # nothing of its session is left: the usual case
                     os.killpg(self._process.pid, signal.SIGKILL)
         return self._process.wait()
-
-    def explain(self, what: str) -> str:
-        """``what`` with the end of the server's log and where all of it is."""
-        if self.log is None:
-            return what
-        lines = self.log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
-        return f"{what}. The end of its log, {self.log}:\n" + "\n".join(f"  | {line}" for line in lines)
