@@ -164,12 +164,15 @@ class FrontEnd:
         while time.monotonic() < deadline_s:
             if self.cancelled():
                 raise Cancelled
+            # In this order: the script starts the JVM before it ends, so a JVM that is not there after the script has
+            # ended will not come. The other way round, both could happen between the two looks.
+            starting = processes.descendant_with_argument(_STARTER_ARGUMENT) is not None
             pid = processes.descendant_with_argument(MMS_NAMESPACE)
             if pid is not None:
                 return pid
             for _ in processes.reap():
                 pass
-            if processes.descendant_with_argument(_STARTER_ARGUMENT) is None:
+            if not starting:
                 raise FailedStart("multi-model-server ended without starting a JVM")
             time.sleep(_POLL_S)
         raise FailedStart(f"no JVM within {self.settings.startup_timeout_s} s")
