@@ -102,8 +102,12 @@ def serve(
     reader = protocol.RequestReader(connection, decode_bodies=decode_bodies)
     busy = Busy(connection, state)
     model = LoadedModel(admission, gate)
+    requests = select.poll()
+    requests.register(connection, select.POLLIN | select.POLLRDHUP)
     try:
         while True:
+            if not requests.poll(_IDLE_MS):
+                give_back_free_memory()
             try:
                 command, request = reader.read()
             except MemoryError:
