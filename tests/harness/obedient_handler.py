@@ -81,6 +81,10 @@ class Commands:
         print(text)
         print(text, file=sys.stderr)
 
+    def sequence(self, *commands):
+        """Does one after the other, and answers as the last does."""
+        return [getattr(self, name)(*arguments) for name, *arguments in commands][-1]
+
     def look(self):
         """Answers with all that a process can see of itself."""
         import numpy as np

@@ -1,0 +1,184 @@
+"""SIGTERM: who has asked is answered, who asks now is refused, and the server ends in time with exit code 0."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import requests
+
+from mme.connections import connections_to, count_in_flight
+from tests.harness.obedient_handler import HANDLER, command, make_model
+from tests.harness.server import WORKER_MODES, ServerProcess
+from tests.harness.waiting import wait_until
+
+A_WHILE_S = 1.5
+
+
+@pytest.fixture
+def client() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(32) as pool:
+        yield pool
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., ServerProcess]]:
+    """``start(**settings)``: a server with the models ``m`` and ``n``."""
+    running = []
+
+    def start(**settings: Any) -> ServerProcess:
+        server = ServerProcess(SAGEMAKER_HANDLER=HANDLER, MME_PRELOAD="none", **settings)
+        server.__enter__()
+        running.append(server)
+        for name in ("m", "n"):
+            make_model(server.model_dir(name))
+            assert server.load(name).status_code == 200
+        return server
+
+    yield start
+    for server in running:
+        server.__exit__(None, None, None)
+
+
+def begin(server: ServerProcess, client: ThreadPoolExecutor, name: str, *words: object) -> Future[requests.Response]:
+    """Sends a request, and returns when the worker is at it."""
+    before = server.log().count("begun")
+    future = client.submit(server.invoke, name, command("sequence", ["print", "begun"], words))
+    wait_until(lambda: server.log().count("begun") > before, "the worker is at the request")
+    return future
+
+
+def ask_to_stop(server: ServerProcess, number: signal.Signals = signal.SIGTERM) -> None:
+    assert server.process is not None
+    server.process.send_signal(number)
+
+
+def is_refused(server: ServerProcess) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", server.port), timeout=5).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("mode", WORKER_MODES)
+def test_requests_under_way_are_answered_and_new_ones_refused(
+    start: Callable[..., ServerProcess], client: ThreadPoolExecutor, mode: str
+) -> None:
+    server = start(MME_WORKERS=mode)
+    make_model(server.model_dir("late"), "sleep", A_WHILE_S)
+    working = begin(server, client, "m", "sleep", A_WHILE_S)
+    queued = [client.submit(server.invoke, "m", command("sleep", 0.2)) for _ in range(3)]
+    quick = client.submit(server.invoke, "n", command("echo", 1))
+    load = client.submit(server.load, "late")
+    wait_until(lambda: quick.done() and count_in_flight(connections_to(server.port)) == 5, "the others are under way")
+
+    ask_to_stop(server)
+
+    wait_until(lambda: is_refused(server), "new connections are refused", timeout_s=A_WHILE_S / 2)
+    assert not working.done()
+    assert [future.result().status_code for future in [working, *queued, quick, load]] == [200] * 6
+    assert server.wait(timeout_s=10) == 0
+
+
+def test_clients_that_go_on_asking_are_turned_away(
+    start: Callable[..., ServerProcess], client: ThreadPoolExecutor
+) -> None:
+    server = start()
+    ended = threading.Event()
+
+    def ask_again_and_again() -> list[int]:
+        statuses = []
+        with requests.Session() as session:
+            while not ended.is_set():
+                try:
+                    url = f"{server.url}/models/m/invoke"
+                    statuses.append(session.post(url, data=command("sleep", 0.05), timeout=20).status_code)
+                except requests.ConnectionError:
+                    break
+        return statuses
+
+    clients = [client.submit(ask_again_and_again) for _ in range(4)]
+    wait_until(lambda: server.log().count("/models/m/invoke") > 8, "requests are answered")
+    try:
+        ask_to_stop(server)
+        assert server.wait(timeout_s=10) == 0
+    finally:
+        ended.set()
+    for statuses in (each.result() for each in clients):
+        answered = [status for status in statuses if status != 503]
+        assert answered == [200] * len(answered)
+        assert statuses[len(answered) :] in ([], [503])
+
+
+def test_an_answer_that_the_client_still_reads_arrives_whole(start: Callable[..., ServerProcess]) -> None:
+    server = start()
+    size = 4_000_000
+    body = command("echo", "x" * size).encode()
+    head = (
+        f"POST /models/m/invoke HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", server.port))
+        connection.settimeout(10)
+        connection.sendall(head.encode() + body)
+        received = connection.recv(4096)
+        ask_to_stop(server)
+        wait_until(lambda: is_refused(server), "new connections are refused")
+        while len(received.partition(b"\r\n\r\n")[2]) < size + 2:
+            part = connection.recv(65536)
+            assert part, f"cut off after {len(received)} bytes"
+            received += part
+    assert json.loads(received.partition(b"\r\n\r\n")[2]) == "x" * size
+    assert server.wait(timeout_s=10) == 0
+
+
+@pytest.mark.parametrize("mode", WORKER_MODES)
+def test_connections_that_ask_nothing_are_not_waited_for(start: Callable[..., ServerProcess], mode: str) -> None:
+    server = start(MME_WORKERS=mode)
+    with requests.Session() as idle, socket.create_connection(("127.0.0.1", server.port)):
+        assert idle.post(f"{server.url}/models/m/invoke", data=command("sleep", 0.05), timeout=20).status_code == 200
+        ask_to_stop(server)
+        assert server.wait(timeout_s=6) == 0
+
+
+def test_what_takes_longer_than_the_drain_is_cut_off(
+    start: Callable[..., ServerProcess], client: ThreadPoolExecutor
+) -> None:
+    server = start(MME_DRAIN_TIMEOUT_S="1")
+    endless = begin(server, client, "m", "hang_in_c")
+    asked_s = time.monotonic()
+    ask_to_stop(server)
+    assert server.wait(timeout_s=10) == 0
+    assert time.monotonic() - asked_s >= 1
+    with pytest.raises(requests.ConnectionError):
+        endless.result()
+    assert "cut off" in server.log()
+
+
+def test_a_second_signal_ends_the_drain(start: Callable[..., ServerProcess], client: ThreadPoolExecutor) -> None:
+    server = start()
+    endless = begin(server, client, "m", "spin")
+    ask_to_stop(server)
+    wait_until(lambda: is_refused(server), "it drains")
+    ask_to_stop(server, signal.SIGINT)
+    assert server.wait(timeout_s=5) == 0
+    with pytest.raises(requests.ConnectionError):
+        endless.result()
+
+
+def test_a_front_end_that_dies_ends_the_drain(start: Callable[..., ServerProcess], client: ThreadPoolExecutor) -> None:
+    server = start()
+    begin(server, client, "m", "spin")
+    ask_to_stop(server)
+    wait_until(lambda: is_refused(server), "it drains")
+    server.front_end().kill()
+    assert server.wait(timeout_s=5) == 0
