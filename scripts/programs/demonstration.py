@@ -122,7 +122,9 @@ class Demonstration:
         for model in self._samples.more:
             self._upload(model, tell=False)
         first, last = self._samples.more[0], self._samples.more[-1]
-        print(f"  {first.archive.name} … {last.archive.name} -> s3://{BUCKET}/{PREFIX}", flush=True)
+        print(f"  {first.archive.name} … {last.archive.name} -> s3://{BUCKET}/{PREFIX}")
+        accuracies = [model.accuracy for model in self._samples.more]
+        print(f"  right on the held-out pictures: {min(accuracies):.0%} to {max(accuracies):.0%}", flush=True)
 
     def invoke_at_random(self) -> None:
         """Any of the models, any of the pictures; the answers are held against the truth."""

@@ -7,7 +7,6 @@ import contextlib
 import logging
 import os
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,12 +44,12 @@ def main() -> int:
         print(f"  {name:13} {model.accuracy:.1%} of {HELD_OUT} held-out pictures right{kept}", flush=True)
 
     heading(2, f"A SageMaker endpoint on this machine:  http://{HOST}:{arguments.port}")
-    started_s = time.monotonic()
     with log_to(cache / f"quickstart-{arguments.port}.log") as log:
         with LocalEndpoint(Configuration(HOST, arguments.port)) as local:
-            print(f"  up after {time.monotonic() - started_s:.1f} s; AWS_ENDPOINT_URL leads boto3 to it", flush=True)
             lead_boto3_to(local.url)
             with explained(local, log):
+                welcome = requests.get(local.url)
+                print(f"  GET /: {welcome.status_code} {welcome.text.strip()}", flush=True)
                 show(local, samples, once=arguments.once)
         print("\nDone: the endpoint is stopped." if arguments.once else "\nThe endpoint is stopped.")
     return 0

@@ -1,17 +1,20 @@
-"""The first thing that a newcomer runs: training, serving, and the commands it prints, for real."""
+"""The first thing that a newcomer runs: training, the endpoint's whole life, and the commands it prints, for real."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -22,13 +25,17 @@ from tests.harness.waiting import wait_until
 ROOT = Path(__file__).resolve().parents[2]
 QUICKSTART = ROOT / "scripts" / "quickstart"
 MODELS = ("digits_mlp", "digits_lenet")
-# What README promises of a run that finds everything fetched and trained.
+ALL_MODELS = {*MODELS, "digits_mlp_v2", *(f"digits_small_{number:02}" for number in range(1, 11))}
+CALLS = 100
+# What a run takes at most that finds everything fetched and trained.
 LATER_RUN_LIMIT_S = 20
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("quickstart") / "cache"
+# It says its version and nothing else.
+JAVA_THAT_FAILS = """\
+#!/bin/sh
+[ "$1" = -version ] && echo 'openjdk version "17.0.1"' >&2 && exit
+echo Java fails on purpose >&2
+exit 3
+"""
 
 
 class Run:
@@ -58,8 +65,16 @@ class Run:
         except subprocess.TimeoutExpired:
             raise AssertionError(f"not within {timeout_s} s:\n{self.text()}") from None
 
+    def has_said(self, what: str) -> bool:
+        """Whether it printed ``what``; fails the test where it ended before."""
+        assert self.process.poll() is None, self.text()
+        return what in self.text()
+
+    def survivors(self) -> list[str]:
+        return [f"{each.pid} {' '.join(each.cmdline())}" for each in marked_processes(self.mark)]
+
     def assert_nothing_survives(self) -> None:
-        survivors = [f"{each.pid} {' '.join(each.cmdline())}" for each in marked_processes(self.mark)]
+        survivors = self.survivors()
         assert not survivors, f"still alive: {survivors}\n{self.text()}"
 
 
@@ -75,117 +90,218 @@ def quickstart(cache: Path, *arguments: str, **environment: str) -> Iterator[Run
         run.process.wait()
 
 
-def left_up(run: Run) -> list[str]:
-    """Waits until the quickstart leaves its server up, and returns the commands that it prints."""
+class Ended(NamedTuple):
+    """A run to its end, and where it kept what it trained."""
 
-    def invited() -> bool:
-        assert run.process.poll() is None, run.text()
-        return "Pictures of all ten digits" in run.text()
-
-    wait_until(invited, "the quickstart leaves the server up", timeout_s=120)
-    return re.findall(r"^  (curl .*)$", run.text(), re.MULTILINE)
+    text: str
+    cache: Path
 
 
-def shell(command: str) -> str:
-    done = subprocess.run(["bash", "-c", command.replace("curl", "curl -sS", 1)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+class Visit(NamedTuple):
+    """A run that was left up: what it printed, what each printed command answered, and how Ctrl-C ended it."""
+
+    text: str
+    commands: dict[str, str]
+    answers: dict[str, str]
+    exit_code: int
+    survivors: list[str]
 
 
-def test_once_trains_serves_shows_everything_and_stops(cache: Path) -> None:
+@pytest.fixture(scope="module")
+def first_run(tmp_path_factory: pytest.TempPathFactory) -> Ended:
+    """``--once`` where nothing was trained yet. It ends well and leaves nothing, or no test here has a ground."""
+    cache = tmp_path_factory.mktemp("quickstart") / "cache"
     with quickstart(cache, "--once") as run:
         assert run.exit_code() == 0, run.text()
         run.assert_nothing_survives()
-    text = run.text()
-    accuracies = re.findall(r"^  (\w+) +([\d.]+)% of 450 held-out pictures right$", text, re.MULTILINE)
+    return Ended(run.text(), cache)
+
+
+@pytest.fixture(scope="module")
+def visit(first_run: Ended) -> Visit:
+    """Everything that README's reader does: runs it, calls each printed command, presses Ctrl-C."""
+    with quickstart(first_run.cache) as run:
+        wait_until(lambda: run.has_said("Pictures of all ten digits"), "the quickstart leaves its endpoint up", 120)
+        text = run.text()
+        printed = re.findall(r"^  (\S.*)$", text.partition("By hand, in another terminal:")[2], re.MULTILINE)
+        # every printed line has its place here: another one fails the test until it is tried, too
+        names = ["cd", "export", "list_models", "invoke", "boto3", "aws", "endpoint"]
+        names += ["ping", "models", "container", "unload", "load"]
+        commands = dict(zip(names, printed, strict=True))
+        setting = f"{commands.pop('cd')}; {commands.pop('export')}"
+        answers = {name: shell(f"{setting}; {command}") for name, command in commands.items() if name != "load"}
+        answers["models after unload"] = shell(commands["models"])
+        answers["load"] = shell(commands["load"])
+        answers["models after load"] = shell(commands["models"])
+        os.killpg(run.process.pid, signal.SIGINT)  # as a terminal does it: to the whole group
+        exit_code = run.exit_code(40)
+        return Visit(run.text(), commands, answers, exit_code, run.survivors())
+
+
+def shell(commands: str) -> str:
+    """What bash prints for ``commands``; fails the test where one fails, an HTTP status of 400 and above included."""
+    commands = commands.replace("curl ", "curl -sS --fail-with-body ", 1)
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # the AWS CLI is in the venv
+    done = subprocess.run(
+        ["bash", "-euc", commands], capture_output=True, text=True, timeout=120, env={**os.environ, "PATH": path}
+    )
+    assert done.returncode == 0, f"{commands}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def first_json(text: str) -> list[str]:
+    """The JSON that ``text`` begins with."""
+    value: list[str] = json.JSONDecoder().raw_decode(text)[0]
+    return value
+
+
+def loaded_names(answer: str) -> set[str]:
+    """The names in a container's list of models."""
+    return {each["modelName"] for each in json.loads(answer)["models"]}
+
+
+def test_it_trains_two_models_that_are_right_nearly_always(first_run: Ended) -> None:
+    accuracies = re.findall(r"^  (\w+) +([\d.]+)% of 450 held-out pictures right$", first_run.text, re.MULTILINE)
     assert [name for name, _ in accuracies] == list(MODELS)
-    assert all(float(percent) >= 95 for _, percent in accuracies), text
-    opaque = re.findall(r"^  (\w+)\.tar\.gz +loaded as ([0-9a-f]{32}) in \d+ ms$", text, re.MULTILINE)
-    assert [name for name, _ in opaque] == list(MODELS)
-    for _, name in opaque:  # listed with the path that SageMaker would give
-        assert f"  {name}  ml/models/{name}/model" in text
-    answers = re.findall(r"^    probability=([\d.]+), class=(\d) \w+$", text, re.MULTILINE)
-    assert len(answers) == 10, text
+    assert all(float(percent) >= 95 for _, percent in accuracies), first_run.text
+
+
+def test_it_uploads_and_deploys(first_run: Ended) -> None:
+    for name in (*MODELS, "digits_mlp_v2"):
+        assert re.search(
+            rf"^  {name}\.tar\.gz +-> s3://digits-models/zoo/{name}\.tar\.gz ", first_run.text, re.MULTILINE
+        )
+    assert "  digits_small_01.tar.gz … digits_small_10.tar.gz -> s3://digits-models/zoo/\n" in first_run.text
+    assert re.search(r"^  endpoint digits, 2 instances: InService after [\d.]+ s$", first_run.text, re.MULTILINE)
+
+
+def test_both_models_answer_with_the_five_best_and_the_second_call_is_quicker(first_run: Ended) -> None:
+    calls = r"^  (\w+)\.tar\.gz: first call (\d+) ms \(download, load, answer\), second (\d+) ms$"
+    timed = re.findall(calls, first_run.text, re.MULTILINE)
+    assert [name for name, _, _ in timed] == list(MODELS)
+    assert all(int(second) < int(first) for _, first, second in timed), timed
+    answers = re.findall(r"^    probability=([\d.]+), class=(\d) \w+$", first_run.text, re.MULTILINE)
+    assert len(answers) == 10, first_run.text
     for first in (0, 5):  # five a model, best first
-        assert answers[first][1] == "7", text
+        assert answers[first][1] == "7", first_run.text
         probabilities = [float(probability) for probability, _ in answers[first : first + 5]]
         assert probabilities == sorted(probabilities, reverse=True)
-    assert re.search(r"digits_mlp\.tar\.gz is gone; invoked again, the answer is 404 .*not found", text, re.IGNORECASE)
+    assert "  the truth: 7\n" in first_run.text
 
 
-def test_a_later_run_trains_nothing_and_is_quick(cache: Path) -> None:
-    with quickstart(cache, "--once") as first:
-        assert first.exit_code() == 0, first.text()
+def test_its_tally_has_all_twelve_models_and_a_hundred_calls_most_of_them_right(first_run: Ended) -> None:
+    rows = re.findall(r"^  (\w+)(?:\.tar\.gz)? +(\d+) +(\d+)(?: +\d+ ms +\d+ ms)?$", first_run.text, re.MULTILINE)
+    calls = {name: int(count) for name, count, _ in rows}
+    right = {name: int(count) for name, _, count in rows}
+    assert set(calls) == ALL_MODELS - {"digits_mlp_v2"} | {"all"}
+    assert calls.pop("all") == CALLS == sum(calls.values())
+    # the worst of them gets 85 % right alone: 75 of 100 is more than four standard deviations below what they get
+    assert CALLS >= right.pop("all") == sum(right.values()) >= 75
+
+
+def test_the_new_version_answers_beside_the_old_one(first_run: Ended) -> None:
+    for name, which in (("digits_mlp", "as before"), ("digits_mlp_v2", "the new one")):
+        line = rf"^  {name}\.tar\.gz +{which} +probability=[\d.]+, class=7 seven, in \d+ ms$"
+        assert re.search(line, first_run.text, re.MULTILINE), first_run.text
+
+
+def test_it_unloads_a_model_in_a_container_and_the_endpoint_loads_it_again(first_run: Ended) -> None:
+    listed = re.search(r"^  GET /models: (\d+) loaded\n    ([0-9a-f]{32})  digits_mlp\.tar\.gz$", first_run.text, re.M)
+    assert listed, first_run.text
+    assert 1 <= int(listed[1]) <= len(ALL_MODELS)
+    name = listed[2]
+    assert f"  DELETE /models/{name}: digits_mlp.tar.gz is gone\n" in first_run.text
+    assert f"  POST /models/{name}/invoke: 404 Model not found: {name}\n" in first_run.text
+    assert "  The endpoint, asked for it again, loads it again: answered in " in first_run.text
+
+
+def test_once_it_cleans_up_and_says_so(first_run: Ended) -> None:
+    assert re.search(r"^  all gone after [\d.]+ s\n\nDone: the endpoint is stopped\.$", first_run.text, re.MULTILINE)
+    assert "Traceback" not in first_run.text
+
+
+def test_a_later_run_trains_nothing_and_is_quick(first_run: Ended) -> None:
     started_s = time.monotonic()
-    with quickstart(cache, "--once") as run:
+    with quickstart(first_run.cache, "--once") as run:
         assert run.exit_code() == 0, run.text()
     assert time.monotonic() - started_s < LATER_RUN_LIMIT_S
     assert run.text().count("(kept from before)") == 2
 
 
-def test_the_commands_that_it_prints_work_and_ctrl_c_stops_all(cache: Path) -> None:
-    with quickstart(cache) as run:
-        listing, invocation, loading, unloading = left_up(run)
-        listed = json.loads(shell(listing))["models"]
-        assert len(listed) == 1
-        best = json.loads(shell(invocation))
-        assert len(best) == 5
-        assert "class=7 seven" in best[0]
-        shell(loading)
-        assert len(json.loads(shell(listing))["models"]) == 2
-        shell(unloading)
-        remaining = json.loads(shell(listing))["models"]
-        assert [each["modelName"] for each in remaining] == [
-            json.loads(loading.partition("-d '")[2][:-1])["model_name"]
-        ]
+def test_the_printed_commands_list_and_invoke_through_the_endpoint(visit: Visit) -> None:
+    listed = {line.split(".tar.gz")[0] for line in visit.answers["list_models"].splitlines()}
+    assert listed == ALL_MODELS
+    for name in ("invoke", "boto3", "aws", "endpoint"):
+        best = first_json(visit.answers[name])
+        assert len(best) == 5, name
+        assert "class=7 seven" in best[0], name
 
-        os.killpg(run.process.pid, signal.SIGINT)  # as a terminal does it: to the whole group
-        assert run.exit_code(40) == 0, run.text()
-        assert "Stopping the server." in run.text()
+
+def test_the_printed_commands_reach_one_of_its_containers(visit: Visit) -> None:
+    assert json.loads(visit.answers["ping"]) == {"status": "Healthy"}
+    best = first_json(visit.answers["container"])
+    assert "class=7 seven" in best[0]
+    unloaded = visit.commands["unload"].rpartition("/")[2]
+    before = loaded_names(visit.answers["models"])
+    assert unloaded in before
+    assert loaded_names(visit.answers["models after unload"]) == before - {unloaded}
+    assert loaded_names(visit.answers["models after load"]) == before
+    loading = json.loads(shlex.split(visit.commands["load"])[-1])
+    assert loading["model_name"] == unloaded
+
+
+def test_ctrl_c_cleans_up_and_stops_all(visit: Visit) -> None:
+    assert visit.exit_code == 0, visit.text
+    assert re.search(r"^  all gone after [\d.]+ s\n\nThe endpoint is stopped\.$", visit.text, re.MULTILINE)
+    assert "Traceback" not in visit.text
+    assert not visit.survivors
+
+
+def without_measurements(text: str) -> list[str]:
+    """Lines with what differs from run to run made equal, and without what README leaves out at its "…"."""
+    lines = [line.partition("…")[0].rstrip() for line in text.splitlines() if line]
+    lines = [re.sub(r"class=\d \w+", "class=#", line) for line in lines]
+    lines = [re.sub(r"\b[0-9a-f]{16,32}\b|127\.0\.0\.1:\d+|[\d.]+", "#", line) for line in lines]
+    return [re.sub(r"(?<=\S) +", " ", line) for line in lines]  # columns are as wide as their numbers
+
+
+def test_readme_shows_what_it_really_prints(visit: Visit) -> None:
+    printed = [line.replace(" (kept from before)", "") for line in without_measurements(visit.text)]
+    shown = (ROOT / "README.md").read_text().partition("$ ./scripts/quickstart\n")[2].partition("```")[0]
+    remaining = iter(printed)
+    for line in without_measurements(shown):  # in this order
+        assert any(each.startswith(line) for each in remaining), f"README shows {line!r}; printed is:\n{visit.text}"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_in_the_middle_stops_every_container_too(first_run: Ended, number: signal.Signals) -> None:
+    with quickstart(first_run.cache) as run:
+        wait_until(lambda: run.has_said("InService after"), "the endpoint is in service", 60)
+        run.process.send_signal(number)
+        assert run.exit_code(40) == 130, run.text()
         assert "Traceback" not in run.text()
         run.assert_nothing_survives()
 
 
-def without_measurements(text: str) -> list[str]:
-    """Lines with numbers that differ from run to run made equal, and without what README leaves out at its "…"."""
-    lines = [line.partition("…")[0].rstrip() for line in text.splitlines() if line]
-    lines = [re.sub(r"class=\d \w+", "class=#", line) for line in lines]
-    return [re.sub(r"[0-9a-f]{32}|127\.0\.0\.1:\d+|[\d.]+", "#", line) for line in lines]
-
-
-def test_readme_shows_what_it_really_prints(cache: Path) -> None:
-    with quickstart(cache) as run:
-        left_up(run)
-    printed = [line.replace(" (kept from before)", "") for line in without_measurements(run.text())]
-    shown = (ROOT / "README.md").read_text().partition("$ ./scripts/quickstart\n")[2].partition("```")[0]
-    remaining = iter(printed)
-    for line in without_measurements(shown):  # in this order
-        assert any(each.startswith(line) for each in remaining), f"README shows {line!r}; printed is:\n{run.text()}"
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_from_elsewhere_stops_the_server_too(cache: Path, number: signal.Signals) -> None:
-    with quickstart(cache) as run:
-        left_up(run)
-        run.process.send_signal(number)
-        run.exit_code(40)
-        run.assert_nothing_survives()
-
-
-def test_a_server_that_cannot_start_is_explained_with_its_log(cache: Path) -> None:
-    with quickstart(cache, "--once", SAGEMAKER_MODEL_SERVER_VMARGS="-XX:NoSuchOption") as run:
+def test_an_endpoint_that_does_not_come_up_is_explained_with_its_log(first_run: Ended, tmp_path: Path) -> None:
+    java = tmp_path / "bin" / "java"
+    java.parent.mkdir()
+    java.write_text(JAVA_THAT_FAILS)
+    java.chmod(0o755)
+    with quickstart(first_run.cache, "--once", JAVA_HOME=str(tmp_path)) as run:
         assert run.exit_code() == 1
         run.assert_nothing_survives()
-    log = cache / f"server-{run.port}.log"
-    assert f"The end of its log, {log}" in run.text()
-    assert "SAGEMAKER_MODEL_SERVER_VMARGS" in run.text()
+    assert "endpoint digits does not come into service: The primary container" in run.text()
+    log = first_run.cache / f"quickstart-{run.port}.log"
+    assert f"The end of the log, {log}" in run.text()
+    assert "Java fails on purpose" in log.read_text()
     assert "Traceback" not in run.text()
 
 
 def test_training_that_was_interrupted_leaves_nothing_half_done(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     with quickstart(cache, "--once") as run:
-        wait_until(lambda: list(cache.glob(".training-*/*/ml/models/*/model/*.params")), "the first model is saved", 60)
+        wait_until(lambda: list(cache.glob(".training-*/*/models/*/*.params")), "the first model is saved", 60)
         run.process.send_signal(signal.SIGTERM)
         assert run.exit_code(40) == 130
     assert [path.name for path in cache.iterdir()] == []
