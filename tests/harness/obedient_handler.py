@@ -72,6 +72,11 @@ class Commands:
         time.sleep(seconds)
         return os.getpid()
 
+    def wait_for(self, path):
+        """Answers once there is a file."""
+        while not Path(path).exists():
+            time.sleep(0.01)
+
     def start_program(self):
         """Starts a program that does not end, and answers with its process."""
         return subprocess.Popen(["/bin/sleep", "1000"]).pid

@@ -19,8 +19,6 @@ from tests.harness.obedient_handler import HANDLER, command, make_model
 from tests.harness.server import WORKER_MODES, ServerProcess
 from tests.harness.waiting import wait_until
 
-A_WHILE_S = 1.5
-
 
 @pytest.fixture
 def client() -> Iterator[ThreadPoolExecutor]:
@@ -63,7 +61,7 @@ def ask_to_stop(server: ServerProcess, number: signal.Signals = signal.SIGTERM) 
 def is_refused(server: ServerProcess) -> bool:
     try:
         socket.create_connection(("127.0.0.1", server.port), timeout=5).close()
-    except ConnectionRefusedError:
+    except (ConnectionRefusedError, ConnectionResetError):  # the latter where it came in that instant
         return True
     return False
 
@@ -73,8 +71,9 @@ def test_requests_under_way_are_answered_and_new_ones_refused(
     start: Callable[..., ServerProcess], client: ThreadPoolExecutor, mode: str
 ) -> None:
     server = start(MME_WORKERS=mode)
-    make_model(server.model_dir("late"), "sleep", A_WHILE_S)
-    working = begin(server, client, "m", "sleep", A_WHILE_S)
+    go_on = server.folder / "go_on"
+    make_model(server.model_dir("late"), "wait_for", str(go_on))
+    working = begin(server, client, "m", "wait_for", str(go_on))
     queued = [client.submit(server.invoke, "m", command("sleep", 0.2)) for _ in range(3)]
     quick = client.submit(server.invoke, "n", command("echo", 1))
     load = client.submit(server.load, "late")
@@ -82,8 +81,8 @@ def test_requests_under_way_are_answered_and_new_ones_refused(
 
     ask_to_stop(server)
 
-    wait_until(lambda: is_refused(server), "new connections are refused", timeout_s=A_WHILE_S / 2)
-    assert not working.done()
+    wait_until(lambda: is_refused(server), "new connections are refused")
+    go_on.touch()
     assert [future.result().status_code for future in [working, *queued, quick, load]] == [200] * 6
     assert server.wait(timeout_s=10) == 0
 
@@ -147,7 +146,7 @@ def test_connections_that_ask_nothing_are_not_waited_for(start: Callable[..., Se
     with requests.Session() as idle, socket.create_connection(("127.0.0.1", server.port)):
         assert idle.post(f"{server.url}/models/m/invoke", data=command("sleep", 0.05), timeout=20).status_code == 200
         ask_to_stop(server)
-        assert server.wait(timeout_s=6) == 0
+        assert server.wait(timeout_s=10) == 0
 
 
 def test_what_takes_longer_than_the_drain_is_cut_off(
@@ -170,7 +169,7 @@ def test_a_second_signal_ends_the_drain(start: Callable[..., ServerProcess], cli
     ask_to_stop(server)
     wait_until(lambda: is_refused(server), "it drains")
     ask_to_stop(server, signal.SIGINT)
-    assert server.wait(timeout_s=5) == 0
+    assert server.wait(timeout_s=10) == 0
     with pytest.raises(requests.ConnectionError):
         endless.result()
 
@@ -181,4 +180,4 @@ def test_a_front_end_that_dies_ends_the_drain(start: Callable[..., ServerProcess
     ask_to_stop(server)
     wait_until(lambda: is_refused(server), "it drains")
     server.front_end().kill()
-    assert server.wait(timeout_s=5) == 0
+    assert server.wait(timeout_s=10) == 0
