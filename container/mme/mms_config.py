@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from xml.sax.saxutils import escape, quoteattr
 
+from mme.front_end import GUARD_JAR
 from mme.settings import Settings
 
 DEFAULT_HANDLER = "model_handler"
@@ -55,7 +56,8 @@ def properties(settings: Settings, *, cores: int, model_store: Path) -> str:
         "async_logging": "true",
         # Bodies reach the handler as bytes, whatever their type; it decodes them itself and answers 400 if it cannot.
         "decode_input_request": "false",
-        "vmargs": jvm_arguments(settings),
+        # In the JVM's working folder: a path of ours may hold blanks, where MMS would split the arguments.
+        "vmargs": f"-javaagent:{GUARD_JAR.name} {jvm_arguments(settings)}",
     }
     return "".join(f"{key}={_escaped(str(value))}\n" for key, value in values.items())
 

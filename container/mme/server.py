@@ -17,8 +17,9 @@ import time
 from collections import deque
 from pathlib import Path
 
-from mme import mms_class, mms_config, processes, toolkit
+from mme import mms_config, processes, toolkit
 from mme.errors import MmeError, SettingError, StartError
+from mme.front_end import GUARD_JAR
 from mme.logs import configure_logging
 from mme.preflight import check_start
 from mme.privileges import drop_credentials, forbid_new_privileges, switch_user
@@ -101,7 +102,7 @@ class Server:
             mms_config.properties(self.settings, cores=cores, model_store=model_store), encoding="latin-1"
         )
         (self.runtime_dir / "log4j2.xml").write_text(mms_config.log4j2_xml(self.settings), encoding="utf-8")
-        mms_class.write_class(self.runtime_dir)
+        shutil.copyfile(GUARD_JAR, self.runtime_dir / GUARD_JAR.name)
 
     # ---- start ----
 

@@ -303,6 +303,7 @@ def test_loading_and_unloading_leaves_no_descriptors_processes_or_files() -> Non
         assert server.process is not None
         (fork_server,) = fork_servers(server)
         watched = [psutil.Process(server.process.pid), fork_server, server.front_end()]
+        idle = [descriptors(process) for process in watched[:2]]
         names = [uuid.uuid4().hex for _ in range(4)]
         for name in names:
             make_model(server.model_dir(name))
@@ -323,6 +324,7 @@ def test_loading_and_unloading_leaves_no_descriptors_processes_or_files() -> Non
             return counts[:2], len(server.processes()), files
 
         wait_until(lambda: len(server.processes()) == 3, "only the three processes are left")
+        wait_until(lambda: state()[0] == idle, lambda: f"{state()[0]} descriptors are {idle} again")
         before, front_end_before = state(), descriptors(watched[2])
         for number in range(rounds):
             round_trip(number)

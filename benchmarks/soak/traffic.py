@@ -1,0 +1,147 @@
+"""The clients: each invokes models at random, popular ones more often, and checks every answer."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Sequence
+from itertools import accumulate
+
+from benchmarks.connection import Connection
+from benchmarks.soak.catalogue import SoakModel
+from benchmarks.soak.platform import GaveUp, Platform, timed
+from benchmarks.soak.record import Record
+from benchmarks.targets import Target
+
+# AWS advises clients of SageMaker to wait so long for an answer; the container has 60 s.
+HANG_S = 70.0
+# A load may take the time of a response and that of stopping what failed (MMS: 60 s and more).
+LOAD_HANG_S = 200.0
+BAD_SHARE = 0.1
+MOST_IN_A_ROW = 6
+MOST_TRIES = 20
+
+RIGHT_ANSWER = "a request of a healthy model has its right answer, but where its worker was shot"
+UNANSWERED = "wrong or missing answers"
+CLEAR_REFUSAL = "a bad request gets the 4xx that is documented"
+
+# body, Content-Type, Accept, status
+BadRequest = tuple[bytes, str, str, int]
+_BAD_FOR_ALL: tuple[BadRequest, ...] = (
+    (b"", "application/json", "*/*", 400),
+    (b"[[1, 2", "application/json", "*/*", 400),
+    (b"[" * 10000, "application/json", "*/*", 400),
+    (b"[[1e999, 2, 3, 4]]", "application/json", "*/*", 400),
+    (b"\x93NUMPY\x01\x00garbage", "application/x-npy", "*/*", 400),
+    (b"<a/>", "application/xml", "*/*", 415),
+    (b"[[1, 2, 3, 4]]", "application/json", "image/png", 406),
+    (b"\xff\xfe\x00", "text/csv", "*/*", 400),
+)
+_BAD_FOR_IMAGES: tuple[BadRequest, ...] = (
+    (b"\xff\xd8\xff\xe0 no image", "image/jpeg", "*/*", 400),
+    (b"[[1, 2, 3, 4]]", "application/json", "*/*", 400),
+)
+
+
+class Client(threading.Thread):
+    """One of them; ends when ``stopping`` is set and its last request is answered."""
+
+    def __init__(
+        self,
+        number: int,
+        seed: int,
+        target: Target,
+        platform: Platform,
+        models: Sequence[SoakModel],
+        record: Record,
+        stopping: threading.Event,
+    ) -> None:
+        super().__init__(name=f"client {number}", daemon=True)
+        self._chance = random.Random(f"{seed}-client-{number}")
+        self._platform = platform
+        self._models = list(models)
+        # popularity falls with the rank, as it does in reality; ranks are the same for all clients
+        random.Random(seed).shuffle(self._models)
+        self._popularity = list(accumulate(1 / (rank + 3) for rank in range(len(self._models))))
+        self._record = record
+        self._stopping = stopping
+        self.loading = Connection(target.port, timeout_s=LOAD_HANG_S)
+        self.invoking = Connection(target.port, timeout_s=HANG_S)
+
+    def run(self) -> None:
+        """Until it is told to stop."""
+        try:
+            while not self._stopping.is_set():
+                (model,) = self._chance.choices(self._models, cum_weights=self._popularity)
+                try:
+                    with self._platform.using(model.name, self.loading):
+                        for _ in range(self._chance.randint(1, MOST_IN_A_ROW)):
+                            self._ask(model)
+                except GaveUp:
+                    continue
+        except Exception as error:
+            self._record.breaks("the soak itself works", f"{self.name}: {error!r}")
+        finally:
+            self.loading.close()
+            self.invoking.close()
+
+    def _ask(self, model: SoakModel) -> None:
+        if self._chance.random() < BAD_SHARE:
+            self._ask_badly(model)
+            return
+        question = model.question(self._chance)
+        headers = {"Content-Type": question.content_type, "Accept": question.accept}
+        refusals = 0
+        while True:
+            started_s = time.monotonic()
+            answer = timed(
+                self._record,
+                "invoke",
+                model.name,
+                lambda: self.invoking.request("POST", f"/models/{model.name}/invoke", question.body, headers),
+            )
+            shot = self._record.was_shot(model.name, started_s, time.monotonic())
+            if answer.status == 507 and not shot and refusals < MOST_TRIES:
+                refusals += 1
+                self._record.count("invocations answered 507 for lack of memory")
+                self._platform.make_room(self.loading)
+                continue
+            break
+        if answer.status == 200 and question.is_answered_by(answer.body):
+            self._record.count("right answers")
+            if refusals:
+                self._record.count("invocations that were refused at first and then answered")
+        elif answer.status >= 500 and shot:
+            self._record.count(f"excused: its worker was shot in that instant ({answer.status})")
+        else:
+            self._record.count(UNANSWERED)
+            said = answer.body[:200].decode(errors="replace")
+            asked = f"{model.name} ({question.content_type} → {question.accept})"
+            self._record.breaks(
+                RIGHT_ANSWER,
+                f"{asked}: {answer.status} after {answer.elapsed_s:.1f} s and {refusals} refusals"
+                f"{', shot' if shot else ''}: {said}",
+            )
+
+    def _ask_badly(self, model: SoakModel) -> None:
+        bad = _BAD_FOR_ALL if model.kind == "multiplier" else _BAD_FOR_ALL + _BAD_FOR_IMAGES
+        body, content_type, accept, status = self._chance.choice(bad)
+        headers = {"Content-Type": content_type, "Accept": accept}
+        started_s = time.monotonic()
+        answer = timed(
+            self._record,
+            "bad request",
+            model.name,
+            lambda: self.invoking.request("POST", f"/models/{model.name}/invoke", body, headers),
+        )
+        if answer.status == status:
+            self._record.count("bad requests refused as documented")
+        elif answer.status >= 500 and self._record.was_shot(model.name, started_s, time.monotonic()):
+            self._record.count("bad requests whose worker was shot")
+        else:
+            said = answer.body[:200].decode(errors="replace")
+            self._record.breaks(
+                CLEAR_REFUSAL,
+                f"{model.name}: {content_type} {body[:20]!r}: {answer.status} instead of {status}: {said}",
+            )
