@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import uuid
 from pathlib import Path
@@ -37,4 +38,7 @@ def test_quickstart_runs_where_there_is_only_python(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     assert "no java" in done.stdout, "the machine was to have none"
     assert done.stdout.count("held-out pictures right") == 2
+    assert "endpoint digits, 2 instances: InService after" in done.stdout
+    assert re.search(r"^  all +100 ", done.stdout, re.MULTILINE), "a hundred invocations were to be answered"
     assert "404 Model not found" in done.stdout
+    assert "Done: the endpoint is stopped." in done.stdout
