@@ -3,21 +3,18 @@
     python -m mme.workers.forkloop RUNTIME_DIR ALIVE_FD READY_FD SHARED_FD
 
 It listens on the sockets of all models itself and forks one worker per accepted connection. It has one thread, and
-does nothing between events. What its workers are made of is in ``template.py``, what
-becomes of a forked process in ``child.py``.
+does nothing between events. What its workers are made of is in ``template.py``, what becomes of a forked process in
+``child.py``.
 """
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import resource
-import select
 import signal
 import socket
 import sys
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from mme.capacity.admission import Admission
@@ -28,7 +25,8 @@ from mme.workers import protocol
 from mme.workers.child import Inherited, raise_oom_score, run_worker
 from mme.workers.eventloop import EventLoop
 from mme.workers.gate import Gate
-from mme.workers.launcher import ALIVE, LAUNCHES, Launch, is_process, start_time
+from mme.workers.launcher import ALIVE, LAUNCHES, is_process, start_time
+from mme.workers.model import Model, Worker, is_launcher, kill, kill_group, remove_log_files, send_at_once
 from mme.workers.service import EXIT_NO_MEMORY, EXIT_REFUSED, Busy
 from mme.workers.shared import MOST_WORKERS, map_shared
 from mme.workers.template import warm_up
@@ -37,7 +35,6 @@ logger = logging.getLogger("mme.forkserver")
 
 # Half way between the front end and a worker, should the kernel have to kill.
 OOM_SCORE_ABOVE_FRONT_END = 100
-_BACKLOG = 128  # as MMS's worker
 # How long a model whose launcher was killed is kept for its front end to come back; MMS does after 1 s.
 _ORPHAN_GRACE_S = 10.0
 # How long MMS may take to close its end of a launcher's pipes once that has ended.
@@ -47,30 +44,6 @@ _FILES_MADE_S = 1.0
 _SIGNALS = {signal.SIGTERM, signal.SIGCHLD}
 # What a load is answered by the exit code of its worker.
 _REFUSALS = {EXIT_NO_MEMORY: 507, EXIT_REFUSED: 400}
-
-
-@dataclass
-class Model:
-    """What a launcher stands for: a socket to listen on, and the workers of its connections."""
-
-    launch: Launch
-    listener: socket.socket
-    standard_input: int  # -1 once the launcher is gone
-    process: int = -1  # readable once the launcher has ended; -1 from then on, or where the kernel has no such thing
-    workers: dict[int, Worker] = field(default_factory=dict)
-    has_loaded: bool = False  # in any worker, at any time
-    refused: list[tuple[socket.socket, int]] = field(default_factory=list)  # answered when the launcher is gone
-
-
-@dataclass
-class Worker:
-    """A forked process. The copy of its connection is kept to answer in its place if it is killed."""
-
-    pid: int
-    model: Model
-    connection: socket.socket
-    slot: int  # its byte in the shared page of states
-    ended_by_us: bool = False
 
 
 class ForkServer:
@@ -135,7 +108,7 @@ class ForkServer:
         """Kills guarded processes, launchers and workers, and removes the sockets."""
         for pid, started in self._guarded.items():
             if is_process(pid, started):
-                _kill(pid)
+                kill(pid)
         for model in list(self._models.values()):
             self._drop(model)
         while self._workers:
@@ -154,32 +127,19 @@ class ForkServer:
                     continue
                 self._drop(known)
             try:
-                self._add(Launch.of_process(pid))
+                self._add(Model.of_launcher(pid))
             except (OSError, ValueError, KeyError) as error:
                 # MMS sees the launcher die and fails the load at once.
                 logger.error("process %d announced itself in vain: %s", pid, error)
-                if _is_launcher(pid):
-                    _kill(pid)
+                if is_launcher(pid):
+                    kill(pid)
 
-    def _add(self, launch: Launch) -> None:
-        standard_input = launch.open_standard_input()
-        try:
-            listener = _listen(launch)
-        except OSError:
-            os.close(standard_input)
-            raise
-        model = Model(launch, listener, standard_input, _open_process(launch.pid))
-        self._models[launch.pid] = model
+    def _add(self, model: Model) -> None:
+        self._models[model.launch.pid] = model
         if model.process >= 0:
             self._loop.watch(model.process, lambda: self.handle_launcher_death(model))
-        self._loop.watch(listener.fileno(), lambda: self.handle_connection(model))
-        self._loop.watch(standard_input, lambda: self.handle_launcher_end(model))
-        output, errors = launch.open_output()
-        # The lines that WorkerLifeCycle.java waits for; one write each is atomic, and the pipe is empty.
-        os.write(output, b"[PID] %d\nMMS worker started.\nPython runtime: %s\n" % (launch.pid, _PYTHON_VERSION))
-        os.close(output)
-        os.close(errors)
-        logger.debug("listening for model %s", launch.model_name)
+        self._loop.watch(model.listener.fileno(), lambda: self.handle_connection(model))
+        self._loop.watch(model.standard_input, lambda: self.handle_launcher_end(model))
 
     def handle_launcher_death(self, model: Model) -> None:
         """The launcher has ended. Workers write to its pipes, and until these are closed the JVM tells us nothing.
@@ -202,22 +162,17 @@ class ForkServer:
         another launcher (WorkerThread.java fails with a NullPointerException at this point) but its workers' threads
         connect anew to the same socket, so that stays open for them.
         """
-        orphaned = not model.launch.is_alive() and not all(map(_hung_up, model.workers.values()))
+        orphaned = model.is_orphaned()
         for connection, status in model.refused:
             self._answer_load(model, connection, status)
         model.refused.clear()
-        self._end_workers(model)
+        model.end_workers()
         if orphaned:
             logger.error("the launcher of model %s was killed; its workers are replaced", model.launch.model_name)
             self._forget_launcher(model)
             self._loop.after(_ORPHAN_GRACE_S, model.launch.pid, lambda: self._drop(model))
         else:
             self._drop(model)
-
-    def _end_workers(self, model: Model) -> None:
-        for worker in model.workers.values():
-            worker.ended_by_us = True
-            _kill_group(worker.pid)
 
     def _forget_launcher(self, model: Model) -> None:
         self._forget_process(model)
@@ -231,14 +186,12 @@ class ForkServer:
         """Nothing of the model stays."""
         del self._models[model.launch.pid]
         self._loop.cancel(model.launch.pid)
-        self._end_workers(model)
+        model.end_workers()
         self._forget_launcher(model)
         self._loop.unwatch(model.listener.fileno())
-        model.listener.close()
-        if model.launch.socket_path:
-            Path(model.launch.socket_path).unlink(missing_ok=True)
+        model.close()
         if model.launch.is_alive():
-            _kill(model.launch.pid)
+            kill(model.launch.pid)
 
     # ---- workers ----
 
@@ -296,21 +249,21 @@ class ForkServer:
         model = worker.model
         if model.standard_input < 0 and not model.workers and model.launch.pid in self._models:
             self._loop.after(_ORPHAN_GRACE_S, model.launch.pid, lambda: self._drop(model))
-        _kill_group(pid)  # what the handler has started
+        kill_group(pid)  # what the handler has started
         code = os.waitstatus_to_exitcode(status)
         state = self._states[worker.slot]
         self._states[worker.slot] = Busy.STARTED
         model.has_loaded |= state >= Busy.READY
         self._free_slots.append(worker.slot)
         if not worker.ended_by_us:
-            _report(worker, code)
+            worker.report(code)
             killed = code == -signal.SIGKILL  # by the kernel, as far as can be told
             refusal = 507 if killed else _REFUSALS.get(code)
             if state == Busy.LOADING and refusal:
                 self.refuse_load(model, worker.connection, refusal)
                 return
             if state == Busy.PREDICTING and killed:
-                _send(worker.connection, protocol.predict_response(None, {}, "Out of resources", 507))
+                send_at_once(worker.connection, protocol.predict_response(None, {}, "Out of resources", 507))
         worker.connection.close()
 
     def refuse_load(self, model: Model, connection: socket.socket, status: int) -> None:
@@ -323,104 +276,15 @@ class ForkServer:
         loaded = model.has_loaded or any(self._states[other.slot] >= Busy.READY for other in model.workers.values())
         if self._multi_model and not loaded and model.standard_input >= 0:
             model.refused.append((connection, status))
-            _kill(model.launch.pid)
+            kill(model.launch.pid)
         else:
             self._answer_load(model, connection, status)
 
     def _answer_load(self, model: Model, connection: socket.socket, status: int) -> None:
-        _send(connection, protocol.load_response(status, "The reason is in the log of the worker."))
+        send_at_once(connection, protocol.load_response(status, "The reason is in the log of the worker."))
         connection.close()
         folder = Path(model.launch.temporary_dir)
-        self._loop.after(_FILES_MADE_S, folder, lambda: _remove_log_files(folder))
-
-
-_PYTHON_VERSION = ".".join(map(str, sys.version_info[:3])).encode()
-
-
-def _listen(launch: Launch) -> socket.socket:
-    path = launch.socket_path
-    if path is None:
-        listener = socket.socket(socket.AF_INET)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(("127.0.0.1", launch.port))
-    else:
-        listener = socket.socket(socket.AF_UNIX)
-        try:
-            listener.bind(path)
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE:
-                raise
-            os.unlink(path)  # noqa: PTH108 (of a fork server that was killed)
-            listener.bind(path)
-    listener.listen(_BACKLOG)
-    listener.setblocking(False)
-    return listener
-
-
-def _report(worker: Worker, code: int) -> None:
-    """Logs the death of a worker that was not meant to end."""
-    what = f"worker {worker.pid} of model {worker.model.launch.model_name}"
-    if code > 0:
-        logger.warning("%s ended with exit code %d", what, code)
-    elif -code == signal.SIGIO:
-        logger.warning("%s was killed: the front end had given up on it", what)
-    elif -code == signal.SIGKILL:
-        logger.error("%s was killed, probably for lack of memory", what)
-    elif code < 0:
-        logger.error("%s crashed: %s", what, signal.Signals(-code).name)
-
-
-def _remove_log_files(folder: Path) -> None:
-    for path in [*folder.glob("*-stdout"), *folder.glob("*-stderr")]:
-        if path.is_file():
-            path.unlink(missing_ok=True)
-
-
-def _open_process(pid: int) -> int:
-    """A descriptor that is readable once the process has ended; -1 on Linux before 5.3."""
-    try:
-        return os.pidfd_open(pid)
-    except OSError:
-        return -1
-
-
-def _is_launcher(pid: int) -> bool:
-    try:
-        Launch.of_process(pid)
-    except (OSError, ValueError, KeyError):
-        return False
-    return True
-
-
-def _send(connection: socket.socket, response: list[protocol.Buffer]) -> None:
-    """Sends a few bytes; nobody waits for them if that cannot be done at once."""
-    try:
-        connection.setblocking(False)
-        protocol.send(connection, response)
-    except (OSError, protocol.Disconnected):
-        pass
-
-
-def _hung_up(worker: Worker) -> bool:
-    """Whether the front end has closed the worker's connection."""
-    poll = select.poll()
-    poll.register(worker.connection, select.POLLRDHUP)
-    return bool(poll.poll(0))
-
-
-def _kill(pid: int) -> None:
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
-
-
-def _kill_group(leader: int) -> None:
-    """Kills a worker, unless it has ended, and what it has started."""
-    try:
-        os.killpg(leader, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
+        self._loop.after(_FILES_MADE_S, folder, lambda: remove_log_files(folder))
 
 
 def main() -> int:
