@@ -1,4 +1,4 @@
-"""The server's life: prepare → start → supervise → stop. Runs in the container's first process.
+"""The server's life: prepare → start → supervise → drain → stop. Runs in the container's first process.
 
 ``serve`` is what ``dockerd-entrypoint.py serve`` calls. The front end (MMS on a JVM) is started by the SageMaker
 Inference Toolkit; from then on this process is its supervisor: it forwards a stop, reaps what dies, and ends with the
@@ -18,6 +18,7 @@ from collections import deque
 from pathlib import Path
 
 from mme import mms_config, processes, toolkit
+from mme.draining import Drain
 from mme.errors import MmeError, SettingError, StartError
 from mme.front_end import GUARD_JAR
 from mme.logs import configure_logging
@@ -32,7 +33,8 @@ logger = logging.getLogger("mme.server")
 
 PACKAGE_DIR = Path(__file__).resolve().parent.parent
 # SageMaker sends SIGKILL 30 s after SIGTERM; all must be over before.
-STOP_TIMEOUT_S = 25.0
+STOP_TIMEOUT_S = 28.0
+_DRAIN_POLL_S = 0.02
 # A fork server that dies more often than this is not going to recover.
 MOST_FORK_SERVER_RESTARTS = 5
 PER_S = 60.0
@@ -71,6 +73,7 @@ class Server:
         self.fork_server: ForkServerProcess | None = None
         self._fork_server_deaths_s: deque[float] = deque(maxlen=MOST_FORK_SERVER_RESTARTS + 1)
         self.stop_signal: signal.Signals | None = None
+        self._stop_asked_s: float | None = None
         self._events: deque[signal.Signals] = deque()
         self._wakeup_read, self._wakeup_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
@@ -81,6 +84,7 @@ class Server:
             self.prepare()
             self.start()
             self.supervise()
+            self.drain()
         finally:
             self.stop()
         return self.exit_code()
@@ -92,6 +96,14 @@ class Server:
         check_start(self.settings)
         processes.become_subreaper()
         forbid_new_privileges()
+        try:
+            self.write_files()
+        except OSError as error:
+            folder = tempfile.gettempdir()
+            raise StartError(f"our files cannot be written to {folder} (TMPDIR): {error.strerror}.") from None
+
+    def write_files(self) -> None:
+        """Makes the private folder, and in it what the front end reads."""
         self.runtime_dir = Path(tempfile.mkdtemp(prefix="mme-"))
         (self.runtime_dir / "tmp").mkdir()
         # A file where the front end would make a folder to unpack archives in: none is unpacked (ModelArchive.java).
@@ -181,6 +193,7 @@ class Server:
     def handle_stop(self, event: signal.Signals) -> None:
         """SIGTERM or SIGINT: leave the loop."""
         self.stop_signal = event
+        self._stop_asked_s = time.monotonic()
 
     def handle_child_exits(self) -> None:
         """Reaps every ended child; as first process of a container, orphans of others, too."""
@@ -200,11 +213,38 @@ class Server:
             raise StartError(f"the fork server ended {len(deaths_s)} times within {PER_S:g} s; its log says why.")
         self.fork_server.restart()
 
+    # ---- drain ----
+
+    def drain(self) -> None:
+        """Waits for the answers to requests that are under way, while new ones are refused.
+
+        Ends early on a second SIGTERM or SIGINT, and where the front end ends by itself.
+        """
+        if self._stop_asked_s is None or self.front_end_pid is None or self.front_end_status is not None:
+            return
+        timeout_s = self.settings.drain_timeout_s
+        give_up_s = self._stop_asked_s + timeout_s
+        drain = Drain(self.settings, self.front_end_pid, self.fork_server)
+        if drain.in_flight:
+            logger.info("up to %d requests are under way, and have %d s", drain.in_flight, timeout_s)
+        while not drain.is_over():
+            if time.monotonic() >= give_up_s:
+                logger.warning("requests are still under way after %d s, and cut off", timeout_s)
+                return
+            processes.wait_readable(self._wakeup_read, _DRAIN_POLL_S)
+            processes.drain(self._wakeup_read)
+            while self._events:
+                if self._events.popleft() != signal.SIGCHLD:
+                    return
+                self.handle_child_exits()
+            if self.front_end_status is not None:
+                return
+
     # ---- stop ----
 
     def stop(self) -> None:
-        """Ends every descendant within ``STOP_TIMEOUT_S`` and removes the private folder."""
-        deadline_s = time.monotonic() + STOP_TIMEOUT_S
+        """Ends every descendant within ``STOP_TIMEOUT_S`` of the signal and removes the private folder."""
+        deadline_s = (self._stop_asked_s or time.monotonic()) + STOP_TIMEOUT_S
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
         if self.stop_signal is not None:
