@@ -120,15 +120,19 @@ def _listen(launch: Launch) -> socket.socket:
 
 def _tell_mms(launch: Launch) -> None:
     """Writes the lines that WorkerLifeCycle.java waits for."""
-    output, errors = launch.open_output()
-    os.set_blocking(output, False)
+    lines = b"[PID] %d\nMMS worker started.\nPython runtime: %s\n" % (launch.pid, _PYTHON_VERSION)
     try:
-        os.write(output, b"[PID] %d\nMMS worker started.\nPython runtime: %s\n" % (launch.pid, _PYTHON_VERSION))
+        descriptors = launch.open_output()
+    except OSError:
+        return  # it has died since, which the loop will hear of
+    try:
+        os.set_blocking(descriptors[0], False)
+        os.write(descriptors[0], lines)
     except OSError:
         pass  # full or closed: then the launcher has announced itself anew, and MMS knows it already
     finally:
-        os.close(output)
-        os.close(errors)
+        for descriptor in descriptors:
+            os.close(descriptor)
 
 
 def remove_log_files(folder: Path) -> None:
