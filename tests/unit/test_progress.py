@@ -13,7 +13,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 WORK = """
-from scripts.programs.progress import bytes_bar, steps_bar
+import threading
+from scripts.programs.progress import REFRESH_S, bytes_bar, steps_bar, waiting
 with steps_bar("training", 4, "epochs") as bar:
     for _ in range(4):
         bar.update()
@@ -21,6 +22,8 @@ with steps_bar("training", 4, "epochs") as bar:
 with bytes_bar("packing", 2_000_000, 500_000) as bar:
     bar.update(1_500_000)
     bar.refresh()
+with waiting("creating the endpoint"):
+    threading.Event().wait(1 + 2 * REFRESH_S)
 """
 
 
@@ -43,6 +46,8 @@ def test_a_terminal_sees_what_is_done_of_what() -> None:
     assert "4/4" in text
     assert "packing:  25%" in text, "what was there before counts as done"
     assert "2.00M/2.00M" in text
+    assert "creating the endpoint 00:00" in text
+    assert "creating the endpoint 00:01" in text
 
 
 def test_a_log_stays_empty() -> None:
