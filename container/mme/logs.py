@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
+import threading
 import time
 
 from mme.settings import Settings
@@ -48,14 +50,14 @@ class TextFormatter(logging.Formatter):
         return super().formatMessage(record)
 
 
-def relay_as_json(source: int) -> None:
-    """Copies lines from descriptor ``source`` to standard output until it ends; what is no JSON object becomes one.
+def relay_as_json(descriptor: int, source: str) -> None:
+    """Copies the lines of ``descriptor`` to standard output; what is no JSON object becomes one, of logger ``source``.
 
-    Runs in a thread of the supervisor. The front end prints a few lines past log4j (the JVM's warnings, MMS's banner);
-    in the ``json`` format these would not parse.
+    Runs in a thread of the supervisor. The front end prints a few lines past log4j (the JVM's warnings, MMS's banner),
+    and in the fork server MXNet's library does so; in the ``json`` format these would not parse.
     """
-    logger = logging.getLogger("front_end")
-    with open(source, "rb") as lines:
+    logger = logging.getLogger(source)
+    with open(descriptor, "rb") as lines:
         for line in lines:
             if line.startswith(b"{") and line.rstrip().endswith(b"}"):
                 sys.stdout.buffer.write(line)
@@ -64,9 +66,30 @@ def relay_as_json(source: int) -> None:
                 logger.info("%s", line.decode(errors="replace").rstrip())
 
 
+def json_output(source: str) -> int:
+    """A descriptor for the output of a program that does not write JSON: a thread relays it. The caller closes it."""
+    read, write = os.pipe2(os.O_CLOEXEC)
+    threading.Thread(target=relay_as_json, args=(read, source), name=f"relay-{source}", daemon=True).start()
+    return write
+
+
 def configure_logging(settings: Settings) -> None:
     """Sends the root logger to standard output in the format and from the level of ``settings``."""
     logging.addLevelName(logging.WARNING, "WARN")  # as log4j names it
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(JsonFormatter() if settings.log_format == "json" else TextFormatter())
     logging.basicConfig(handlers=[handler], level=settings.log_level, force=True)
+
+
+def configure_worker_logging(settings: Settings) -> None:
+    """The log of a worker: bare messages on the streams that the front end reads.
+
+    That logs what it reads from standard output as INFO, from standard error as WARN (WorkerLifeCycle.java). So what is
+    serious goes to standard error: the reason of a failed load is not to be lost where the log begins above INFO.
+    """
+    ordinary, serious = logging.StreamHandler(sys.stdout), logging.StreamHandler(sys.stderr)
+    ordinary.addFilter(lambda record: record.levelno < logging.WARNING)
+    serious.setLevel(max(logging.WARNING, settings.log_level))
+    # the front end waits for some of the lines of INFO
+    level = min(logging.INFO, settings.log_level)
+    logging.basicConfig(handlers=[ordinary, serious], format="%(message)s", level=level, force=True)

@@ -25,6 +25,11 @@ SINGLE_MODEL_NAME = "model"
 # MMS's own default, a little over SageMaker's limit for InvokeEndpoint of 6 MiB.
 DEFAULT_MAX_PAYLOAD_BYTES = 6_553_500
 
+# The front end's heap in MiB, and how many bodies of the largest size it is to hold besides. Left alone, the JVM takes up
+# to a quarter of the machine, whatever the container's limit. 1,000 loaded models fill 130 MiB (measured, -Xlog:gc).
+HEAP_MIB = 512
+HEAP_BODIES = 16
+
 _LOG4J_LEVELS = {10: "debug", 20: "info", 30: "warn", 40: "error", 50: "fatal"}
 _LOG4J_TEXT = "%d{ISO8601} [%-5p] %c{1} - MESSAGE%n"
 _LOG4J_JSON = (
@@ -37,11 +42,17 @@ _LOG4J_ONE_LINE = "%replace{%enc{%m}{CRLF}}{[\\x00-\\x08\\x0b-\\x1f\\x7f]}{?}"
 _LOG4J_SEVERAL_LINES = "com.amazonaws.ml.mms.ModelServer"
 # The platform asks for these every few seconds (CONTRACT: /ping, and GET /models on a multi-model endpoint).
 _PLATFORM_POLLS = '.*"GET /(ping|models) HTTP/.*'
+# What the front end says of each load, unload and request, at up to WARN, and the access log has already; and a line
+# that MXNet writes whenever it binds a network (docs/models.md says why there is no subgraph back end).
+_CHATTER = (
+    r"(attach|terminate)IOStreams\(\) .*|Stopped Scanner - .*|Backend response time: .*"
+    r"|.*MXNET_SUBGRAPH_BACKEND=NONE is detected.*"
+)
 
 
 def properties(settings: Settings, *, cores: int, model_store: Path) -> str:
     """The text of MMS's properties file. ``cores`` is the default worker count in single-model mode."""
-    max_payload_bytes = settings.max_payload_mb * 1024 * 1024 if settings.max_payload_mb else DEFAULT_MAX_PAYLOAD_BYTES
+    max_payload_bytes = _max_payload_bytes(settings)
     values = {
         "enable_envvars_config": "true",
         "model_store": model_store,
@@ -82,7 +93,12 @@ def jvm_arguments(settings: Settings) -> str:
     # The front end would download a model from any URL (ModelArchive.java). It is told of a proxy for all hosts,
     # this machine included, whose port is none: the attempt fails before anything is looked up or connected to.
     proxy = " ".join(f"-D{scheme}.proxyHost=127.0.0.1 -D{scheme}.proxyPort=65536" for scheme in ("http", "https"))
-    return f"-XX:-UsePerfData {proxy} -Dhttp.nonProxyHosts= {settings.jvm_arguments}"
+    heap_mib = HEAP_MIB + HEAP_BODIES * -(-_max_payload_bytes(settings) // 2**20)
+    return f"-XX:-UsePerfData -Xmx{heap_mib}m {proxy} -Dhttp.nonProxyHosts= {settings.jvm_arguments}"
+
+
+def _max_payload_bytes(settings: Settings) -> int:
+    return settings.max_payload_mb * 1024 * 1024 if settings.max_payload_mb else DEFAULT_MAX_PAYLOAD_BYTES
 
 
 def _escaped(value: str) -> str:
@@ -114,6 +130,13 @@ def log4j2_xml(settings: Settings) -> str:
         if settings.log_level <= 10
         else f'<RegexFilter regex={quoteattr(_PLATFORM_POLLS)} onMatch="DENY" onMismatch="NEUTRAL"/>'
     )
+    chatter = (
+        ""
+        if settings.log_level <= 10
+        else f'<RegexFilter regex={quoteattr(_CHATTER)} onMatch="DENY" onMismatch="NEUTRAL"/>'
+    )
+    # what workers say arrives as INFO from standard output, as WARN from standard error (configure_worker_logging)
+    output = level if settings.log_level <= 20 else "warn"
     access = "info" if settings.log_level <= 20 else "off"
     return f"""<?xml version="1.0" encoding="UTF-8"?>
 <Configuration status="error">
@@ -134,6 +157,8 @@ def log4j2_xml(settings: Settings) -> str:
     <Logger name="{_LOG4J_SEVERAL_LINES}" level="{level}" additivity="false"><AppenderRef ref="several_lines"/></Logger>
     <Logger name="MODEL_METRICS" level="{detail}"/>
     <Logger name="MMS_METRICS" level="{detail}"/>
+    <Logger name="com.amazonaws.ml.mms.wlm.WorkerLifeCycle" level="{output}">{chatter}</Logger>
+    <Logger name="com.amazonaws.ml.mms.wlm.WorkerThread" level="{level}">{chatter}</Logger>
     <Logger name="io.netty" level="error"/>
     <Logger name="org.apache" level="off"/>
     <Root level="{level}">
@@ -175,7 +200,8 @@ def environment(
     result["SAGEMAKER_BASE_DIR"] = str(settings.base_dir)
     # MXNet in a worker: no engine threads, no second, fused copy of the weights (docs/models.md).
     result.setdefault("MXNET_ENGINE_TYPE", "NaiveEngine")
-    result.setdefault("MXNET_SUBGRAPH_BACKEND", "NONE")
+    if not settings.mxnet_fuse:
+        result.setdefault("MXNET_SUBGRAPH_BACKEND", "NONE")
     return result
 
 

@@ -21,7 +21,6 @@ import logging
 import os
 import subprocess
 import sys
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -34,7 +33,7 @@ from retrying import retry
 
 from mme import mms_config, preflight, processes
 from mme.errors import StartError
-from mme.logs import relay_as_json
+from mme.logs import json_output
 from mme.privileges import environment_for_models
 from mme.settings import Settings
 
@@ -219,7 +218,7 @@ def _output_as_json(wanted: bool) -> Iterator[None]:
     if not wanted:
         yield
         return
-    read, write = os.pipe2(os.O_CLOEXEC)
+    write = json_output("front_end")
     sys.stdout.flush()
     ours, ours_error = os.dup(1), os.dup(2)
     os.dup2(write, 1)
@@ -232,7 +231,6 @@ def _output_as_json(wanted: bool) -> Iterator[None]:
         os.dup2(ours_error, 2)
         os.close(ours)
         os.close(ours_error)
-    threading.Thread(target=relay_as_json, args=(read,), name="relay", daemon=True).start()
 
 
 @contextmanager

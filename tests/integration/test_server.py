@@ -14,7 +14,7 @@ import pytest
 
 from tests.harness import models
 from tests.harness.ports import free_port
-from tests.harness.server import ENTRYPOINT, ServerProcess
+from tests.harness.server import ENTRYPOINT, WORKER_MODES, ServerProcess
 from tests.harness.waiting import wait_until
 
 ONE_ROW = json.dumps([[1.0, 2.0, 3.0, 4.0]])
@@ -153,6 +153,13 @@ def test_a_failed_start_is_tried_again(tmp_path: Path) -> None:
         assert server.invoke("double", ONE_ROW).status_code == 200
 
 
+@pytest.mark.parametrize("workers", WORKER_MODES)
+def test_a_start_that_nothing_is_wrong_with_is_not_tried_again(workers: str) -> None:
+    for _ in range(3):
+        with ServerProcess(MME_WORKERS=workers) as server:
+            assert "start failed" not in server.log()
+
+
 def test_a_start_that_keeps_failing_ends_with_a_clear_line(tmp_path: Path) -> None:
     java_home = flaky_java_home(tmp_path / "java", failures=1000)
     ended = run_entrypoint(
@@ -207,6 +214,29 @@ def test_the_log_level_is_heeded() -> None:
         load_multiplier(server)
         server.stop()
         assert "INFO" not in server.log()
+
+
+@pytest.mark.parametrize("workers", WORKER_MODES)
+def test_the_reason_of_a_failed_load_is_logged_at_every_level(workers: str) -> None:
+    with ServerProcess(SAGEMAKER_CONTAINER_LOG_LEVEL="error", MME_WORKERS=workers) as server:
+        (models.multiplier(server.model_dir("double")) / "model-0000.params").unlink()
+        assert server.load("double").status_code == 500
+        wait_until(lambda: "Model double did not load (500)" in server.log(), "the reason is logged")
+        assert "INFO" not in server.log()
+
+
+@pytest.mark.parametrize("workers", WORKER_MODES)
+def test_loads_and_requests_do_not_drown_the_log(workers: str) -> None:
+    with ServerProcess(MME_WORKERS=workers) as server:
+        load_multiplier(server)
+        for _ in range(3):
+            assert server.invoke("double", ONE_ROW).status_code == 200
+        assert server.unload("double").status_code == 200
+        assert server.stop() == 0
+        log = server.log()
+        assert log.count("/models/double/invoke") == 3, "a line for each request"
+        for chatter in ("IOStreams()", "Backend response time", "Stopped Scanner"):
+            assert chatter not in log
 
 
 def test_a_hung_worker_is_replaced_after_the_timeout_in_seconds() -> None:

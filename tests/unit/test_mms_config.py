@@ -49,6 +49,16 @@ def test_our_jvm_arguments_come_before_the_users() -> None:
     assert "-XX:-UsePerfData" in arguments[:-2]
 
 
+def test_the_heap_is_bounded_and_grows_with_the_bodies() -> None:
+    assert "-Xmx624m" in properties()["vmargs"].split()
+    assert "-Xmx832m" in properties(SAGEMAKER_MAX_PAYLOAD_IN_MB="20")["vmargs"].split()
+
+
+def test_the_users_heap_comes_last_and_so_wins() -> None:
+    arguments = properties(SAGEMAKER_MODEL_SERVER_VMARGS="-Xmx2g")["vmargs"].split()
+    assert [each for each in arguments if each.startswith("-Xmx")][-1] == "-Xmx2g"
+
+
 @pytest.mark.parametrize("log_format", ["text", "json"])
 @pytest.mark.parametrize("level", ["10", "20", "30", "40", "50"])
 def test_the_log_configuration_is_well_formed(log_format: str, level: str) -> None:
@@ -82,3 +92,8 @@ def test_the_toolkit_gets_its_literal_true() -> None:
 
 def test_the_users_own_mxnet_engine_stays() -> None:
     assert environment({"MXNET_ENGINE_TYPE": "ThreadedEngine"})["MXNET_ENGINE_TYPE"] == "ThreadedEngine"
+
+
+def test_mxnet_fuses_operators_where_that_is_asked_for() -> None:
+    assert environment({})["MXNET_SUBGRAPH_BACKEND"] == "NONE"
+    assert "MXNET_SUBGRAPH_BACKEND" not in environment({}, MME_MXNET_FUSE="on")

@@ -24,7 +24,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from mme.capacity.admission import Admission
+from mme.logs import configure_worker_logging
 from mme.privileges import forbid_new_privileges
+from mme.settings import Settings
 from mme.workers.gate import Gate
 from mme.workers.launcher import Launch
 from mme.workers.shared import TurnAway
@@ -99,14 +101,14 @@ def become_worker(launch: Launch, connection: int, inherited: Inherited, gate: G
     tempfile.tempdir = None  # may have been looked up with another TMPDIR
     folder = launch.arguments["--model-path"]
     python_path = gate.python_path(os.fsdecode(launch.environment.get(b"PYTHONPATH", b"")), folder)
-    wanted = {**launch.environment, b"PYTHONPATH": os.fsencode(python_path)}
-    reset_environment(os.environb, worker_environment(wanted))
+    environment = worker_environment({**launch.environment, b"PYTHONPATH": os.fsencode(python_path)})
+    reset_environment(os.environb, environment)
     reset_imports(python_path, inherited)
     arguments = {**launch.arguments, "--model-path": str(gate.folder_of(folder))}
     sys.argv = ["model_service_worker.py", *(word for pair in arguments.items() for word in pair)]
     reset_random_state()
-    reset_threads(os.environ["OMP_NUM_THREADS"])
-    reset_logging()
+    reset_threads(environment[b"OMP_NUM_THREADS"].decode())
+    configure_worker_logging(Settings.from_environment())
     gc.freeze()  # what the fork server keeps of its models is not ours to collect: looking at it would copy its pages
     gc.enable()
 
@@ -231,8 +233,3 @@ def reset_threads(openmp_threads: str) -> None:
         return
     for path in set(re.findall(r"/\S*lib(?:g|i)?omp\S*\.so\S*", Path("/proc/self/maps").read_text())):
         ctypes.CDLL(path).omp_set_num_threads(int(openmp_threads))
-
-
-def reset_logging() -> None:
-    """As ``mms.model_service_worker`` sets it: bare messages on standard output, where MMS reads them."""
-    logging.basicConfig(stream=sys.stdout, format="%(message)s", level=logging.INFO, force=True)

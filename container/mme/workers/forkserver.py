@@ -28,6 +28,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mme.errors import StartError
+from mme.logs import json_output
 from mme.privileges import environment_for_models
 from mme.settings import Settings
 from mme.workers.launcher import LAUNCHES, write_home
@@ -74,20 +75,22 @@ class ForkServerProcess:
         self._pages.append(map_shared(shared))
         python_path = os.pathsep.join(filter(None, [str(PACKAGE_DIR), self.settings.python_path]))
         command = [sys.executable, "-P", "-m", "mme.workers.forkloop"]
+        output = json_output("forkserver") if self.settings.log_format == "json" else None
         try:
             process = subprocess.Popen(
                 [*command, str(self.runtime_dir), str(alive_read), str(ready_write), str(shared)],
                 env={**environment_for_models(self.settings), **_ENVIRONMENT, "PYTHONPATH": python_path},
                 stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
                 pass_fds=(alive_read, ready_write, shared),
                 process_group=0,  # Ctrl-C at a terminal is the supervisor's to act on
             )
         except OSError as error:
             raise StartError(f"the fork server cannot be started: {error}") from error
         finally:
-            os.close(alive_read)
-            os.close(ready_write)
-            os.close(shared)
+            for descriptor in (alive_read, ready_write, shared, *([output] if output is not None else [])):
+                os.close(descriptor)
         self.pid, self.status = process.pid, None
         process.returncode = 0  # it is ours to reap, not subprocess's
         for pid in self._guarded:

@@ -34,10 +34,12 @@ def main() -> int:
     runtime_dir, server_python_path = Path(sys.argv[1]), sys.argv[2]
     options = dict(zip(sys.argv[3::2], sys.argv[4::2], strict=True))
     sys.path.insert(0, str(PACKAGE_DIR))
+    from mme.logs import configure_worker_logging
     from mme.settings import Settings
     from mme.workers.gate import Gate
 
     settings = Settings.from_environment()
+    configure_worker_logging(settings)
     gate = Gate.for_server(settings, runtime_dir, server_python_path)
     wanted = dict(os.environ).get("PYTHONPATH", "")  # MMS made it of the request and of the server's own
     python_path = gate.python_path(wanted, options["--model-path"])
@@ -97,7 +99,6 @@ def _run(gate: Gate, options: dict[str, str], *, multi_model: bool) -> int:
                 Path(self.tmp_dir, f"{pipes}-{name}").unlink(missing_ok=True)
             os._exit(1)
 
-    logging.basicConfig(stream=sys.stdout, format="%(message)s", level=logging.INFO)
     worker = Worker(
         options["--sock-type"],
         options.get("--sock-name"),
