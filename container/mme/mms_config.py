@@ -25,8 +25,8 @@ SINGLE_MODEL_NAME = "model"
 # MMS's own default, a little over SageMaker's limit for InvokeEndpoint of 6 MiB.
 DEFAULT_MAX_PAYLOAD_BYTES = 6_553_500
 
-# The front end's heap in MiB, and how many bodies of the largest size it is to hold besides. Left alone, the JVM takes up
-# to a quarter of the machine, whatever the container's limit. 1,000 loaded models fill 130 MiB (measured, -Xlog:gc).
+# The front end's heap in MiB, and how many bodies of the largest size it is to hold besides. Left alone, the JVM takes
+# up to a quarter of the machine, whatever the container's limit. 1,000 loaded models fill 130 MiB (measured, -Xlog:gc).
 HEAP_MIB = 512
 HEAP_BODIES = 16
 

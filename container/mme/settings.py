@@ -187,8 +187,8 @@ class Settings:
         "SAGEMAKER_MODEL_SERVER_VMARGS",
         _text,
         "-XX:-UseContainerSupport",
-        "Arguments for the JVM of the front end, separated by spaces, after ours, so that they win. Ours bound its heap: "
-        "`-Xmx` of 512 MiB and 16 times the largest body, room for 1,000 models.",
+        "Arguments for the JVM of the front end, separated by spaces, after ours, so that they win. "
+        "Ours bound its heap: `-Xmx` of 512 MiB and 16 times the largest body, room for 1,000 models.",
     )
     max_payload_mb: int | None = _setting(
         "SAGEMAKER_MAX_PAYLOAD_IN_MB",
