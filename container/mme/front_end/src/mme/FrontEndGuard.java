@@ -1,10 +1,12 @@
 package mme;
 
+import com.amazonaws.ml.mms.http.BadRequestException;
 import com.amazonaws.ml.mms.util.ConfigManager;
 import com.amazonaws.ml.mms.wlm.Job;
 import com.amazonaws.ml.mms.wlm.Model;
 import com.amazonaws.ml.mms.wlm.ModelManager;
 import com.amazonaws.ml.mms.wlm.WorkLoadManager;
+import com.amazonaws.ml.mms.wlm.WorkerThread;
 import io.netty.handler.codec.http.HttpResponseStatus;
 import java.lang.instrument.Instrumentation;
 import java.lang.reflect.Field;
@@ -12,14 +14,17 @@ import java.lang.reflect.Modifier;
 import java.util.Collections;
 import java.util.IdentityHashMap;
 import java.util.Iterator;
+import java.util.List;
 import java.util.Map;
 import java.util.Queue;
 import java.util.Set;
 import java.util.WeakHashMap;
 import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.ExecutionException;
 import java.util.concurrent.SynchronousQueue;
 import java.util.concurrent.ThreadPoolExecutor;
 import java.util.concurrent.TimeUnit;
+import java.util.concurrent.TimeoutException;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
@@ -38,6 +43,12 @@ import org.slf4j.LoggerFactory;
  *
  * <p>3. An answer to everybody. Requests that wait in the queue of a model that is unregistered, or are put back there
  * because their worker is stopped, are never answered. They are answered 503 here.
+ *
+ * <p>4. An unloaded model is gone. Where a worker answers in the very moment in which it is stopped, the two threads meet
+ * in a list (BatchAggregator.sendError), the stopping one fails, and the other workers and the launcher live on for ever.
+ *
+ * <p>5. A name, or another word of a request, that no program can be started with (it holds a zero, or is too long) is refused. MMS fails to
+ * start the launcher, but waits for it for a minute, in the thread that serves other connections, and keeps the model.
  */
 public final class FrontEndGuard implements Runnable {
     private static final String MANAGER = "com.amazonaws.ml.mms.wlm.ModelManager";
@@ -46,6 +57,8 @@ public final class FrontEndGuard implements Runnable {
     private static final long POLL_MS = 25;
     // How long after its end requests may still arrive in a model's queue.
     private static final long AFTERLIFE_NS = TimeUnit.SECONDS.toNanos(10);
+    // In UTF-8 at most three times as many bytes, less than what Linux allows for one (MAX_ARG_STRLEN, 128 KB).
+    private static final int LONGEST_ARGUMENT = 30_000;
 
     private final Instrumentation instrumentation;
     private Set<Model> known = identitySet();
@@ -122,9 +135,29 @@ public final class FrontEndGuard implements Runnable {
         }
 
         @Override
+        public void addServerThread(Model model, CompletableFuture<HttpResponseStatus> future)
+                throws InterruptedException, ExecutionException, TimeoutException {
+            try {
+                checkArgument("name", model.getModelName());
+                checkArgument("handler", model.getModelArchive().getHandler());
+                checkArgument("preload_model", model.preloadModel());
+            } catch (BadRequestException e) {
+                ModelManager.getInstance().getModels().remove(model.getModelName(), model);
+                throw e; // answered 400
+            }
+            super.addServerThread(model, future);
+        }
+
+        private static void checkArgument(String what, String value) {
+            if (value.indexOf('\0') >= 0 || value.length() > LONGEST_ARGUMENT) {
+                throw new BadRequestException("The model's " + what + " is too long, or holds a zero character.");
+            }
+        }
+
+        @Override
         public CompletableFuture<HttpResponseStatus> modelChanged(Model model) {
             boolean isFirst = model.getMinWorkers() > 0 && started.add(model);
-            CompletableFuture<HttpResponseStatus> done = super.modelChanged(model);
+            CompletableFuture<HttpResponseStatus> done = model.getMaxWorkers() == 0 ? end(model) : super.modelChanged(model);
             if (!isFirst) {
                 return done;
             }
@@ -135,6 +168,23 @@ public final class FrontEndGuard implements Runnable {
                         }
                         return status;
                     });
+        }
+
+        /** Ends the workers and the launcher of a model, whatever happens to one of them. */
+        private CompletableFuture<HttpResponseStatus> end(Model model) {
+            List<WorkerThread> workers = getWorkers(model.getModelName());
+            try {
+                return super.modelChanged(model);
+            } catch (RuntimeException e) {
+                for (WorkerThread worker : workers) {
+                    try {
+                        worker.shutdown();
+                    } catch (RuntimeException again) {
+                        // Its last step, which failed, was to put its requests back: see answerForgottenRequests.
+                    }
+                }
+                return super.modelChanged(model); // The workers are forgotten, the launcher is left.
+            }
         }
 
         /** Unregisters the model. In a thread of its own: this one, a worker's, is interrupted by that. */
