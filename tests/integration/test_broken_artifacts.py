@@ -16,6 +16,7 @@ import pytest
 
 from tests.harness.models import multiplier
 from tests.harness.server import REPOSITORY, WORKER_MODES, ServerProcess
+from tests.harness.waiting import wait_until
 
 ONE_ROW = b"[[1.0, 2.0, 3.0, 4.0]]"
 PARAMS, SYMBOL = "model-0000.params", "model-symbol.json"
@@ -88,7 +89,7 @@ def test_a_broken_artifact_fails_clearly_and_alone(server: ServerProcess, breaka
     BREAKAGES[breakage](folder)
 
     assert server.load(name).status_code == 500
-    assert name in next(line for line in server.log().splitlines() if f"Model {name} did not load (500)" in line)
+    wait_until(lambda: f"Model {name} did not load (500)" in server.log(), "the log says why")
     assert server.describe(name).status_code == 404
 
     for path in folder.iterdir():

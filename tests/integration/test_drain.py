@@ -77,7 +77,10 @@ def test_requests_under_way_are_answered_and_new_ones_refused(
     queued = [client.submit(server.invoke, "m", command("sleep", 0.2)) for _ in range(3)]
     quick = client.submit(server.invoke, "n", command("echo", 1))
     load = client.submit(server.load, "late")
-    wait_until(lambda: quick.done() and count_in_flight(connections_to(server.port)) == 5, "the others are under way")
+    wait_until(
+        lambda: quick.done() and count_in_flight(connections_to(server.port)) == 5,
+        lambda: f"the others are under way: {connections_to(server.port)}\n{server.log_tail()}",
+    )
 
     ask_to_stop(server)
 

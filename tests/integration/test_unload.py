@@ -43,7 +43,7 @@ def test_requests_of_a_model_that_is_unloaded_are_answered_at_once(
         statuses = [future.result().status_code for future in futures]
 
     assert time.monotonic() - unloaded_s < AT_ONCE_S
-    assert set(statuses) <= {500, 503}
+    assert set(statuses) <= {500, 503, 404}  # the last: not read yet when the model went
     assert server.describe(name).status_code == 404
     assert server.invoke(name, command("nothing")).status_code == 404
     assert server.load(name).status_code == 200
@@ -60,5 +60,5 @@ def test_requests_of_other_models_are_not_disturbed(server: ServerProcess) -> No
         wait_until(lambda: count_in_flight(connections_to(server.port)) == 8, "all are under way")
         server.unload(names[0])
         statuses = [future.result().status_code for future in asked]
-    assert set(statuses[:4]) <= {200, 500, 503}
+    assert set(statuses[:4]) <= {200, 500, 503, 404}
     assert statuses[4:] == [200] * 4

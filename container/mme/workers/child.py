@@ -29,6 +29,7 @@ from mme.privileges import forbid_new_privileges
 from mme.settings import Settings
 from mme.workers.gate import Gate
 from mme.workers.launcher import Launch
+from mme.workers.output import let_output_be_read
 from mme.workers.shared import TurnAway
 
 # Should the kernel have to kill, then one worker before the fork server, and that before the front end.
@@ -78,6 +79,8 @@ def run_worker(
         )
         sys.stdout.flush()
         sys.stderr.flush()
+        if code:
+            let_output_be_read()
     except BaseException:
         try:
             logging.getLogger(__name__).exception("worker of model %s ended", launch.model_name)

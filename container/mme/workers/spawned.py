@@ -91,6 +91,9 @@ def _run(gate: Gate, options: dict[str, str], *, multi_model: bool) -> int:
 
         def refuse_load(self, pipes: str, message: str, status: int) -> NoReturn:
             """Answers ``status`` in such a way that MMS forgets the model: see ``ForkServer.refuse_load``."""
+            from mme.workers.output import let_output_be_read
+
+            let_output_be_read()
             if multi_model and not self.has_loaded[0]:
                 _end(self.launcher)
             self.connection.sendall(_load_response(status, message))
