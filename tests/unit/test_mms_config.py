@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -97,3 +98,54 @@ def test_the_users_own_mxnet_engine_stays() -> None:
 def test_mxnet_fuses_operators_where_that_is_asked_for() -> None:
     assert environment({})["MXNET_SUBGRAPH_BACKEND"] == "NONE"
     assert "MXNET_SUBGRAPH_BACKEND" not in environment({}, MME_MXNET_FUSE="on")
+
+
+@pytest.mark.parametrize(
+    ("settings", "address"),
+    [
+        ({"MME_MANAGEMENT": "9001"}, "http://127.0.0.1:9001"),
+        ({"MME_MANAGEMENT": "loopback"}, "http://127.0.0.1:8081"),
+        ({"MME_MANAGEMENT": "loopback", "SAGEMAKER_BIND_TO_PORT": "8081"}, "http://127.0.0.1:8082"),
+        ({"MME_MANAGEMENT": "loopback", "SAGEMAKER_SAFE_PORT_RANGE": "9000-9001"}, "http://127.0.0.1:9000"),
+        ({"MME_MANAGEMENT": "loopback", "SAGEMAKER_SAFE_PORT_RANGE": "8000-9000"}, "http://127.0.0.1:8081"),
+        (
+            {
+                "MME_MANAGEMENT": "loopback",
+                "SAGEMAKER_SAFE_PORT_RANGE": "9000-9001",
+                "SAGEMAKER_BIND_TO_PORT": "9000",
+            },
+            "http://127.0.0.1:9001",
+        ),
+        ({"MME_MANAGEMENT": "unix:/run/socket"}, "unix:/run/socket"),
+    ],
+)
+def test_management_calls_can_have_a_place_of_their_own(settings: dict[str, Any], address: str) -> None:
+    found = properties(**settings)
+    assert found["management_address"] == address
+    assert found["inference_address"].startswith("http://0.0.0.0:")
+
+
+def test_the_model_store_is_not_the_environments_to_choose() -> None:
+    assert properties()["model_store"] == "/run/x/store"
+    assert "MMS_MODEL_STORE" not in environment({"MMS_MODEL_STORE": "/"})
+
+
+def test_the_jvm_is_told_of_a_proxy_that_is_none_for_every_host() -> None:
+    arguments = properties()["vmargs"].split()
+    for scheme in ("http", "https"):
+        assert f"-D{scheme}.proxyPort=65536" in arguments
+    assert "-Dhttp.nonProxyHosts=" in arguments
+
+
+@pytest.mark.parametrize(
+    ("inherited", "locale"),
+    [
+        ({}, "C.UTF-8"),
+        ({"LANG": "C"}, "C.UTF-8"),
+        ({"LANG": "de_DE.UTF-8", "LC_ALL": "POSIX"}, "C.UTF-8"),
+        ({"LANG": "de_DE.UTF-8"}, None),
+        ({"LANG": "C", "LC_ALL": "en_US.utf8"}, "en_US.utf8"),
+    ],
+)
+def test_names_in_any_script_reach_the_jvm(inherited: dict[str, str], locale: str | None) -> None:
+    assert environment(inherited).get("LC_ALL") == locale
