@@ -25,7 +25,6 @@ from local_endpoint.s3_location import S3Location
 
 logger = logging.getLogger(__name__)
 
-SERVING = ("InService", "Updating", "RollingBack", "SystemUpdating")
 IN_PROGRESS = ("Creating", "Updating", "RollingBack", "SystemUpdating", "Deleting")
 
 

@@ -20,8 +20,6 @@ from mme.front_end import GUARD_JAR
 from mme.settings import Settings
 
 DEFAULT_HANDLER = "model_handler"
-# What MMS calls the model that it loads at start, as the Inference Toolkit names it (DEFAULT_MMS_MODEL_NAME).
-SINGLE_MODEL_NAME = "model"
 # MMS's own default, a little over SageMaker's limit for InvokeEndpoint of 6 MiB.
 DEFAULT_MAX_PAYLOAD_BYTES = 6_553_500
 

@@ -267,6 +267,3 @@ class Server:
         if self.stop_signal is not None or self.front_end_status is None:
             return 0
         return processes.exit_code(self.front_end_status) or 1
-
-
-__all__ = ["EXIT_BAD_SETTING", "Server", "StartError", "serve"]

@@ -191,7 +191,7 @@ class FrontEnd:
 
 
 def _answers(settings: Settings) -> bool:
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
+    host = "127.0.0.1" if settings.host == "0.0.0.0" else settings.host
     connection = http.client.HTTPConnection(host, settings.port, timeout=2)
     try:
         connection.request("GET", "/ping")
