@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
@@ -44,8 +45,10 @@ def marked_processes(mark: str) -> list[psutil.Process]:
 class ServerProcess(ContainerClient):
     """Starts in ``with``, on a free port and with folders of its own; leaves nothing behind, and fails if it would.
 
-    ``settings`` are environment variables on top of the test run's own.
+    ``settings`` are environment variables on top of the test run's own. ``before_start`` is called in the new process.
     """
+
+    before_start: Callable[[], None] | None = None
 
     def __init__(self, *, single_model_dir: Path | None = None, port: int | None = None, **settings: str) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="mt-"))  # short: Unix sockets live below it
@@ -108,6 +111,7 @@ class ServerProcess(ContainerClient):
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                preexec_fn=self.before_start,
                 cwd=self.folder,
             )
 
