@@ -41,7 +41,7 @@ _LOG4J_SEVERAL_LINES = "com.amazonaws.ml.mms.ModelServer"
 # The platform asks for these every few seconds (CONTRACT: /ping, and GET /models on a multi-model endpoint).
 _PLATFORM_POLLS = '.*"GET /(ping|models) HTTP/.*'
 # What the front end says of each load, unload and request, at up to WARN, and the access log has already; and a line
-# that MXNet writes whenever it binds a network (docs/models.md says why there is no subgraph back end).
+# that MXNet writes whenever it binds a network (frameworks/mxnet.py says why there is no subgraph back end).
 _CHATTER = (
     r"(attach|terminate)IOStreams\(\) .*|Stopped Scanner - .*|Backend response time: .*"
     r"|.*MXNET_SUBGRAPH_BACKEND=NONE is detected.*"
@@ -196,7 +196,7 @@ def environment(
     # The toolkit compares these texts literally.
     result["SAGEMAKER_MULTI_MODEL"] = "true" if settings.multi_model else "false"
     result["SAGEMAKER_BASE_DIR"] = str(settings.base_dir)
-    # MXNet in a worker: no engine threads, no second, fused copy of the weights (docs/models.md).
+    # MXNet in a worker: no engine threads, no second, fused copy of the weights (frameworks/mxnet.py).
     result.setdefault("MXNET_ENGINE_TYPE", "NaiveEngine")
     if not settings.mxnet_fuse:
         result.setdefault("MXNET_SUBGRAPH_BACKEND", "NONE")
