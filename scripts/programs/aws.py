@@ -88,6 +88,11 @@ def is_missing(error: ClientError) -> bool:
     return "Could not find" in str(error.response["Error"].get("Message"))
 
 
+def is_taken(error: ClientError) -> bool:
+    """Whether the control plane says that there is one of that name already."""
+    return "already existing" in str(error.response["Error"].get("Message"))
+
+
 def describe_endpoint(sagemaker: Any, name: str) -> dict[str, Any] | None:
     """None if there is none of that name."""
     try:

@@ -51,6 +51,13 @@ def port(text: str) -> int:
     return int(text)
 
 
+def any_port(text: str) -> int:
+    """An argparse type: a port for a server of ours, which may be any."""
+    if not text.isdigit() or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port from 1 to 65535")
+    return int(text)
+
+
 def readable_size(size_bytes: int) -> str:
     """`4.9 MB`: decimal units, as disks, S3 and networks count."""
     for unit, unit_bytes in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):

@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from botocore.exceptions import ClientError
+
 from scripts.programs.aws import (
     client,
     environment_setting,
+    is_taken,
     multi_model_container,
     plain_errors,
     production_variant,
@@ -22,7 +25,15 @@ def main() -> int:
     arguments = parse()
     sagemaker = client("sagemaker")
     with plain_errors(f"deploying {arguments.name}"):
-        create(sagemaker, arguments)
+        try:
+            create(sagemaker, arguments)
+        except ClientError as error:
+            if not is_taken(error):
+                raise
+            raise Failure(
+                f"{error.response['Error']['Message']} Take another --name, change the endpoint that is there with "
+                f"./scripts/update_endpoint, or remove it with: ./scripts/delete_endpoint --name {arguments.name} --all"
+            ) from None
         print(f"endpoint {arguments.name} is being created", flush=True)
         described = wait_for_endpoint(sagemaker, arguments.name, arguments.timeout_s)
     if described is None or described["EndpointStatus"] != "InService":

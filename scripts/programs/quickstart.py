@@ -17,7 +17,7 @@ from local_endpoint.app import LocalEndpoint
 from local_endpoint.configuration import DEFAULT_REGION, Configuration
 from local_endpoint.s3_location import S3Location, TargetModel
 from scripts.programs import by_hand, demonstration
-from scripts.programs.console import Failure, port, run
+from scripts.programs.console import Failure, any_port, run
 from scripts.programs.container_api import ContainerApi
 from scripts.programs.demonstration import Demonstration, Instance, Unexpected, heading, holder_of
 from scripts.programs.sample_models import HELD_OUT
@@ -64,7 +64,7 @@ def parse() -> argparse.Namespace:
         "Leaves the endpoint up for more by hand, until Ctrl-C.",
     )
     parser.add_argument("--once", action="store_true", help="clean up and stop at the end instead of leaving it up")
-    parser.add_argument("--port", type=port, default=8080, help="port of the endpoint (default 8080)")
+    parser.add_argument("--port", type=any_port, default=8080, help="port of the endpoint (default 8080)")
     parser.add_argument(
         "--cache",
         type=Path,

@@ -79,6 +79,7 @@ def test_a_deployment_that_fails_says_why_and_what_to_do(local: Local) -> None:
     assert "./scripts/delete_endpoint --name mme --all" in failed.stderr
     again = call(local, *deploy, code=1)
     assert "Cannot create already existing model" in again.stderr
+    assert "Take another --name" in again.stderr
     call(local, "delete_endpoint", "--name", "mme", "--all")
     assert "there is no endpoint mme" in call(local, "delete_endpoint", "--name", "mme", "--all", code=1).stderr
 
