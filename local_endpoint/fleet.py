@@ -88,7 +88,7 @@ class Fleet:
                 return
             try:
                 self._start_one()
-            except StartFailure as failure:
+            except Exception as failure:  # also one that no runtime foresees, as of a Docker engine that restarts
                 logger.warning("%s: an instance could not be replaced: %s", self.definition.endpoint, failure)
                 if self._stopping.wait(RETRY_S[min(attempt, len(RETRY_S) - 1)]):
                     return

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import psutil
 import pytest
 
+from local_endpoint.runtimes import process
 from tests.endpoint.local import Local, behaving, journal, message, pack, pids, refused
 from tests.endpoint.traffic import Traffic
 from tests.harness.waiting import wait_until
@@ -165,3 +166,20 @@ def test_when_the_only_instance_dies_requests_wait_for_the_one_that_replaces_it(
         wait_until(lambda: traffic.answers[-1] != before, "nobody answers")
         traffic.wait_for_more()
     assert traffic.failures == []
+
+
+def test_a_replacement_is_tried_again_whatever_went_wrong(local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
+    local.deploy()
+    (before,) = pids(local)
+    take_port, asked = process.take_port, []
+
+    def fail_once(host: str) -> int:
+        asked.append(host)
+        if len(asked) == 1:
+            raise OSError("no free port")
+        return take_port(host)
+
+    monkeypatch.setattr(process, "take_port", fail_once)
+    os.kill(before, signal.SIGKILL)
+    wait_until(lambda: pids(local) and before not in pids(local), "it was not replaced")
+    assert len(asked) == 2
