@@ -7,7 +7,7 @@ import logging
 from typing import Any
 
 import docker
-from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+from docker.errors import DockerException, ImageNotFound, NotFound
 
 from local_endpoint.errors import StartFailure
 from local_endpoint.guardian import Guardian
@@ -22,6 +22,8 @@ CONTAINER_PORT = 8080
 MULTI_MODELS_LABEL = "com.amazonaws.sagemaker.capabilities.multi-models"
 BIND_TO_PORT_LABEL = "com.amazonaws.sagemaker.capabilities.accept-bind-to-port"
 OWN_LABEL = "local-endpoint.instance"
+# An engine that is gone is an error of requests (an OSError), which the SDK does not wrap.
+ENGINE_ERRORS = (DockerException, OSError)
 
 
 def missing_label(image: str, label: str) -> str:
@@ -45,7 +47,7 @@ class DockerContainer:
             self._container.reload()
         except NotFound:
             return "it was removed"
-        except DockerException as error:
+        except ENGINE_ERRORS as error:
             logger.warning("Docker does not say how container %s is: %s", self._container.name, error)
             return None
         state = self._container.attrs["State"]
@@ -62,14 +64,14 @@ class DockerContainer:
                 return
             except NotFound:
                 return
-            except (DockerException, OSError):  # the wait itself ran out of time
+            except ENGINE_ERRORS:  # the wait itself ran out of time
                 if self.exit_reason() is not None:
                     return
 
     def stop(self, timeout_s: float) -> None:
-        with contextlib.suppress(APIError, NotFound):
+        with contextlib.suppress(*ENGINE_ERRORS):
             self._container.stop(timeout=int(timeout_s))
-        with contextlib.suppress(APIError, NotFound):
+        with contextlib.suppress(*ENGINE_ERRORS):
             self._container.remove(force=True)
         self._guardian.forget_container(self._container.name)
         return_port(self.port)
@@ -77,7 +79,7 @@ class DockerContainer:
     def log_tail(self, lines: int = 20) -> str:
         try:
             return str(self._container.logs(tail=lines).decode(errors="replace"))
-        except DockerException:
+        except ENGINE_ERRORS:
             return ""
 
 
@@ -139,9 +141,9 @@ class DockerRuntime:
                 labels={OWN_LABEL: spec.name},
                 **arguments,
             )
-        except (APIError, ImageNotFound) as error:
+        except ENGINE_ERRORS as error:
             return_port(port)
-            with contextlib.suppress(DockerException):
+            with contextlib.suppress(*ENGINE_ERRORS):
                 client.containers.get(f"local-endpoint-{spec.name}").remove(force=True)
             raise StartFailure(f"The container could not be started: {error}") from None
         return DockerContainer(container, port, self._guardian)
