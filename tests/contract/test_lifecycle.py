@@ -134,6 +134,16 @@ def test_custom_attributes_come_back(server: ServerProcess, loaded: Loader) -> N
     assert answer.headers["X-Amzn-SageMaker-Custom-Attributes"] == "trace=42"
 
 
+def test_long_headers_after_many_short_answers_come_back(server: ServerProcess, loaded: Loader) -> None:
+    name = loaded()
+    for _ in range(60):  # the front end reads less and less at once
+        assert server.invoke(name, ONE_ROW, accept="text/csv").status_code == 200
+    assert server.invoke(name, "not JSON").status_code == 400
+    answer = server.invoke(name, ONE_ROW, headers={"X-Amzn-SageMaker-Custom-Attributes": "x" * 1024})
+    assert answer.status_code == 200
+    assert answer.headers["X-Amzn-SageMaker-Custom-Attributes"] == "x" * 1024
+
+
 def test_an_image_gets_the_five_best_classes(server: ServerProcess, loaded: Loader) -> None:
     import io
 

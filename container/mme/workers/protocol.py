@@ -35,8 +35,8 @@ import json
 import logging
 import socket
 import struct
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 LOAD = b"L"
 PREDICT = b"I"
@@ -239,6 +239,28 @@ def predict_response(
         response.add(body)
     response.small(_INT.pack(_END_OF_LIST))
     return response.pieces
+
+
+T = TypeVar("T")
+# More than a response has before its first body, but for headers of many kilobytes.
+_SUCCESS_MESSAGE_BYTES = 2048
+
+
+def headers_in_one_read(create_response: Callable[..., T]) -> Callable[..., T]:
+    """Wraps MMS's ``create_predict_response``, or ours, so that the front end can read every response that it makes.
+
+    ModelResponseDecoder.java fails, and takes the worker for dead, where one read of the socket ends among the headers
+    of a response (CodecUtils.readMap). Netty reads as many bytes at once as the responses before had, down to 64: after
+    some small ones, one with longer headers is cut there. The message of a success, which MMS does not look at, is made
+    so long here that no read is smaller than what comes before the body.
+    """
+
+    def create(results: Any, request_ids: Mapping[int, str], message: str, status: int, context: Any = None) -> T:
+        if status == 200:
+            message = message.ljust(_SUCCESS_MESSAGE_BYTES)
+        return create_response(results, request_ids, message, status, context=context)
+
+    return create
 
 
 class _Pieces:

@@ -31,7 +31,7 @@ from mme.workers.gate import Gate
 from mme.workers.shared import State, TurnAway
 
 # What predict() of MMS's service returns is written by us: no copies of bodies.
-mms.service.create_predict_response = protocol.predict_response
+mms.service.create_predict_response = protocol.headers_in_one_read(protocol.predict_response)
 
 logger = logging.getLogger("mme.worker")
 

@@ -52,9 +52,13 @@ def main() -> int:
 
 
 def _run(gate: Gate, options: dict[str, str], *, multi_model: bool) -> int:
+    import mms.service
     from mms.model_service_worker import MXNetModelServiceWorker
 
     from mme.errors import ModelRefused
+    from mme.workers.protocol import headers_in_one_read
+
+    mms.service.create_predict_response = headers_in_one_read(mms.service.create_predict_response)
 
     class Worker(MXNetModelServiceWorker):
         """MMS's worker; forks itself for each connection, and loads the model there."""
