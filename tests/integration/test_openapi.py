@@ -1,0 +1,45 @@
+"""What docs/openapi.yaml allows, and what it does not, sent to a real server: answers as documented, nothing dies."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, settings
+from schemathesis.specs.openapi.checks import response_schema_conformance, status_code_conformance
+
+from tests.harness import models
+from tests.harness.server import REPOSITORY, ServerProcess
+
+schema = schemathesis.openapi.from_path(REPOSITORY / "docs" / "openapi.yaml")
+ONE_ROW = json.dumps([[1.0, 2.0, 3.0, 4.0]])
+ASKED = "double"  # the model that requests are sent to
+EXAMPLES = 40  # per operation
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ServerProcess]:
+    """One server for all; at the end it is as it was: the same processes, and the model answers."""
+    with ServerProcess() as running:
+        models.multiplier(running.model_dir(ASKED), factor=2)
+        assert running.load(ASKED).status_code == 200
+        before = {process.pid for process in running.processes()}
+        yield running
+        assert running.ping().json() == {"status": "Healthy"}
+        assert running.invoke(ASKED, ONE_ROW).json() == {"predictions": [[2.0, 4.0, 6.0, 8.0]]}
+        assert [model["modelName"] for model in running.list_models().json()["models"]] == [ASKED]
+        assert {process.pid for process in running.processes()} == before, "no worker was restarted, none was left"
+
+
+@schema.parametrize()
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+def test_every_answer_is_documented(server: ServerProcess, case: schemathesis.Case) -> None:
+    if case.operation.path == "/models/{model_name}/invoke":
+        case.path_parameters = {"model_name": ASKED}  # a model that is there: it is the body that is tried
+    elif case.method == "DELETE" and case.path_parameters.get("model_name") == ASKED:
+        return
+    response = case.call(base_url=server.url)
+    case.validate_response(response, checks=[status_code_conformance, response_schema_conformance])
+    assert "Traceback" not in response.text
