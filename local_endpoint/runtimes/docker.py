@@ -71,8 +71,12 @@ class DockerContainer:
     def stop(self, timeout_s: float) -> None:
         with contextlib.suppress(*ENGINE_ERRORS):
             self._container.stop(timeout=int(timeout_s))
-        with contextlib.suppress(*ENGINE_ERRORS):
+        try:
             self._container.remove(force=True)
+        except NotFound:
+            pass
+        except ENGINE_ERRORS:
+            return  # the guardian still knows of it, and tries again at the end
         self._guardian.forget_container(self._container.name)
         return_port(self.port)
 

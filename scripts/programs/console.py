@@ -64,3 +64,10 @@ def readable_size(size_bytes: int) -> str:
         if size_bytes >= unit_bytes:
             return f"{size_bytes / unit_bytes:.1f} {unit}"
     return f"{size_bytes} bytes"
+
+
+def at_least_one(text: str) -> int:
+    """A number of things on the command line. Raises ``argparse.ArgumentTypeError``."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
+    return int(text)

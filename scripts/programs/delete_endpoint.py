@@ -7,7 +7,14 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from scripts.programs.aws import client, describe_endpoint, is_missing, plain_errors, wait_for_endpoint
+from scripts.programs.aws import (
+    client,
+    describe_endpoint,
+    is_missing,
+    names_of_updates,
+    plain_errors,
+    wait_for_endpoint,
+)
 from scripts.programs.console import Failure, run
 
 
@@ -25,7 +32,9 @@ def main() -> int:
             wait_for_endpoint(sagemaker, arguments.name, arguments.timeout_s)
             print(f"deleted endpoint {arguments.name}")
         if arguments.all:
-            models = {arguments.name: None}
+            updated_configs, updated_models = names_of_updates(sagemaker, arguments.name)
+            config_names.update(dict.fromkeys(updated_configs))
+            models = dict.fromkeys([arguments.name, *updated_models])
             for config_name in config_names:
                 config = find_config(sagemaker, config_name)
                 if config:

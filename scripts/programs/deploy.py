@@ -17,7 +17,7 @@ from scripts.programs.aws import (
     undo,
     wait_for_endpoint,
 )
-from scripts.programs.console import Failure, run
+from scripts.programs.console import Failure, at_least_one, run
 
 
 def main() -> int:
@@ -64,7 +64,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--models", required=True, metavar="s3://BUCKET/PREFIX/", help="where the models are")
     parser.add_argument("--role", required=True, metavar="ARN", help="role that may read the models")
     parser.add_argument("--instance-type", default="ml.m5.xlarge", help="default: ml.m5.xlarge")
-    parser.add_argument("--instances", type=int, default=1, help="how many (default 1)")
+    parser.add_argument("--instances", type=at_least_one, default=1, help="how many (default 1)")
     parser.add_argument(
         "--cache",
         choices=("enabled", "disabled"),

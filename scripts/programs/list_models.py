@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from local_endpoint.s3_location import S3Location
 from scripts.programs.aws import client, parse_s3_url, plain_errors
 from scripts.programs.console import Failure, readable_size, run
 
@@ -47,10 +48,7 @@ def prefix_of(sagemaker: Any, endpoint: str) -> str:
         model = sagemaker.describe_model(ModelName=variant["ModelName"])
         for container in [*model.get("Containers", []), model.get("PrimaryContainer", {})]:
             if container.get("Mode") == "MultiModel":
-                url = str(container["ModelDataUrl"])
-                if not url.startswith("s3://"):
-                    raise Failure(f"the prefix of {endpoint} is {url}: list it with --models s3://BUCKET/PREFIX/.")
-                return url
+                return S3Location.parse(str(container["ModelDataUrl"])).url
     raise Failure(f"{endpoint} is not a multi-model endpoint.")
 
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import time
 from functools import partial
 from typing import Any
 
-from scripts.programs.aws import client, environment_setting, parse_s3_url, plain_errors, undo, wait_for_endpoint
-from scripts.programs.console import Failure, run
-
-LONGEST_NAME = 63
+from scripts.programs.aws import (
+    client,
+    environment_setting,
+    name_of_update,
+    parse_s3_url,
+    plain_errors,
+    undo,
+    wait_for_endpoint,
+)
+from scripts.programs.console import Failure, at_least_one, run
 
 
 def main() -> int:
@@ -63,7 +68,7 @@ def parse() -> argparse.Namespace:
         help="a setting; may be repeated",
     )
     parser.add_argument("--instance-type", help="another instance type")
-    parser.add_argument("--instances", type=int, help="another number of instances")
+    parser.add_argument("--instances", type=at_least_one, help="another number of instances")
     parser.add_argument("--delete-old", action="store_true", help="afterwards, delete the old configuration and model")
     parser.add_argument("--timeout-s", type=float, default=1800.0, help="how long to wait (default 1800)")
     arguments = parser.parse_args()
@@ -77,8 +82,7 @@ def make_config(
     sagemaker: Any, config: dict[str, Any], arguments: argparse.Namespace
 ) -> tuple[str, list[tuple[str, str]]]:
     """The new configuration's name, and what was made: ("model" or "config", name)."""
-    suffix = time.strftime("-%Y%m%d-%H%M%S")
-    new_name = arguments.name[: LONGEST_NAME - len(suffix)] + suffix
+    new_name = name_of_update(arguments.name)
     variant = dict(config["ProductionVariants"][0])
     made: list[tuple[str, str]] = []
     if any((arguments.image, arguments.models, arguments.cache, arguments.env)):

@@ -109,6 +109,25 @@ def test_instances_can_be_changed_without_a_new_model(local: Local) -> None:
     assert not local.sagemaker.list_models()["Models"]
 
 
+def test_deleting_all_finds_what_several_updates_made(local: Local) -> None:
+    local.deploy("mme")
+    for value in ("1", "2"):
+        before = local.sagemaker.describe_endpoint(EndpointName="mme")["EndpointConfigName"]
+        call(local, "update_endpoint", "--name", "mme", "--env", f"TURN={value}")
+        assert local.sagemaker.describe_endpoint(EndpointName="mme")["EndpointConfigName"] != before
+    assert len(local.sagemaker.list_models()["Models"]) == 3
+    call(local, "delete_endpoint", "--name", "mme", "--all")
+    assert not local.sagemaker.list_endpoint_configs()["EndpointConfigs"]
+    assert not local.sagemaker.list_models()["Models"]
+
+
+@pytest.mark.parametrize("program", ["deploy", "update_endpoint"])
+def test_no_instances_are_refused(local: Local, program: str) -> None:
+    deploy = ("--image", "an-image", "--models", PREFIX, "--role", ROLE) if program == "deploy" else ()
+    refused = call(local, program, "--name", "mme", *deploy, "--instances", "0", code=2)
+    assert "0 is not a whole number of at least 1" in refused.stderr
+
+
 def test_invoke_passes_the_models_error_on(local: Local, tmp_path: Path) -> None:
     local.deploy("mme")
     local.upload("models/bad.tar.gz", behaving(invoke_status=415, invoke_body="only images"))
