@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,11 @@ __all__ = ["image", "shared"]
 # The test process imports MXNet as a worker does; read by MXNet at its import.
 os.environ.setdefault("MXNET_ENGINE_TYPE", "NaiveEngine")
 os.environ.setdefault("MXNET_SUBGRAPH_BACKEND", "NONE")
+
+# Ignored signals are inherited: what tests start in the background of a script, or with nohup, would not listen.
+for number in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
