@@ -35,14 +35,17 @@ class Drain:
     """One server's drain. Made when it begins; ``is_over`` is asked again and again."""
 
     def __init__(self, settings: Settings, front_end_pid: int, fork_server: ForkServerProcess | None) -> None:
-        self._port = settings.port
+        self._ports = [port for port in (settings.port, settings.management_port) if port is not None]
         self._fork_server = fork_server
         self._quiet_since_s: float | None = None
         connections = self._connections()
         self.in_flight = None if connections is None else count_in_flight(connections)
         if fork_server is not None:
             fork_server.turn_away_after(_UNKNOWN if self.in_flight is None else self.in_flight)
-        if not stop_listening(front_end_pid, self._port):
+        if settings.management_socket is not None:
+            settings.management_socket.unlink(missing_ok=True)
+        refused = [stop_listening(front_end_pid, port) for port in self._ports]
+        if not all(refused):
             logger.info("new connections cannot be refused here; what they ask of forked workers is answered 503")
 
     def is_over(self) -> bool:
@@ -60,7 +63,7 @@ class Drain:
 
     def _connections(self) -> list[Connection] | None:
         try:
-            return connections_to(self._port)
+            return [connection for port in self._ports for connection in connections_to(port)]
         except OSError:
             return None
 

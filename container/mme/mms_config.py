@@ -27,7 +27,6 @@ DEFAULT_MAX_PAYLOAD_BYTES = 6_553_500
 # up to a quarter of the machine, whatever the container's limit. 1,000 loaded models fill 130 MiB (measured, -Xlog:gc).
 HEAP_MIB = 512
 HEAP_BODIES = 16
-
 _LOG4J_LEVELS = {10: "debug", 20: "info", 30: "warn", 40: "error", 50: "fatal"}
 _LOG4J_TEXT = "%d{ISO8601} [%-5p] %c{1} - MESSAGE%n"
 _LOG4J_JSON = (
@@ -52,7 +51,7 @@ def properties(settings: Settings, *, cores: int, model_store: Path) -> str:
     """The text of MMS's properties file. ``cores`` is the default worker count in single-model mode."""
     max_payload_bytes = _max_payload_bytes(settings)
     values = {
-        "enable_envvars_config": "true",
+        "enable_envvars_config": "false",  # MMS_… variables would win over all of this, addresses included
         "model_store": model_store,
         "inference_address": inference_address(settings),
         "management_address": management_address(settings),
@@ -69,6 +68,17 @@ def properties(settings: Settings, *, cores: int, model_store: Path) -> str:
         "vmargs": f"-javaagent:{GUARD_JAR.name} {jvm_arguments(settings)}",
     }
     return "".join(f"{key}={_escaped(str(value))}\n" for key, value in values.items())
+
+
+def guard_rules(settings: Settings) -> str:
+    """The text of front-end-guard.properties: front_end/src/mme/Rules.java has the keys."""
+    values = {
+        "root_allowed": str(not settings.multi_model).lower(),
+        # With spawned workers, stock behaviour; the model of single-model mode must not go.
+        "unload_hopeless": str(settings.multi_model and settings.workers == "fork").lower(),
+        **{f"root.{number}": str(root.resolve()) for number, root in enumerate(settings.roots)},
+    }
+    return "".join(f"{key}={_escaped(value)}\n" for key, value in values.items())
 
 
 def inference_address(settings: Settings) -> str:
@@ -175,11 +185,8 @@ def environment(
     ``runtime_dir`` is this server's private folder: temporary files, sockets and the pid file stay inside it, so that
     several servers share a machine. ``package_dir`` holds the handler and our package.
     """
-    result = dict(inherited)
-    # Would make the JVM read another configuration than ours (ConfigManager, constructor).
-    result.pop("MMS_CONFIG_FILE", None)
-    # Would lift the restriction to the model roots (ConfigManager.setSystemVars).
-    result.pop("MMS_MODEL_STORE", None)
+    # MMS's own variables would make the JVM read another configuration than ours (ConfigManager, constructor).
+    result = {name: value for name, value in inherited.items() if not name.startswith("MMS_")}
     if not re.search("utf-?8", _locale(inherited), re.IGNORECASE):
         # The JVM words file names and arguments in the locale's encoding: a model "é" would become "?".
         result["LC_ALL"] = "C.UTF-8"

@@ -20,14 +20,14 @@ from pathlib import Path
 from mme import mms_config, processes, toolkit
 from mme.draining import Drain
 from mme.errors import MmeError, SettingError, StartError
-from mme.front_end import GUARD_JAR
+from mme.front_end import GUARD_JAR, GUARD_RULES
 from mme.logs import configure_logging
 from mme.preflight import check_start
 from mme.privileges import drop_credentials, forbid_new_privileges, switch_user
 from mme.settings import Settings
 from mme.workers.forkserver import ForkServerProcess
 from mme.workers.gate import STORE, write_store
-from mme.workers.launcher import python_for_mms, write_home
+from mme.workers.launcher import LOADED, python_for_mms, write_home
 
 logger = logging.getLogger("mme.server")
 
@@ -35,6 +35,7 @@ PACKAGE_DIR = Path(__file__).resolve().parent.parent
 # SageMaker sends SIGKILL 30 s after SIGTERM; all must be over before.
 STOP_TIMEOUT_S = 28.0
 _DRAIN_POLL_S = 0.02
+_LOAD_POLL_S = 0.05
 # A fork server that dies more often than this is not going to recover.
 MOST_FORK_SERVER_RESTARTS = 5
 PER_S = 60.0
@@ -115,6 +116,7 @@ class Server:
         )
         (self.runtime_dir / "log4j2.xml").write_text(mms_config.log4j2_xml(self.settings), encoding="utf-8")
         shutil.copyfile(GUARD_JAR, self.runtime_dir / GUARD_JAR.name)
+        (self.runtime_dir / GUARD_RULES).write_text(mms_config.guard_rules(self.settings), encoding="latin-1")
 
     # ---- start ----
 
@@ -145,8 +147,10 @@ class Server:
         self.front_end_pid = front_end.start_with_retry()
         if self.front_end_pid is not None:
             if self.fork_server is not None:
-                self.fork_server.wait_until_ready()
+                self.fork_server.wait_until_ready(self.stop_is_wanted)
                 self.fork_server.guard(self.front_end_pid)
+            if not self.settings.multi_model:
+                self.wait_for_single_model()
             logger.info(
                 "serving %s on %s:%d after %.1f s (front end is process %d)",
                 f"models from {self.settings.models_dir}"
@@ -157,6 +161,26 @@ class Server:
                 time.monotonic() - started_s,
                 self.front_end_pid,
             )
+
+    def wait_for_single_model(self) -> None:
+        """Returns when the model is loaded, or when there is something else to do. Raises ``StartError`` if it is not.
+
+        The front end would stay up without it, call itself healthy, and blame the clients.
+        """
+        while not self._model_is_loaded() and not self.stop_is_wanted() and self.front_end_status is None:
+            if not toolkit.has_model(self.settings):
+                folder = self.settings.single_model_dir
+                raise StartError(f"the model in {folder} does not load; the log says why. Mend it and start again.")
+            processes.wait_readable(self._wakeup_read, _LOAD_POLL_S)
+            processes.drain(self._wakeup_read)
+            if signal.SIGCHLD in self._events:
+                self.handle_child_exits()
+
+    def _model_is_loaded(self) -> bool:
+        if self.fork_server is not None:
+            return self.fork_server.has_loaded_worker()
+        assert self.runtime_dir is not None
+        return (self.runtime_dir / LOADED).exists()
 
     # ---- supervise ----
 

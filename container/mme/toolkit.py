@@ -190,14 +190,24 @@ class FrontEnd:
         raise FailedStart(f"the front end did not answer within {self.settings.startup_timeout_s} s")
 
 
+def has_model(settings: Settings) -> bool:
+    """Whether the one model of single-model mode is registered: MMS forgets it when it does not load."""
+    return _status_of("OPTIONS", "/invocations", settings) != 400
+
+
 def _answers(settings: Settings) -> bool:
+    return _status_of("GET", "/ping", settings) == 200
+
+
+def _status_of(method: str, path: str, settings: Settings) -> int | None:
+    """The status of an answer; None where there is none."""
     host = "127.0.0.1" if settings.host == "0.0.0.0" else settings.host
     connection = http.client.HTTPConnection(host, settings.port, timeout=2)
     try:
-        connection.request("GET", "/ping")
-        return connection.getresponse().status == 200
+        connection.request(method, path)
+        return connection.getresponse().status
     except (OSError, http.client.HTTPException):
-        return False
+        return None
     finally:
         connection.close()
 

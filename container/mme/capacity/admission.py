@@ -26,7 +26,7 @@ from mme.capacity.footprint import Artifact, Need, need_of, survey
 from mme.capacity.guard import RequestGuard, limited_growth
 from mme.capacity.ledger import Book, Ledger, Loading, new_key
 from mme.capacity.memory import MIB, KernelMemory, MemoryReader, MemorySample, SystemMemory
-from mme.capacity.policy import Decision, decide, load_growth_bytes, reserve_bytes
+from mme.capacity.policy import FLOOR_SHARE, Decision, decide, load_growth_bytes, reserve_bytes
 from mme.capacity.process_memory import ProcessId, anonymous_bytes, parent_of
 from mme.errors import InsufficientMemory
 from mme.settings import Settings
@@ -64,18 +64,29 @@ class Admission:
         """
         ticket = self.admit(model_name, model_dir)
         with _settled(ticket), limited_growth(ticket.growth_bytes):
-            yield ticket
+            try:
+                yield ticket
+            except MemoryError as error:
+                # one of ours says what happened, any other where
+                trace = not isinstance(error, InsufficientMemory)
+                reason = str(error) or "out of memory"
+                logger.error("model %r did not load (507): %s; %s", model_name, reason, ticket, exc_info=trace)
+                raise
 
     def admit(self, model_name: str, model_dir: Path) -> Ticket:
         """Admits a load in this process, or in a child that the ticket is handed over to; raises as ``loading``."""
         artifact = survey(model_dir)
         need = need_of(model_dir, artifact, self._ledger.learnt_bytes(artifact.identity))
         with self._ledger.open() as book:
-            verdict = self._judge(book, need.need_bytes)
+            kept = book.take_kept(model_name)
+            # What it replaces has been admitted once; that the reserve has been used since must not end it.
+            reserve_share = FLOOR_SHARE if kept else 1.0
+            verdict = self._judge(book, need.need_bytes, reserve_share)
             if verdict.decision.admitted:
                 key = new_key()
                 book.loading[key] = _loading(model_name, _own_process(), need.need_bytes)
-                return Ticket(self, key, model_name, need, verdict.growth_bytes, artifact)
+                return Ticket(self, key, model_name, need, verdict, artifact, reserve_share)
+            book.loading.update(kept)
         message = (
             f"model {model_name!r} is refused: it needs {need}, and {verdict}. Unload other models, use a larger "
             "instance, or declare required_memory_mb in the model's serving.properties if it needs less."
@@ -83,15 +94,35 @@ class Admission:
         logger.warning("%s", message)
         raise InsufficientMemory(message)
 
-    def _judge(self, book: Book, need_bytes: int) -> _Verdict:
+    def keep(self, model_name: str, taken_bytes: int) -> str:
+        """A worker has died: what it took is kept for the next one of its model, which may also use of the reserve.
+
+        For as long as this process lives, or until ``forget`` is called with what is returned. Raises ``OSError``, also
+        where another process has the book just now: the caller has no time to wait.
+        """
+        with self._ledger.open(wait=False) as book:
+            return book.keep(_loading(model_name, _own_process(), taken_bytes))
+
+    def forget(self, key: str) -> None:
+        """Nothing is kept any more, if no worker has come for it. Raises as ``keep``."""
+        with self._ledger.open(wait=False) as book:
+            book.loading.pop(key, None)
+
+    def describe(self) -> str:
+        """What is free now, and of which limit."""
+        with self._ledger.open(wait=False) as book:
+            return str(self._judge(book, 0, 1.0))
+
+    def _judge(self, book: Book, need_bytes: int, reserve_share: float) -> _Verdict:
         sample = self._memory.read()
-        reserve = reserve_bytes(self._settings, sample)
+        whole_reserve = reserve_bytes(self._settings, sample)
+        reserve = int(whole_reserve * reserve_share)
         promised = book.most_outstanding_bytes()
         decision = decide(sample, promised_bytes=promised, need_bytes=need_bytes, reserve_bytes=reserve)
         if not decision.admitted and promised:
             promised = book.outstanding_bytes()
             decision = decide(sample, promised_bytes=promised, need_bytes=need_bytes, reserve_bytes=reserve)
-        return _Verdict(decision, sample, promised, len(book.loading), reserve)
+        return _Verdict(decision, sample, promised, len(book.loading), reserve, whole_reserve)
 
     def _hand_over(self, key: str, pid: int) -> None:
         child = ProcessId.of(pid)
@@ -100,10 +131,10 @@ class Admission:
             if load and child:
                 book.loading[key] = _loading(load.model, child, load.need_bytes)
 
-    def _settle(self, ticket: Ticket, taken_bytes: int | None) -> None:
+    def _settle(self, ticket: Ticket, taken_bytes: int | None) -> int:
         with self._ledger.open() as book:
             load = book.loading.pop(ticket.key, None)
-            verdict = self._judge(book, 0)
+            verdict = self._judge(book, 0, ticket.reserve_share)
         if taken_bytes is None:
             before = load.anonymous_before_bytes if load else 0
             pid = load.pid if load else os.getpid()
@@ -111,7 +142,7 @@ class Admission:
         self._ledger.learn(ticket.artifact.identity, taken_bytes)
         if verdict.decision.admitted:
             logger.debug("model %r took %s of %s; %s", ticket.model, _mib(taken_bytes), ticket.need, verdict)
-            return
+            return taken_bytes
         message = (
             f"model {ticket.model!r} is undone after its load: it took {_mib(taken_bytes)} where {ticket.need} were "
             f"expected, and {verdict}. Unload other models, or use a larger instance."
@@ -124,7 +155,7 @@ class Admission:
             book.loading.pop(key, None)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Ticket:
     """The right to load one model. It must be settled or released; the death of the loading process releases it."""
 
@@ -132,8 +163,18 @@ class Ticket:
     key: str
     model: str
     need: Need
-    growth_bytes: int  # the most that the load may allocate, whatever was expected (guard.limited_growth)
+    verdict: _Verdict  # why it was admitted
     artifact: Artifact
+    reserve_share: float  # of the reserve, what is left alone
+    taken_bytes: int = 0  # known once it is settled
+
+    @property
+    def growth_bytes(self) -> int:
+        """The most that the load may allocate, whatever was expected (guard.limited_growth)."""
+        return self.verdict.growth_bytes
+
+    def __str__(self) -> str:
+        return f"it was admitted with {self.need}, when {self.verdict}"
 
     def hand_over(self, pid: int) -> None:
         """The load goes on in child ``pid``; called right after the fork."""
@@ -144,7 +185,7 @@ class Ticket:
 
         Raises ``InsufficientMemory`` if the reserve is broken now: the load is to be undone.
         """
-        self.admission._settle(self, taken_bytes)
+        self.taken_bytes = self.admission._settle(self, taken_bytes)
 
     def release(self) -> None:
         """The load failed. May be called again, and after ``settle``."""
@@ -185,12 +226,15 @@ class _Verdict:
     sample: MemorySample
     promised_bytes: int
     loads: int
-    reserve_bytes: int
+    reserve_bytes: int  # what is left alone
+    whole_reserve_bytes: int
 
     @property
     def growth_bytes(self) -> int:
         """The most that the load may allocate, whatever was expected."""
-        return load_growth_bytes(self.sample, promised_bytes=self.promised_bytes, reserve_bytes=self.reserve_bytes)
+        return load_growth_bytes(
+            self.sample, promised_bytes=self.promised_bytes, reserve_bytes=self.whole_reserve_bytes
+        )
 
     def __str__(self) -> str:
         promised = f" less {_mib(self.promised_bytes)} promised to {self.loads} load(s) under way" if self.loads else ""

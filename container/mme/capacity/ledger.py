@@ -14,6 +14,7 @@ import fcntl
 import json
 import logging
 import os
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,11 @@ logger = logging.getLogger(__name__)
 # Dead entries are looked for when they matter, or when there are more than this.
 _MANY_LOADS = 500
 _SLOT_DIGITS = 3  # of 16: 4096 slots
+# How often, and at which distance, a lock is tried by who cannot wait for it.
+_TRIES = 10
+_TRY_S = 0.001
+# Keys of what is kept for a worker that has died begin so.
+_KEPT = "kept-"
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,19 @@ class Book:
 
     loading: dict[str, Loading] = field(default_factory=dict)
 
+    def keep(self, load: Loading) -> str:
+        """Counts ``load`` among those under way until it is taken or its process dies; returns its key."""
+        key = _KEPT + new_key()
+        self.loading[key] = load
+        return key
+
+    def take_kept(self, model: str) -> dict[str, Loading]:
+        """Takes out what is kept for one worker of ``model``: an entry, or none."""
+        for key, load in self.loading.items():
+            if key.startswith(_KEPT) and load.model == model and load.is_alive():
+                return {key: self.loading.pop(key)}
+        return {}
+
     def most_outstanding_bytes(self) -> int:
         """At least what ``outstanding_bytes`` says, for nothing: looking at each process takes its time."""
         return sum(load.need_bytes for load in self.loading.values())
@@ -78,14 +97,18 @@ class Ledger:
     # ---- loads under way ----
 
     @contextmanager
-    def open(self) -> Iterator[Book]:
+    def open(self, *, wait: bool = True) -> Iterator[Book]:
         """The book for this process alone; what is changed in it is kept when the block ends, also by an exception.
 
-        A file system that is full loses the change and nothing else.
+        A file system that is full loses the change and nothing else. Who has it has it for about a millisecond; without
+        ``wait`` this raises ``BlockingIOError`` where others have it for longer than a few of those.
         """
         # opened anew each time: a lock goes with the open file, which a forked child would share
         with self._lock.open("ab") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            if wait:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            else:
+                _lock_soon(lock.fileno())
             book = self._read()
             before = dict(book.loading)
             try:
@@ -118,6 +141,15 @@ class Ledger:
             return int(taken) if known == identity else None
         except (OSError, ValueError):
             return None
+
+
+def _lock_soon(descriptor: int) -> None:
+    for _ in range(_TRIES):
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(_TRY_S)
+    return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def new_key() -> str:

@@ -30,7 +30,7 @@ from mme.settings import Settings
 from mme.workers.gate import Gate
 from mme.workers.launcher import Launch
 from mme.workers.output import let_output_be_read
-from mme.workers.shared import TurnAway
+from mme.workers.shared import TurnAway, taken_by
 
 # Should the kernel have to kill, then one worker before the fork server, and that before the front end.
 OOM_SCORE_ABOVE_FORK_SERVER = 200
@@ -59,7 +59,7 @@ def run_worker(
 ) -> NoReturn:
     """Runs in the forked process: becomes a worker of ``launch``, serves ``connection``, and ends.
 
-    ``slot`` is the byte of its state in the shared ``page``.
+    ``slot`` is its place in the shared ``page``.
 
     Leaves by ``os._exit``: what the fork server has registered for its own exit is not to run here.
     """
@@ -73,6 +73,7 @@ def run_worker(
             temporary_dir=launch.temporary_dir,
             decode_bodies=launch.environment.get(b"MMS_DECODE_INPUT_REQUEST", b"true") == b"true",
             state=page[slot : slot + 1],
+            taken=taken_by(page, slot),
             turn_away=TurnAway(page),
             admission=admission,
             gate=gate,

@@ -77,7 +77,9 @@ class EventLoop:
 
     def _call_due(self) -> None:
         now_s = time.monotonic()
-        for key, (due_s, handler) in list(self._timers.items()):
-            if due_s <= now_s:
+        for key, timer in list(self._timers.items()):
+            due_s, handler = timer
+            # A handler before may have cancelled or replaced it.
+            if due_s <= now_s and self._timers.get(key) is timer:
                 del self._timers[key]
                 handler()

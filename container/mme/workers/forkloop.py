@@ -18,6 +18,7 @@ import sys
 from pathlib import Path
 
 from mme.capacity.admission import Admission
+from mme.capacity.memory import MIB
 from mme.errors import MmeError
 from mme.logs import configure_logging
 from mme.settings import Settings
@@ -28,7 +29,7 @@ from mme.workers.gate import Gate
 from mme.workers.launcher import ALIVE, LAUNCHES, is_process, start_time
 from mme.workers.model import Model, Worker, is_launcher, kill, kill_group, remove_log_files, send_at_once
 from mme.workers.service import EXIT_NO_MEMORY, EXIT_REFUSED, Busy
-from mme.workers.shared import MOST_WORKERS, map_shared
+from mme.workers.shared import MOST_WORKERS, map_shared, taken_by, taken_mib
 from mme.workers.template import warm_up
 
 logger = logging.getLogger("mme.forkserver")
@@ -41,13 +42,19 @@ _ORPHAN_GRACE_S = 10.0
 _REAPED_S = 0.3
 # How long MMS may take to make the log files of a worker that it believes to have answered.
 _FILES_MADE_S = 1.0
+# How long the memory of a worker that has died is kept for the next one.
+_KEPT_S = 10.0
 _SIGNALS = {signal.SIGTERM, signal.SIGCHLD}
 # What a load is answered by the exit code of its worker.
 _REFUSALS = {EXIT_NO_MEMORY: 507, EXIT_REFUSED: 400}
 
 
 class ForkServer:
-    """The loop and all that it knows. ``run`` returns when the supervisor has gone or asked for the end."""
+    """The loop and all that it knows. ``run`` returns when the supervisor has gone, or on SIGTERM.
+
+    Only where the supervisor has gone, all ends with it. A fork server that ends otherwise, or fails, leaves models and
+    workers as they are: the supervisor starts another, which takes the models on.
+    """
 
     def __init__(
         self,
@@ -71,6 +78,7 @@ class ForkServer:
         self._models: dict[int, Model] = {}  # by launcher
         self._workers: dict[int, Worker] = {}  # by process
         self._states = map_shared(shared)
+        self._started_ticks = int(start_time(os.getpid()))
         self._free_slots = list(range(MOST_WORKERS - 1, -1, -1))
 
     # ---- life ----
@@ -87,15 +95,13 @@ class ForkServer:
         self._loop.on_signals({signal.SIGCHLD: self.handle_deaths, signal.SIGTERM: self._loop.stop})
         os.write(ready, b"\n")
         os.close(ready)
-        try:
-            self._loop.run()
-        finally:
-            self.end_everything()
+        self._loop.run()
 
     def handle_supervisor(self) -> None:
         """A process number to guard, or the end of the pipe: the supervisor stops us, or was killed."""
         received = os.read(self._alive, 4096)
         if not received:
+            self.end_everything()
             self._loop.stop()
             return
         for pid in map(int, received.split()):
@@ -136,6 +142,8 @@ class ForkServer:
 
     def _add(self, model: Model) -> None:
         self._models[model.launch.pid] = model
+        # Its launcher is older than this process: it was another one's model, and its workers may still serve.
+        model.has_loaded = int(model.launch.started) < self._started_ticks
         if model.process >= 0:
             self._loop.watch(model.process, lambda: self.handle_launcher_death(model))
         self._loop.watch(model.listener.fileno(), lambda: self.handle_connection(model))
@@ -147,7 +155,7 @@ class ForkServer:
         Where the model was unregistered they end at once, else we end them.
         """
         self._forget_process(model)
-        self._loop.after(_REAPED_S, (model.launch.pid, "end"), lambda: self.handle_launcher_end(model))
+        self._loop.after(_REAPED_S, (model.launch.pid, "end"), lambda: self._end_launched(model))
 
     def _forget_process(self, model: Model) -> None:
         if model.process >= 0:
@@ -156,16 +164,25 @@ class ForkServer:
             model.process = -1
 
     def handle_launcher_end(self, model: Model) -> None:
-        """The launcher has been reaped, or the front end is gone: the model's workers end at once, and so does it.
+        """The launcher has been killed or reaped, or the front end is gone: the model and its workers end at once.
 
-        Unless somebody else killed the launcher: the front end still holds its connections then. It would never start
-        another launcher (WorkerThread.java fails with a NullPointerException at this point) but its workers' threads
-        connect anew to the same socket, so that stays open for them.
+        Unless the front end still holds connections. It closes them a moment after it has killed the launcher itself.
         """
+        self._answer_refused(model)
+        self._forget_launcher(model)
+        if model.is_orphaned():
+            self._loop.after(_REAPED_S, (model.launch.pid, "end"), lambda: self._end_launched(model))
+        else:
+            self._drop(model)
+
+    def _end_launched(self, model: Model) -> None:
+        """What came of a launcher goes, the model too, unless it was somebody else who killed the launcher.
+
+        Then the front end would never start another (WorkerThread.java fails with a NullPointerException at this point)
+        but its workers' threads connect anew to the same socket, so that stays open for them.
+        """
+        self._answer_refused(model)
         orphaned = model.is_orphaned()
-        for connection, status in model.refused:
-            self._answer_load(model, connection, status)
-        model.refused.clear()
         model.end_workers()
         if orphaned:
             logger.error("the launcher of model %s was killed; its workers are replaced", model.launch.model_name)
@@ -173,6 +190,11 @@ class ForkServer:
             self._loop.after(_ORPHAN_GRACE_S, model.launch.pid, lambda: self._drop(model))
         else:
             self._drop(model)
+
+    def _answer_refused(self, model: Model) -> None:
+        for connection, status in model.refused:
+            self._answer_load(model, connection, status)
+        model.refused.clear()
 
     def _forget_launcher(self, model: Model) -> None:
         self._forget_process(model)
@@ -187,6 +209,8 @@ class ForkServer:
         del self._models[model.launch.pid]
         self._loop.cancel(model.launch.pid)
         model.end_workers()
+        for key in list(model.kept):
+            self._forget_memory(model, key)
         self._forget_launcher(model)
         self._loop.unwatch(model.listener.fileno())
         model.close()
@@ -208,10 +232,11 @@ class ForkServer:
             return
         slot = self._free_slots.pop()
         self._states[slot] = Busy.STARTED
+        taken_by(self._states, slot)[:] = bytes(4)
         try:
             pid = self._fork(model, connection, slot)
         except OSError as error:
-            logger.error("no worker for model %s (507): %s", model.launch.model_name, error)
+            logger.error("no worker for model %s (507): %s; %s", model.launch.model_name, error, self._memory())
             self._free_slots.append(slot)
             self.refuse_load(model, connection, 507)
             return
@@ -225,10 +250,19 @@ class ForkServer:
             pid = os.fork()
             if pid == 0:
                 run_worker(model.launch, connection, self._states, slot, self._inherited, self._admission, self._gate)
-            os.setpgid(pid, pid)  # the child does the same; whoever is first, from here on it leads a group
+            try:
+                os.setpgid(pid, pid)  # the child does the same; whoever is first, from here on it leads a group
+            except OSError:
+                pass  # it has ended
             return pid
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+
+    def _memory(self) -> str:
+        try:
+            return self._admission.describe()
+        except (OSError, MmeError) as error:
+            return f"what is free cannot be told: {error}"
 
     def handle_deaths(self) -> None:
         """Reaps all workers that have ended."""
@@ -264,7 +298,27 @@ class ForkServer:
                 return
             if state == Busy.PREDICTING and killed:
                 send_at_once(worker.connection, protocol.predict_response(None, {}, "Out of resources", 507))
-        worker.connection.close()
+            if state >= Busy.READY and code != 0:  # 0: the front end has hung up
+                self.keep_memory(model, taken_mib(self._states, worker.slot) * MIB)
+        worker.hang_up()
+
+    def keep_memory(self, model: Model, taken_bytes: int) -> None:
+        """What a worker that has died took is for the next one of its model, which MMS asks for after a second."""
+        try:
+            key = self._admission.keep(model.launch.model_name, taken_bytes)
+        except (OSError, MmeError) as error:
+            logger.error("nothing is kept for the next worker of model %s: %s", model.launch.model_name, error)
+        else:
+            model.kept.append(key)
+            self._loop.after(_KEPT_S, key, lambda: self._forget_memory(model, key))
+
+    def _forget_memory(self, model: Model, key: str) -> None:
+        self._loop.cancel(key)
+        model.kept.remove(key)
+        try:
+            self._admission.forget(key)
+        except (OSError, MmeError) as error:
+            logger.error("what is kept for model %s stays kept: %s", model.launch.model_name, error)
 
     def refuse_load(self, model: Model, connection: socket.socket, status: int) -> None:
         """Answers ``status`` to a load, and closes ``connection``.

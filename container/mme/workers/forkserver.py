@@ -24,7 +24,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from mme.errors import StartError
@@ -32,7 +32,7 @@ from mme.logs import json_output
 from mme.privileges import environment_for_models
 from mme.settings import Settings
 from mme.workers.launcher import LAUNCHES, write_home
-from mme.workers.shared import TurnAway, is_any_busy, make_shared, map_shared
+from mme.workers.shared import TurnAway, is_any_busy, is_any_loaded, make_shared, map_shared
 
 logger = logging.getLogger("mme.forkserver")
 
@@ -96,10 +96,15 @@ class ForkServerProcess:
         for pid in self._guarded:
             self._tell(pid)
 
-    def wait_until_ready(self) -> None:
-        """Returns when it can fork. Raises ``StartError`` if it ended, or took too long, instead."""
+    def wait_until_ready(self, cancelled: Callable[[], bool] = lambda: False) -> None:
+        """Returns when it can fork, or is not to be waited for any more (``cancelled``, which is asked now and then).
+
+        Raises ``StartError`` if it ended, or took too long, instead.
+        """
         deadline_s = time.monotonic() + self.settings.startup_timeout_s
         while not select.select([self._ready_read], [], [], 0.1)[0]:
+            if cancelled():
+                return
             if time.monotonic() >= deadline_s:
                 raise StartError(f"the fork server was not ready within {self.settings.startup_timeout_s} s.")
         ready = os.read(self._ready_read, 1)
@@ -116,6 +121,10 @@ class ForkServerProcess:
     def is_busy(self) -> bool:
         """Whether a worker loads its model or works on a request."""
         return bool(self._pages) and is_any_busy(self._pages[-1])
+
+    def has_loaded_worker(self) -> bool:
+        """Whether a worker has its model."""
+        return bool(self._pages) and is_any_loaded(self._pages[-1])
 
     def turn_away_after(self, requests: int) -> None:
         """Has each worker answer so many requests, and 503 to all that come then. For good."""

@@ -34,6 +34,7 @@ class Model:
     process: int = -1  # readable once the launcher has ended; -1 from then on, or where the kernel has no such thing
     workers: dict[int, Worker] = field(default_factory=dict)
     has_loaded: bool = False  # in any worker, at any time
+    kept: list[str] = field(default_factory=list)  # keys of memory that is kept for next workers (Admission.keep)
     refused: list[tuple[socket.socket, int]] = field(default_factory=list)  # answered when the launcher is gone
 
     @classmethod
@@ -55,6 +56,8 @@ class Model:
     def close(self) -> None:
         """Closes and removes the socket; the launcher's descriptors are closed apart."""
         self.listener.close()
+        for connection, _ in self.refused:
+            connection.close()
         if self.launch.socket_path:
             Path(self.launch.socket_path).unlink(missing_ok=True)
 
@@ -84,6 +87,14 @@ class Worker:
         poll = select.poll()
         poll.register(self.connection, select.POLLRDHUP)
         return bool(poll.poll(0))
+
+    def hang_up(self) -> None:
+        """Ends the connection, also where a worker that is just being forked still has a copy of it."""
+        try:
+            self.connection.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # the front end was first
+        self.connection.close()
 
     def report(self, code: int) -> None:
         """Logs the death of a worker that was not meant to end; ``code`` is negative for a signal."""

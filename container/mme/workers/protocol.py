@@ -35,8 +35,8 @@ import json
 import logging
 import socket
 import struct
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 LOAD = b"L"
 PREDICT = b"I"
@@ -216,6 +216,53 @@ def predict_response(
     ``error`` to each. ``context`` has each entry's content type, status and headers; without it there are none.
     What cannot be put into JSON makes the whole batch a 503, as with MMS.
     """
+    try:
+        return _predictions(results, request_ids, message, status, context)
+    except TypeError:
+        logging.warning(_UNSERIALIZABLE, exc_info=True)
+        return _predictions(None, request_ids, _UNSERIALIZABLE, 503)
+
+
+# Of each response, so that the front end reads at least twice as many at once: netty's buffer sizes are powers of two,
+# and the next larger one is taken (AdaptiveRecvByteBufAllocator).
+_LEAST_BYTES = 8192
+_ONE_READ_BYTES = 2 * _LEAST_BYTES
+
+
+def readable_response(
+    results: Sequence[Any] | None, request_ids: Mapping[int, str], message: str, status: int, context: Any = None
+) -> list[Buffer]:
+    """``predict_response`` in such a way that the front end can read every one.
+
+    ModelResponseDecoder.java fails, and takes the worker for dead, where one read of the socket ends among the headers
+    of a response (CodecUtils.readMap). Netty reads as many bytes at once as the responses before had, down to 64: after
+    some small ones, one with longer headers is cut there. So no response is small: the message of a success, which MMS
+    does not look at, is made longer, and so is what follows the message of a failure, which is all that MMS looks at.
+    Headers beyond what is read at once are left out, and logged.
+    """
+    if status == 200:
+        padded = message.ljust(_LEAST_BYTES)
+        try:
+            return _predictions(results, request_ids, padded, status, context, headers_within_bytes=_ONE_READ_BYTES)
+        except TypeError:
+            logging.warning(_UNSERIALIZABLE, exc_info=True)
+            message, status = _UNSERIALIZABLE, 503
+    return _predictions([b" " * _LEAST_BYTES], {0: ""}, message, status)
+
+
+_UNSERIALIZABLE = "Unsupported model output data type."
+
+
+def _predictions(
+    results: Sequence[Any] | None,
+    request_ids: Mapping[int, str],
+    message: str,
+    status: int,
+    context: Any = None,
+    *,
+    headers_within_bytes: int | None = None,
+) -> list[Buffer]:
+    """Raises ``TypeError`` for a result that cannot be put into JSON."""
     response = _Pieces()
     response.small(_INT.pack(status) + _field(message.encode()))
     for index, request_id in request_ids.items():
@@ -228,39 +275,17 @@ def predict_response(
                 _field((context.get_response_content_type(index) or "").encode())
                 + _INT.pack(200 if own_status is None else own_status)
                 + _field((phrase or "").encode())
-                + _headers(context.get_response_headers(index))
             )
-        try:
-            body: Buffer = b"error" if results is None else _body(results[index])
-        except TypeError:
-            logging.warning("Unable to serialize model output.", exc_info=True)
-            return predict_response(None, request_ids, "Unsupported model output data type.", 503)
+            headers = _headers(context.get_response_headers(index))
+            if headers_within_bytes is not None and response.size + len(headers) > headers_within_bytes:
+                logging.warning("The headers of an answer are left out: the front end cannot read as much at once.")
+                headers = _headers({})
+            response.small(headers)
+        body: Buffer = b"error" if results is None else _body(results[index])
         response.small(_INT.pack(len(body)))
         response.add(body)
     response.small(_INT.pack(_END_OF_LIST))
     return response.pieces
-
-
-T = TypeVar("T")
-# More than a response has before its first body, but for headers of many kilobytes.
-_SUCCESS_MESSAGE_BYTES = 2048
-
-
-def headers_in_one_read(create_response: Callable[..., T]) -> Callable[..., T]:
-    """Wraps MMS's ``create_predict_response``, or ours, so that the front end can read every response that it makes.
-
-    ModelResponseDecoder.java fails, and takes the worker for dead, where one read of the socket ends among the headers
-    of a response (CodecUtils.readMap). Netty reads as many bytes at once as the responses before had, down to 64: after
-    some small ones, one with longer headers is cut there. The message of a success, which MMS does not look at, is made
-    so long here that no read is smaller than what comes before the body.
-    """
-
-    def create(results: Any, request_ids: Mapping[int, str], message: str, status: int, context: Any = None) -> T:
-        if status == 200:
-            message = message.ljust(_SUCCESS_MESSAGE_BYTES)
-        return create_response(results, request_ids, message, status, context=context)
-
-    return create
 
 
 class _Pieces:
@@ -268,8 +293,10 @@ class _Pieces:
 
     def __init__(self) -> None:
         self.pieces: list[Buffer] = []
+        self.size = 0
 
     def small(self, piece: Buffer) -> None:
+        self.size += len(piece)
         if self.pieces and isinstance(self.pieces[-1], _Joined):
             self.pieces[-1] += piece
         else:
@@ -279,6 +306,7 @@ class _Pieces:
         if len(piece) < _COPY_BELOW_BYTES:
             self.small(piece)
         else:
+            self.size += len(piece)
             self.pieces.append(piece)
 
 

@@ -25,13 +25,14 @@ from mms.model_loader import ModelLoaderFactory
 from mms.service import Service, emit_metrics
 
 from mme.capacity.admission import Admission
-from mme.errors import InsufficientMemory, MmeError, ModelRefused
+from mme.capacity.memory import MIB
+from mme.errors import MmeError, ModelRefused
 from mme.workers import protocol
 from mme.workers.gate import Gate
 from mme.workers.shared import State, TurnAway
 
 # What predict() of MMS's service returns is written by us: no copies of bodies.
-mms.service.create_predict_response = protocol.headers_in_one_read(protocol.predict_response)
+mms.service.create_predict_response = protocol.readable_response
 
 logger = logging.getLogger("mme.worker")
 
@@ -87,6 +88,7 @@ def serve(
     temporary_dir: str,
     decode_bodies: bool,
     state: memoryview,
+    taken: memoryview,
     turn_away: TurnAway,
     admission: Admission,
     gate: Gate,
@@ -96,8 +98,8 @@ def serve(
     0; or 1 where the model did not load, of which MMS learns by the end of the connection; or ``EXIT_NO_MEMORY`` where
     it did not for lack of memory, ``EXIT_REFUSED`` where it must not: the fork server answers in our place then
     (``ForkServer.refuse_load``). ``temporary_dir`` is where the front end makes log files; ``state`` is the byte
-    shared with the fork server; ``turn_away`` says when to answer 503 to everything, ``admission`` whether there is
-    memory for the model, ``gate`` whether it may load.
+    shared with the fork server, ``taken`` where that is told what the model took; ``turn_away`` says when to answer 503
+    to everything, ``admission`` whether there is memory for the model, ``gate`` whether it may load.
     """
     reader = protocol.RequestReader(connection, decode_bodies=decode_bodies)
     busy = Busy(connection, state)
@@ -112,12 +114,13 @@ def serve(
                 command, request = reader.read()
             except MemoryError:
                 logger.error("There is no memory for the body of a request (507).", exc_info=True)
-                protocol.send(connection, protocol.predict_response(None, {}, "Out of resources", 507))
+                protocol.send(connection, protocol.readable_response(None, {}, "Out of resources", 507))
                 continue
             if command == protocol.LOAD:
                 with busy(Busy.LOADING):
                     if not model.load(request):
                         return EXIT_NO_MEMORY
+                taken[:] = model.taken_mib.to_bytes(len(taken), "little")
                 busy.over()
                 protocol.send(connection, protocol.load_response(200, model.loaded_message()))
                 LogFiles(temporary_dir, request["ioFileDescriptor"].decode()).remove(connection)
@@ -163,6 +166,7 @@ class LoadedModel:
         self._name = ""
         self._loader: Any = None
         self._service: Service | None = None
+        self.taken_mib = 0
 
     def load(self, request: dict[str, Any]) -> bool:
         """Loads what ``request`` names; False if there is no memory for it. Raises what else the handler raises."""
@@ -172,15 +176,14 @@ class LoadedModel:
         self._loader = ModelLoaderFactory.get_model_loader(folder)
         admitted = self._admission.loading(self._name, Path(folder)) if self._admission else nullcontext()
         try:
-            with admitted:
+            with admitted as ticket:
                 self._service = self._loader.load(
                     self._name, folder, request["handler"].decode(), request.get("gpu"), request["batchSize"]
                 )
-        except InsufficientMemory:
-            return False  # logged by who raised it
         except MemoryError:
-            logger.error("Model %s did not load: out of memory (507).", self._name, exc_info=True)
-            return False
+            return False  # logged by the admission
+        if ticket:
+            self.taken_mib = ticket.taken_bytes // MIB
         logger.info("Model %s loaded.", self._name)
         return True
 
@@ -205,7 +208,7 @@ class LoadedModel:
         for index in request_ids:
             context.set_response_status(503, "Service Unavailable", index)
             context.set_response_content_type(index, "application/json")
-        return protocol.predict_response([body] * len(request), request_ids, "", 200, context)
+        return protocol.readable_response([body] * len(request), request_ids, "", 200, context)
 
     def emit_metrics(self) -> None:
         """Writes the handler's metrics as lines that MMS reads."""

@@ -36,6 +36,7 @@ def main() -> int:
     sys.path.insert(0, str(PACKAGE_DIR))
     from mme.logs import configure_worker_logging
     from mme.settings import Settings
+    from mme.workers.child import OOM_SCORE_ABOVE_FORK_SERVER, raise_oom_score
     from mme.workers.gate import Gate
 
     settings = Settings.from_environment()
@@ -48,17 +49,20 @@ def main() -> int:
     sys.path[:] = dict.fromkeys([*folders, *sys.path[1:]])
     options["--model-path"] = str(gate.folder_of(options["--model-path"]))
     sys.argv = ["model_service_worker.py", *(word for pair in options.items() for word in pair)]
-    return _run(gate, options, multi_model=settings.multi_model)
+    raise_oom_score(OOM_SCORE_ABOVE_FORK_SERVER)
+    return _run(gate, options, runtime_dir, multi_model=settings.multi_model)
 
 
-def _run(gate: Gate, options: dict[str, str], *, multi_model: bool) -> int:
+def _run(gate: Gate, options: dict[str, str], runtime_dir: Path, *, multi_model: bool) -> int:
     import mms.service
     from mms.model_service_worker import MXNetModelServiceWorker
 
     from mme.errors import ModelRefused
-    from mme.workers.protocol import headers_in_one_read
+    from mme.workers.launcher import LOADED
+    from mme.workers.protocol import readable_response
 
-    mms.service.create_predict_response = headers_in_one_read(mms.service.create_predict_response)
+    # In one piece, as MMS's worker sends it.
+    mms.service.create_predict_response = lambda *arguments, **named: b"".join(readable_response(*arguments, **named))
 
     class Worker(MXNetModelServiceWorker):
         """MMS's worker; forks itself for each connection, and loads the model there."""
@@ -82,6 +86,7 @@ def _run(gate: Gate, options: dict[str, str], *, multi_model: bool) -> int:
                 message, status = self.load_admitted({**request, "modelPath": os.fsencode(folder)})
             if status == 200:
                 self.has_loaded[0] = 1
+                (runtime_dir / LOADED).touch()
             elif os.getpid() != self.launcher:
                 self.refuse_load(request["ioFileDescriptor"].decode(), message, status)
             return message, status

@@ -1,0 +1,96 @@
+package mme;
+
+import com.amazonaws.ml.mms.http.BadRequestException;
+import java.io.IOException;
+import java.io.Reader;
+import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Properties;
+
+/**
+ * What this server allows: front-end-guard.properties in the working folder, which server.py writes.
+ *
+ * <pre>
+ * root.0, root.1 …     real paths of the folders below which models may be
+ * root_allowed         whether such a folder may itself be a model
+ * unload_hopeless      whether a model whose workers do not come back is unloaded
+ * </pre>
+ *
+ * Names and folders are looked at as gate.py does, whose word counts where a worker is started: without one
+ * (initial_workers=0) nobody else asks.
+ */
+final class Rules {
+    private static final Path FILE = Path.of("front-end-guard.properties");
+    private static final int LONGEST_NAME = 255; // characters, as gate.LONGEST_NAME
+
+    final boolean unloadHopeless;
+    private final boolean rootAllowed;
+    private final List<Path> roots = new ArrayList<>();
+
+    private Rules(Properties properties) {
+        unloadHopeless = Boolean.parseBoolean(properties.getProperty("unload_hopeless"));
+        rootAllowed = Boolean.parseBoolean(properties.getProperty("root_allowed"));
+        for (int i = 0; properties.getProperty("root." + i) != null; i++) {
+            roots.add(Path.of(properties.getProperty("root." + i)));
+        }
+    }
+
+    static Rules read() throws IOException {
+        Properties properties = new Properties();
+        try (Reader reader = Files.newBufferedReader(FILE, StandardCharsets.ISO_8859_1)) {
+            properties.load(reader);
+        }
+        return new Rules(properties);
+    }
+
+    /** Throws BadRequestException (400) for a name that no model may have. */
+    void checkName(String name) {
+        int length = name.codePointCount(0, name.length());
+        if (length < 1 || length > LONGEST_NAME) {
+            throw new BadRequestException(
+                    "The model's name has " + length + " characters; 1 to " + LONGEST_NAME + " are allowed.");
+        }
+        if (!name.codePoints().allMatch(Rules::isPrintable)) {
+            throw new BadRequestException("The model's name has characters that cannot be printed.");
+        }
+        if (name.contains("/") || name.contains("..")) {
+            throw new BadRequestException("The model's name has '/' or '..' in it.");
+        }
+    }
+
+    /** Throws BadRequestException (400) for a folder that is not below a root, with symlinks resolved. */
+    void checkFolder(Path folder) {
+        try {
+            Path real = folder.toRealPath();
+            for (Path root : roots) {
+                if (real.startsWith(root) && (rootAllowed || !real.equals(root))) {
+                    return;
+                }
+            }
+        } catch (IOException e) {
+            // it has vanished since
+        }
+        throw new BadRequestException("The model's folder is not below a folder that models may be loaded from.");
+    }
+
+    /** As str.isprintable of Python. */
+    private static boolean isPrintable(int character) {
+        switch (Character.getType(character)) {
+            case Character.CONTROL:
+            case Character.FORMAT:
+            case Character.SURROGATE:
+            case Character.PRIVATE_USE:
+            case Character.UNASSIGNED:
+            case Character.LINE_SEPARATOR:
+            case Character.PARAGRAPH_SEPARATOR:
+                return false;
+            case Character.SPACE_SEPARATOR:
+                return character == ' ';
+            default:
+                return true;
+        }
+    }
+}
