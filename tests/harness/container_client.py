@@ -26,7 +26,7 @@ class ContainerClient:
         return self.request("GET", "/ping")
 
     def load(self, name: str, url: str | None = None, **extra: Any) -> requests.Response:
-        """POST /models; ``extra`` goes to the query (batch_size, initial_workers …)."""
+        """POST /models; ``extra`` goes into the body, too (batch_size, initial_workers …)."""
         body = {"model_name": name, "url": url if url is not None else self.model_url(name)}
         return self.request("POST", "/models", json={**body, **extra}, headers={"Accept": "application/json"})
 

@@ -32,7 +32,10 @@ def command(*words: object) -> str:
 
 
 class Commands:
-    """What the handler can be told to do."""
+    """What the handler can be told to do. ``index`` of ``requests`` in a batch; there is no ``context`` at load."""
+
+    def __init__(self, context=None, index=0, requests=0):
+        self.context, self.index, self.requests = context, index, requests
 
     def nothing(self):
         """Answers null."""
@@ -90,6 +93,21 @@ class Commands:
         """Does one after the other, and answers as the last does."""
         return [getattr(self, name)(*arguments) for name, *arguments in commands][-1]
 
+    def once(self, path, *commands):
+        """Does one after the other if there is a file, and removes that first; else nothing."""
+        if Path(path).exists():
+            Path(path).unlink()
+            self.sequence(*commands)
+
+    def batch(self):
+        """Answers with the number of requests that came together."""
+        return self.requests
+
+    def set_header(self, length):
+        """Answers with a header of its own of so many characters."""
+        self.context.set_response_header(self.index, "X-Long", "x" * length)
+        return length
+
     def look(self):
         """Answers with all that a process can see of itself."""
         import numpy as np
@@ -120,10 +138,10 @@ class Commands:
             return "the listing itself"
 
 
-def obey(text):
+def obey(text, *where):
     """Does what ``text`` says."""
     name, *arguments = json.loads(text)
-    return getattr(Commands(), name)(*arguments)
+    return getattr(Commands(*where), name)(*arguments)
 
 
 def handle(data, context):
@@ -132,4 +150,5 @@ def handle(data, context):
         obey(Path(context.system_properties["model_dir"], "on_load").read_text())
         return None
     context.metrics.add_counter("Obeyed", len(data))
-    return [json.dumps(obey(bytes(item["body"]).decode())) for item in data]
+    bodies = [bytes(item["body"]).decode() for item in data]
+    return [json.dumps(obey(body, context, index, len(data))) for index, body in enumerate(bodies)]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
+import shutil
 import signal
 import time
 import uuid
@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import requests
 
 from tests.harness.obedient_handler import HANDLER, command, make_model
 from tests.harness.server import ServerProcess
@@ -24,13 +25,15 @@ from tests.harness.workers import fork_servers, is_gone, launchers, traffic, wor
 # MMS starts a worker's thread again after a second.
 RECOVERY_S = 15.0
 RESPONSE_TIMEOUT_S = 3
+BATCH = 4
 
 Load = Callable[..., str]
 
 
-def start(log_level: str = "20") -> ServerProcess:
+def start(log_level: str = "20", single_model_dir: Path | None = None) -> ServerProcess:
     """A server whose clients wait no longer than a recovery may take."""
     server = ServerProcess(
+        single_model_dir=single_model_dir,
         MME_WORKERS="fork",
         MME_PRELOAD="none",
         SAGEMAKER_HANDLER=HANDLER,
@@ -159,23 +162,33 @@ def test_lack_of_memory_in_a_request_is_answered_507_and_the_worker_lives(server
 def test_a_handler_that_hangs_in_a_request_is_killed_after_the_timeout(
     server: ServerProcess, loaded: Load, how: str
 ) -> None:
-    name = loaded()
+    name, other = loaded(), loaded()
     hung = worker(server, name)
-    started_s = time.monotonic()
-    assert server.invoke(name, command(how)).status_code == 500
-    assert RESPONSE_TIMEOUT_S <= time.monotonic() - started_s < RESPONSE_TIMEOUT_S + 2
-    wait_until(lambda: is_gone(hung), "the worker that hung is gone", timeout_s=0.5)
-    assert server.invoke(name, command("echo", 5)).json() == 5
+    with traffic(lambda: echoes(server, other)) as sent:
+        started_s = time.monotonic()
+        assert server.invoke(name, command(how)).status_code == 500
+        assert RESPONSE_TIMEOUT_S <= time.monotonic() - started_s < RESPONSE_TIMEOUT_S + 2
+        wait_until(lambda: is_gone(hung), "the worker that hung is gone", timeout_s=0.5)
+        assert server.invoke(name, command("echo", 5)).json() == 5
+    assert set(sent.statuses) == {200}
 
 
 @pytest.mark.parametrize("how", ["spin", "hang_in_c"])
-def test_a_handler_that_hangs_at_load_is_killed_after_the_timeout(server: ServerProcess, how: str) -> None:
-    name = uuid.uuid4().hex
+def test_a_handler_that_hangs_at_load_is_killed_after_the_timeout(
+    server: ServerProcess, loaded: Load, how: str
+) -> None:
+    name, other = uuid.uuid4().hex, loaded()
     make_model(server.model_dir(name), how)
-    started_s = time.monotonic()
-    assert server.load(name).status_code == 500
-    assert RESPONSE_TIMEOUT_S <= time.monotonic() - started_s < RESPONSE_TIMEOUT_S + 2
-    wait_until(lambda: not workers(server, name) and not launchers(server, name), "nothing of it is left", timeout_s=1)
+    with traffic(lambda: echoes(server, other)) as sent:
+        started_s = time.monotonic()
+        assert server.load(name).status_code == 500
+        assert RESPONSE_TIMEOUT_S <= time.monotonic() - started_s < RESPONSE_TIMEOUT_S + 2
+        wait_until(lambda: not workers(server, name) and not launchers(server, name), "nothing is left", timeout_s=1)
+        make_model(server.model_dir(name))
+        wait_until(lambda: server.load(name).status_code == 200, "it loads once it can")
+        assert echoes(server, name) == 200
+    server.unload(name)
+    assert set(sent.statuses) == {200}
 
 
 @pytest.mark.parametrize(
@@ -222,13 +235,14 @@ def test_a_model_whose_launcher_is_killed_gets_new_workers(server: ServerProcess
     assert set(sent.statuses) == {200}
 
 
-def test_running_models_outlive_the_fork_server_and_loads_work_again() -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV])
+def test_running_models_outlive_the_fork_server_and_loads_work_again(number: signal.Signals) -> None:
     with start() as server:
         first, second = load(server), load(server)
         before = {name: worker(server, name) for name in (first, second)}
         (fork_server,) = fork_servers(server)
         with traffic(lambda: echoes(server, first)) as sent:
-            fork_server.kill()
+            fork_server.send_signal(number)
             third = load(server)  # waits for the next one
             assert echoes(server, third) == 200
             assert {name: worker(server, name) for name in (first, second)} == before
@@ -242,6 +256,92 @@ def test_running_models_outlive_the_fork_server_and_loads_work_again() -> None:
             left = [*workers(server, name), *launchers(server, name)]
             assert server.unload(name).status_code == 200
             wait_until(lambda left=left: all(map(is_gone, left)), "the model is gone", timeout_s=0.1, poll_s=0.002)  # type: ignore[misc]
+
+
+def test_a_model_of_the_last_fork_server_survives_a_lack_of_memory() -> None:
+    with start() as server:
+        fails_once = server.folder / "fails-once"
+        name = load(server, "once", str(fails_once), ["run_out_of_memory"])
+        (fork_server,) = fork_servers(server)
+        fork_server.kill()
+        wait_until(lambda: fork_servers(server) not in ([], [fork_server]), "there is another fork server")
+        load(server)
+        fails_once.touch()
+        with noticed_by_mms(server, name):
+            worker(server, name).kill()
+        assert server.invoke(name, command("echo", 10)).json() == 10
+        assert not fails_once.exists()
+
+
+def test_a_fork_server_that_keeps_dying_ends_the_server() -> None:
+    with start() as server:
+        while server.process is not None and server.process.poll() is None:
+            for fork_server in fork_servers(server):
+                fork_server.kill()
+        assert server.wait() == 1
+        assert "the fork server ended 6 times within 60 s" in server.log()
+        server.assert_nothing_survives()
+
+
+@pytest.mark.parametrize("how", [["kill", signal.SIGKILL], ["run_out_of_memory"], ["exit", 3]])
+def test_a_worker_whose_successor_fails_once_is_replaced(
+    server: ServerProcess, loaded: Load, how: list[object]
+) -> None:
+    fails_once = server.folder / uuid.uuid4().hex
+    name = loaded("once", str(fails_once), how)
+    fails_once.touch()
+    with noticed_by_mms(server, name):
+        worker(server, name).kill()
+    assert server.invoke(name, command("echo", 11)).json() == 11
+    assert not fails_once.exists()
+    assert server.describe(name).status_code == 200
+
+
+@pytest.mark.parametrize("how", [["run_out_of_memory"], ["fail", "for good"], ["hang_in_c"]])
+def test_a_model_that_gets_no_worker_any_more_is_unloaded_and_can_be_loaded_again(
+    server: ServerProcess, loaded: Load, how: list[object]
+) -> None:
+    name, other = loaded(), loaded()
+    with traffic(lambda: echoes(server, other)) as sent:
+        make_model(server.model_dir(name), *how)
+        launcher = launchers(server, name)
+        with noticed_by_mms(server, name):
+            worker(server, name).kill()
+        waiting = server.invoke(name, command("echo", 12))
+        assert waiting.status_code == 503
+        assert waiting.json()["message"] == "The model was unloaded."
+        wait_until(lambda: server.describe(name).status_code == 404, "it is unloaded")
+        assert server.invoke(name, command("echo", 13)).status_code == 404
+        wait_until(lambda: all(map(is_gone, launcher)) and not workers(server, name), "nothing of it is left")
+        make_model(server.model_dir(name))
+        assert server.load(name).status_code == 200
+        assert echoes(server, name) == 200
+    assert set(sent.statuses) == {200}
+
+
+def test_a_model_whose_folder_is_gone_is_unloaded_with_its_worker(server: ServerProcess, loaded: Load) -> None:
+    name = loaded()
+    shutil.rmtree(server.model_dir(name))
+    with noticed_by_mms(server, name):
+        worker(server, name).kill()
+    assert server.invoke(name, command("echo", 14)).status_code == 503
+    wait_until(lambda: server.describe(name).status_code == 404, "it is unloaded")
+
+
+def test_the_model_of_single_model_mode_is_never_unloaded(tmp_path: Path) -> None:
+    server = start(single_model_dir=make_model(tmp_path))
+    with server:
+        model = server.base_dir / "model"
+        assert server.post("/invocations", command("echo", 15)).json() == 15
+        make_model(model, "run_out_of_memory")
+        before = fork_servers(server)[0].children()
+        failed = len(re.findall("did not load", server.log()))
+        before[0].kill()
+        wait_until(
+            lambda: len(re.findall("did not load", server.log())) >= failed + 4, "it was tried again and again", 30
+        )
+        make_model(model)
+        wait_until(lambda: server.post("/invocations", command("echo", 16)).status_code == 200, "it serves again", 30)
 
 
 def test_an_orphaned_worker_that_hangs_is_killed_after_the_timeout() -> None:
@@ -258,9 +358,22 @@ def test_an_orphaned_worker_that_hangs_is_killed_after_the_timeout() -> None:
 
 def test_a_killed_front_end_ends_everything() -> None:
     with start() as server:
-        load(server)
-        server.front_end().kill()
-        assert server.wait() == 128 + signal.SIGKILL
+        busy, hanging = load(server), load(server)
+
+        def ask() -> int:
+            try:
+                return echoes(server, busy)
+            except requests.RequestException:
+                return 0
+
+        with traffic(ask) as sent, ThreadPoolExecutor(1) as client:
+            answer = client.submit(server.invoke, hanging, command("hang_in_c"))
+            hung = worker(server, hanging)
+            wait_until(lambda: in_c(hung) and len(sent.answers) > 5, "requests are under way")
+            server.front_end().kill()
+            assert server.wait() == 128 + signal.SIGKILL
+            assert answer.exception(timeout=5) is not None
+        assert set(sent.statuses) == {200, 0}
         server.assert_nothing_survives()
 
 
@@ -286,53 +399,63 @@ def test_200_models_load_at_the_same_time() -> None:
         names = [uuid.uuid4().hex for _ in range(200)]
         for name in names:
             make_model(server.model_dir(name))
-        with ThreadPoolExecutor(len(names)) as clients:
-            assert {answer.status_code for answer in clients.map(server.load, names)} == {200}
-        with ThreadPoolExecutor(16) as clients:
-            assert set(clients.map(lambda name: echoes(server, name), names)) == {200}
+        other = load(server)
+        with traffic(lambda: echoes(server, other)) as sent:
+            with ThreadPoolExecutor(len(names)) as clients:
+                assert {answer.status_code for answer in clients.map(server.load, names)} == {200}
+            with ThreadPoolExecutor(16) as clients:
+                assert set(clients.map(lambda name: echoes(server, name), names)) == {200}
+        assert set(sent.statuses) == {200}
 
 
 def descriptors(process: psutil.Process) -> int:
     return len(os.listdir(f"/proc/{process.pid}/fd"))  # noqa: PTH208
 
 
-def test_loading_and_unloading_leaves_no_descriptors_processes_or_files() -> None:
-    # The figure can be raised for a thorough look: MME_TEST_ROUNDS=1000.
-    rounds = int(os.environ.get("MME_TEST_ROUNDS", "100"))
+@pytest.mark.slow
+def test_a_thousand_rounds_of_loading_and_unloading_leave_no_descriptors_processes_threads_or_files() -> None:
+    clients = 4
     with start() as server:
         assert server.process is not None
         (fork_server,) = fork_servers(server)
-        watched = [psutil.Process(server.process.pid), fork_server, server.front_end()]
-        idle = [descriptors(process) for process in watched[:2]]
-        names = [uuid.uuid4().hex for _ in range(4)]
+        ours, front_end = [psutil.Process(server.process.pid), fork_server], server.front_end()
+        idle = [descriptors(process) for process in ours]
+        names = [uuid.uuid4().hex for _ in range(clients)]
         for name in names:
             make_model(server.model_dir(name))
 
-        def round_trip(number: int) -> None:
-            name = names[number % len(names)]
-            assert server.load(name).status_code == 200
-            assert echoes(server, name) == 200
-            assert server.unload(name).status_code == 200
+        def rounds(name: str, count: int) -> None:
+            for _ in range(count):
+                assert server.load(name).status_code == 200
+                assert echoes(server, name) == 200
+                assert server.unload(name).status_code == 200
 
-        for number in range(20):  # what the JVM opens for good, it opens now
-            round_trip(number)
-        temporary = server.folder / "tmp"
+        def do_rounds(count: int) -> None:
+            with ThreadPoolExecutor(clients) as pool:
+                for done in [pool.submit(rounds, name, count // clients) for name in names]:
+                    done.result()
 
-        def state() -> tuple[object, ...]:
-            counts = [descriptors(process) for process in watched]
-            files = sorted(str(path.relative_to(temporary)) for path in temporary.rglob("*"))
-            return counts[:2], len(server.processes()), files
+        def files() -> list[Path]:
+            return sorted((server.folder / "tmp").rglob("*"))
 
-        wait_until(lambda: len(server.processes()) == 3, "only the three processes are left")
-        wait_until(lambda: state()[0] == idle, lambda: f"{state()[0]} descriptors are {idle} again")
-        before, front_end_before = state(), descriptors(watched[2])
-        for number in range(rounds):
-            round_trip(number)
-        wait_until(lambda: state() == before, lambda: f"{state()} is {before} again")
-        # The JVM closes what it has dropped when it collects garbage.
+        def front_end_holds() -> tuple[int, int]:
+            return descriptors(front_end), front_end.num_threads()
+
+        def settle() -> None:
+            wait_until(lambda: len(server.processes()) == 3, "only the three processes are left")
+            wait_until(lambda: [descriptors(each) for each in ours] == idle, f"their descriptors are {idle} again")
+
+        do_rounds(40)  # what the JVM opens for good, it opens now
+        settle()
+        before, front_end_before = files(), front_end_holds()
+        do_rounds(1000)
+        settle()
+        wait_until(lambda: files() == before, lambda: f"{set(files()) ^ set(before)} is no difference")
+        # The JVM closes what it has dropped when it collects garbage, every 20 s.
         wait_until(
-            lambda: descriptors(watched[2]) <= front_end_before + 4,
-            lambda: f"the JVM's {descriptors(watched[2])} descriptors are {front_end_before} again",
+            lambda: all(now <= then + clients for now, then in zip(front_end_holds(), front_end_before, strict=True)),
+            lambda: f"the JVM's descriptors and threads {front_end_holds()} are {front_end_before} again",
+            timeout_s=60,
         )
 
 
@@ -349,19 +472,61 @@ def test_metrics_of_a_handler_reach_mms() -> None:
         wait_until(lambda: "Obeyed.Count:1" in server.log(), "the metric is logged")
 
 
-def test_batches_are_answered_item_by_item(server: ServerProcess) -> None:
+@pytest.fixture
+def batching(server: ServerProcess) -> Iterator[str]:
+    """A model that gets its requests four at a time."""
     name = uuid.uuid4().hex
     make_model(server.model_dir(name))
     assert server.request(
-        "POST", "/models", params={"batch_size": 4, "max_batch_delay": 500, "initial_workers": 1,
+        "POST", "/models", params={"batch_size": BATCH, "max_batch_delay": 5000, "initial_workers": 1,
                                    "model_name": name, "url": server.model_url(name)},
     ).status_code == 200  # fmt: skip
-    try:
-        with ThreadPoolExecutor(4) as clients:
-            answers = list(clients.map(lambda said: server.invoke(name, command("echo", said)), range(4)))
-        assert [json.loads(answer.text) for answer in answers] == [0, 1, 2, 3]
-    finally:
-        server.unload(name)
+    yield name
+    server.unload(name)
+
+
+def together(server: ServerProcess, name: str, *commands: str) -> list[requests.Response]:
+    """The answers to four requests that are sent at once."""
+    assert len(commands) == BATCH
+    with ThreadPoolExecutor(BATCH) as clients:
+        return list(clients.map(lambda body: server.invoke(name, body), commands))
+
+
+def test_batches_are_answered_item_by_item(server: ServerProcess, batching: str) -> None:
+    assert [each.json() for each in together(server, batching, *[command("batch")] * BATCH)] == [BATCH] * BATCH
+    answers = together(server, batching, *(command("echo", said) for said in range(BATCH)))
+    assert [answer.json() for answer in answers] == [0, 1, 2, 3]
+
+
+def test_lack_of_memory_in_a_batch_is_answered_507_to_all_of_it_and_the_worker_lives(
+    server: ServerProcess, batching: str
+) -> None:
+    before = worker(server, batching)
+    answers = together(server, batching, command("run_out_of_memory"), *[command("echo", 1)] * 3)
+    assert [answer.status_code for answer in answers] == [507] * BATCH
+    assert worker(server, batching) == before
+    answers = together(server, batching, *[command("echo", 2)] * BATCH)
+    assert [answer.json() for answer in answers] == [2] * BATCH
+
+
+def test_a_batch_whose_worker_the_kernel_kills_is_answered_507_to_all_of_it(
+    server: ServerProcess, batching: str
+) -> None:
+    answers = together(server, batching, *[command("kill", signal.SIGKILL)] * BATCH)
+    assert [answer.status_code for answer in answers] == [507] * BATCH
+
+
+@pytest.mark.parametrize("length", [1, 2_500, 7_500, 100_000])
+def test_long_headers_of_an_answer_harm_nobody(server: ServerProcess, loaded: Load, length: int) -> None:
+    name = loaded()
+    before = worker(server, name)
+    for number in range(30):
+        assert server.invoke(name, command("echo", number)).json() == number
+    answer = server.invoke(name, command("set_header", length))
+    assert answer.json() == length
+    # What the front end cannot read at once is left out.
+    assert answer.headers.get("X-Long") == (None if length > 8_000 else "x" * length)
+    assert worker(server, name) == before
 
 
 def test_a_model_scaled_up_has_as_many_workers_and_scaled_down_as_few(server: ServerProcess, loaded: Load) -> None:

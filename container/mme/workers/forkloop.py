@@ -230,26 +230,27 @@ class ForkServer:
             logger.error("no worker for model %s: there are %d", model.launch.model_name, MOST_WORKERS)
             connection.close()
             return
-        slot = self._free_slots.pop()
-        self._states[slot] = Busy.STARTED
-        taken_by(self._states, slot)[:] = bytes(4)
+        worker = Worker(-1, model, connection, self._free_slots.pop())
+        self._states[worker.slot] = Busy.STARTED
+        taken_by(self._states, worker.slot)[:] = bytes(4)
         try:
-            pid = self._fork(model, connection, slot)
+            worker.pid = self._fork(worker)
         except OSError as error:
             logger.error("no worker for model %s (507): %s; %s", model.launch.model_name, error, self._memory())
-            self._free_slots.append(slot)
-            self.refuse_load(model, connection, 507)
+            self._free_slots.append(worker.slot)
+            self.refuse_load(model, worker, 507)
             return
-        model.workers[pid] = self._workers[pid] = Worker(pid, model, connection, slot)
+        model.workers[worker.pid] = self._workers[worker.pid] = worker
         self._loop.cancel(model.launch.pid)
 
-    def _fork(self, model: Model, connection: socket.socket, slot: int) -> int:
+    def _fork(self, worker: Worker) -> int:
         # The child must not run our handlers, nor put signals that are meant for it into our wakeup pipe.
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
             pid = os.fork()
             if pid == 0:
-                run_worker(model.launch, connection, self._states, slot, self._inherited, self._admission, self._gate)
+                launch, connection, slot = worker.model.launch, worker.connection, worker.slot
+                run_worker(launch, connection, self._states, slot, self._inherited, self._admission, self._gate)
             try:
                 os.setpgid(pid, pid)  # the child does the same; whoever is first, from here on it leads a group
             except OSError:
@@ -294,13 +295,13 @@ class ForkServer:
             killed = code == -signal.SIGKILL  # by the kernel, as far as can be told
             refusal = 507 if killed else _REFUSALS.get(code)
             if state == Busy.LOADING and refusal:
-                self.refuse_load(model, worker.connection, refusal)
+                self.refuse_load(model, worker, refusal)
                 return
             if state == Busy.PREDICTING and killed:
                 send_at_once(worker.connection, protocol.predict_response(None, {}, "Out of resources", 507))
-            if state >= Busy.READY and code != 0:  # 0: the front end has hung up
-                self.keep_memory(model, taken_mib(self._states, worker.slot) * MIB)
-        worker.hang_up()
+        worker.hang_up()  # at once: what the front end still sends is lost
+        if state >= Busy.READY and code != 0 and not worker.ended_by_us:  # 0: the front end has hung up
+            self.keep_memory(model, taken_mib(self._states, worker.slot) * MIB)
 
     def keep_memory(self, model: Model, taken_bytes: int) -> None:
         """What a worker that has died took is for the next one of its model, which MMS asks for after a second."""
@@ -320,19 +321,23 @@ class ForkServer:
         except (OSError, MmeError) as error:
             logger.error("what is kept for model %s stays kept: %s", model.launch.model_name, error)
 
-    def refuse_load(self, model: Model, connection: socket.socket, status: int) -> None:
-        """Answers ``status`` to a load, and closes ``connection``.
+    def refuse_load(self, model: Model, worker: Worker, status: int) -> None:
+        """Answers ``status`` to a load, and closes the connection.
 
         MMS unregisters the model then, but in a thread that it has interrupted itself: if the launcher lives, waiting
         for its end fails, and MMS puts the model back (ModelManager.unregisterModel), so that the platform's next try
-        to load it is answered 409. Where this was the model's first load, the launcher ends before the answer.
+        to load it is answered 409. So the launcher ends before the answer.
+
+        Where the model has been loaded before there is no answer: after that MMS would send this connection a request
+        that waits, as if it could be served there. It tries again, and GuardedManager.java unloads what is hopeless.
         """
-        loaded = model.has_loaded or any(self._states[other.slot] >= Busy.READY for other in model.workers.values())
-        if self._multi_model and not loaded and model.standard_input >= 0:
-            model.refused.append((connection, status))
+        if model.has_loaded or any(self._states[other.slot] >= Busy.READY for other in model.workers.values()):
+            worker.hang_up()
+        elif self._multi_model and model.standard_input >= 0:
+            model.refused.append((worker.connection, status))
             kill(model.launch.pid)
         else:
-            self._answer_load(model, connection, status)
+            self._answer_load(model, worker.connection, status)
 
     def _answer_load(self, model: Model, connection: socket.socket, status: int) -> None:
         send_at_once(connection, protocol.load_response(status, "The reason is in the log of the worker."))

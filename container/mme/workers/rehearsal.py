@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+
 from mme.frameworks import registry
 from mme.workers import protocol
 from mme.workers.service import LoadedModel
@@ -67,7 +69,12 @@ def _predict_request(content: tuple[str, bytes]) -> bytes:
 
 
 def _bodies() -> Iterator[tuple[str, bytes]]:
-    yield "application/json", json.dumps([[[[0.0] * _IMAGE_SIDE] * _IMAGE_SIDE] * 3]).encode()
+    pixels = np.zeros((1, 3, _IMAGE_SIDE, _IMAGE_SIDE), np.float32)
+    yield "application/json", json.dumps(pixels.tolist()).encode()
+    yield "text/csv", (",".join(map(str, pixels.ravel().tolist())) + "\n").encode()
+    array = io.BytesIO()
+    np.save(array, pixels)
+    yield "application/x-npy", array.getvalue()
     try:
         from PIL import Image
     except ImportError:
