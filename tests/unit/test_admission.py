@@ -26,6 +26,7 @@ from mme.capacity.guard import RequestGuard, limited_growth
 from mme.capacity.ledger import Book, Ledger, Loading, new_key
 from mme.capacity.memory import MemorySample
 from mme.capacity.policy import decide, load_growth_bytes, request_growth_bytes, reserve_bytes
+from mme.capacity.process_memory import ProcessId
 from mme.errors import InsufficientMemory, ModelLoadError
 from mme.settings import Settings
 from tests.harness.waiting import wait_until
@@ -359,6 +360,79 @@ def test_a_promise_handed_over_to_a_process_that_is_gone_is_no_promise(
     idle_process.wait()
     admission.admit("a", declaring(800)).hand_over(idle_process.pid)
     admission.admit("b", declaring(800))
+
+
+def test_what_is_kept_for_a_model_is_kept_from_others_and_may_use_of_the_reserve(
+    tmp_path: Path, memory: FakeMemory, declaring: Callable[[int], Path]
+) -> None:
+    admission = Admission(Settings(memory_reserve_mb=200), tmp_path, server_pid=1, memory=memory)
+    memory.used_mib = 500  # of 1000
+    key = admission.keep("dead", 300 * MIB)
+    with pytest.raises(InsufficientMemory, match="300 MiB promised"):
+        admission.admit("other", declaring(10))
+    memory.used_mib = 600  # requests have taken of the reserve: 400 are free
+    ticket = admission.admit("dead", declaring(300))  # leaves 100, more than the floor of 50
+    with pytest.raises(InsufficientMemory):
+        admission.admit("dead", declaring(60))  # a second one has no such right
+    memory.used_mib = 900
+    ticket.settle()  # 100 are left
+    admission.forget(key)
+
+
+def test_what_is_kept_stays_kept_where_even_that_is_not_enough(
+    tmp_path: Path, memory: FakeMemory, declaring: Callable[[int], Path]
+) -> None:
+    admission = Admission(Settings(memory_reserve_mb=200), tmp_path, server_pid=1, memory=memory)
+    memory.used_mib = 800
+    admission.keep("dead", 150 * MIB)
+    with pytest.raises(InsufficientMemory):
+        admission.admit("dead", declaring(160))  # would leave 40 of the floor of 50
+    memory.used_mib = 700
+    admission.admit("dead", declaring(160)).settle()
+
+
+def test_each_dead_worker_of_a_model_is_kept_for_once(
+    tmp_path: Path, memory: FakeMemory, declaring: Callable[[int], Path]
+) -> None:
+    admission = Admission(Settings(memory_reserve_mb=100), tmp_path, server_pid=1, memory=memory)
+    keys = [admission.keep("dead", 100 * MIB) for _ in range(2)]
+    assert len(set(keys)) == 2
+    with Ledger(tmp_path).open() as book:
+        assert book.most_outstanding_bytes() == 200 * MIB
+    admission.admit("dead", declaring(100))
+    with Ledger(tmp_path).open() as book:
+        assert [key for key in keys if key in book.loading] == keys[1:]
+    admission.forget(keys[1])
+    with Ledger(tmp_path).open() as book:
+        assert len(book.loading) == 1
+
+
+def test_what_a_process_that_has_died_has_kept_gives_no_right(idle_process: subprocess.Popen[bytes]) -> None:
+    process = ProcessId.of(idle_process.pid)
+    assert process is not None
+    book = Book()
+    book.keep(Loading("dead", process.pid, process.start_ticks, 100 * MIB, 0))
+    idle_process.kill()
+    idle_process.wait()
+    assert book.take_kept("dead") == {}
+
+
+def test_who_cannot_wait_for_the_ledger_is_told_so(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    with ledger.open(), pytest.raises(BlockingIOError), ledger.open(wait=False):
+        pass
+    with ledger.open(wait=False) as book:
+        assert book.loading == {}
+
+
+def test_a_load_that_runs_out_of_memory_is_logged_with_all_that_it_was_admitted_by(
+    admission: Admission, declaring: Callable[[int], Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(MemoryError), admission.loading("greedy", declaring(7)):
+        raise MemoryError("std::bad_alloc")
+    message = caplog.messages[-1]
+    for part in ("'greedy'", "507", "std::bad_alloc", "7 MiB (declared)", "free are", "reserved", "limit 1000 MiB: "):
+        assert part in message
 
 
 def test_processes_that_load_at_the_same_time_share_what_there_is(tmp_path: Path) -> None:

@@ -10,7 +10,17 @@ import pytest
 
 from mme.connections import Connection, connections_to, count_in_flight, stop_listening
 from mme.draining import UNCLEAR_MS, is_quiet
-from mme.workers.shared import MOST_WORKERS, State, TurnAway, is_any_busy, make_shared, map_shared
+from mme.workers.shared import (
+    MOST_WORKERS,
+    State,
+    TurnAway,
+    is_any_busy,
+    is_any_loaded,
+    make_shared,
+    map_shared,
+    taken_by,
+    taken_mib,
+)
 from tests.harness.waiting import wait_until
 
 IDLE = Connection(1, received_bytes=9, sent_segments=1, since_received_ms=80, since_sent_ms=40, unacknowledged_bytes=0)
@@ -132,6 +142,25 @@ def test_a_worker_is_busy_while_it_loads_and_predicts(page: memoryview) -> None:
     ]:
         page[MOST_WORKERS - 1] = state
         assert is_any_busy(page) is busy
+
+
+def test_a_worker_is_loaded_until_it_ends(page: memoryview) -> None:
+    for state, loaded in [
+        (State.LOADING, False),
+        (State.READY, True),
+        (State.PREDICTING, True),
+        (State.STARTED, False),
+    ]:
+        page[7] = state
+        assert is_any_loaded(page) is loaded
+
+
+def test_what_models_took_is_told_apart_and_from_all_else(page: memoryview) -> None:
+    for slot, size_mib in [(0, 1), (1, 2**32 - 1), (MOST_WORKERS - 1, 7)]:
+        taken_by(page, slot)[:] = size_mib.to_bytes(4, "little")
+    assert [taken_mib(page, slot) for slot in (0, 1, 2, MOST_WORKERS - 1)] == [1, 2**32 - 1, 0, 7]
+    assert not is_any_loaded(page)
+    assert not TurnAway(page).turns_away(1)
 
 
 def test_a_worker_answers_what_was_under_way_and_then_turns_away(page: memoryview) -> None:

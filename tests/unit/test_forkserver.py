@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -17,6 +18,7 @@ from typing import Any
 import psutil
 import pytest
 
+from mme.capacity.memory import MIB
 from mme.errors import StartError
 from mme.settings import Settings
 from mme.workers import protocol, template
@@ -216,13 +218,113 @@ def test_the_end_of_a_launcher_ends_its_workers_and_its_socket(front_end: FrontE
     spared.close()
 
 
-def test_a_model_survives_the_fork_server(fork_server: ForkServerProcess, front_end: FrontEnd, model_dir: Path) -> None:
+def kept_bytes(runtime_dir: Path) -> list[int]:
+    """What the ledger keeps for the next workers of models."""
+    try:
+        book = json.loads((runtime_dir / "loading.json").read_text())
+    except FileNotFoundError:
+        return []
+    return [load["need_bytes"] for key, load in book.items() if key.startswith("kept-")]
+
+
+def test_what_a_dead_worker_took_is_kept_for_the_next_one(front_end: FrontEnd, model_dir: Path, tmp_path: Path) -> None:
+    launcher = front_end.launch(model_dir)
+    front_end.wait_until_started(launcher)
+    connections = [front_end.connect() for _ in range(2)]
+    dead = [worker_of(each.load(model_dir, f"dead{at}")) for at, each in enumerate(connections)]
+    assert kept_bytes(tmp_path) == []
+    for process in dead:
+        process.kill()
+    wait_until(lambda: len(kept_bytes(tmp_path)) == 2, "it is kept for both")
+    assert all(MIB <= size < 1000 * MIB for size in kept_bytes(tmp_path))
+    successor = front_end.connect()
+    worker_of(successor.load(model_dir, "successor"))
+    assert len(kept_bytes(tmp_path)) == 1
+    connections[0].close()
+    connections[1].close()
+    successor.close()
+    launcher.kill()
+    front_end.reap(launcher)
+    wait_until(lambda: kept_bytes(tmp_path) == [], "nothing is kept for a model that is gone", timeout_s=2)
+
+
+def test_nothing_is_kept_for_a_worker_that_was_not_wanted_any_more(
+    front_end: FrontEnd, model_dir: Path, tmp_path: Path
+) -> None:
+    front_end.wait_until_started(front_end.launch(model_dir))
+    connection = front_end.connect()
+    worker = worker_of(connection.load(model_dir, "a"))
+    connection.close()
+    wait_until(lambda: is_gone(worker), "the worker leaves with its connection")
+    other = front_end.connect()
+    worker_of(other.load(model_dir, "b"))  # the fork server has buried the first by now
+    assert kept_bytes(tmp_path) == []
+    other.close()
+
+
+def test_a_fork_server_that_fails_leaves_models_and_what_it_guards_alone(
+    tmp_path: Path, model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flawed = tmp_path / "flawed"
+    flawed.mkdir()
+    (flawed / "sitecustomize.py").write_text(FLAW)
+    monkeypatch.setenv("PYTHONPATH", str(flawed))
+    process = ForkServerProcess(Settings(python_path=str(flawed)), tmp_path)
+    process.start()
+    process.wait_until_ready()
+    front_end = FrontEnd(tmp_path, process.environment_for(os.environ))
+    guarded = subprocess.Popen(["sleep", "1000"])
+    try:
+        process.guard(guarded.pid)
+        launcher = front_end.launch(model_dir)
+        front_end.wait_until_started(launcher)
+        connection = front_end.connect()
+        worker = worker_of(connection.load(model_dir, "a"))
+        doomed = front_end.launch(model_dir, "doomed")
+        wait_until(lambda: not process.is_alive(), "the fork server has failed")
+        assert process.status is not None
+        assert os.waitstatus_to_exitcode(process.status) == 1
+        assert connection.invoke(command("echo", 1)) == (200, b"1")
+        assert launcher.poll() is None
+        assert doomed.poll() is None
+        assert guarded.poll() is None
+        connection.close()
+        wait_until(lambda: is_gone(worker), "the worker leaves with its connection")
+    finally:
+        front_end.stop()
+        process.stop(time.monotonic() + 5)
+        guarded.kill()
+        guarded.wait()
+
+
+# Runs in the fork server before anything else: a fault in its loop.
+FLAW = f"""
+import sys
+if sys.orig_argv[2:4] == ["-m", "mme.workers.forkloop"]:
+    sys.path.insert(0, {str(PACKAGE_DIR)!r})
+    from mme.workers.launcher import Launch
+    of_process = Launch.of_process.__func__
+
+    def fail(cls, pid):
+        launch = of_process(cls, pid)
+        if launch.model_name == "doomed":
+            raise RuntimeError("on purpose")
+        return launch
+
+    Launch.of_process = classmethod(fail)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_model_survives_the_fork_server(
+    fork_server: ForkServerProcess, front_end: FrontEnd, model_dir: Path, number: signal.Signals
+) -> None:
     launcher = front_end.launch(model_dir)
     front_end.wait_until_started(launcher)
     old = front_end.connect()
     old.load(model_dir, "old")
     assert fork_server.pid is not None
-    os.kill(fork_server.pid, signal.SIGKILL)
+    os.kill(fork_server.pid, number)
     wait_until(lambda: not fork_server.is_alive(), "the fork server is reaped")
     assert old.invoke(command("echo", 1)) == (200, b"1")
     waiting = front_end.launch(model_dir, "waiting")
@@ -458,6 +560,23 @@ def test_the_loop_calls_what_is_due_and_what_can_be_read() -> None:
     assert calls == ["early", b"x", "late"]
     os.close(read)
     os.close(write)
+
+
+def test_what_is_due_can_cancel_and_replace_what_else_is_due() -> None:
+    loop = EventLoop()
+    calls: list[str] = []
+
+    def first() -> None:
+        calls.append("first")
+        loop.cancel("cancelled")
+        loop.after(0.0, "replaced", lambda: calls.append("the new one"))
+        loop.after(0.02, "end", loop.stop)
+
+    loop.after(0.0, "first", first)
+    loop.after(0.0, "cancelled", lambda: calls.append("never"))
+    loop.after(0.0, "replaced", lambda: calls.append("never"))
+    loop.run()
+    assert calls == ["first", "the new one"]
 
 
 def test_a_load_response_names_the_worker_as_mms_reads_it() -> None:

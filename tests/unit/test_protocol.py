@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 import socket
 import struct
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -176,10 +178,43 @@ def test_a_negative_length_inside_a_batch_is_refused() -> None:
 
 
 def test_a_length_of_two_gigabytes_with_nothing_behind_it_takes_no_memory() -> None:
-    before = psutil.Process().memory_info().rss
+    process = psutil.Process()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is measured from here on
+    before = process.memory_info().rss
     with pytest.raises(protocol.Disconnected):
         read(b"L" + struct.pack("!i", 2**31 - 1) + b"x" * 1000)
-    assert psutil.Process().memory_info().rss - before < 50_000_000
+    (peak_kb,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert int(peak_kb) * 1024 - before < 50_000_000
+
+
+short_items = st.fixed_dictionaries(
+    {
+        "id": names,
+        "headers": st.lists(st.tuples(names, names), max_size=2),
+        "inputs": st.lists(st.tuples(names, names, st.binary(max_size=50)), max_size=2),
+    }
+)
+
+
+@st.composite
+def damaged_frames(draw: st.DrawFn) -> bytes:
+    """A frame with a few of its bytes, most often a length, replaced, inserted or cut out."""
+    frame = bytearray(draw(st.one_of(load_frames, st.lists(short_items, max_size=3).map(predict_frame))))
+    for _ in range(draw(st.integers(1, 4))):
+        at = draw(st.integers(1, len(frame)))
+        length = st.one_of(st.integers(-3, 10), st.integers(-(2**31), 2**31 - 1)).map(lambda n: struct.pack("!i", n))
+        frame[at : at + draw(st.integers(0, 8))] = draw(st.one_of(length, st.binary(max_size=8)))
+    return bytes(frame)
+
+
+@settings(deadline=None, max_examples=300)
+@given(damaged_frames())
+def test_a_damaged_frame_ends_in_one_of_the_three_ways(frame: bytes) -> None:
+    try:
+        command, request = read(frame)
+    except (protocol.Disconnected, protocol.ProtocolError):
+        return
+    assert (command, type(request)) in [(b"L", dict), (b"I", list)]
 
 
 @settings(deadline=None, max_examples=200)
@@ -192,15 +227,12 @@ def test_noise_ends_in_one_of_the_three_ways(noise: bytes) -> None:
 
 
 def test_a_body_without_memory_for_it_fails_the_batch_and_not_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    class NoLargeOnes(bytearray):
-        def __new__(cls, *arguments: Any) -> Any:
-            if arguments and isinstance(arguments[0], int) and arguments[0] > 100_000:
-                raise MemoryError
-            return bytearray(*arguments)
+    def allocate(length: int) -> bytearray:
+        raise MemoryError
 
     def read_two(connection: socket.socket) -> Any:
         reader = protocol.RequestReader(connection)
-        monkeypatch.setattr(protocol, "bytearray", NoLargeOnes, raising=False)
+        monkeypatch.setattr(protocol, "_allocate", allocate)
         with pytest.raises(MemoryError):
             reader.read()
         monkeypatch.undo()
@@ -251,6 +283,131 @@ def test_failures_of_a_batch_read_as_mms_words_them(values: list[Any] | None) ->
     ids = dict(enumerate("ab"[: len(values)] if values else "ab"))
     ours = b"".join(protocol.predict_response(values, ids, "Prediction failed", 503))
     assert ours == mms_protocol.create_predict_response(values, ids, "Prediction failed", 503)
+
+
+# ---- what the front end can read ----
+
+
+class Netty:
+    """ModelResponseDecoder.java behind netty's buffers (AdaptiveRecvByteBufAllocator): fails as they do."""
+
+    SIZES = (*range(16, 512, 16), *(512 << shift for shift in range(8)))  # SIZE_TABLE, up to DEFAULT_MAXIMUM
+
+    def __init__(self) -> None:
+        self.index = self.SIZES.index(2048)
+        self.decreased = False
+
+    def reads(self, response: bytes) -> None:
+        """Raises ``AssertionError`` where a read ends among headers."""
+        at = 0
+        while at < len(response):
+            attempted = self.SIZES[self.index]
+            part = min(attempted, len(response) - at)
+            at += part
+            self.decode(response[:at])
+            if part == attempted:
+                self.record(part)
+        self.record(len(response))
+
+    def record(self, size: int) -> None:
+        if size <= self.SIZES[max(0, self.index - 1)]:
+            if self.decreased:
+                self.index = max(self.index - 1, 3)  # 64 bytes
+            self.decreased = not self.decreased
+        elif size >= self.SIZES[self.index]:
+            self.index = min(self.index + 4, len(self.SIZES) - 1)
+            self.decreased = False
+
+    @staticmethod
+    def decode(part: bytes) -> None:
+        at = 4
+
+        def length() -> int:
+            nonlocal at
+            value = struct.unpack_from("!i", part, at)[0] if at + 4 <= len(part) else -3
+            at += 4
+            return -3 if value > len(part) - at else value
+
+        def skip() -> bool:
+            nonlocal at
+            size = length()
+            at += max(size, 0)
+            return size >= 0
+
+        if not skip():  # the message
+            return
+        while skip():  # the request's id
+            if not skip():  # content type
+                return
+            at += 4  # status
+            if not skip() or at + 4 > len(part):  # reason phrase
+                return
+            count = struct.unpack_from("!i", part, at)[0]
+            at += 4
+            for _ in range(2 * count):
+                assert skip(), "the front end takes the worker for dead"
+            if not skip():  # body
+                return
+
+
+short_bodies = st.sampled_from([0, 1, 3_000, 20_000]).map(bytes)
+
+
+def with_header(size: int, bodies: list[bytes]) -> bytes:
+    context = Context("m", None, None, len(bodies), None, None)
+    context.request_processor = [RequestProcessor({}) for _ in bodies]
+    for index in range(len(bodies)):
+        context.set_response_header(index, "X-Long", "x" * size)
+    return b"".join(protocol.readable_response(bodies, dict.fromkeys(range(len(bodies)), "i" * 36), "", 200, context))
+
+
+def test_the_stand_in_for_netty_fails_where_netty_does() -> None:
+    netty = Netty()
+    context = Context("m", None, None, 1, None, None)
+    context.request_processor = [RequestProcessor({})]
+    for _ in range(30):
+        netty.reads(b"".join(protocol.predict_response([b"1"], {0: "i" * 36}, "", 200, context)))
+    context.set_response_header(0, "X-Long", "x" * 500)
+    with pytest.raises(AssertionError, match="dead"):
+        netty.reads(b"".join(protocol.predict_response([b"1"], {0: "i" * 36}, "", 200, context)))
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    st.lists(
+        st.one_of(
+            st.just("failure"),
+            st.tuples(
+                st.sampled_from([0, 1, 500, 2_500, 7_500, 60_000]), st.lists(short_bodies, min_size=1, max_size=4)
+            ),
+        ),
+        max_size=12,
+    )
+)
+def test_the_front_end_can_read_every_response(responses: list[Any]) -> None:
+    netty = Netty()
+    netty.reads(b"".join(protocol.load_response(200, "loaded model m. [PID]:4711")))
+    for each in responses:
+        failed = each == "failure"
+        response = b"".join(protocol.readable_response(None, {0: "i"}, "no", 503)) if failed else with_header(*each)
+        assert len(response) >= 8192
+        netty.reads(response)
+
+
+@pytest.mark.parametrize(("size", "kept"), [(1, True), (7_500, True), (9_000, False)])
+def test_headers_that_cannot_be_read_are_left_out_and_others_are_kept(
+    size: int, kept: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert (b"X-Long" in with_header(size, [b"1"])) is kept
+    assert bool(caplog.messages) is not kept
+
+
+@pytest.mark.parametrize(("values", "status"), [([math.sqrt], 200), (None, 507)])
+def test_a_failure_is_readable_and_worded_as_before(values: list[Any] | None, status: int) -> None:
+    response = b"".join(protocol.readable_response(values, {0: "1"}, "Out of resources", status))
+    expected = (507, b"Out of resources") if status == 507 else (503, b"Unsupported model output data type.")
+    assert struct.unpack_from("!ii", response) == (expected[0], len(expected[1]))
+    assert response[8:].startswith(expected[1])
 
 
 def test_large_bodies_are_not_copied() -> None:

@@ -31,6 +31,7 @@ ids, headers and bodies, ``str`` for names and content types.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import logging
 import socket
@@ -145,7 +146,7 @@ class RequestReader:
         if length <= _BUFFER_BYTES:
             return bytearray(self._take(length))
         try:
-            field = bytearray(length)  # zero pages, not memory yet: a hostile length costs only what is then sent
+            field = _allocate(length)
         except MemoryError:
             self._out_of_memory = True
             self._skip(length)
@@ -184,6 +185,17 @@ class RequestReader:
         if received == 0:
             raise Disconnected
         return received
+
+
+# bytearray(n) would write n zeros first.
+_new_bytearray = ctypes.pythonapi.PyByteArray_FromStringAndSize
+_new_bytearray.argtypes, _new_bytearray.restype = [ctypes.c_void_p, ctypes.c_ssize_t], ctypes.py_object
+
+
+def _allocate(length: int) -> bytearray:
+    """A bytearray of whatever is there; it costs no more memory than is then received. Raises ``MemoryError``."""
+    allocated: bytearray = _new_bytearray(None, length)
+    return allocated
 
 
 def send(connection: socket.socket, pieces: Sequence[Buffer]) -> None:
