@@ -7,6 +7,7 @@ JSON list of a command and its arguments.
 
 import ctypes
 import json
+import mmap
 import os
 import random
 import shutil
@@ -51,6 +52,13 @@ class Commands:
     def run_out_of_memory(self):
         """Fails as an allocation does."""
         raise MemoryError("as told")
+
+    def take_shared(self, megabytes):
+        """Fills memory that a limit on a process's data does not count."""
+        taken = mmap.mmap(-1, megabytes << 20)
+        for at in range(0, len(taken), mmap.PAGESIZE):
+            taken[at] = 1
+        return megabytes
 
     def exit(self, code):
         """Ends the process behind everybody's back."""

@@ -161,9 +161,20 @@ class ServerProcess(ContainerClient):
 
     def process_with(self, argument: str) -> psutil.Process:
         """The one process with ``argument`` on its command line."""
-        found = [process for process in self.processes() if argument in process.cmdline()]
+        found = self.processes_with(argument)
         assert len(found) == 1, f"{len(found)} processes with {argument}"
         return found[0]
+
+    def processes_with(self, argument: str) -> list[psutil.Process]:
+        """All processes with ``argument`` on their command line."""
+        found = []
+        for process in self.processes():
+            try:
+                if argument in process.cmdline():
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return found
 
     def assert_nothing_survives(self) -> None:
         """No process and no temporary file of this server is left."""

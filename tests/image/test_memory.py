@@ -10,6 +10,7 @@ import pytest
 
 from tests.harness.docker import DockerServer, Image
 from tests.harness.models import heavy_model, hungry_model, link_files
+from tests.harness.obedient_handler import HANDLER, command, make_model
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(1300)]
 
@@ -89,6 +90,23 @@ def test_a_request_that_takes_more_than_there_is_is_answered_507_by_a_worker_tha
             assert answers(server, "other")
         assert worker_processes(server, "hungry") == before
         assert kernel_kills(server) == 0
+
+
+def test_should_the_kernel_kill_then_one_worker_whose_caller_gets_507(image: Image) -> None:
+    """The handler takes memory that nobody sees coming: shared, so that no limit of the process counts it."""
+    memory = ["--memory", "700m", "--memory-swap", "700m"]
+    with DockerServer(image, options=memory, SAGEMAKER_HANDLER=HANDLER) as server:
+        for name in ("greedy", "other"):
+            make_model(server.model_dir(name))
+            assert server.load(name).status_code == 200, server.log_tail()
+        before, other = worker_processes(server, "greedy"), worker_processes(server, "other")
+        answer = server.invoke("greedy", command("take_shared", 2000))
+        assert answer.status_code == 507, f"{answer.text}\n{server.log_tail()}"
+        assert kernel_kills(server) == 1
+        assert server.invoke("other", command("echo", 1)).json() == 1
+        assert server.invoke("greedy", command("echo", 2)).json() == 2
+        assert worker_processes(server, "greedy") != before
+        assert worker_processes(server, "other") == other
 
 
 def rows(count: int) -> bytes:

@@ -15,7 +15,9 @@ import pytest
 import requests
 
 from mme.connections import connections_to, count_in_flight
+from tests.harness.container_client import ContainerClient
 from tests.harness.obedient_handler import HANDLER, command, make_model
+from tests.harness.ports import free_port
 from tests.harness.server import WORKER_MODES, ServerProcess
 from tests.harness.waiting import wait_until
 
@@ -184,3 +186,40 @@ def test_a_front_end_that_dies_ends_the_drain(start: Callable[..., ServerProcess
     wait_until(lambda: is_refused(server), "it drains")
     server.front_end().kill()
     assert server.wait(timeout_s=10) == 0
+
+
+def test_no_model_is_loaded_any_more_on_a_port_of_its_own(
+    start: Callable[..., ServerProcess], client: ThreadPoolExecutor
+) -> None:
+    port = free_port()
+    server = ServerProcess(SAGEMAKER_HANDLER=HANDLER, MME_PRELOAD="none", MME_MANAGEMENT=str(port))
+    management = ContainerClient(f"http://127.0.0.1:{port}")
+    with server:
+        for name in ("m", "late", "later"):
+            make_model(server.model_dir(name))
+        assert management.load("m", server.model_url("m")).status_code == 200
+        go_on = server.folder / "go_on"
+        make_model(server.model_dir("late"), "wait_for", str(go_on))
+        load = client.submit(management.load, "late", server.model_url("late"))
+        wait_until(lambda: count_in_flight(connections_to(port)) == 1, "the load is under way")
+        ask_to_stop(server)
+        wait_until(lambda: is_refused(server), "new connections are refused")
+        with pytest.raises(requests.ConnectionError):
+            management.load("later", server.model_url("later"))
+        go_on.touch()
+        assert load.result().status_code == 200
+        assert server.wait(timeout_s=10) == 0
+
+
+@pytest.mark.slow
+def test_a_handler_that_never_answers_does_not_keep_the_server_for_30_s(
+    start: Callable[..., ServerProcess], client: ThreadPoolExecutor
+) -> None:
+    server = start()  # with the default drain of 20 s
+    endless = begin(server, client, "m", "hang_in_c")
+    asked_s = time.monotonic()
+    ask_to_stop(server)
+    assert server.wait(timeout_s=30) == 0
+    assert 20 <= time.monotonic() - asked_s < 30
+    with pytest.raises(requests.ConnectionError):
+        endless.result()

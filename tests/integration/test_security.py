@@ -59,7 +59,7 @@ def has_run(outside: Path) -> bool:
     return (outside / "trace").exists()
 
 
-def assert_refused(server: ServerProcess, status: int, url: str, name: str | None = None, **extra: str) -> str:
+def assert_refused(server: ServerProcess, status: int, url: str, name: str | None = None, **extra: Any) -> str:
     """The load is refused and leaves nothing behind. Returns the message."""
     name = name if name is not None else uuid.uuid4().hex
     before = listed(server)
@@ -182,9 +182,68 @@ def test_a_name_that_could_mislead_is_refused(server: ServerProcess, model_dir: 
     assert_refused(server, 400, str(model_dir), name)
 
 
+@pytest.mark.parametrize("name", ["a/b", "..", "a\nb", "\x1b[31mred", "\u202eevil", "\ud800", "x" * 256, "é" * 256])
+@pytest.mark.parametrize("how", [{"initial_workers": 0}, {"synchronous": False}])
+def test_a_name_that_could_mislead_is_refused_where_no_worker_is_waited_for(
+    server: ServerProcess, model_dir: Path, name: str, how: dict[str, Any]
+) -> None:
+    assert_refused(server, 400, str(model_dir), name, **how)
+
+
+@pytest.mark.parametrize("how", [{"initial_workers": 0}, {"synchronous": False}])
+def test_a_folder_that_is_not_allowed_is_refused_where_no_worker_is_waited_for(
+    server: ServerProcess, model_dir: Path, outside: Path, how: dict[str, Any]
+) -> None:
+    (model_dir / "link").symlink_to(make_model(outside))
+    for url in ["/", str(server.models_dir), str(model_dir / "link")]:
+        assert_refused(server, 400, url, **how)
+    assert not has_run(outside)
+
+
+def test_a_model_without_workers_gets_them_later(server: ServerProcess, model_dir: Path) -> None:
+    name = uuid.uuid4().hex
+    assert server.load(name, str(model_dir), initial_workers=0).status_code == 200
+    assert server.invoke(name, command("echo", 1)).status_code == 503
+    scaled = server.request("PUT", f"/models/{name}", params={"min_worker": 1, "synchronous": "true"})
+    assert scaled.status_code == 200, scaled.text
+    assert server.invoke(name, command("echo", 1)).json() == 1
+    assert server.unload(name).status_code == 200
+
+
+# (An empty body is answered 500: Gson makes nothing of it before anybody is asked.)
+NO_LOADS = ["null", "[]", "1", "{", "{}x", "[" * 100_000, "\udcff\x00", '{"url": []}']
+NO_LOADS += [
+    f'{{"url": "/x", {wrong}}}' for wrong in ('"initial_workers": "many"', '"batch_size": 1e99', '"model_name": {}')
+]
+
+
+@pytest.mark.parametrize("body", NO_LOADS)
+def test_a_load_that_is_none_is_refused_with_what_one_is(server: ServerProcess, body: str) -> None:
+    sent = body.encode("utf-8", "surrogateescape")
+    answer = server.post("/models", sent)
+    assert answer.status_code == 400, answer.text
+    message = answer.json()["message"]
+    assert '"model_name": "NAME"' in message
+    assert "Exception" not in message
+    assert len(message) < 2000
+
+
 @pytest.mark.parametrize(
     "name",
-    ["x" * 255, "-x", "--handler", "a b", "$(reboot)", "'\"`;&|", "é日本☃", "%2e%2e", "{}", "a.tar.gz", "a:b=c?d#e"],
+    [
+        "x" * 255,
+        "é" * 255,
+        "-x",
+        "--handler",
+        "a b",
+        "$(reboot)",
+        "'\"`;&|",
+        "é日本☃",
+        "%2e%2e",
+        "{}",
+        "a.tar.gz",
+        "a:b=c?d#e",
+    ],
 )
 def test_any_printable_name_is_a_name(server: ServerProcess, model_dir: Path, name: str) -> None:
     assert_loads(server, name, model_dir)

@@ -8,11 +8,14 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.harness import models
+from tests.harness.obedient_handler import HANDLER, command, make_model
 from tests.harness.ports import free_port
 from tests.harness.server import ENTRYPOINT, WORKER_MODES, ServerProcess
 from tests.harness.waiting import wait_until
@@ -80,6 +83,71 @@ def test_single_model_mode_without_a_model_does_not_start(tmp_path: Path) -> Non
     assert ended.returncode == 1
     assert f"no model in {tmp_path}/model" in ended.stdout
     assert "Traceback" not in ended.stdout + ended.stderr
+
+
+@pytest.mark.parametrize("mode", WORKER_MODES)
+def test_single_model_mode_with_a_model_that_does_not_load_ends(tmp_path: Path, mode: str) -> None:
+    folder = models.multiplier(tmp_path / "model", factor=4)
+    (parameters,) = folder.glob("*.params")
+    parameters.write_bytes(parameters.read_bytes()[:-10])
+    server = ServerProcess(single_model_dir=folder, MME_WORKERS=mode)
+    try:
+        server.launch()
+        assert server.wait(60) == 1
+        assert parameters.name in server.log()
+        assert f"the model in {server.base_dir}/model does not load" in server.log().splitlines()[-1]
+        server.assert_nothing_survives()
+    finally:
+        server.discard()
+
+
+def test_single_model_mode_serves_once_the_model_is_loaded(tmp_path: Path) -> None:
+    make_model(tmp_path, "sleep", 2)
+    with ServerProcess(single_model_dir=tmp_path, SAGEMAKER_HANDLER=HANDLER, MME_PRELOAD="none") as server:
+        assert "serving the model" not in server.log()
+        assert server.post("/invocations", command("echo", 1)).json() == 1
+        wait_until(lambda: "serving the model" in server.log(), "it says so")
+
+
+@pytest.mark.parametrize("mode", WORKER_MODES)
+def test_sigterm_in_the_middle_of_the_start_ends_it(tmp_path: Path, mode: str) -> None:
+    """The handler's import takes longer than SageMaker waits for the end: in the fork server, or in a worker."""
+    make_model(tmp_path)
+    (tmp_path / "slow_handler.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(100)\n")
+    settings: dict[str, Any] = {"SAGEMAKER_HANDLER": "slow_handler", "PYTHONPATH": str(tmp_path), "MME_PRELOAD": "none"}
+    server = ServerProcess(single_model_dir=tmp_path, MME_WORKERS=mode, **settings)
+    try:
+        server.launch()
+        wait_until(lambda: "importing" in server.log(), "it imports")
+        wait_until(lambda: server.processes_with("com.amazonaws.ml.mms.ModelServer"), "the front end is started")
+        asked_s = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - asked_s < 15
+        server.assert_nothing_survives()
+    finally:
+        server.discard()
+
+
+def test_variables_of_mms_change_nothing() -> None:
+    elsewhere = free_port()
+    variables: dict[str, Any] = {
+        "MMS_MAX_REQUEST_SIZE": "20",
+        "MMS_INFERENCE_ADDRESS": f"http://127.0.0.1:{elsewhere}",
+        "MMS_MANAGEMENT_ADDRESS": f"http://127.0.0.1:{elsewhere}",
+        "MMS_DEFAULT_SERVICE_HANDLER": "no_such_handler",
+        "MMS_MODEL_STORE": "/",
+    }
+    with ServerProcess(**variables) as server:
+        load_multiplier(server)
+        assert server.invoke("double", ONE_ROW).json() == {"predictions": [[2.0, 4.0, 6.0, 8.0]]}
+
+
+def test_the_heap_of_the_front_end_is_bounded_and_settings_win() -> None:
+    with ServerProcess(SAGEMAKER_MODEL_SERVER_VMARGS="-XX:-UseContainerSupport -Xmx200m") as server:
+        words = server.front_end().cmdline()
+        limits = [word for word in words if word.startswith("-Xmx")]
+        assert limits == ["-Xmx624m", "-Xmx200m"]  # the last one counts
+        load_multiplier(server)
 
 
 @pytest.mark.parametrize("port", ["32768", "0", "eighty"])

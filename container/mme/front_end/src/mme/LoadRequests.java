@@ -48,7 +48,7 @@ final class LoadRequests extends TypeAdapter<RegisterModelRequest> {
         } catch (BadRequestException e) {
             throw e;
         } catch (IOException | RuntimeException e) {
-            throw new BadRequestException(EXPECTED + e.getMessage());
+            throw new BadRequestException(EXPECTED + reason(e));
         } catch (StackOverflowError e) {
             throw new BadRequestException(EXPECTED + "it is nested too deeply.");
         }
@@ -56,6 +56,15 @@ final class LoadRequests extends TypeAdapter<RegisterModelRequest> {
             throw new BadRequestException(EXPECTED + "it is empty.");
         }
         return request;
+    }
+
+    /** The innermost message, without the name of an exception. */
+    private static String reason(Throwable error) {
+        Throwable innermost = error;
+        while (innermost.getCause() != null) {
+            innermost = innermost.getCause();
+        }
+        return innermost.getMessage() == null ? "it is no JSON." : innermost.getMessage();
     }
 
     @Override

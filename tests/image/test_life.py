@@ -1,0 +1,71 @@
+"""Containers of the image at their start and end: what cannot work is said in a line, what is asked is answered."""
+
+from __future__ import annotations
+
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import requests
+
+from tests.harness.docker import POLL_S, DockerServer, Image
+from tests.harness.obedient_handler import HANDLER, command, make_model
+from tests.harness.ports import free_port
+from tests.harness.waiting import wait_until
+
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(1300)]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--read-only"], "no folder for temporary files can be written. Set TMPDIR, or mount one"),
+        (["--read-only", "--tmpfs", "/tmp:size=8k"], "our files cannot be written to /tmp (TMPDIR): No space left"),
+    ],
+    ids=["none", "full"],
+)
+def test_without_a_place_for_files_it_ends_at_once_with_one_line(image: Image, options: list[str], said: str) -> None:
+    settings = {"SAGEMAKER_MULTI_MODEL": "true", "SAGEMAKER_BIND_TO_PORT": str(free_port())}
+    environment = [part for name, value in settings.items() for part in ("--env", f"{name}={value}")]
+    ended = image.run("serve", options=[*options, *environment])
+    assert ended.returncode == 1
+    lines = (ended.stdout + ended.stderr).splitlines()
+    assert len(lines) == 1, lines
+    assert said in lines[0]
+
+
+def test_docker_stop_lets_requests_be_answered_and_turns_away_who_goes_on_asking(image: Image) -> None:
+    with DockerServer(image, SAGEMAKER_HANDLER=HANDLER) as server:
+        make_model(server.model_dir("m"))
+        assert server.load("m").status_code == 200, server.log_tail()
+        began, ended = threading.Event(), threading.Event()
+
+        def ask_again_and_again() -> list[int]:
+            statuses = []
+            with requests.Session() as session:
+                while not ended.is_set():
+                    try:
+                        url = f"{server.url}/models/m/invoke"
+                        statuses.append(session.post(url, data=command("sleep", 0.1), timeout=20).status_code)
+                    except requests.ConnectionError:
+                        break
+                    began.set()
+            return statuses
+
+        with ThreadPoolExecutor(4) as clients:
+            asking = [clients.submit(ask_again_and_again) for _ in range(3)]
+            assert began.wait(20)
+            slow = clients.submit(server.invoke, "m", command("sleep", 1))
+            wait_until(lambda: server.log().count("/invoke") > 3, "requests are answered", poll_s=POLL_S)
+            try:
+                assert server.stop() == 0
+            finally:
+                ended.set()
+            assert slow.result().status_code == 200
+            assert json.loads(slow.result().text) > 0
+            for statuses in (each.result() for each in asking):
+                answered = [status for status in statuses if status != 503]
+                assert answered == [200] * len(answered)
+                # Docker does not let us close the door: who comes anew is told.
+                assert set(statuses[len(answered) :]) <= {503}
