@@ -124,6 +124,11 @@ def test_a_declaration_that_is_no_number_fails_the_load_and_names_it(tmp_path: P
         declared_bytes(tmp_path)
 
 
+def test_properties_that_are_a_pipe_declare_nothing(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "serving.properties")
+    assert declared_bytes(tmp_path) is None
+
+
 @pytest.mark.parametrize("text", ["", "engine=MXNet", "!required_memory_mb=5", "xrequired_memory_mb=5", "=5"])
 def test_a_file_of_properties_need_not_declare_anything(tmp_path: Path, text: str) -> None:
     (tmp_path / "serving.properties").write_text(text)
@@ -155,6 +160,26 @@ def test_an_estimate_for_mxnet_is_enough_and_at_most_20_mib_or_a_tenth_too_much(
     monkeypatch.setitem(sys.modules, "mxnet", np)  # imported, as in a worker that was forked
     estimate_mib = estimated_bytes(Artifact("", {".params": int(params_mib * MIB)})) / MIB
     assert private_mib <= estimate_mib <= private_mib + max(20, private_mib / 10)
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {".params": 200, ".json": 3000, ".txt": 100},
+        {".params": 3000, ".txt": 31_000, ".json": 5000},
+        {".params": 1, ".json": 10, ".py": 4000, "": 10},
+    ],
+)
+def test_labels_and_descriptions_make_no_model_one_of_another_framework(
+    monkeypatch: pytest.MonkeyPatch, files: dict[str, int]
+) -> None:
+    monkeypatch.setitem(sys.modules, "mxnet", np)
+    assert 8 * MIB <= estimated_bytes(Artifact("", files)) < 9 * MIB
+
+
+def test_a_model_of_nothing_but_json_is_one_that_json_describes_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "xgboost", raising=False)
+    assert estimated_bytes(Artifact("", {".json": MIB})) == (8 + 100 + 5) * MIB
 
 
 def test_importing_the_framework_counts_where_it_is_not_imported_yet(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,6 +72,8 @@ FRAMEWORKS = {
 }
 OTHER = Growth((), 2, start_mib=16)
 _BY_SUFFIX = {suffix: growth for growth in FRAMEWORKS.values() for suffix in growth.suffixes}
+# A model of one framework, and the description or the labels of any other's.
+_AMBIGUOUS = frozenset({".json", ".txt"})
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,9 @@ def declared_bytes(model_dir: Path) -> int | None:
     """
     file = model_dir / "serving.properties"
     try:
-        with file.open("rb") as opened:
+        with open(os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as opened:  # noqa: PTH123
+            if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
+                return None  # a pipe, say, which nobody may ever write to
             text = opened.read(_LONGEST_PROPERTIES_BYTES).decode("latin-1")  # as java.util.Properties has it
     except OSError:
         return None
@@ -140,15 +144,22 @@ def declared_bytes(model_dir: Path) -> int | None:
 
 def estimated_bytes(artifact: Artifact) -> int:
     """What a model with these files may take at most, in all likelihood."""
+    main = _framework_of(artifact.bytes_by_suffix)
     needs: dict[Growth, float] = {}
     for suffix, size in artifact.bytes_by_suffix.items():
-        growth = _BY_SUFFIX.get(suffix, OTHER)
+        own = suffix in main.suffixes
+        growth = main if own else OTHER if suffix in _AMBIGUOUS else _BY_SUFFIX.get(suffix, OTHER)
         working = min(growth.working_factor * size, growth.most_working_mib * MIB)
         needs[growth] = needs.get(growth, 0) + growth.factor * size + working
-    # the framework is that of the files that weigh most; others are labels, code and the like
-    main = max(needs, key=lambda growth: needs[growth]) if needs else OTHER
     importing = main.import_mib if main.module and main.module not in sys.modules else 0
     return int(sum(needs.values()) + (main.start_mib + importing) * MIB)
+
+
+def _framework_of(bytes_by_suffix: Mapping[str, int]) -> Growth:
+    """That of the files that weigh most; ambiguous ones count only where there are no others of any framework."""
+    known = {suffix: size for suffix, size in bytes_by_suffix.items() if suffix in _BY_SUFFIX}
+    telling = {suffix: size for suffix, size in known.items() if suffix not in _AMBIGUOUS} or known
+    return _BY_SUFFIX[max(telling, key=lambda suffix: telling[suffix])] if telling else OTHER
 
 
 def survey(model_dir: Path) -> Artifact:
