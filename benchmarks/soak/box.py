@@ -30,6 +30,8 @@ IMAGE_NAME = "demo-sagemaker-multimodel-soak"
 _BUILD_TIMEOUT_S = 1800.0
 _CGROUP_EMPTY_S = 10.0
 _POLL_S = 0.05
+# Whom the server runs as in the image. In a container not even root sees the memory of another user's processes.
+_SERVER_USER = "model-server"
 
 
 class Box(Target):
@@ -71,8 +73,12 @@ class SettingBox(Box, OurTarget):
     def environment(self) -> dict[str, str]:
         return {**super().environment(), "MME_MEMORY_LIMIT_MB": str(self.memory_mb)}
 
+    def start(self) -> None:
+        self._kills_before = _machines_kills()
+        super().start()
+
     def kernel_kills(self) -> int:
-        return _number_in(Path("/proc/vmstat"), "oom_kill")
+        return _machines_kills() - self._kills_before
 
 
 class CgroupBox(Box, OurTarget):
@@ -165,8 +171,9 @@ class DockerBox(Box, DockerTarget):
         with self._inspecting:
             if self._inspector is None:
                 source = Path(inspector.__file__).read_text()
+                as_server = ["docker", "exec", "--interactive", "--user", _SERVER_USER]
                 self._inspector = subprocess.Popen(
-                    ["docker", "exec", "--interactive", "--user", "root", self._container, "python", "-c", source],
+                    [*as_server, self._container, "python", "-c", source],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     text=True,
@@ -255,6 +262,10 @@ def _cgroup_parents() -> list[Path]:
         if "memory" in controllers.split(",") or (not controllers and (root / "cgroup.controllers").exists()):
             parents += [root / path.lstrip("/"), root]
     return parents
+
+
+def _machines_kills() -> int:
+    return _number_in(Path("/proc/vmstat"), "oom_kill")
 
 
 def _number_in(path: Path, name: str) -> int:

@@ -36,7 +36,7 @@ def census(root_pid: int, excluded: set[int]) -> dict[str, Any]:
             name = _read(f"/proc/{pid}/comm").decode(errors="replace").rstrip("\n")
             held_bytes = _anonymous_bytes(pid)
             kinds.update(_descriptors(pid))
-        except OSError:
+        except (FileNotFoundError, ProcessLookupError):
             continue  # it has ended meanwhile
         names.append(name)
         memory_bytes += held_bytes

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -38,6 +38,7 @@ class _Slot:
     busy: bool = False
     in_flight: int = 0
     used_at_s: float = 0.0
+    loads: int = 0
 
 
 class Platform:
@@ -67,6 +68,25 @@ class Platform:
                 slot.in_flight -= 1
                 slot.used_at_s = time.monotonic()
                 self._changed.notify_all()
+
+    def loads(self, name: str) -> int:
+        """How often the model has been loaded: to be given to ``restore``."""
+        return self._slots[name].loads
+
+    def restore(self, name: str, loads: int, connection: Connection) -> None:
+        """Inside ``using``: the server has dropped the model by itself. Loads it again, unless somebody has since."""
+        slot = self._slots[name]
+        with self._changed:
+            self._wait_while_busy(name, slot)
+            if slot.loads != loads:
+                return
+            slot.busy = True
+        loaded = False
+        try:
+            self._load(name, connection)
+            loaded = True
+        finally:
+            self._leave_busy(slot, loaded=loaded)
 
     def loaded(self) -> list[str]:
         """The models that are loaded."""
@@ -108,21 +128,25 @@ class Platform:
 
     def _enter(self, name: str, slot: _Slot) -> bool:
         """Counts a request in, or returns True where the caller is to load the model first."""
-        deadline_s = time.monotonic() + LOAD_DEADLINE_S
         with self._changed:
-            while slot.busy:
-                if not self._changed.wait(deadline_s - time.monotonic()) and time.monotonic() > deadline_s:
-                    self._record.breaks(NO_HANG, f"{name} was not loaded within {LOAD_DEADLINE_S:.0f} s")
-                    raise GaveUp(name)
+            self._wait_while_busy(name, slot)
             if slot.loaded:
                 slot.in_flight += 1
                 return False
             slot.busy = True
             return True
 
+    def _wait_while_busy(self, name: str, slot: _Slot) -> None:
+        deadline_s = time.monotonic() + LOAD_DEADLINE_S
+        while slot.busy:
+            if not self._changed.wait(deadline_s - time.monotonic()) and time.monotonic() > deadline_s:
+                self._record.breaks(NO_HANG, f"{name} was not loaded within {LOAD_DEADLINE_S:.0f} s")
+                raise GaveUp(name)
+
     def _leave_busy(self, slot: _Slot, *, loaded: bool, in_flight: int = 0) -> None:
         with self._changed:
             slot.busy, slot.loaded = False, loaded
+            slot.loads += loaded
             slot.in_flight += in_flight
             slot.used_at_s = time.monotonic()
             self._changed.notify_all()
@@ -156,15 +180,15 @@ class Platform:
         if answer.status != 200:
             self._record.breaks(UNLOADS, f"unload of {name}: {_said(answer)}")
 
-    def _call(self, call: str, name: str, do: object) -> Answer:
+    def _call(self, call: str, name: str, do: Callable[[], Answer]) -> Answer:
         return timed(self._record, call, name, do)
 
 
-def timed(record: Record, call: str, name: str, do: object) -> Answer:
+def timed(record: Record, call: str, name: str, do: Callable[[], Answer]) -> Answer:
     """Performs a call and records how it was answered; status 0 where it was not."""
     started_s = time.monotonic()
     try:
-        answer = do()  # type: ignore[operator]
+        answer = do()
     except TimeoutError:
         elapsed_s = time.monotonic() - started_s
         record.breaks(NO_HANG, f"{call} of {name}: no answer within {elapsed_s:.0f} s")

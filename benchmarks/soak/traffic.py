@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from itertools import accumulate
 
-from benchmarks.connection import Connection
+from benchmarks.connection import Answer, Connection
 from benchmarks.soak.catalogue import SoakModel
 from benchmarks.soak.platform import GaveUp, Platform, timed
 from benchmarks.soak.record import Record
@@ -23,6 +23,7 @@ MOST_IN_A_ROW = 6
 MOST_TRIES = 20
 
 RIGHT_ANSWER = "a request of a healthy model has its right answer, but where its worker was shot"
+MODELS_STAY = "a loaded model stays loaded, also where its worker is shot"
 UNANSWERED = "wrong or missing answers"
 CLEAR_REFUSAL = "a bad request gets the 4xx that is documented"
 
@@ -92,22 +93,7 @@ class Client(threading.Thread):
             return
         question = model.question(self._chance)
         headers = {"Content-Type": question.content_type, "Accept": question.accept}
-        refusals = 0
-        while True:
-            started_s = time.monotonic()
-            answer = timed(
-                self._record,
-                "invoke",
-                model.name,
-                lambda: self.invoking.request("POST", f"/models/{model.name}/invoke", question.body, headers),
-            )
-            shot = self._record.was_shot(model.name, started_s, time.monotonic())
-            if answer.status == 507 and not shot and refusals < MOST_TRIES:
-                refusals += 1
-                self._record.count("invocations answered 507 for lack of memory")
-                self._platform.make_room(self.loading)
-                continue
-            break
+        answer, shot, refusals = self._invoke("invoke", model.name, question.body, headers)
         if answer.status == 200 and question.is_answered_by(answer.body):
             self._record.count("right answers")
             if refusals:
@@ -124,20 +110,39 @@ class Client(threading.Thread):
                 f"{', shot' if shot else ''}: {said}",
             )
 
+    def _invoke(self, call: str, name: str, body: bytes, headers: dict[str, str]) -> tuple[Answer, bool, int]:
+        """Asks as the platform does: the last answer, whether a worker was shot meanwhile, how often it was refused.
+
+        On 507 room is made. A model that the server has dropped is loaded again: its worker was shot, and found no
+        memory any more. That is never excused, but the request can still be answered.
+        """
+        path = f"/models/{name}/invoke"
+        refusals = 0
+        while True:
+            loads = self._platform.loads(name)
+            started_s = time.monotonic()
+            answer = timed(self._record, call, name, lambda: self.invoking.request("POST", path, body, headers))
+            shot = self._record.was_shot(name, started_s, time.monotonic())
+            if shot or refusals >= MOST_TRIES:
+                return answer, shot, refusals
+            if answer.status == 507:
+                self._record.count("invocations answered 507 for lack of memory")
+                self._platform.make_room(self.loading)
+            elif answer.status == 404 or (answer.status == 503 and b"The model was unloaded" in answer.body):
+                self._record.breaks(MODELS_STAY, f"{call} of {name}: {answer.status}")
+                self._platform.restore(name, loads, self.loading)
+            else:
+                return answer, shot, refusals
+            refusals += 1
+
     def _ask_badly(self, model: SoakModel) -> None:
         bad = _BAD_FOR_ALL if model.kind == "multiplier" else _BAD_FOR_ALL + _BAD_FOR_IMAGES
         body, content_type, accept, status = self._chance.choice(bad)
         headers = {"Content-Type": content_type, "Accept": accept}
-        started_s = time.monotonic()
-        answer = timed(
-            self._record,
-            "bad request",
-            model.name,
-            lambda: self.invoking.request("POST", f"/models/{model.name}/invoke", body, headers),
-        )
+        answer, shot, _ = self._invoke("bad request", model.name, body, headers)
         if answer.status == status:
             self._record.count("bad requests refused as documented")
-        elif answer.status >= 500 and self._record.was_shot(model.name, started_s, time.monotonic()):
+        elif answer.status >= 500 and shot:
             self._record.count("bad requests whose worker was shot")
         else:
             said = answer.body[:200].decode(errors="replace")

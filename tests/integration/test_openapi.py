@@ -14,9 +14,15 @@ from tests.harness import models
 from tests.harness.server import REPOSITORY, ServerProcess
 
 schema = schemathesis.openapi.from_path(REPOSITORY / "docs" / "openapi.yaml")
+# Bodies of these types are bytes to us.
+for media_type in ("application/x-npy", "application/x-image", "image/png", "image/jpeg"):
+    schemathesis.serializer(media_type)(
+        lambda context, value: value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogatepass")
+    )
 ONE_ROW = json.dumps([[1.0, 2.0, 3.0, 4.0]])
 ASKED = "double"  # the model that requests are sent to
-EXAMPLES = 40  # per operation
+EXAMPLES = 60  # per operation
+MULTIPART = "multipart/form-data"
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +44,13 @@ def server() -> Iterator[ServerProcess]:
 def test_every_answer_is_documented(server: ServerProcess, case: schemathesis.Case) -> None:
     if case.operation.path == "/models/{model_name}/invoke":
         case.path_parameters = {"model_name": ASKED}  # a model that is there: it is the body that is tried
-    elif case.method == "DELETE" and case.path_parameters.get("model_name") == ASKED:
+    elif case.method in ("DELETE", "PUT") and case.path_parameters.get("model_name") == ASKED:
         return
     response = case.call(base_url=server.url)
     case.validate_response(response, checks=[status_code_conformance, response_schema_conformance])
     assert "Traceback" not in response.text
+    if response.status_code >= 500:
+        # A client's fault is no fault of the server, but where the document says so: the front end takes it apart.
+        empty_load = case.operation.path == "/models" and not (response.request.body or b"").strip()
+        form = case.media_type == MULTIPART and "ErrorDataDecoderException" in response.text
+        assert response.status_code == 500 and (empty_load or form), response.text

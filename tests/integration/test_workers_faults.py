@@ -17,6 +17,7 @@ import psutil
 import pytest
 import requests
 
+from tests.harness.container_client import ContainerClient
 from tests.harness.obedient_handler import HANDLER, command, make_model
 from tests.harness.server import ServerProcess
 from tests.harness.waiting import wait_until
@@ -302,12 +303,13 @@ def test_a_model_that_gets_no_worker_any_more_is_unloaded_and_can_be_loaded_agai
     server: ServerProcess, loaded: Load, how: list[object]
 ) -> None:
     name, other = loaded(), loaded()
+    patient = ContainerClient(server.url)  # three loads that hang take their time
     with traffic(lambda: echoes(server, other)) as sent:
         make_model(server.model_dir(name), *how)
         launcher = launchers(server, name)
         with noticed_by_mms(server, name):
             worker(server, name).kill()
-        waiting = server.invoke(name, command("echo", 12))
+        waiting = patient.invoke(name, command("echo", 12))
         assert waiting.status_code == 503
         assert waiting.json()["message"] == "The model was unloaded."
         wait_until(lambda: server.describe(name).status_code == 404, "it is unloaded")

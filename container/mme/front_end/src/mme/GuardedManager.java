@@ -53,9 +53,10 @@ import org.slf4j.Logger;
 final class GuardedManager extends WorkLoadManager {
     // In UTF-8 at most three times as many bytes, less than what Linux allows for one (MAX_ARG_STRLEN, 128 KB).
     private static final int LONGEST_ARGUMENT = 30_000;
-    // Failed tries of each worker to come back, which MMS starts after 1, 1, 2, 3 … s, and how long there was no worker.
-    private static final int HOPELESS_TRIES = 1;
-    private static final long HOPELESS_NS = TimeUnit.SECONDS.toNanos(5);
+    // A model is hopeless where each of its workers has failed to come back so often in a row (MMS tries after 1, 1, 2, 3 …
+    // seconds), or at least once and there has been none for so long (a load may hang until it times out).
+    private static final int HOPELESS_TRIES = 3;
+    private static final long HOPELESS_NS = TimeUnit.SECONDS.toNanos(30);
 
     private final Rules rules;
     private final Set<Model> started = Collections.synchronizedSet(Collections.newSetFromMap(new WeakHashMap<>()));
@@ -207,7 +208,8 @@ final class GuardedManager extends WorkLoadManager {
                 continue;
             }
             long since = lostSince.computeIfAbsent(model, lost -> now);
-            if (now - since >= HOPELESS_NS && workers.stream().allMatch(this::hasFailedAgain)) {
+            int least = now - since >= HOPELESS_NS ? 1 : HOPELESS_TRIES;
+            if (workers.stream().allMatch(worker -> failedTries(worker) >= least)) {
                 lostSince.put(model, now); // should this unload fail, there will be another
                 logger.error("model {} has had no worker for {} s, and gets none: it is unloaded", name, (now - since) / 1_000_000_000);
                 unregister(model);
@@ -219,10 +221,10 @@ final class GuardedManager extends WorkLoadManager {
         return worker.getState() == WorkerState.WORKER_MODEL_LOADED;
     }
 
-    /** Whether it has ended more often in a row than the one time that a loaded worker may. */
-    private boolean hasFailedAgain(WorkerThread worker) {
+    /** How often in a row it has failed to come back: its ends in a row, but for that of the worker that was loaded. */
+    private int failedTries(WorkerThread worker) {
         try {
-            return backoff.getInt(worker) > HOPELESS_TRIES;
+            return backoff.getInt(worker) - 1;
         } catch (IllegalAccessException e) {
             throw new AssertionError(e); // it has been made accessible
         }
