@@ -73,7 +73,10 @@ class LocalEndpoint:
         return self._endpoints
 
     def start(self) -> None:
-        """Returns when it answers. Raises ``OSError`` (the port is taken) and ``StateInUse``."""
+        """Returns when it answers.
+
+        Raises ``CannotListen``, ``StateError`` and, where containers cannot be run at all, ``StartFailure``.
+        """
         if not _only_one.acquire(blocking=False):
             raise RuntimeError("A local endpoint runs in this process already, and moto's state is global.")
         self._cleanup.callback(_only_one.release)
@@ -104,6 +107,7 @@ class LocalEndpoint:
         moto: Any = DomainDispatcherApplication(_create_backend_app)
 
         runtime = self._make_runtime(configuration, guardian)
+        runtime.require()
         resources = Resources(state.resources_file if state else None)
         around = Surroundings(runtime, ObjectReader(moto), configuration.limits, self.events, work_dir)
         self._endpoints = Endpoints(resources, around)
@@ -120,7 +124,7 @@ class LocalEndpoint:
         if state:
             state.restore(files)
         self._endpoints.resume()
-        front.is_ready = True
+        front.is_ready = True  # until now everything was answered 503, and nothing was changed
 
     def stop(self) -> None:
         """Ends every container and removes what is temporary."""

@@ -42,6 +42,8 @@ class Limits:
     """Room for artifacts per instance; ``VolumeSizeInGB`` overrides it (our choice; AWS sizes it by instance type)."""
     load_tries: int = 16
     """How often a load that was answered 507 is tried, one model being unloaded before each new try (our choice)."""
+    invoke_tries: int = 4
+    """How often an invocation that was answered 507 is tried, likewise (our choice)."""
     victim_wait_s: float = 10.0
     """How long a load waits for a model that may be unloaded while all of them are in use (our choice)."""
     loads_at_once: int = 4

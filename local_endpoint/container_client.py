@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -11,6 +12,21 @@ import urllib3
 from local_endpoint.errors import ContainerGone, ContainerTimeout
 
 CONNECT_TIMEOUT_S = 5.0
+
+
+class _ThisThread(threading.local):
+    """Whether the request that this thread is sending made a new connection."""
+
+    has_connected = False
+
+
+_this_thread = _ThisThread()
+
+
+class _Connection(urllib3.connection.HTTPConnection):
+    def connect(self) -> None:
+        _this_thread.has_connected = True
+        super().connect()
 
 
 @dataclass(frozen=True)
@@ -28,6 +44,7 @@ class ContainerClient:
     def __init__(self, host: str, port: int, connections: int = 160) -> None:
         self.address = (host, port)
         self._pool = urllib3.HTTPConnectionPool(host, port, maxsize=connections, block=False)
+        self._pool.ConnectionCls = _Connection
 
     def close(self) -> None:
         self._pool.close()
@@ -43,10 +60,11 @@ class ContainerClient:
         """Raises ``ContainerGone`` and ``ContainerTimeout``.
 
         A kept connection that the container closed in the meantime is no sign of its death: such a request is sent
-        once more on a new one.
+        once more. One that breaks on a new connection is not: the container may have begun to work on it.
         """
         timeout = urllib3.Timeout(connect=min(CONNECT_TIMEOUT_S, timeout_s), read=timeout_s)
         for last in (False, True):
+            _this_thread.has_connected = False
             try:
                 response = self._pool.urlopen(
                     method, path, body=body, headers=headers, timeout=timeout, retries=False, redirect=False
@@ -61,7 +79,7 @@ class ContainerClient:
             except urllib3.exceptions.ReadTimeoutError:
                 raise ContainerTimeout(f"no answer to {method} {path} within {timeout_s:.0f} s") from None
             except (urllib3.exceptions.ProtocolError, OSError) as error:
-                if last or isinstance(error, ConnectionRefusedError):
+                if last or _this_thread.has_connected:
                     raise ContainerGone(f"the connection broke: {error}") from None
         raise AssertionError("unreachable")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +24,8 @@ TITLES = {"model": "model", "endpoint-config": "endpoint configuration", "endpoi
 MEMBERS = {"model": "ModelName", "endpoint-config": "EndpointConfigName", "endpoint": "EndpointName"}
 ARNS = {"model": "ModelArn", "endpoint-config": "EndpointConfigArn", "endpoint": "EndpointArn"}
 DEFAULT_PAGE = 10
+# Other places of a container's model. Taken as if they were not there, the endpoint would serve without a model.
+UNAVAILABLE_SOURCES = ("ModelDataSource", "AdditionalModelDataSources", "ModelPackageName")
 
 
 class ControlPlane:
@@ -62,7 +65,7 @@ class ControlPlane:
         """The answer's members. Raises ``AwsError``."""
         wrong = validation.failures("sagemaker", operation, parameters)
         if wrong:
-            raise ValidationException(wrong)
+            raise ValidationException(validation.text_of(wrong))
         with self._lock:
             return self._operations[operation](region, parameters)
 
@@ -148,8 +151,14 @@ class ControlPlane:
         url = container.get("ModelDataUrl")
         if container.get("Mode") == "MultiModel" and not url:
             raise ValidationException("ModelDataUrl must be specified for a container in MultiModel mode.")
-        if not container.get("Image") and not container.get("ModelPackageName"):
-            raise ValidationException("Either Image or ModelPackageName must be specified for a container.")
+        for member in UNAVAILABLE_SOURCES:
+            if container.get(member):
+                raise ValidationException(
+                    f"{member} is not available on this local endpoint: name the model's archive, or the prefix of "
+                    "archives, with ModelDataUrl."
+                )
+        if not container.get("Image"):
+            raise ValidationException("Image must be specified for a container.")
         if url:
             try:
                 S3Location.parse(url)
@@ -223,8 +232,13 @@ class ControlPlane:
         name, config_name = parameters["EndpointName"], parameters["EndpointConfigName"]
         self._require_at_rest(region, name)
         self._require("endpoint-config", region, config_name)
-        self._resources.change("endpoint", region, name, EndpointStatus="Updating")
-        self._endpoints.update(region, name, config_name)
+        retained: set[str] = set()
+        if parameters.get("RetainAllVariantProperties"):
+            excluded = {each["VariantPropertyType"] for each in parameters.get("ExcludeRetainedVariantProperties", [])}
+            retained = {"DesiredInstanceCount", "DesiredWeight"} - excluded
+        pending = {"EndpointConfigName": config_name, "StartTime": time.time()}
+        self._resources.change("endpoint", region, name, EndpointStatus="Updating", PendingDeploymentSummary=pending)
+        self._endpoints.update(region, name, config_name, retained)
         return {"EndpointArn": arn(region, "endpoint", name)}
 
     def _update_weights_and_capacities(self, region: str, parameters: Parameters) -> Parameters:
@@ -234,6 +248,11 @@ class ControlPlane:
         for each in wanted:
             if deployment is None or each["VariantName"] not in deployment.fleets:
                 raise ValidationException(f'Could not find variant "{each["VariantName"]}" of endpoint "{name}".')
+            if each.get("DesiredInstanceCount") == 0:
+                raise ValidationException(
+                    f'DesiredInstanceCount of variant "{each["VariantName"]}" must be at least 1: only endpoints of '
+                    "inference components may have no instance."
+                )
         self._resources.change("endpoint", region, name, EndpointStatus="Updating")
         self._endpoints.scale(region, name, wanted)
         return {"EndpointArn": arn(region, "endpoint", name)}

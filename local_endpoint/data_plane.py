@@ -28,6 +28,22 @@ from local_endpoint.s3_location import TargetModel
 LEAST_INVOCATION_S = 8.0
 # How often a request whose container died under it is tried on another (our choice: AWS would answer an error).
 TRIES = 3
+# What MMS calls it when a model is not loaded (the "type" of its answer).
+MODEL_NOT_FOUND = b'"ModelNotFoundException"'
+# The parameters of InvokeEndpoint that are headers.
+HEADERS = {
+    "ContentType": "Content-Type",
+    "Accept": "Accept",
+    "CustomAttributes": "X-Amzn-SageMaker-Custom-Attributes",
+    "TargetModel": "X-Amzn-SageMaker-Target-Model",
+    "TargetVariant": "X-Amzn-SageMaker-Target-Variant",
+    "TargetContainerHostname": "X-Amzn-SageMaker-Target-Container-Hostname",
+    "InferenceId": "X-Amzn-SageMaker-Inference-Id",
+    "EnableExplanations": "X-Amzn-SageMaker-Enable-Explanations",
+    "InferenceComponentName": "X-Amzn-SageMaker-Inference-Component",
+    "SessionId": "X-Amzn-SageMaker-Session-Id",
+    "PrefixAwareId": "X-Amzn-SageMaker-Prefix-Aware-Id",
+}
 NO_INSTANCE_WAIT_S = 0.1
 
 
@@ -81,6 +97,7 @@ class DataPlane:
         with self._endpoints.request(request.region, request.endpoint) as deployment:
             if deployment is None:
                 raise validation_error(f"Endpoint {request.endpoint} of account {ACCOUNT} not found.")
+            self._refuse_unsupported(request)
             fleet = self._choose_fleet(request, deployment)
             model = self._target(request, fleet)
             answer = self._serve(request, fleet, model)
@@ -89,29 +106,35 @@ class DataPlane:
     # ---- checks ----
 
     def _check(self, request: Invocation) -> None:
-        parameters: dict[str, object] = {"EndpointName": request.endpoint}
-        for name, header in (
-            ("TargetModel", "X-Amzn-SageMaker-Target-Model"),
-            ("TargetVariant", "X-Amzn-SageMaker-Target-Variant"),
-            ("TargetContainerHostname", "X-Amzn-SageMaker-Target-Container-Hostname"),
-            ("CustomAttributes", "X-Amzn-SageMaker-Custom-Attributes"),
-            ("InferenceId", "X-Amzn-SageMaker-Inference-Id"),
-            ("ContentType", "Content-Type"),
-            ("Accept", "Accept"),
-        ):
-            value = request.header(header)
-            if value is not None:
-                parameters[name] = value
-        wrong = validation.failures("sagemaker-runtime", "InvokeEndpoint", {**parameters, "Body": b""})
+        headers = {name: request.header(header) for name, header in HEADERS.items()}
+        given = {name: value for name, value in headers.items() if value is not None}
+        parameters = {"EndpointName": request.endpoint, "Body": b"", **given}
+        wrong = validation.failures("sagemaker-runtime", "InvokeEndpoint", parameters)
         if request.body_is_too_large:
             # in words and numbers as the service has them, without the body itself
-            too_large = (
+            wrong.append(
                 "Value at 'body' failed to satisfy constraint: "
                 f"Member must have length less than or equal to {self._limits.request_bytes}"
             )
-            wrong = f"1 validation error detected: {too_large}" if wrong is None else f"{wrong}; {too_large}"
         if wrong:
-            raise validation_error(wrong)
+            raise validation_error(validation.text_of(wrong))
+
+    @staticmethod
+    def _refuse_unsupported(request: Invocation) -> None:
+        """Headers of kinds of endpoints that there are none of here, in AWS's manner (see ``_target``)."""
+        for parameter, kind, title in (
+            (
+                "TargetContainerHostname",
+                "a multi-container endpoint with direct invocation",
+                "target container hostname",
+            ),
+            ("InferenceComponentName", "an endpoint of inference components", "inference component"),
+            ("SessionId", "an endpoint with stateful sessions", "session id"),
+        ):
+            if request.header(HEADERS[parameter]) is not None:
+                raise validation_error(
+                    f"Endpoint {request.endpoint} is not {kind} and does not support {title} header."
+                )
 
     @staticmethod
     def _choose_fleet(request: Invocation, deployment: Deployment) -> Fleet:
@@ -124,12 +147,6 @@ class DataPlane:
     @staticmethod
     def _target(request: Invocation, fleet: Fleet) -> TargetModel | None:
         target, definition = request.target_model, fleet.definition
-        hostname = request.header("X-Amzn-SageMaker-Target-Container-Hostname")
-        if hostname is not None:
-            raise validation_error(
-                f"Endpoint {request.endpoint} is not a multi-container endpoint with direct invocation and does not "
-                "support target container hostname header."
-            )
         if not definition.multi_model:
             if target is not None:
                 raise validation_error(
@@ -190,18 +207,24 @@ class DataPlane:
         """Raises ``ContainerGone`` where another instance may still serve the request."""
         if model is None:
             return self._call(instance, request, None, deadline_s, timing)
-        for last in (False, True):
+        reloads, tries = 1, self._limits.invoke_tries
+        while True:
             waiting_since_s = time.monotonic()
             with instance.cache.use(model, deadline_s) as hit:
                 timing.waited_s += time.monotonic() - waiting_since_s
                 timing.cache_hit = timing.cache_hit and hit
+                unloads_before = instance.cache.unloads
                 try:
                     return self._call(instance, request, model, deadline_s, timing)
                 except _NotLoaded as error:
-                    if last:
+                    if reloads == 0:
                         raise instance.model_error(error.answer) from None
+                    reloads -= 1
                     instance.cache.forget(model)
-        raise AssertionError("unreachable")
+                except _NoMemory as error:
+                    tries -= 1
+                    if tries == 0 or not instance.cache.make_memory(model, unloads_before, deadline_s):
+                        raise instance.model_error(error.answer) from None
 
     def _call(
         self, instance: Instance, request: Invocation, model: TargetModel | None, deadline_s: float, timing: _Timing
@@ -219,24 +242,31 @@ class DataPlane:
             timing.model_latency_s += time.monotonic() - started_s
         if 200 <= answer.status < 300:
             return answer
-        if answer.status == 404 and model and not self._is_loaded(instance, model):
+        if model and answer.status == 404 and self._is_not_loaded(instance, model, answer):
             raise _NotLoaded(answer)
+        if model and answer.status == 507:
+            raise _NoMemory(answer)
         raise instance.model_error(answer)
 
-    def _is_loaded(self, instance: Instance, model: TargetModel) -> bool:
-        """404 is the contract's "not loaded", but a model may answer it too: the container knows."""
-        try:
-            return instance.client.is_loaded(model.name, self._limits.ping_timeout_s)
-        except ContainerTimeout:
+    def _is_not_loaded(self, instance: Instance, model: TargetModel, answer: Answer) -> bool:
+        """404 is the contract's "not loaded", but a model may answer it too: the container knows.
+
+        It drops a model by itself, whose last worker died and could not be replaced. Its answer says so in MMS's
+        words, which count: by now another request may have had the model loaded again.
+        """
+        if MODEL_NOT_FOUND in answer.body:
             return True
+        try:
+            return not instance.client.is_loaded(model.name, self._limits.ping_timeout_s)
+        except ContainerTimeout:
+            return False
 
     # ---- headers ----
 
     @staticmethod
     def _request_headers(request: Invocation) -> dict[str, str]:
-        """What the platform passes on; everything else is stripped."""
-        passed = ("Content-Type", "Accept", "X-Amzn-SageMaker-Custom-Attributes", "X-Amzn-SageMaker-Target-Model")
-        found = {name: request.header(name) for name in passed}
+        """What the platform passes on, the headers of InvokeEndpoint; everything else is stripped."""
+        found = {name: request.header(name) for name in HEADERS.values()}
         return {name: value for name, value in found.items() if value is not None}
 
     @staticmethod
@@ -251,9 +281,17 @@ class DataPlane:
         return headers
 
 
-class _NotLoaded(Exception):
-    """The container says that it does not have the model."""
+class _Refused(Exception):
+    """The container could not invoke the model for a reason that can be helped."""
 
     def __init__(self, answer: Answer) -> None:
-        super().__init__("the model is not loaded")
+        super().__init__(f"status {answer.status}")
         self.answer = answer
+
+
+class _NotLoaded(_Refused):
+    """It does not have the model."""
+
+
+class _NoMemory(_Refused):
+    """It answered 507: it lacks memory for this invocation."""

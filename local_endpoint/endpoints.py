@@ -13,7 +13,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -45,6 +45,15 @@ class Deployment:
             futures = [starters.submit(fleet.start) for fleet in self.fleets.values()]
         for future in futures:
             future.result()
+
+    def retained(self, variant: dict[str, Any], properties: Collection[str]) -> dict[str, Any]:
+        """``variant`` of a later configuration with the named properties of the one of that name here, if any."""
+        name = variant["VariantName"]
+        if name not in self.fleets:
+            return variant
+        now = {"InitialInstanceCount": self.fleets[name].desired_count, "InitialVariantWeight": self.weights[name]}
+        members = {"DesiredInstanceCount": "InitialInstanceCount", "DesiredWeight": "InitialVariantWeight"}
+        return {**variant, **{members[each]: now[members[each]] for each in properties}}
 
     def choose_fleet(self, variant: str | None) -> Fleet | None:
         """The named variant's, else one by weight; None if there is none of that name."""
@@ -98,9 +107,12 @@ class Endpoints:
         """Its record is there, with status Creating."""
         self._in_background(self._create, region, name)
 
-    def update(self, region: str, name: str, config_name: str) -> None:
-        """Its record's status is Updating already."""
-        self._in_background(self._update, region, name, config_name)
+    def update(self, region: str, name: str, config_name: str, retained: Collection[str] = ()) -> None:
+        """Its record's status is Updating already.
+
+        ``retained`` are VariantPropertyTypes that variants of the same name keep from what serves now.
+        """
+        self._in_background(self._update, region, name, config_name, retained)
 
     def delete(self, region: str, name: str) -> None:
         """Its record's status is Deleting already."""
@@ -117,7 +129,9 @@ class Endpoints:
             if record["EndpointStatus"] == "Deleting":
                 self._resources.remove("endpoint", region, name)
             elif record["EndpointStatus"] != "Failed":
-                self._resources.change("endpoint", region, name, EndpointStatus="Creating")
+                self._resources.change(
+                    "endpoint", region, name, EndpointStatus="Creating", PendingDeploymentSummary=None
+                )
                 self.create(region, name)
 
     # ---- what the data plane asks for ----
@@ -170,18 +184,26 @@ class Endpoints:
             logger.exception("%s failed", threading.current_thread().name)
             if not self._closing.is_set():
                 self._resources.change(
-                    "endpoint", arguments[0], arguments[1], EndpointStatus="Failed", FailureReason="InternalFailure"
+                    "endpoint",
+                    arguments[0],
+                    arguments[1],
+                    EndpointStatus="Failed",
+                    FailureReason="InternalFailure",
+                    PendingDeploymentSummary=None,
                 )
         finally:
             with self._lock:
                 self._threads.discard(threading.current_thread())
 
-    def _deploy(self, region: str, name: str, config_name: str) -> Deployment:
+    def _deploy(self, region: str, name: str, config_name: str, retained: Collection[str] = ()) -> Deployment:
         """Brings the configuration up. Raises ``StartFailure`` when nothing of it runs any more."""
         config = self._resources.get("endpoint-config", region, config_name)
         if config is None:
             raise StartFailure(f"The endpoint configuration {config_name} was deleted.")
         variants = config["ProductionVariants"]
+        serving = self._find(region, name)
+        if serving is not None:
+            variants = [serving.retained(variant, retained) for variant in variants]
         fleets = {}
         for variant in variants:
             definition = self._definition(region, name, variant)
@@ -237,7 +259,7 @@ class Endpoints:
         with self._lock:
             before = self._serving.get((region, name.lower()))
             self._serving[(region, name.lower())] = deployment
-        members = {"FailureReason": None, **members}
+        members = {"FailureReason": None, "PendingDeploymentSummary": None, **members}
         self._resources.change(
             "endpoint",
             region,
@@ -249,9 +271,9 @@ class Endpoints:
         logger.info("endpoint %s is in service", name)
         return before
 
-    def _update(self, region: str, name: str, config_name: str) -> None:
+    def _update(self, region: str, name: str, config_name: str, retained: Collection[str]) -> None:
         try:
-            deployment = self._deploy(region, name, config_name)
+            deployment = self._deploy(region, name, config_name, retained)
         except StartFailure as failure:
             if self._closing.is_set():
                 return
@@ -265,6 +287,7 @@ class Endpoints:
                 name,
                 EndpointStatus="InService" if was_serving else "Failed",
                 FailureReason=str(failure)[:1024],
+                PendingDeploymentSummary=None,
             )
             return
         before = self._serve(region, name, deployment)
@@ -281,13 +304,19 @@ class Endpoints:
 
     def _scale(self, region: str, name: str, wanted: list[dict[str, Any]]) -> None:
         deployment = self._find(region, name)
+        reason = None
         if deployment is not None:
             for each in wanted:
                 if "DesiredWeight" in each:
                     deployment.weights[each["VariantName"]] = float(each["DesiredWeight"])
-                if "DesiredInstanceCount" in each:
-                    deployment.fleets[each["VariantName"]].set_count(each["DesiredInstanceCount"])
-        self._resources.change("endpoint", region, name, EndpointStatus="InService")
+                try:
+                    if "DesiredInstanceCount" in each:
+                        deployment.fleets[each["VariantName"]].set_count(each["DesiredInstanceCount"])
+                except StartFailure as failure:
+                    logger.warning("endpoint %s could not be scaled: %s", name, failure)
+                    reason = str(failure)[:1024]
+        if not self._closing.is_set():
+            self._resources.change("endpoint", region, name, EndpointStatus="InService", FailureReason=reason)
 
     # ---- the end ----
 

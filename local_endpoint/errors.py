@@ -8,6 +8,10 @@ ContainerError           a container did not answer
 ├── ContainerGone        the connection failed or broke: it is dead, or about to be replaced
 └── ContainerTimeout     it is there, but did not answer in time
 StartFailure             an instance cannot be brought up; its text becomes the FailureReason
+StateError               the state folder cannot be used
+├── StateInUse           another local endpoint uses it
+└── StateUnreadable      something in it cannot be understood
+CannotListen             the address or port is not to be had
 """
 
 from __future__ import annotations
@@ -49,6 +53,22 @@ class ContainerTimeout(ContainerError):
 
 class StartFailure(Exception):
     """An instance cannot be brought up; the text becomes the endpoint's FailureReason."""
+
+
+class StateError(Exception):
+    """The state folder cannot be used. The text names what is wrong with it and what to do."""
+
+
+class StateInUse(StateError):
+    """Another local endpoint uses the folder."""
+
+
+class StateUnreadable(StateError):
+    """What an earlier run kept cannot be understood. The text names the file."""
+
+
+class CannotListen(OSError):
+    """Nothing can listen on the address and port that were asked for."""
 
 
 def validation_error(message: str, **fields: Any) -> AwsError:

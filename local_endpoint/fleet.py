@@ -11,13 +11,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 from local_endpoint.errors import StartFailure, service_unavailable
 from local_endpoint.instances import Definition, Instance, Surroundings
-from local_endpoint.model_cache import State
+from local_endpoint.model_table import State
 from local_endpoint.router import Sample, choose
 from local_endpoint.s3_location import TargetModel
 
 logger = logging.getLogger(__name__)
 
 RETRY_S = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
+# A dead instance is replaced however long that takes; an instance more is given up after so many failed starts.
+TRIES_TO_GROW = 3
 
 
 class Fleet:
@@ -79,9 +81,13 @@ class Fleet:
         threading.Thread(target=self._end, args=(instance,), name=f"end-{instance.id}").start()
         self._fill_up()
 
-    def _fill_up(self) -> None:
-        """Starts instances until there are as many as there should be; a failed start is tried again, ever later."""
-        for attempt in range(10_000):
+    def _fill_up(self, tries: int | None = None) -> None:
+        """Starts instances until there are as many as there should be; a failed start is tried again, ever later.
+
+        Raises ``StartFailure`` after so many ``tries`` that failed; None never gives up.
+        """
+        failed = 0
+        while True:
             with self._lock:
                 missing = self.desired_count - len(self._all - self._dead)
             if missing <= 0 or self._stopping.is_set():
@@ -89,22 +95,32 @@ class Fleet:
             try:
                 self._start_one()
             except Exception as failure:  # also one that no runtime foresees, as of a Docker engine that restarts
-                logger.warning("%s: an instance could not be replaced: %s", self.definition.endpoint, failure)
-                if self._stopping.wait(RETRY_S[min(attempt, len(RETRY_S) - 1)]):
+                logger.warning("%s: an instance could not be started: %s", self.definition.endpoint, failure)
+                failed += 1
+                if failed == tries:
+                    raise StartFailure(str(failure)) from None
+                if self._stopping.wait(RETRY_S[min(failed, len(RETRY_S)) - 1]):
                     return
 
     def set_count(self, count: int) -> None:
-        """Changes the number of instances; returns when it is so. Those taken out finish their requests first."""
+        """Changes the number of instances; returns when it is so. Those taken out finish their requests first.
+
+        Raises ``StartFailure`` where further ones do not come up: the number wanted is then what it was before.
+        """
         with self._lock:
-            self.desired_count = count
+            before, self.desired_count = self.desired_count, count
             surplus = self._ready[count:]
             self._ready = self._ready[:count]
-        threads = [threading.Thread(target=self._drain_and_end, args=(instance,)) for instance in surplus]
-        threads += [threading.Thread(target=self._fill_up)] if not surplus else []
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        if surplus:
+            with ThreadPoolExecutor(len(surplus)) as enders:
+                list(enders.map(self._drain_and_end, surplus))
+            return
+        try:
+            self._fill_up(TRIES_TO_GROW)
+        except StartFailure:
+            with self._lock:
+                self.desired_count = max(before, len(self._all - self._dead))
+            raise
 
     def _drain_and_end(self, instance: Instance) -> None:
         wait_until(lambda: instance.in_flight == 0, self._around.limits.drain_timeout_s, self._stopping)
@@ -163,14 +179,16 @@ class Fleet:
 
     @staticmethod
     def _sample(index: int, instance: Instance, model: TargetModel) -> Sample:
-        state = instance.cache.state(model.name)
+        models = instance.cache.models
+        entry = models.get(model.name)
         return Sample(
             index=index,
-            has_model=state in (State.LOADED, State.PREPARING),
-            is_ready=state is State.LOADED,
-            model_users=instance.cache.users(model.name),
+            has_model=entry is not None and entry.state in (State.LOADED, State.PREPARING),
+            is_ready=entry is not None and entry.state is State.LOADED,
+            is_on_disk=entry is not None and entry.on_disk,
+            model_users=entry.users if entry is not None else 0,
             in_flight=instance.in_flight,
-            models=instance.cache.loaded_count,
+            models=models.loaded_count,
         )
 
 

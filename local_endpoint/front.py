@@ -42,12 +42,16 @@ class Front:
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         path = environ.get("PATH_INFO", "")
         try:
-            if match := INVOCATIONS.fullmatch(path):
+            if not self.is_ready:
+                return _answer_starting(start_response)
+            if (match := INVOCATIONS.fullmatch(path)) and _is_for_sagemaker(environ):
                 return self._invoke(environ, start_response, match)
             if environ.get("HTTP_X_AMZ_TARGET", "").startswith("SageMaker."):
                 return self._control(environ, start_response)
             if path == "/" and _is_a_visit(environ):
                 return self._welcome(start_response)
+        except EOFError as error:  # nobody reads the answer
+            return _answer_error(start_response, validation_error(f"{error}."), str(uuid.uuid4()), "application/json")
         except Exception:
             logger.exception("%s %s failed", environ.get("REQUEST_METHOD"), path)
             failure = AwsError("InternalFailure", 500, "The request failed in the local endpoint: see its log.")
@@ -66,7 +70,7 @@ class Front:
             if name.startswith("HTTP_")
         }
         if environ.get("CONTENT_TYPE"):
-            headers["content-type"] = environ["CONTENT_TYPE"]
+            headers["content-type"] = _text(environ["CONTENT_TYPE"])
         request = Invocation(
             endpoint=unquote(match["name"]),
             region=scope["region"] if scope else None,
@@ -127,13 +131,25 @@ class Front:
     # ---- people ----
 
     def _welcome(self, start_response: StartResponse) -> Iterable[bytes]:
-        if self.is_ready:
-            status, text = "200 OK", "A local SageMaker endpoint. Point AWS_ENDPOINT_URL at this address.\n"
-        else:
-            status, text = "503 Service Unavailable", "Starting.\n"
-        body = text.encode()
-        start_response(status, [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
+        body = b"A local SageMaker endpoint. Point AWS_ENDPOINT_URL at this address.\n"
+        start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
         return [body]
+
+
+def _answer_starting(start_response: StartResponse) -> Iterable[bytes]:
+    """To everything, until all that was kept is back: a change made by then could be lost, or undo what was kept."""
+    body = b"The local endpoint is starting: try again.\n"
+    headers = [("Content-Type", "text/plain"), ("Content-Length", str(len(body))), ("Retry-After", "1")]
+    start_response("503 Service Unavailable", headers)
+    return [body]
+
+
+def _is_for_sagemaker(environ: Environ) -> bool:
+    """A bucket may be called "endpoints": S3 signs for another service, and unsigned uploads are no POSTs."""
+    scope = CREDENTIAL_SCOPE.search(environ.get("HTTP_AUTHORIZATION", ""))
+    if scope is not None:
+        return scope["service"] == "sagemaker"
+    return environ["REQUEST_METHOD"] == "POST"
 
 
 def _is_a_visit(environ: Environ) -> bool:
@@ -154,12 +170,15 @@ def _text(value: str) -> str:
 
 
 def read_body(environ: Environ, limit_bytes: int) -> tuple[bytes, bool]:
-    """The body, and whether it is larger than allowed (it is empty then)."""
+    """The body, and whether it is larger than allowed (it is empty then). Raises ``EOFError`` where it is cut short."""
     length = environ.get("CONTENT_LENGTH")
     stream = environ["wsgi.input"]
     if length:
         if int(length) <= limit_bytes:
-            return stream.read(int(length)), False
+            body = stream.read(int(length))
+            if len(body) < int(length):
+                raise EOFError(f"The request's body ended after {len(body):,} of {int(length):,} bytes")
+            return body, False
     elif not environ.get("wsgi.input_terminated"):
         return b"", False
     else:

@@ -12,9 +12,11 @@ End of input is the local endpoint's death, or its orderly end, when nothing is 
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -22,6 +24,7 @@ import time
 from pathlib import Path
 
 GRACE_S = 10.0
+ENGINE_TIMEOUT_S = 30.0
 
 
 class Guardian:
@@ -85,9 +88,7 @@ def main() -> None:
         else:
             watched[command.removeprefix("forget-")].discard(value)
     end_groups({int(group) for group in watched["group"]})
-    if watched["container"]:
-        with contextlib.suppress(OSError):
-            subprocess.run(["docker", "rm", "--force", *watched["container"]], capture_output=True)
+    remove_containers(watched["container"])
     for folder in watched["folder"]:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -101,6 +102,29 @@ def end_groups(groups: set[int]) -> None:
         deadline_s = time.monotonic() + grace_s
         while any(_is_there(group) for group in groups) and time.monotonic() < deadline_s:
             time.sleep(0.05)
+
+
+def remove_containers(names: set[str]) -> None:
+    """With the docker program, or where there is none by asking the engine's socket itself."""
+    if names and shutil.which("docker"):
+        subprocess.run(["docker", "rm", "--force", *names], capture_output=True)
+        return
+    for name in names:
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            engine = EngineConnection("localhost", timeout=ENGINE_TIMEOUT_S)
+            engine.request("DELETE", f"/containers/{name}?force=1")
+            engine.getresponse().read()
+            engine.close()
+
+
+class EngineConnection(http.client.HTTPConnection):
+    """HTTP over the Unix socket of the Docker engine."""
+
+    def connect(self) -> None:
+        address = os.environ.get("DOCKER_HOST", "")
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(address.removeprefix("unix://") if address.startswith("unix://") else "/var/run/docker.sock")
 
 
 if __name__ == "__main__":

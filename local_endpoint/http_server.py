@@ -13,9 +13,11 @@ from moto.core.request import (
     should_preserve_original_header_name,
 )
 
+from local_endpoint.errors import CannotListen
+
 logger = logging.getLogger(__name__)
 
-# A thread per request in progress: 64 clients and those that wait for models beside them.
+# A thread per request in progress: 64 clients and those that wait for models beside them. Further ones queue.
 THREADS = 160
 
 
@@ -53,7 +55,7 @@ class HttpServer:
     """Serves one WSGI application on one port until ``stop``."""
 
     def __init__(self, host: str, port: int, application: Any) -> None:
-        """Raises ``OSError`` if the port is taken. Nothing is answered before ``start``."""
+        """Raises ``CannotListen``. Nothing is answered before ``start``."""
         self._server = _Server(
             (host, port),
             application,
@@ -64,7 +66,10 @@ class HttpServer:
             shutdown_timeout=2,
         )
         self._server.gateway = _Gateway
-        self._server.prepare()
+        try:
+            self._server.prepare()
+        except OSError as error:
+            raise CannotListen(f"{host}:{port} cannot be listened on ({error}). Try another --port.") from None
         self._thread = threading.Thread(target=self._server.serve, name="http", daemon=True)
 
     @property

@@ -17,7 +17,8 @@ from local_endpoint.configuration import GIB, Limits
 from local_endpoint.container_client import Answer, ContainerClient
 from local_endpoint.errors import AwsError, StartFailure, model_error, model_timeout
 from local_endpoint.events import Events, Where
-from local_endpoint.model_cache import CacheOwner, ModelCache
+from local_endpoint.model_cache import ModelCache
+from local_endpoint.model_room import CacheOwner
 from local_endpoint.objects import ObjectReader
 from local_endpoint.runtimes import Container, LaunchSpec, Runtime
 from local_endpoint.s3_location import S3Location
@@ -26,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 START_POLL_S = 0.1
 START_TRIES = 2
+# What still runs when an instance is stopped ends within moments: its container is gone, downloads are told.
+IDLE_TIMEOUT_S = 3.0
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,8 @@ class Definition:
     """The prefix of models, or the archive of the only one; None is a container that brings its model."""
     instance_type: str
     startup_timeout_s: float
+    download_timeout_s: float
+    """For the only model of a single-model container."""
     disk_bytes: int
 
     @property
@@ -72,6 +77,7 @@ class Definition:
             startup_timeout_s=float(
                 variant.get("ContainerStartupHealthCheckTimeoutInSeconds", limits.startup_timeout_s)
             ),
+            download_timeout_s=float(variant.get("ModelDataDownloadTimeoutInSeconds", limits.load_timeout_s)),
             disk_bytes=variant["VolumeSizeInGB"] * GIB if "VolumeSizeInGB" in variant else limits.disk_bytes,
         )
 
@@ -111,7 +117,7 @@ class Instance:
         """Brings the container up and returns when it is healthy. Raises ``StartFailure``."""
         self._base_dir.mkdir(parents=True)
         limits, definition = self._around.limits, self.definition
-        store = ArtifactStore(self._base_dir, self._around.objects, limits)
+        store = ArtifactStore(self._base_dir, self._around.objects, limits, definition.disk_bytes)
         if not definition.multi_model and definition.location is not None:
             self._fetch_only_model(store, definition.location)
         container, client = self._start_container()
@@ -133,7 +139,7 @@ class Instance:
 
     def _fetch_only_model(self, store: ArtifactStore, location: S3Location) -> None:
         try:
-            store.fetch(location, self._base_dir / "model", time.monotonic() + self._around.limits.load_timeout_s)
+            store.fetch(location, self._base_dir / "model", time.monotonic() + self.definition.download_timeout_s)
         except AwsError as error:
             if error.message == download_refused(location).message:
                 raise StartFailure(missing_model_data(location)) from None
@@ -247,10 +253,15 @@ class Instance:
         self._stopping.set()
         self._ended.set()
         with self._end:
-            if self._container is not None:
-                self._container.stop(self._around.limits.stop_timeout_s)
+            # before the container: whoever waits for a model, or comes just now, goes to another instance at once
             if self._cache is not None:
                 self._cache.close()
+            if self._client is not None:
+                self._client.close()
+            if self._container is not None:
+                self._container.stop(self._around.limits.stop_timeout_s)
+            if self._cache is not None and not self._cache.wait_until_idle(IDLE_TIMEOUT_S):
+                logger.warning("instance %s: something still works in its folder", self.id)
             shutil.rmtree(self._base_dir, ignore_errors=True)
 
 

@@ -1,78 +1,33 @@
-"""One instance's models: which are on its disk, which are loaded, who uses them, and which has to go.
+"""Brings models into one instance's container and out again, and makes room for them (states: see ``ModelTable``).
 
-    ABSENT ──fetch──► ON_DISK ──POST /models──► LOADED ──DELETE──► ON_DISK ──remove──► ABSENT
-    PREPARING covers fetch and load, UNLOADING the DELETE (and the removal where nothing is to be kept).
-
-One thread prepares a model, however many callers wait for it. A model with ``users`` (waiting or in flight) is never
+One thread prepares a model, however many callers wait for it. A model with users (waiting or in flight) is never
 unloaded or removed.
 """
 
 from __future__ import annotations
 
 import contextlib
-import enum
-import itertools
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from typing import Any
 
 from local_endpoint.artifact_store import ArtifactStore
 from local_endpoint.configuration import Limits
 from local_endpoint.container_client import Answer, ContainerClient
-from local_endpoint.errors import AwsError, ContainerError, ContainerTimeout, model_not_ready, service_unavailable
-from local_endpoint.events import Event, ModelDownloaded, ModelLoaded, ModelUnloaded, Where
+from local_endpoint.errors import AwsError, ContainerError, ContainerTimeout, model_not_ready
+from local_endpoint.events import ModelDownloaded, ModelLoaded
+from local_endpoint.model_room import CacheOwner, ModelRoom, instance_ended
+from local_endpoint.model_table import Attempt, Entry, ModelTable, State
 from local_endpoint.s3_location import TargetModel
 
 logger = logging.getLogger(__name__)
 
 
-class State(enum.Enum):
-    """Where a model is."""
-
-    ABSENT = "absent"
-    PREPARING = "preparing"
-    ON_DISK = "on disk"
-    LOADED = "loaded"
-    UNLOADING = "unloading"
-
-
-@dataclass
-class Attempt:
-    """One try to make a model ready; those who wait for it share its error."""
-
-    error: Exception | None = None
-
-
-@dataclass
-class Entry:
-    """One model. Guarded by the cache's condition."""
-
-    model: TargetModel
-    state: State = State.ABSENT
-    users: int = 0
-    last_used: int = 0
-    size_bytes: int = 0
-    on_disk: bool = False
-    attempt: Attempt = field(default_factory=Attempt)
-
-
-@dataclass(frozen=True)
-class CacheOwner:
-    """What a cache must know of its instance."""
-
-    where: Where
-    emit: Callable[[Event], None]
-    model_error: Callable[[Answer], AwsError]
-    model_timeout: Callable[[], AwsError]
-    container_models_dir: str
-    """The folder of models as the container sees it."""
-
-
 class ModelCache:
-    """Brings models into one container and out again. Safe to use from many threads."""
+    """``use`` for every request, until ``close``. Safe to use from many threads."""
 
     def __init__(
         self,
@@ -90,46 +45,14 @@ class ModelCache:
         self._limits = limits
         self._owner = owner
         self._keep = keep
-        self._disk_limit_bytes = disk_bytes or limits.disk_bytes
-        self._disk_bytes = 0
-        self._loaded_count = 0
-        self._unloads = 0
-        self._room = threading.Lock()
-        self._loading: set[str] = set()  # names that the container is loading at this moment
-        self._entries: dict[str, Entry] = {}
-        self._changed = threading.Condition()
-        self._clock = itertools.count(1)
+        self.models = ModelTable()
+        self._changed = self.models.changed
+        self._room = ModelRoom(self.models, client, store, limits, owner, disk_bytes or limits.disk_bytes)
+        self._one_at_a_time = threading.Lock()
+        self._jobs = 0
         workers = limits.loads_at_once * (1 if keep else 2)
         self._preparers = ThreadPoolExecutor(workers, thread_name_prefix=f"prepare-{owner.where.instance}")
         self._tidiers = ThreadPoolExecutor(2, thread_name_prefix=f"tidy-{owner.where.instance}")
-
-    # ---- what a router looks at ----
-
-    def state(self, name: str) -> State:
-        entry = self._entries.get(name)
-        return entry.state if entry else State.ABSENT
-
-    def users(self, name: str) -> int:
-        entry = self._entries.get(name)
-        return entry.users if entry else 0
-
-    @property
-    def loaded_count(self) -> int:
-        return self._loaded_count
-
-    def loaded(self) -> list[str]:
-        """Targets of the loaded models, sorted."""
-        with self._changed:
-            return sorted(entry.model.target for entry in self._entries.values() if entry.state is State.LOADED)
-
-    def on_disk(self) -> list[str]:
-        """Targets of the models whose artifacts are on disk, sorted."""
-        with self._changed:
-            return sorted(entry.model.target for entry in self._entries.values() if entry.on_disk)
-
-    @property
-    def disk_used_bytes(self) -> int:
-        return self._disk_bytes
 
     # ---- using a model ----
 
@@ -138,7 +61,7 @@ class ModelCache:
         """Holds ``model`` loaded; the value says whether it was loaded already.
 
         Raises ``AwsError`` (not ready by ``deadline_s``, monotonic; not to be had; refused by the container) and
-        ``ContainerError``.
+        ``ContainerError`` (``ContainerGone`` also where the cache was closed meanwhile: another instance may serve).
         """
         entry, hit = self._acquire(model, deadline_s)
         try:
@@ -149,47 +72,63 @@ class ModelCache:
     def prefetch(self, model: TargetModel) -> None:
         """Starts to bring ``model`` here and returns at once."""
         with self._changed:
-            self._start_preparing(self._entry(model))
+            self._start_preparing(self.models.entry(model))
 
     def forget(self, model: TargetModel) -> None:
         """The container does not have it any more, though it was thought loaded: the next use loads it again."""
         with self._changed:
-            entry = self._entry(model)
+            entry = self.models.entry(model)
             if entry.state is State.LOADED:
-                self._set_state(entry, State.ON_DISK)
+                self.models.rest(entry)
                 self._changed.notify_all()
 
+    @property
+    def unloads(self) -> int:
+        """How many models have been unloaded so far."""
+        return self._room.unloads
+
+    def make_memory(self, model: TargetModel, unloads_before: int, deadline_s: float) -> bool:
+        """For an invocation of ``model`` that was answered 507: unloads another, as for a load that was.
+
+        False where that is not possible; ``unloads_before`` is what ``unloads`` was before the invocation.
+        """
+        with self._changed:
+            entry = self.models.entry(model)
+        return self._room.unload_one(unloads_before, deadline_s, keep=entry)
+
     def close(self) -> None:
-        """Ends the threads; what still waits gets an error when the container goes."""
-        self._preparers.shutdown(wait=False, cancel_futures=True)
-        self._tidiers.shutdown(wait=False, cancel_futures=True)
-        self._client.close()
+        """Whoever waits for a model gets ``ContainerGone`` now; what is under way ends soon."""
+        with self._changed:
+            self.models.closed = True
+            self._changed.notify_all()
+        self._store.close()
+        self._preparers.shutdown(wait=False)
+        self._tidiers.shutdown(wait=False)
 
-    def _set_state(self, entry: Entry, state: State) -> None:
-        """Call it holding the condition."""
-        self._loaded_count += (state is State.LOADED) - (entry.state is State.LOADED)
-        entry.state = state
-
-    def _entry(self, model: TargetModel) -> Entry:
-        return self._entries.setdefault(model.name, Entry(model))
+    def wait_until_idle(self, timeout_s: float) -> bool:
+        """After ``close``: nothing touches the instance's folder any more. False where that takes too long."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._jobs == 0, timeout_s)
 
     def _acquire(self, model: TargetModel, deadline_s: float) -> tuple[Entry, bool]:
         with self._changed:
-            entry = self._entry(model)
-            entry.users += 1
+            entry = self.models.entry(model)
+            self.models.enter(entry)
             hit = entry.state is State.LOADED
             try:
                 self._wait_until_loaded(entry, deadline_s)
             except BaseException:
-                entry.users -= 1
+                self.models.leave(entry)
                 raise
-            entry.last_used = next(self._clock)
+            self.models.touch(entry)
             return entry, hit
 
     def _wait_until_loaded(self, entry: Entry, deadline_s: float) -> None:
         """Call it holding the condition."""
         attempt: Attempt | None = None
         while entry.state is not State.LOADED:
+            if self.models.closed:
+                raise instance_ended()
             if attempt is None and entry.state in (State.ABSENT, State.ON_DISK):
                 self._start_preparing(entry)
                 attempt = entry.attempt
@@ -207,67 +146,86 @@ class ModelCache:
 
     def _release(self, entry: Entry) -> None:
         with self._changed:
-            entry.users -= 1
-            entry.last_used = next(self._clock)
-            drop = not self._keep and entry.users == 0 and entry.state is State.LOADED
-            if drop:
-                self._set_state(entry, State.UNLOADING)
+            self.models.touch(entry)
+            self.models.leave(entry)
+            if not self._keep and entry.users == 0 and entry.state is State.LOADED and not self.models.closed:
+                self.models.set_state(entry, State.UNLOADING)
+                self._start(self._tidiers, self._room.unload, entry, True)
             self._changed.notify_all()  # a load may wait for a model that nobody uses
-        if drop:
-            self._tidiers.submit(self._unload, entry, remove=True)
+
+    # ---- work in the background ----
+
+    def _start(self, pool: ThreadPoolExecutor, job: Callable[..., None], *arguments: Any) -> None:
+        """Call it holding the condition, and not after ``close``."""
+        self._jobs += 1
+        pool.submit(self._run, job, arguments)
+
+    def _run(self, job: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+        try:
+            if not self.models.closed:
+                job(*arguments)
+        except Exception:
+            logger.exception("a job of %s failed", self._owner.where.instance)
+        finally:
+            with self._changed:
+                self._jobs -= 1
+                self._changed.notify_all()
 
     # ---- bringing a model in ----
 
     def _start_preparing(self, entry: Entry) -> None:
         """Call it holding the condition."""
-        if entry.state in (State.ABSENT, State.ON_DISK):
-            self._set_state(entry, State.PREPARING)
+        if entry.state in (State.ABSENT, State.ON_DISK) and not self.models.closed:
+            self.models.set_state(entry, State.PREPARING)
             entry.attempt = Attempt()
-            try:
-                self._preparers.submit(self._prepare, entry, entry.attempt)
-            except RuntimeError:  # closed: the instance is going
-                self._set_state(entry, State.ON_DISK if entry.on_disk else State.ABSENT)
-                entry.attempt.error = service_unavailable("The instance is being stopped.")
+            self._start(self._preparers, self._prepare, entry, entry.attempt)
 
     def _prepare(self, entry: Entry, attempt: Attempt) -> None:
+        error = self._try_to_prepare(entry)
+        if error is not None and self.models.closed:
+            error = instance_ended()  # its container and its folder are gone, which looks like many things
+        if entry.on_disk and _is_models_own(error):
+            # it may be mended in S3: fetch it anew next time
+            self._room.remove(entry)
+        self._room.load_ended(entry.model.name)
+        with self._changed:
+            attempt.error = error
+            if error is None:
+                self.models.set_state(entry, State.LOADED)
+                self.models.touch(entry)
+            else:
+                self.models.rest(entry)
+            self._changed.notify_all()
+
+    def _try_to_prepare(self, entry: Entry) -> Exception | None:
         deadline_s = time.monotonic() + self._limits.load_timeout_s
-        error: Exception | None = None
+        target = entry.model.target
         try:
             if not entry.on_disk:
                 self._download(entry, deadline_s)
             self._load(entry, deadline_s)
         except (AwsError, ContainerError) as failure:
-            error = failure
+            return failure
         except TimeoutError:
-            error = model_not_ready(entry.model.target)
+            return model_not_ready(target)
         except Exception as failure:
-            logger.exception("preparing %s failed", entry.model.target)
-            error = AwsError("InternalFailure", 500, f"Preparing model {entry.model.target} failed: {failure}")
-        if entry.on_disk and _is_models_own(error):
-            # it may be mended in S3: fetch it anew next time
-            self._remove(entry)
-        with self._changed:
-            self._loading.discard(entry.model.name)
-            attempt.error = error
-            if error is None:
-                self._set_state(entry, State.LOADED)
-                entry.last_used = next(self._clock)
-            else:
-                self._set_state(entry, State.ON_DISK if entry.on_disk else State.ABSENT)
-            self._changed.notify_all()
+            if not self.models.closed:
+                logger.exception("preparing %s failed", target)
+            return AwsError("InternalFailure", 500, f"Preparing model {target} failed: {failure}")
+        return None
 
     def _download(self, entry: Entry, deadline_s: float) -> None:
         started_s = time.monotonic()
         location = entry.model.location
-        self._make_room(self._store.archive_bytes(location))
-        size = self._store.fetch(location, self._store.model_folder(entry.model.name), deadline_s)
+        archive_bytes = self._store.archive_bytes(location)
+        self._room.check_disk(location, archive_bytes)
+        self._room.make_disk_room(archive_bytes, deadline_s)
+        size_bytes = self._store.fetch(location, self._store.model_folder(entry.model.name), deadline_s)
         with self._changed:
-            entry.on_disk = True
-            entry.size_bytes = size
-            self._disk_bytes += size
-        self._make_room(0)
+            self.models.put_on_disk(entry, size_bytes)
+        self._room.make_disk_room(0, deadline_s)
         self._owner.emit(
-            ModelDownloaded(self._owner.where, entry.model.target, time.monotonic() - started_s, entry.size_bytes)
+            ModelDownloaded(self._owner.where, entry.model.target, time.monotonic() - started_s, size_bytes)
         )
 
     def _load(self, entry: Entry, deadline_s: float) -> None:
@@ -276,17 +234,17 @@ class ModelCache:
         answer, unloads_before = self._try_load(entry.model, deadline_s)
         if answer.status == 507:
             # one at a time: room that was made for one model is not to be taken by the next
-            if not self._room.acquire(timeout=max(0.0, deadline_s - time.monotonic())):
+            if not self._one_at_a_time.acquire(timeout=max(0.0, deadline_s - time.monotonic())):
                 raise TimeoutError("others were making room all the time")
             try:
                 for _ in range(self._limits.load_tries - 1):
-                    if not self._unload_one(unloads_before, deadline_s):
+                    if not self._room.unload_one(unloads_before, deadline_s):
                         break
                     answer, unloads_before = self._try_load(entry.model, deadline_s)
                     if answer.status != 507:
                         break
             finally:
-                self._room.release()
+                self._one_at_a_time.release()
         if answer.status not in (200, 409):  # 409: it is loaded already
             raise self._owner.model_error(answer)
         self._owner.emit(ModelLoaded(self._owner.where, entry.model.target, time.monotonic() - started_s))
@@ -294,108 +252,14 @@ class ModelCache:
     def _try_load(self, model: TargetModel, deadline_s: float) -> tuple[Answer, int]:
         """The container's answer, and how many models had been unloaded when it was asked."""
         url = f"{self._owner.container_models_dir}/{model.name}/model"
-        with self._changed:
-            self._loading.add(model.name)
-            unloads_before = self._unloads
+        unloads_before = self._room.load_begins(model.name)
         try:
             answer = self._client.load(model.name, url, model.target, max(1.0, deadline_s - time.monotonic()))
         except ContainerTimeout:
             raise self._owner.model_timeout() from None
         if answer.status not in (200, 409):
-            with self._changed:
-                self._loading.discard(model.name)
-                self._changed.notify_all()
+            self._room.load_ended(model.name)
         return answer, unloads_before
-
-    # ---- making room ----
-
-    def _unload_one(self, unloads_before: int, deadline_s: float) -> bool:
-        """Unloads the least recently used model that nobody uses, waiting for one for a while.
-
-        True where another try is worth it, also because somebody else unloaded one since ``unloads_before``.
-        """
-        give_up_s = min(deadline_s, time.monotonic() + self._limits.victim_wait_s)
-        with self._changed:
-            while self._unloads == unloads_before:
-                loaded = [entry for entry in self._entries.values() if entry.state is State.LOADED]
-                idle = [entry for entry in loaded if entry.users == 0]
-                if idle:
-                    victim = min(idle, key=lambda entry: entry.last_used)
-                    self._set_state(victim, State.UNLOADING)
-                    break
-                if not loaded and not self._loading:
-                    unloading = any(entry.state is State.UNLOADING for entry in self._entries.values())
-                    if not unloading:  # else its memory is about to be free
-                        return False
-                if not self._changed.wait(max(0.0, give_up_s - time.monotonic())):
-                    return False
-            else:
-                return True
-        self._unload(victim)
-        return True
-
-    def _unload(self, entry: Entry, remove: bool = False) -> None:
-        """Takes an entry that is UNLOADING out of memory, and with ``remove`` off the disk too."""
-        started_s = time.monotonic()
-        gone = False
-        try:
-            answer = self._client.unload(entry.model.name, entry.model.target, self._limits.response_timeout_s)
-            gone = answer.status in (200, 404)
-            if not gone:
-                logger.warning("unloading %s was answered %d", entry.model.target, answer.status)
-        except ContainerError as error:
-            logger.warning("unloading %s failed: %s", entry.model.target, error)
-        if gone:
-            self._owner.emit(ModelUnloaded(self._owner.where, entry.model.target, time.monotonic() - started_s))
-            if remove:
-                self._remove(entry)
-        with self._changed:
-            self._set_state(entry, State.LOADED if not gone else State.ON_DISK if entry.on_disk else State.ABSENT)
-            if gone:
-                self._unloads += 1
-            else:
-                entry.last_used = next(self._clock)  # so that the next victim is another one
-            self._changed.notify_all()
-
-    def _make_room(self, needed_bytes: int) -> None:
-        """Drops artifacts that nobody uses, those not loaded first, until ``needed_bytes`` more fit on the disk.
-
-        An archive's own size is only a lower bound of what it unfolds to, so the limit may be passed for a moment.
-        Raises ``AwsError`` where all that is left is in use.
-        """
-        while True:
-            with self._changed:
-                if self._disk_bytes + needed_bytes <= self._disk_limit_bytes:
-                    return
-                idle = [entry for entry in self._entries.values() if entry.on_disk and entry.users == 0]
-                candidates = [entry for entry in idle if entry.state is State.ON_DISK] or [
-                    entry for entry in idle if entry.state is State.LOADED
-                ]
-                if not candidates:
-                    if needed_bytes == 0:
-                        return  # over the limit by what is in use: the next download will have to make room
-                    raise service_unavailable(
-                        f"The instance's disk ({self._disk_limit_bytes:,} bytes) has no room for another "
-                        f"{needed_bytes:,} bytes, and all models on it are in use."
-                    )
-                victim = min(candidates, key=lambda entry: entry.last_used)
-                loaded = victim.state is State.LOADED
-                self._set_state(victim, State.UNLOADING)
-            if loaded:
-                self._unload(victim, remove=True)
-            else:
-                self._remove(victim)
-                with self._changed:
-                    self._set_state(victim, State.ABSENT)
-                    self._changed.notify_all()
-
-    def _remove(self, entry: Entry) -> None:
-        self._store.remove(entry.model.name)
-        with self._changed:
-            if entry.on_disk:
-                entry.on_disk = False
-                self._disk_bytes -= entry.size_bytes
-                entry.size_bytes = 0
 
 
 def _is_models_own(error: Exception | None) -> bool:

@@ -12,16 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from local_endpoint.configuration import ACCOUNT
+from local_endpoint.errors import StateUnreadable
 
 KINDS = ("model", "endpoint-config", "endpoint")
 
 
 def arn(region: str, kind: str, name: str) -> str:
     return f"arn:aws:sagemaker:{region}:{ACCOUNT}:{kind}/{name.lower()}"
-
-
-class StateUnreadable(Exception):
-    """What was kept by an earlier run cannot be read. The text names the file and what to do."""
 
 
 class Resources:
@@ -37,7 +34,7 @@ class Resources:
                 saved = json.loads(file.read_text())
                 self._records.update(saved["records"])
                 self._tags = saved["tags"]
-            except (ValueError, LookupError, TypeError) as error:
+            except (OSError, ValueError, LookupError, TypeError) as error:
                 raise StateUnreadable(f"{file} cannot be understood ({error!r}). Remove it, or restore it.") from None
 
     @staticmethod

@@ -15,6 +15,8 @@ class Sample:
     """The model is loaded here, or on its way."""
     is_ready: bool
     """The model is loaded here."""
+    is_on_disk: bool
+    """The model's artifact is here: loading it needs no download."""
     model_users: int
     """Requests of this model in flight here, or waiting for it."""
     in_flight: int
@@ -39,10 +41,17 @@ def choose(samples: Sequence[Sample], busy_invocations: int) -> Choice:
     holders = [sample for sample in samples if sample.has_model]
     others = [sample for sample in samples if not sample.has_model]
     if not holders:
-        return Choice(min(others, key=lambda sample: (sample.in_flight, sample.models, sample.index)).index)
+        return Choice(_newcomer(others, busy_invocations).index)
     ready = [sample for sample in holders if sample.is_ready] or holders
     best = min(ready, key=lambda sample: (sample.model_users, sample.in_flight, sample.index))
     is_on_its_way = any(not sample.is_ready for sample in holders)
     if best.is_ready and best.model_users >= busy_invocations and others and not is_on_its_way:
-        return Choice(best.index, min(others, key=lambda sample: (sample.in_flight, sample.models, sample.index)).index)
+        return Choice(best.index, _newcomer(others, busy_invocations).index)
     return Choice(best.index)
+
+
+def _newcomer(samples: Sequence[Sample], busy_invocations: int) -> Sample:
+    """Where a model is to be loaded: where its artifact is, unless others have that much less to do."""
+    least_in_flight = min(sample.in_flight for sample in samples)
+    near = [sample for sample in samples if sample.is_on_disk and sample.in_flight < least_in_flight + busy_invocations]
+    return min(near or samples, key=lambda sample: (sample.in_flight, sample.models, sample.index))

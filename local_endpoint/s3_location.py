@@ -7,10 +7,10 @@ import re
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
-# s3-REGION.amazonaws.com/BUCKET/…  s3.REGION.amazonaws.com/BUCKET/…  s3.amazonaws.com/BUCKET/…
-_PATH_STYLE = re.compile(r"s3(?:[.-][a-z0-9-]+)?\.amazonaws\.com(?:\.cn)?")
-# BUCKET.s3.REGION.amazonaws.com/…  BUCKET.s3-REGION.amazonaws.com/…  BUCKET.s3.amazonaws.com/…
-_HOST_STYLE = re.compile(r"(?P<bucket>.+)\.s3(?:[.-][a-z0-9-]+)?\.amazonaws\.com(?:\.cn)?")
+# s3.amazonaws.com  s3-REGION.amazonaws.com  s3.REGION.amazonaws.com  s3.dualstack.REGION.amazonaws.com, also s3-fips
+_HOST = r"s3(?:-fips)?(?:\.dualstack)?(?:[.-][a-z0-9-]+)?\.amazonaws\.com(?:\.cn)?"
+_PATH_STYLE = re.compile(_HOST)  # HOST/BUCKET/…
+_HOST_STYLE = re.compile(rf"(?P<bucket>.+)\.{_HOST}")  # BUCKET.HOST/…
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from typing import Any
 
 import moto.s3.models as moto_s3
 import moto.s3.responses as moto_s3_responses
+from werkzeug.exceptions import ClientDisconnected
 
 MEMORY_BYTES = 64 * 1024
 # From this size on moto gets a FileValue where it asks for an object's bytes.
@@ -211,6 +212,10 @@ def _complete(multipart: Any, body: Iterator[tuple[int, str]], new_path: Callabl
     return FileValue(path, owns_file=True), etag, checksum.build() if sums_parts else None
 
 
+class UploadCutShort(ClientDisconnected, EOFError):
+    """A client went away in the middle of an upload. Werkzeug answers 400 (to nobody), and nothing is stored."""
+
+
 class UploadStream(io.RawIOBase):
     """A request's body as ``wsgi.input``, without the framing of aws-chunked and in memory at most once.
 
@@ -244,21 +249,26 @@ class UploadStream(io.RawIOBase):
     def _piece(self, size: int) -> bytes:
         if self._is_chunked:
             return self._chunked_piece(size)
-        piece: bytes = self._stream.read(min(size, self._left))
+        wanted = min(size, self._left)
+        piece: bytes = self._stream.read(wanted)
         self._left -= len(piece)
+        if wanted > 0 and not piece:
+            raise UploadCutShort(f"The upload ended {self._left:,} bytes early.")
         return piece
 
     def _chunked_piece(self, size: int) -> bytes:
         if self._chunk_left == 0 and not self._ended:
             header = self._stream.readline().split(b";")[0].strip()
-            self._chunk_left = int(header or b"0", 16)
+            if not header:
+                raise UploadCutShort("The upload ended between two chunks.")
+            self._chunk_left = int(header, 16)
             if self._chunk_left == 0:
                 self._read_trailers()
         if self._ended:
             return b""
         piece: bytes = self._stream.read(min(size, self._chunk_left))
         if not piece:
-            raise EOFError("the upload ended in the middle of a chunk")
+            raise UploadCutShort("The upload ended in the middle of a chunk.")
         self._chunk_left -= len(piece)
         if self._chunk_left == 0:
             self._stream.readline()
@@ -279,7 +289,7 @@ def stream_body(environ: dict[str, Any]) -> None:
         return
     is_chunked = environ.get("HTTP_X_AMZ_CONTENT_SHA256", "").startswith("STREAMING-")
     length = environ.get("HTTP_X_AMZ_DECODED_CONTENT_LENGTH") if is_chunked else environ.get("CONTENT_LENGTH")
-    if not length or (int(length) <= MEMORY_BYTES and not is_chunked):
+    if not length or (int(length) == 0 and not is_chunked):
         return
     environ["wsgi.input"] = UploadStream(environ["wsgi.input"], int(length), environ, is_chunked)
     environ["wsgi.input_terminated"] = True

@@ -5,18 +5,22 @@
     DIR/s3/BUCKET/bucket.json         region and policy
     DIR/s3/BUCKET/HASH.data|.json     one object: its bytes; its key, ETag, content type and metadata
 
-Object versions, tags and what other services hold are not kept.
+Object versions, tags and what other services hold are not kept. Only folders that this class filled or restored are
+ever removed, and a bucket whose name could be a path is not kept at all.
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import fcntl
 import hashlib
 import json
 import logging
+import re
 import shutil
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,29 +29,37 @@ from moto.core.model_instances import reset_model_data
 from moto.s3.models import FakeDeleteMarker, s3_backends
 
 from local_endpoint.configuration import ACCOUNT, DEFAULT_REGION
+from local_endpoint.errors import StateError, StateInUse, StateUnreadable
 from local_endpoint.s3_storage import FileValue, ObjectFiles, copy_file
 
 logger = logging.getLogger(__name__)
 
 
-class StateInUse(Exception):
-    """Another local endpoint uses the folder."""
+# What AWS allows, and capitals and underscores, which it did once. moto takes any text, also ``..``.
+BUCKET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]")
 
 
 class StateFolder:
     """``restore`` once, then ``keep_bucket`` after every change of one; ``close`` at the end."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises ``StateInUse``, and ``OSError`` where the folder cannot be made."""
+        """Raises ``StateError``."""
         self._s3 = folder / "s3"
-        self._s3.mkdir(parents=True, exist_ok=True)
         self.resources_file = folder / "sagemaker.json"
-        self._lock_file = (folder / "lock").open("w")
+        try:
+            self._s3.mkdir(parents=True, exist_ok=True)
+            self._lock_file = (folder / "lock").open("w")
+        except OSError as error:
+            raise StateError(
+                f"{folder} cannot be the state folder ({error.strerror}). Name a folder that can be made and written."
+            ) from None
         try:
             fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._lock_file.close()
-            raise StateInUse(f"{folder} is used by another local endpoint that is running.") from None
+            raise StateInUse(
+                f"{folder} is used by another local endpoint that is running. Stop it, or use another folder."
+            ) from None
         self._lock = threading.Lock()
         # per bucket: what is on disk, as hash of the key -> ETag and time of the change
         self._kept: dict[str, dict[str, str]] = {}
@@ -57,39 +69,46 @@ class StateFolder:
         return s3_backends[ACCOUNT]["aws"]
 
     def restore(self, files: ObjectFiles) -> None:
-        """Puts every bucket and object back into moto."""
+        """Puts every bucket and object back into moto. Raises ``StateUnreadable``."""
         for folder in sorted(each for each in self._s3.iterdir() if (each / "bucket.json").exists()):
-            about = json.loads((folder / "bucket.json").read_text())
-            bucket = self._backend().create_bucket(folder.name, about["region"])
-            if about["policy"] is not None:
-                bucket.policy = about["policy"].encode()
+            with _understood(folder / "bucket.json"):
+                about = json.loads((folder / "bucket.json").read_text())
+                bucket = self._backend().create_bucket(folder.name, about["region"])
+                if about["policy"] is not None:
+                    bucket.policy = about["policy"].encode()
             kept = self._kept.setdefault(folder.name, {})
-            for record_file in sorted(folder.glob("*.json")):
-                if record_file.name == "bucket.json":
-                    continue
-                data_file = record_file.with_suffix(".data")
-                record = json.loads(record_file.read_text())
-                path = files.new_path()
-                copy_file(data_file, path)
-                key = self._backend().put_object(
-                    folder.name,
-                    record["key"],
-                    FileValue(path, owns_file=True),
-                    storage=record["storage"],
-                    etag=record["etag"],
-                )
-                key.set_metadata(dict(record["metadata"]))
-                key.last_modified = datetime.datetime.fromisoformat(record["modified"])
-                kept[record_file.stem] = _version(key)
+            for record_file in sorted(set(folder.glob("*.json")) - {folder / "bucket.json"}):
+                with _understood(record_file):
+                    kept[record_file.stem] = _version(self._restore_object(folder.name, record_file, files))
+
+    def _restore_object(self, bucket: str, record_file: Path, files: ObjectFiles) -> Any:
+        """moto's key."""
+        record = json.loads(record_file.read_text())
+        path = files.new_path()
+        copy_file(record_file.with_suffix(".data"), path)
+        key = self._backend().put_object(
+            bucket,
+            record["key"],
+            FileValue(path, owns_file=True),
+            storage=record["storage"],
+            etag=record["etag"],
+        )
+        key.set_metadata(dict(record["metadata"]))
+        key.last_modified = datetime.datetime.fromisoformat(record["modified"])
+        return key
 
     def keep_bucket(self, name: str) -> None:
         """Makes the folder of bucket ``name`` what the bucket is now."""
         with self._lock:
-            folder = self._s3 / name
             bucket = self._backend().buckets.get(name)
+            if not BUCKET_NAME.fullmatch(name):
+                if bucket is not None:
+                    logger.warning("bucket %r is not kept in the state folder: AWS allows no such name", name)
+                return
+            folder = self._s3 / name
             if bucket is None:
-                self._kept.pop(name, None)
-                shutil.rmtree(folder, ignore_errors=True)
+                if self._kept.pop(name, None) is not None:
+                    shutil.rmtree(folder, ignore_errors=True)
                 return
             folder.mkdir(exist_ok=True)
             policy = bucket.policy.decode() if isinstance(bucket.policy, bytes) else bucket.policy
@@ -122,6 +141,15 @@ class StateFolder:
 
     def close(self) -> None:
         self._lock_file.close()
+
+
+@contextlib.contextmanager
+def _understood(file: Path) -> Iterator[None]:
+    """Whatever goes wrong inside, moto's refusals included, is the fault of ``file``: raises ``StateUnreadable``."""
+    try:
+        yield
+    except Exception as error:
+        raise StateUnreadable(f"{file} cannot be understood ({error!r}). Remove it, or restore it.") from None
 
 
 def _version(key: Any) -> str:

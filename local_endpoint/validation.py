@@ -23,8 +23,17 @@ def service_model(service: str) -> botocore.model.ServiceModel:
 
 @functools.cache
 def _pattern(text: str) -> re.Pattern[str] | None:
-    """The model's patterns are Java's; one that Python does not understand is not checked."""
-    text = text.replace(r"[\p{Print}]", r"[\x20-\x7e]").replace(r"\p{Print}", r"[\x20-\x7e]").replace(r"\z", r"\Z")
+    """The model's patterns are Java's; one that Python does not understand is not checked.
+
+    ``\\A\\S`` begins the patterns of headers only, which are ASCII on the wire, whatever Java's ``\\S`` would take.
+    """
+    for java, python in (
+        (r"[\p{Print}]", r"[\x20-\x7e]"),
+        (r"\p{ASCII}", r"[\x00-\x7f]"),
+        (r"\A\S", r"\A[\x21-\x7e]"),
+        (r"\z", r"\Z"),
+    ):
+        text = text.replace(java, python)
     try:
         return re.compile(text)
     except re.error:
@@ -109,11 +118,13 @@ def _length_failures(failed: Any, limits: dict[str, Any], length: int) -> Iterat
         yield failed(f"Member must have length less than or equal to {limits['max']}")
 
 
-def failures(service: str, operation: str, parameters: dict[str, Any]) -> str | None:
-    """AWS's text on all that is wrong with ``parameters``; None if they are right."""
+def failures(service: str, operation: str, parameters: dict[str, Any]) -> list[str]:
+    """One text, in AWS's words, for each thing that is wrong with ``parameters``."""
     shape = service_model(service).operation_model(operation).input_shape
-    found = list(_failures(shape, parameters, ""))
-    if not found:
-        return None
+    return list(_failures(shape, parameters, ""))
+
+
+def text_of(found: list[str]) -> str:
+    """AWS's message on one or more ``failures``."""
     count = "1 validation error" if len(found) == 1 else f"{len(found)} validation errors"
     return f"{count} detected: {'; '.join(found)}"

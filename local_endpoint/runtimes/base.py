@@ -44,6 +44,9 @@ class Container(Protocol):
 class Runtime(Protocol):
     """Starts containers."""
 
+    def require(self) -> None:
+        """Raises ``StartFailure`` if no container can be run at all. Called once, before anything else."""
+
     def check(self, image: str, multi_model: bool) -> None:
         """Raises ``StartFailure``, in AWS's words, if the image is missing or may not serve so many models."""
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import docker
@@ -24,6 +26,17 @@ BIND_TO_PORT_LABEL = "com.amazonaws.sagemaker.capabilities.accept-bind-to-port"
 OWN_LABEL = "local-endpoint.instance"
 # An engine that is gone is an error of requests (an OSError), which the SDK does not wrap.
 ENGINE_ERRORS = (DockerException, OSError)
+# An engine that restarts is back soon: so long a removal that failed is put off each time.
+REMOVAL_PAUSES_S = (0.0, 1.0, 2.0)
+
+
+@contextlib.contextmanager
+def explained(doing: str) -> Iterator[None]:
+    """Turns what the engine refuses, or that it is gone, into a ``StartFailure``."""
+    try:
+        yield
+    except ENGINE_ERRORS as error:
+        raise StartFailure(f"{doing}: {getattr(error, 'explanation', None) or error}") from None
 
 
 def missing_label(image: str, label: str) -> str:
@@ -71,14 +84,19 @@ class DockerContainer:
     def stop(self, timeout_s: float) -> None:
         with contextlib.suppress(*ENGINE_ERRORS):
             self._container.stop(timeout=int(timeout_s))
-        try:
-            self._container.remove(force=True)
-        except NotFound:
-            pass
-        except ENGINE_ERRORS:
-            return  # the guardian still knows of it, and tries again at the end
-        self._guardian.forget_container(self._container.name)
-        return_port(self.port)
+        for pause_s in REMOVAL_PAUSES_S:
+            time.sleep(pause_s)
+            try:
+                self._container.remove(force=True)
+            except NotFound:
+                pass
+            except ENGINE_ERRORS as error:
+                logger.warning("container %s could not be removed: %s", self._container.name, error)
+                continue
+            self._guardian.forget_container(self._container.name)
+            return_port(self.port)
+            return
+        # the port stays taken, as it may be; the guardian knows of the container, and tries again at the end
 
     def log_tail(self, lines: int = 20) -> str:
         try:
@@ -88,27 +106,31 @@ class DockerContainer:
 
 
 class DockerRuntime:
-    """Satisfies ``Runtime``. Raises ``StartFailure`` where no Docker engine answers."""
+    """Satisfies ``Runtime``. Images are never pulled."""
 
     def __init__(self, guardian: Guardian) -> None:
         self._guardian = guardian
         self._client: Any = None
 
+    def require(self) -> None:
+        self._docker()
+
     def _docker(self) -> Any:
         if self._client is None:
             try:
-                self._client = docker.from_env(timeout=120)
-                self._client.ping()
-            except DockerException as error:
-                self._client = None
+                client = docker.from_env(timeout=120)
+                client.ping()
+            except ENGINE_ERRORS as error:
                 raise StartFailure(f"No Docker engine answers: {error}. Start one, or use --runtime process.") from None
+            self._client = client
         return self._client
 
     def _image(self, name: str) -> Any:
-        try:
-            return self._docker().images.get(name)
-        except ImageNotFound:
-            raise StartFailure(f"Requested image {name} not found.") from None
+        with explained(f"Requested image {name} cannot be used"):
+            try:
+                return self._docker().images.get(name)
+            except ImageNotFound:
+                raise StartFailure(f"Requested image {name} not found.") from None
 
     def check(self, image: str, multi_model: bool) -> None:
         labels = self._image(image).labels or {}
@@ -116,8 +138,16 @@ class DockerRuntime:
             raise StartFailure(missing_label(image, MULTI_MODELS_LABEL))
 
     def start(self, spec: LaunchSpec) -> DockerContainer:
-        client = self._docker()
         port = take_port(HOST)
+        try:
+            return DockerContainer(self._run(spec, port), port, self._guardian)
+        except BaseException:
+            return_port(port)
+            raise
+
+    def _run(self, spec: LaunchSpec, port: int) -> Any:
+        """The engine's container, detached. Raises ``StartFailure``, and leaves nothing behind then."""
+        client = self._docker()
         environment = {**spec.environment, "SAGEMAKER_MULTI_MODEL": str(spec.multi_model).lower()}
         arguments: dict[str, Any] = {}
         if self._has_bridge():
@@ -125,34 +155,33 @@ class DockerRuntime:
         else:
             # an engine without bridge network: the container listens on our port itself, if it can be told to
             if (self._image(spec.image).labels or {}).get(BIND_TO_PORT_LABEL) != "true":
-                return_port(port)
                 raise StartFailure(missing_label(spec.image, BIND_TO_PORT_LABEL))
             arguments["network_mode"] = "host"
             environment["SAGEMAKER_BIND_TO_PORT"] = str(port)
         folder = "models" if spec.multi_model else "model"
         (spec.base_dir / folder).mkdir(exist_ok=True)
         memory = memory_bytes(spec.instance_type)
+        name = f"local-endpoint-{spec.name}"
         try:
-            container = client.containers.run(
-                spec.image,
-                ["serve"],
-                detach=True,
-                name=f"local-endpoint-{spec.name}",
-                environment=environment,
-                volumes={str(spec.base_dir / folder): {"bind": f"/opt/ml/{folder}", "mode": "rw"}},
-                mem_limit=memory,
-                memswap_limit=memory,
-                labels={OWN_LABEL: spec.name},
-                **arguments,
-            )
-        except ENGINE_ERRORS as error:
-            return_port(port)
+            with explained("The container could not be started"):
+                return client.containers.run(
+                    spec.image,
+                    ["serve"],
+                    detach=True,
+                    name=name,
+                    environment=environment,
+                    volumes={str(spec.base_dir / folder): {"bind": f"/opt/ml/{folder}", "mode": "rw"}},
+                    mem_limit=memory,
+                    memswap_limit=memory,
+                    labels={OWN_LABEL: spec.name},
+                    **arguments,
+                )
+        except StartFailure:
             with contextlib.suppress(*ENGINE_ERRORS):
-                client.containers.get(f"local-endpoint-{spec.name}").remove(force=True)
-            raise StartFailure(f"The container could not be started: {error}") from None
-        return DockerContainer(container, port, self._guardian)
+                client.containers.get(name).remove(force=True)
+            raise
 
     def _has_bridge(self) -> bool:
-        return any(
-            network.attrs.get("Driver") == "bridge" for network in self._docker().networks.list(names=["bridge"])
-        )
+        with explained("The engine's networks cannot be listed"):
+            networks = self._docker().networks.list(names=["bridge"])
+        return any(network.attrs.get("Driver") == "bridge" for network in networks)

@@ -87,13 +87,20 @@ class ProcessRuntime:
         self._guardian = guardian
         self._command = command or [sys.executable, str(ENTRY_POINT), "serve"]
 
+    def require(self) -> None:
+        pass
+
     def check(self, image: str, multi_model: bool) -> None:
         pass
 
     def start(self, spec: LaunchSpec) -> ContainerProcess:
-        port = take_port(HOST)
         # short, because Unix sockets are made in it and their paths may have 107 characters
         temp_dir = Path(tempfile.mkdtemp(prefix="mme-"))
+        try:
+            port = take_port(HOST)
+        except OSError:
+            temp_dir.rmdir()
+            raise
         log = spec.base_dir / "container.log"
         environment = {
             **child_environment(),

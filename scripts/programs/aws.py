@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ipaddress
-import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -105,6 +104,17 @@ def describe_endpoint(sagemaker: Any, name: str) -> dict[str, Any] | None:
         raise
 
 
+def find_config(sagemaker: Any, name: str) -> dict[str, Any] | None:
+    """The description of an endpoint configuration; None if there is none of that name."""
+    try:
+        config: dict[str, Any] = sagemaker.describe_endpoint_config(EndpointConfigName=name)
+        return config
+    except ClientError as error:
+        if is_missing(error):
+            return None
+        raise
+
+
 def wait_for_endpoint(sagemaker: Any, name: str, timeout_s: float) -> dict[str, Any] | None:
     """The description once nothing is in progress any more (None: deleted), telling every status on standard error.
 
@@ -145,6 +155,12 @@ def production_variant(model: str, instance_type: str, instances: int) -> dict[s
     }
 
 
+def copied(sagemaker: Any, operation: str, described: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """The parameters with which ``operation`` makes what was ``described`` again, with ``changes``."""
+    members = sagemaker.meta.service_model.operation_model(operation).input_shape.members
+    return {**{name: value for name, value in described.items() if name in members}, **changes}
+
+
 def multi_model_container(image: str, models: str, cache: str, environment: dict[str, str]) -> dict[str, Any]:
     """A ContainerDefinition; ``cache`` is enabled or disabled."""
     bucket, prefix = parse_s3_url(models)
@@ -163,37 +179,6 @@ def undo(doing: str, call: Callable[[], Any]) -> None:
         call()
     except (ClientError, BotoCoreError) as error:
         print(f"  {doing} failed: {error}", file=sys.stderr)
-
-
-# How update_endpoint names what it makes: the endpoint's name, cut where it must be, and the time.
-_LONGEST_NAME = 63
-_UPDATE_TIME = "-%Y%m%d-%H%M%S"
-_UPDATE_TIME_LENGTH = 16
-
-
-def name_of_update(endpoint: str) -> str:
-    """A new name for a configuration and a model of ``endpoint``."""
-    return _name_before_time(endpoint) + time.strftime(_UPDATE_TIME)
-
-
-def names_of_updates(sagemaker: Any, endpoint: str) -> tuple[list[str], list[str]]:
-    """What updates of ``endpoint`` have made: names of configurations, names of models."""
-    start = _name_before_time(endpoint)
-    made_by_update = re.compile(re.escape(start) + r"-\d{8}-\d{6}")
-
-    def matching(operation: str, list_key: str, name_key: str) -> list[str]:
-        pages = sagemaker.get_paginator(operation).paginate(NameContains=start)
-        names = [str(each[name_key]) for page in pages for each in page[list_key]]
-        return [name for name in names if made_by_update.fullmatch(name)]
-
-    return (
-        matching("list_endpoint_configs", "EndpointConfigs", "EndpointConfigName"),
-        matching("list_models", "Models", "ModelName"),
-    )
-
-
-def _name_before_time(endpoint: str) -> str:
-    return endpoint[: _LONGEST_NAME - _UPDATE_TIME_LENGTH]
 
 
 def environment_setting(text: str) -> tuple[str, str]:

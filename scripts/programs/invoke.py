@@ -90,7 +90,7 @@ def invoke(runtime: Any, request: dict[str, Any], wait_s: float) -> dict[str, An
             left_s = deadline_s - time.monotonic()
             if left_s <= 0:
                 raise Failure(
-                    f"model {request.get('TargetModel')} was not ready within {wait_s:.0f} s. Is it very large? "
+                    f"model {request.get('TargetModel')} was not ready within {wait_s:g} s. Is it very large? "
                     "Wait longer with --wait-s."
                 ) from None
             print(f"not ready yet, trying again for {left_s:.0f} s", file=sys.stderr, flush=True)
@@ -99,7 +99,8 @@ def invoke(runtime: Any, request: dict[str, Any], wait_s: float) -> dict[str, An
         except runtime.exceptions.ModelError as error:
             its = error.response
             raise Failure(
-                f"the model answered {its['OriginalStatusCode']}: {its['OriginalMessage'].strip()}\n"
+                f"the model answered {its.get('OriginalStatusCode', 'with an error')}: "
+                f"{(its.get('OriginalMessage') or its['Error'].get('Message', '')).strip()}\n"
                 f"Its log: {its.get('LogStreamArn', 'unknown')}"
             ) from None
 

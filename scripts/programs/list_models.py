@@ -48,8 +48,16 @@ def prefix_of(sagemaker: Any, endpoint: str) -> str:
         model = sagemaker.describe_model(ModelName=variant["ModelName"])
         for container in [*model.get("Containers", []), model.get("PrimaryContainer", {})]:
             if container.get("Mode") == "MultiModel":
-                return S3Location.parse(str(container["ModelDataUrl"])).url
+                return location_of(endpoint, str(container.get("ModelDataUrl")))
     raise Failure(f"{endpoint} is not a multi-model endpoint.")
+
+
+def location_of(endpoint: str, url: str) -> str:
+    """A ModelDataUrl, in whatever form, as s3://BUCKET/PREFIX. Raises ``Failure``."""
+    try:
+        return S3Location.parse(url).url
+    except ValueError as error:
+        raise Failure(f"the models of {endpoint} cannot be listed: {error}. Name the prefix with --models.") from None
 
 
 def list_objects(s3: Any, bucket: str, prefix: str) -> list[dict[str, Any]]:

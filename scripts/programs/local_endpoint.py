@@ -12,8 +12,7 @@ from pathlib import Path
 
 from local_endpoint.app import LocalEndpoint
 from local_endpoint.configuration import Configuration
-from local_endpoint.resources import StateUnreadable
-from local_endpoint.state import StateInUse
+from local_endpoint.errors import CannotListen, StartFailure, StateError
 from scripts.programs.console import Failure, run
 
 DEFAULT_PORT = 4566
@@ -42,14 +41,8 @@ def main() -> int:
     endpoint = LocalEndpoint(configuration)
     try:
         endpoint.start()
-    except StateInUse as error:
-        raise Failure(f"{error} Stop it, or use another folder.") from None
-    except StateUnreadable as error:
+    except (StateError, StartFailure, CannotListen) as error:
         raise Failure(str(error)) from None
-    except OSError as error:
-        raise Failure(
-            f"{arguments.host}:{arguments.port} cannot be listened on ({error}). Try another --port."
-        ) from None
     try:
         print(guide(endpoint.url), flush=True)
         stop.wait()

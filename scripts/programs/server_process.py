@@ -34,8 +34,11 @@ def environment(*, port: int, host: str, base_dir: Path, multi_model: bool) -> d
 
 
 def stop_on_signals() -> None:
-    """Makes SIGTERM and SIGHUP (the terminal was closed) act as Ctrl-C does: leave through every ``with``."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    """Makes SIGTERM and SIGHUP (the terminal was closed) act as Ctrl-C does: leave through every ``with``.
+
+    SIGINT is set, too: a shell's script starts its background jobs with SIGINT ignored, and Python leaves it so.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
 
 

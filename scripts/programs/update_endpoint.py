@@ -8,14 +8,15 @@ from typing import Any
 
 from scripts.programs.aws import (
     client,
+    copied,
     environment_setting,
-    name_of_update,
     parse_s3_url,
     plain_errors,
     undo,
     wait_for_endpoint,
 )
 from scripts.programs.console import Failure, at_least_one, run
+from scripts.programs.updates import name_of_update, tags_of_update, used_by_endpoints
 
 
 def main() -> int:
@@ -23,11 +24,12 @@ def main() -> int:
     arguments = parse()
     sagemaker = client("sagemaker")
     with plain_errors(f"updating {arguments.name}"):
-        before = sagemaker.describe_endpoint(EndpointName=arguments.name)["EndpointConfigName"]
+        serving = sagemaker.describe_endpoint(EndpointName=arguments.name)
+        before = serving["EndpointConfigName"]
         config = sagemaker.describe_endpoint_config(EndpointConfigName=before)
-        if len(config["ProductionVariants"]) != 1:
+        if len(config["ProductionVariants"]) != 1 or config.get("ShadowProductionVariants"):
             raise Failure(f"{arguments.name} has several production variants: update it with the AWS CLI.")
-        new_name, made = make_config(sagemaker, config, arguments)
+        new_name, made = make_config(sagemaker, config, instances_of(serving), arguments)
         try:
             sagemaker.update_endpoint(EndpointName=arguments.name, EndpointConfigName=new_name)
         except BaseException:
@@ -35,17 +37,34 @@ def main() -> int:
             raise
         print(f"endpoint {arguments.name} is moving from {before} to {new_name}", flush=True)
         described = wait_for_endpoint(sagemaker, arguments.name, arguments.timeout_s)
-        if described is None or described["EndpointConfigName"] != new_name:
+        has_moved = described is not None and described["EndpointConfigName"] == new_name
+        if not has_moved:
             remove(sagemaker, made)
-            reason = (described or {}).get("FailureReason", "no reason is given")
-            raise Failure(f"the update failed, {arguments.name} serves with {before} as it did: {reason}")
+        if described is None or described["EndpointStatus"] != "InService" or not has_moved:
+            raise Failure(f"the update failed, {outcome(arguments.name, described)}")
         print(f"endpoint {arguments.name} serves with {new_name}")
         if arguments.delete_old:
             old_model = config["ProductionVariants"][0]["ModelName"]
-            is_used = "model" not in dict(made)
-            remove(sagemaker, [("config", before)] if is_used else [("config", before), ("model", old_model)])
-            print("deleted what it served with before")
+            remove_unused(sagemaker, arguments.name, [("config", before), ("model", old_model)])
     return 0
+
+
+def instances_of(serving: dict[str, Any]) -> int | None:
+    """How many instances the endpoint has now, which scaling may have changed; None where it has none."""
+    for variant in serving.get("ProductionVariants", []):
+        return variant.get("DesiredInstanceCount") or variant.get("CurrentInstanceCount")
+    return None
+
+
+def outcome(name: str, described: dict[str, Any] | None) -> str:
+    """What the endpoint is after an update that failed."""
+    if described is None:
+        return f"{name} was deleted meanwhile."
+    status, config = described["EndpointStatus"], described["EndpointConfigName"]
+    reason = described.get("FailureReason", "no reason is given")
+    if status == "InService":
+        return f"{name} serves with {config} as it did: {reason}"
+    return f"{name} is {status}: {reason}"
 
 
 def parse() -> argparse.Namespace:
@@ -79,7 +98,7 @@ def parse() -> argparse.Namespace:
 
 
 def make_config(
-    sagemaker: Any, config: dict[str, Any], arguments: argparse.Namespace
+    sagemaker: Any, config: dict[str, Any], instances: int | None, arguments: argparse.Namespace
 ) -> tuple[str, list[tuple[str, str]]]:
     """The new configuration's name, and what was made: ("model" or "config", name)."""
     new_name = name_of_update(arguments.name)
@@ -87,18 +106,33 @@ def make_config(
     made: list[tuple[str, str]] = []
     if any((arguments.image, arguments.models, arguments.cache, arguments.env)):
         model = sagemaker.describe_model(ModelName=variant["ModelName"])
-        container = changed_container(model, arguments)
         sagemaker.create_model(
-            ModelName=new_name, ExecutionRoleArn=model["ExecutionRoleArn"], PrimaryContainer=container
+            **copied(
+                sagemaker,
+                "CreateModel",
+                model,
+                ModelName=new_name,
+                Tags=tags_of_update(sagemaker, arguments.name, model["ModelArn"]),
+                **changed_container(model, arguments),
+            )
         )
         made.append(("model", new_name))
         variant["ModelName"] = new_name
     if arguments.instance_type:
         variant["InstanceType"] = arguments.instance_type
-    if arguments.instances:
-        variant["InitialInstanceCount"] = arguments.instances
+    if arguments.instances or instances:
+        variant["InitialInstanceCount"] = arguments.instances or instances
     try:
-        sagemaker.create_endpoint_config(EndpointConfigName=new_name, ProductionVariants=[variant])
+        sagemaker.create_endpoint_config(
+            **copied(
+                sagemaker,
+                "CreateEndpointConfig",
+                config,
+                EndpointConfigName=new_name,
+                ProductionVariants=[variant],
+                Tags=tags_of_update(sagemaker, arguments.name, config["EndpointConfigArn"]),
+            )
+        )
     except BaseException:
         remove(sagemaker, made)
         raise
@@ -106,7 +140,7 @@ def make_config(
 
 
 def changed_container(model: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
-    """The model's container with the changes. Raises ``Failure`` where it has several."""
+    """The member of the model that holds its container, with the changes. Raises ``Failure`` where it has several."""
     containers = model.get("Containers") or [model["PrimaryContainer"]]
     if len(containers) != 1:
         raise Failure(f"{model['ModelName']} has several containers: update the endpoint with the AWS CLI.")
@@ -116,11 +150,21 @@ def changed_container(model: dict[str, Any], arguments: argparse.Namespace) -> d
     if arguments.models:
         bucket, prefix = parse_s3_url(arguments.models)
         container["ModelDataUrl"] = f"s3://{bucket}/{prefix}"
+        container.pop("ModelDataSource", None)  # another way to say where models are
     if arguments.cache:
         container["MultiModelConfig"] = {"ModelCacheSetting": arguments.cache.capitalize()}
     if arguments.env:
         container["Environment"] = {**container.get("Environment", {}), **dict(arguments.env)}
-    return container
+    return {"Containers": [container]} if model.get("Containers") else {"PrimaryContainer": container}
+
+
+def remove_unused(sagemaker: Any, name: str, old: list[tuple[str, str]]) -> None:
+    """Deletes what the endpoint served with before, except what an endpoint uses, this one included."""
+    used = used_by_endpoints(sagemaker)
+    unused = [(kind, each) for kind, each in old if each not in (used.configs if kind == "config" else used.models)]
+    remove(sagemaker, unused)
+    for kind, each in unused:
+        print(f"deleted {'configuration' if kind == 'config' else kind} {each}, which {name} served with before")
 
 
 def remove(sagemaker: Any, made: list[tuple[str, str]]) -> None:

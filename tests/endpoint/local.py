@@ -12,6 +12,7 @@ from typing import Any
 
 import boto3
 import pytest
+import requests
 from botocore.config import Config
 
 from local_endpoint.app import LocalEndpoint
@@ -147,10 +148,16 @@ class Local:
         **model: Any,
     ) -> dict[str, Any]:
         """Model, configuration and endpoint of one name; returns the description once its status is ``wanted``."""
+        self.begin_to_deploy(name, instances=instances, variant=variant, **model)
+        return self.wait(name, wanted)
+
+    def begin_to_deploy(
+        self, name: str, *, instances: int = 1, variant: dict[str, Any] | None = None, **model: Any
+    ) -> None:
+        """As ``deploy``, without waiting."""
         self.create_model(name, **model)
         self.create_config(name, name, instances, **(variant or {}))
         self.sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=name)
-        return self.wait(name, wanted)
 
     def describe(self, name: str) -> dict[str, Any]:
         description: dict[str, Any] = self.sagemaker.describe_endpoint(EndpointName=name)
@@ -181,6 +188,11 @@ class Local:
             arguments["TargetModel"] = target
         answer: dict[str, Any] = self.runtime.invoke_endpoint(EndpointName=endpoint, Body=body, **arguments)
         return answer
+
+    def post(self, headers: dict[str, str], body: bytes = b"{}", endpoint: str = "endpoint") -> requests.Response:
+        """An invocation as it comes, unsigned: boto3 refuses or strips some headers itself."""
+        encoded = {name: value.encode() for name, value in headers.items()}
+        return requests.post(f"{self.url}/endpoints/{endpoint}/invocations", data=body, headers=encoded, timeout=30)
 
     def delete(self, name: str = "endpoint") -> None:
         """Deletes the endpoint and waits until it is gone."""
@@ -225,8 +237,9 @@ def message(response: dict[str, Any]) -> str:
 
 def pids(local: Local, name: str = "endpoint") -> set[int]:
     """The processes of an endpoint's containers."""
-    found = set()
-    for instance in local.instances(name):
-        assert isinstance(instance.container, ContainerProcess)
-        found.add(instance.container.pid)
-    return found
+    return {pid_of(instance) for instance in local.instances(name)}
+
+
+def pid_of(instance: Instance) -> int:
+    assert isinstance(instance.container, ContainerProcess)
+    return instance.container.pid

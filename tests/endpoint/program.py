@@ -21,11 +21,12 @@ ROOT = Path(__file__).resolve().parents[2]
 class Program:
     """The running program; its log goes to a file."""
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
+    def __init__(self, folder: Path, *arguments: str, before: tuple[str, ...] = ()) -> None:
+        """``before`` is a command that is to start it."""
         self.log = folder / "program.log"
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "scripts.programs.local_endpoint", "--port", "0", *arguments],
+                [*before, sys.executable, "-P", "-m", "scripts.programs.local_endpoint", "--port", "0", *arguments],
                 cwd=ROOT,
                 stdout=log,
                 stderr=subprocess.STDOUT,

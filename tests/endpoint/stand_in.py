@@ -5,17 +5,21 @@ It is told how to behave by the model's ``Environment``:
     STAND_IN_CAPACITY        models that fit; a further load is answered 507
     STAND_IN_START_S         seconds until it listens
     STAND_IN_EXIT            ends at once with this status
+    STAND_IN_EXIT_IF         ends at once with status 1 if there is a file of this name
+    STAND_IN_STUBBORN        takes no notice of SIGTERM
     STAND_IN_PING_STATUS     what /ping answers      STAND_IN_MODELS_STATUS   what GET /models answers
 
 and by ``behaviour.json`` in a model: load_s, load_status, invoke_s, invoke_status, invoke_body, forgets (the model is
-unloaded by its own invocation, once), dies (the process ends when it is invoked). It writes what it was asked to
-``<base>/journal.jsonl``.
+unloaded by its own invocation, once), dies (the process ends when it is invoked), tolerates (so many other models may
+be loaded; with more an invocation is answered 507). It writes what it was asked to ``<base>/journal.jsonl``, with the
+number of loads that were going on at that moment.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -28,6 +32,7 @@ CAPACITY = int(os.environ.get("STAND_IN_CAPACITY", "1000000"))
 ENVIRONMENT = dict(os.environ)
 
 loaded: dict[str, dict[str, Any]] = {}
+loading: set[str] = set()
 forgotten: set[str] = set()
 lock = threading.Lock()
 
@@ -83,9 +88,15 @@ class Handler(BaseHTTPRequestHandler):
         name, url = request["model_name"], Path(request["url"])
         behaviour_file = url / "behaviour.json"
         its = json.loads(behaviour_file.read_text()) if behaviour_file.exists() else {}
-        note(call="load", name=name, target=self.headers.get("X-Amzn-SageMaker-Target-Model"), url=str(url))
-        time.sleep(its.get("load_s", 0))
         with lock:
+            loading.add(name)
+            going_on = len(loading)
+        target = self.headers.get("X-Amzn-SageMaker-Target-Model")
+        note(call="load", name=name, target=target, url=str(url), loads_going_on=going_on)
+        if name not in loaded:
+            time.sleep(its.get("load_s", 0))
+        with lock:
+            loading.discard(name)
             if name in loaded:
                 status = 409
             elif len(loaded) >= CAPACITY:
@@ -109,6 +120,9 @@ class Handler(BaseHTTPRequestHandler):
             with lock:
                 del loaded[name]
             self.answer(404, {"code": 404, "type": "ModelNotFoundException"})
+            return
+        if len(loaded) - 1 > its.get("tolerates", CAPACITY):
+            self.answer(507, {"code": 507, "type": "InternalServerException", "message": "Out of resources"})
             return
         time.sleep(its.get("invoke_s", 0))
         if "invoke_body" in its:
@@ -134,6 +148,11 @@ class Server(ThreadingHTTPServer):
 
 
 if __name__ == "__main__":
+    if "STAND_IN_STUBBORN" in ENVIRONMENT:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if Path(ENVIRONMENT.get("STAND_IN_EXIT_IF", "/nonexistent")).exists():
+        print("the stand-in found the file that ends it")
+        sys.exit(1)
     time.sleep(float(ENVIRONMENT.get("STAND_IN_START_S", "0")))
     if "STAND_IN_EXIT" in ENVIRONMENT:
         print("the stand-in was told to end")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import io
 import tarfile
+import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -111,3 +113,84 @@ def test_modes_of_the_archive_are_not_kept(tmp_path: Path) -> None:
     extract(packed, tmp_path / "out", LIMIT)
     assert (tmp_path / "out" / "plain").stat().st_mode & 0o7777 == 0o644
     assert (tmp_path / "out" / "tool").stat().st_mode & 0o7777 == 0o755
+
+
+def member_with_headers(**headers: str) -> io.BytesIO:
+    """One empty file with these PAX headers."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz", format=tarfile.PAX_FORMAT) as tar:
+        tar.addfile(member("small", pax_headers=headers))
+    packed.seek(0)
+    return packed
+
+
+def long_name(length: int) -> io.BytesIO:
+    """One empty file whose name, of so many characters, is in a header of GNU tar's."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz", format=tarfile.GNU_FORMAT) as tar:
+        tar.addfile(member("x" * length))
+    packed.seek(0)
+    return packed
+
+
+@pytest.mark.parametrize("make", [long_name, lambda size: member_with_headers(comment="x" * size)], ids=["GNU", "PAX"])
+def test_a_large_header_is_refused_before_it_is_read(tmp_path: Path, make: Callable[[int], io.BytesIO]) -> None:
+    packed = make(50_000_000)
+    assert len(packed.getvalue()) < 100_000
+    tracemalloc.start()
+    try:
+        with pytest.raises(BadArchive, match="a header in it has 50,000,"):
+            extract(packed, tmp_path / "out", 1_000_000)
+        assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_headers_of_a_usual_size_are_fine(tmp_path: Path) -> None:
+    extract(member_with_headers(comment="x" * 10_000), tmp_path / "out", LIMIT)
+    assert (tmp_path / "out" / "small").exists()
+
+
+def test_headers_count_as_what_an_archive_unfolds_to(tmp_path: Path) -> None:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz", format=tarfile.PAX_FORMAT) as tar:
+        for number in range(200):
+            tar.addfile(member(str(number), pax_headers={"comment": "x" * 30_000}))
+    packed.seek(0)
+    with pytest.raises(BadArchive, match="unfolds to more than 1,000,000 bytes"):
+        extract(packed, tmp_path / "out", 1_000_000)
+
+
+def test_headers_without_end_are_no_archive(tmp_path: Path) -> None:
+    header = tarfile.TarInfo("././@LongLink")
+    header.type, header.size = tarfile.GNUTYPE_LONGNAME, 1
+    one = header.tobuf(tarfile.GNU_FORMAT) + b"x".ljust(512, b"\0")
+    with pytest.raises(BadArchive, match=r"not a valid tar\.gz archive"):
+        extract(io.BytesIO(gzip.compress(one * 5_000)), tmp_path / "out", LIMIT)
+
+
+def sparse_archive(**options: str) -> io.BytesIO:
+    if options:  # as bsdtar and GNU tar --format=pax write it: the map is at the beginning of the data
+        return member_with_headers(**{key.replace("_", "."): value for key, value in options.items()})
+    return archive_of((member("sparse", tarfile.GNUTYPE_SPARSE), b""))
+
+
+@pytest.mark.parametrize(
+    "packed", [sparse_archive(), sparse_archive(GNU_sparse_major="1", GNU_sparse_minor="0")], ids=["GNU", "PAX"]
+)
+def test_sparse_files_are_refused_because_their_maps_have_no_bound(tmp_path: Path, packed: io.BytesIO) -> None:
+    with pytest.raises(BadArchive, match="sparse file: pack it without holes"):
+        extract(packed, tmp_path / "out", LIMIT)
+
+
+def test_the_work_ends_when_it_is_told_to(tmp_path: Path) -> None:
+    calls = iter([None, None, TimeoutError("enough")])
+
+    def check() -> None:
+        reason = next(calls)
+        if reason is not None:
+            raise reason
+
+    zeros = archive_of((member("zeros"), b"\0" * 5_000_000))
+    with pytest.raises(TimeoutError, match="enough"):
+        extract(zeros, tmp_path / "out", LIMIT, check=check)

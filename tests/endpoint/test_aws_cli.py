@@ -41,7 +41,9 @@ def test_an_endpoint_from_bucket_to_deletion(real: Local, multipliers: dict[int,
     aws(real, "s3", "mb", "s3://cli-bucket")
     aws(real, "s3", "cp", tmp_path / "m.tar.gz", "s3://cli-bucket/models/")
     aws(real, "s3", "cp", tmp_path / "large.tar.gz", "s3://cli-bucket/models/")  # in parts
-    assert "12" in aws(real, "s3", "ls", "s3://cli-bucket/models/")
+    listed = [line.split()[2:] for line in aws(real, "s3", "ls", "s3://cli-bucket/models/").splitlines()]
+    sizes = {name: str((tmp_path / name).stat().st_size) for name in ("large.tar.gz", "m.tar.gz")}
+    assert listed == [[sizes[name], name] for name in sizes]
     aws(real, "s3", "cp", "s3://cli-bucket/models/large.tar.gz", tmp_path / "back.tar.gz")
     assert (tmp_path / "back.tar.gz").read_bytes() == (tmp_path / "large.tar.gz").read_bytes()
 

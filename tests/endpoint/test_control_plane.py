@@ -11,6 +11,7 @@ from botocore.exceptions import ClientError
 from tests.endpoint.local import PREFIX, ROLE, Local
 
 ARN = "arn:aws:sagemaker:us-east-1:123456789012"
+SOURCE = {"S3Uri": PREFIX, "S3DataType": "S3Prefix", "CompressionType": "None"}
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +121,25 @@ def test_any_ml_instance_type_will_do_and_nothing_else(shared: Local) -> None:
         ),
         ({"PrimaryContainer": {"Image": "i", "Mode": "MultiModel"}}, "ModelDataUrl must be specified"),
         ({"PrimaryContainer": {"Image": "i", "ModelDataUrl": "https://example.com/x"}}, "Invalid ModelDataUrl"),
-        ({"PrimaryContainer": {"ModelDataUrl": PREFIX}}, "Either Image or ModelPackageName"),
+        ({"PrimaryContainer": {"ModelDataUrl": PREFIX}}, "Image must be specified for a container."),
+        (
+            {"PrimaryContainer": {"Image": "i", "ModelDataSource": {"S3DataSource": SOURCE}}},
+            "ModelDataSource is not available on this local endpoint: name the model's archive, or the prefix",
+        ),
+        (
+            {
+                "PrimaryContainer": {
+                    "Image": "i",
+                    "ModelDataUrl": PREFIX,
+                    "AdditionalModelDataSources": [{"ChannelName": "c", "S3DataSource": SOURCE}],
+                }
+            },
+            "AdditionalModelDataSources is not available",
+        ),
+        (
+            {"Containers": [{"ModelPackageName": "package"}]},
+            "ModelPackageName is not available on this local endpoint",
+        ),
     ],
 )
 def test_models_that_could_not_be_deployed_are_refused(shared: Local, arguments: dict[str, Any], text: str) -> None:

@@ -96,7 +96,7 @@ def test_an_image_of_the_users_own_is_run_limited_replaced_and_removed(
 
     with Traffic(lambda number: local.invoke(f"times-{2 + number % 2}.tar.gz", ROW), clients=4) as traffic:
         traffic.wait_for_more()
-        victim = next(each for each in local.instances() if each.cache.loaded())
+        victim = next(each for each in local.instances() if each.cache.models.loaded())
         assert isinstance(victim.container, DockerContainer)
         engine.containers.get(f"local-endpoint-{victim.id}").kill()
         wait_until(lambda: len(local.instances()) == 2 and victim not in local.instances(), "it was not replaced", 60)
@@ -109,6 +109,11 @@ def test_an_image_of_the_users_own_is_run_limited_replaced_and_removed(
 def test_a_missing_image_fails_the_endpoint(local: Local) -> None:
     description = local.deploy(Image="no-such-image:1", wanted="Failed")
     assert description["FailureReason"] == "Requested image no-such-image:1 not found."
+
+
+def test_a_name_that_no_image_can_have_fails_the_endpoint_with_the_reason(local: Local) -> None:
+    description = local.deploy(Image="Not:A:Reference", wanted="Failed")
+    assert description["FailureReason"].startswith("Requested image Not:A:Reference cannot be used: ")
 
 
 def test_an_image_without_the_multi_model_label_fails_the_endpoint(local: Local, unlabelled: str) -> None:

@@ -6,10 +6,12 @@ import os
 import signal
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import psutil
 import pytest
 
+from local_endpoint import fleet
 from local_endpoint.runtimes import process
 from tests.endpoint.local import Local, behaving, journal, message, pack, pids, refused
 from tests.endpoint.traffic import Traffic
@@ -27,7 +29,7 @@ def test_models_spread_over_the_instances(local: Local) -> None:
     for number in range(9):
         local.upload(f"models/{number}.tar.gz", behaving())
         local.invoke(f"{number}.tar.gz")
-    assert [instance.cache.loaded_count for instance in local.instances()] == [3, 3, 3]
+    assert [instance.cache.models.loaded_count for instance in local.instances()] == [3, 3, 3]
 
 
 def test_a_busy_instance_gets_help_from_another_which_loads_a_copy(local: Local) -> None:
@@ -35,7 +37,7 @@ def test_a_busy_instance_gets_help_from_another_which_loads_a_copy(local: Local)
     local.upload("models/m.tar.gz", behaving(invoke_s=0.05))
     local.invoke("m.tar.gz")
     with Traffic(lambda _: local.invoke("m.tar.gz"), clients=12) as traffic:
-        wait_until(lambda: all(each.cache.loaded() for each in local.instances()), "no copy was made")
+        wait_until(lambda: all(each.cache.models.loaded() for each in local.instances()), "no copy was made")
         traffic.wait_for_more(50)
         both = [journal(each, "invoke") for each in local.instances()]
         wait_until(lambda: all(len(journal(each, "invoke")) > 10 for each in local.instances()), "one does all")
@@ -63,7 +65,7 @@ def test_a_request_that_kills_every_container_it_reaches_ends_in_an_error(local:
     local.deploy(instances=2)
     local.upload("models/dies.tar.gz", behaving(dies=True))
     response = refused(local, "ServiceUnavailable", 503, "dies.tar.gz")
-    assert message(response)
+    assert message(response).startswith("The container ended while it served the request (")
     wait_until(lambda: len(pids(local)) == 2, "the dead were not replaced")
     local.upload("models/m.tar.gz", behaving())
     local.invoke("m.tar.gz")
@@ -134,6 +136,91 @@ def test_the_number_of_instances_can_be_changed_under_load(local: Local) -> None
             assert len(pids(local)) == count
             traffic.wait_for_more()
     assert traffic.failures == []
+
+
+def test_scaling_up_that_cannot_succeed_ends_with_the_reason_and_the_former_number(
+    local: Local, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fleet, "RETRY_S", (0.1,))
+    obstacle = tmp_path / "obstacle"
+    local.upload("models/m.tar.gz", behaving())
+    local.deploy(Environment={"STAND_IN_EXIT_IF": str(obstacle)})
+    obstacle.touch()
+    wanted = [{"VariantName": "AllTraffic", "DesiredInstanceCount": 3, "DesiredWeight": 2.0}]
+    with Traffic(lambda _: local.invoke("m.tar.gz"), clients=2) as traffic:
+        local.sagemaker.update_endpoint_weights_and_capacities(
+            EndpointName="endpoint", DesiredWeightsAndCapacities=wanted
+        )
+        description = local.wait("endpoint", "InService")
+        traffic.wait_for_more(10)
+    assert traffic.failures == []
+    assert "did not pass the ping health check" in description["FailureReason"]
+    variant = description["ProductionVariants"][0]
+    assert (variant["CurrentInstanceCount"], variant["DesiredInstanceCount"]) == (1, 1)
+    assert variant["CurrentWeight"] == 2.0
+    obstacle.unlink()
+    local.sagemaker.update_endpoint_weights_and_capacities(EndpointName="endpoint", DesiredWeightsAndCapacities=wanted)
+    assert "FailureReason" not in local.wait("endpoint", "InService")
+    assert len(pids(local)) == 3
+
+
+def test_an_endpoint_cannot_be_scaled_to_nothing(local: Local) -> None:
+    local.deploy()
+    wanted = [{"VariantName": "AllTraffic", "DesiredInstanceCount": 0}]
+    with pytest.raises(local.sagemaker.exceptions.ClientError, match="must be at least 1"):
+        local.sagemaker.update_endpoint_weights_and_capacities(
+            EndpointName="endpoint", DesiredWeightsAndCapacities=wanted
+        )
+    assert local.describe("endpoint")["EndpointStatus"] == "InService"
+
+
+@pytest.mark.parametrize(
+    ("excluded", "count", "weight"), [([], 2, 3.0), (["DesiredInstanceCount"], 1, 3.0), (["DesiredWeight"], 2, 1.0)]
+)
+def test_an_update_may_retain_what_scaling_has_changed(
+    local: Local, excluded: list[str], count: int, weight: float
+) -> None:
+    local.deploy()
+    local.sagemaker.update_endpoint_weights_and_capacities(
+        EndpointName="endpoint",
+        DesiredWeightsAndCapacities=[{"VariantName": "AllTraffic", "DesiredInstanceCount": 2, "DesiredWeight": 3.0}],
+    )
+    local.wait("endpoint", "InService")
+    local.create_config("second", "endpoint")
+    local.sagemaker.update_endpoint(
+        EndpointName="endpoint",
+        EndpointConfigName="second",
+        RetainAllVariantProperties=True,
+        ExcludeRetainedVariantProperties=[{"VariantPropertyType": each} for each in excluded],
+    )
+    assert local.describe("endpoint")["PendingDeploymentSummary"]["EndpointConfigName"] == "second"
+    description = local.wait("endpoint", "InService")
+    assert "PendingDeploymentSummary" not in description
+    variant = description["ProductionVariants"][0]
+    assert (variant["CurrentInstanceCount"], variant["CurrentWeight"]) == (count, weight)
+
+
+def test_a_model_that_was_unloaded_is_loaded_again_where_it_is_on_the_disk(local: Local) -> None:
+    """Also when that instance is the busier one: a download is saved."""
+    local.deploy(instances=2, Environment={"STAND_IN_CAPACITY": "2"})
+    local.upload("models/m.tar.gz", behaving())
+    local.upload("models/slow.tar.gz", behaving(invoke_s=2.0))
+    local.invoke("m.tar.gz")
+    holder = next(each for each in local.instances() if each.cache.models.loaded())
+    (other,) = [each for each in local.instances() if each is not holder]
+    for number in range(3):
+        local.upload(f"models/{number}.tar.gz", behaving())
+    for name in ("0", "slow", "1", "2"):  # in turn to the other and the holder, where the last takes m's place
+        local.invoke(f"{name}.tar.gz")
+    assert holder.cache.models.loaded() == ["2.tar.gz", "slow.tar.gz"]
+    assert other.cache.models.on_disk() == ["0.tar.gz", "1.tar.gz"]
+    with ThreadPoolExecutor(1) as caller:
+        asked = len(journal(holder, "invoke"))
+        slow = caller.submit(local.invoke, "slow.tar.gz")
+        wait_until(lambda: len(journal(holder, "invoke")) > asked, "it was not invoked")
+        local.invoke("m.tar.gz")
+        assert not slow.done()
+    assert "m.tar.gz" not in other.cache.models.on_disk()
 
 
 def test_variants_share_the_traffic_by_weight_and_can_be_named(local: Local) -> None:

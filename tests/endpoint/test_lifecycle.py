@@ -1,4 +1,4 @@
-"""Endpoints that fail to come up, and what outlives a restart."""
+"""Endpoints that fail to come up, and what is left at the end."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from local_endpoint.state import StateFolder, StateInUse
 from tests.endpoint.local import PREFIX, Local, behaving, pack
 
 
@@ -54,35 +53,14 @@ def test_the_start_up_time_of_a_variant_wins_over_the_default() -> None:
         )
 
 
-def test_state_outlives_a_restart_and_one_endpoint_uses_it_at_a_time(tmp_path: Path) -> None:
-    big = bytes(range(256)) * 20_000
-    with Local(state_dir=tmp_path) as local:
-        local.upload("models/m.tar.gz", pack({"text": "kept"}))
-        local.upload("models/gone.tar.gz", b"x")
-        local.s3.delete_object(Bucket="test-models", Key="models/gone.tar.gz")
-        local.s3.put_object(Bucket="test-models", Key="odd key/ü+%", Body=big, Metadata={"who_are": "you"})
-        etag = local.s3.head_object(Bucket="test-models", Key="odd key/ü+%")["ETag"]
-        local.s3.create_bucket(Bucket="deleted-bucket")
-        local.s3.delete_bucket(Bucket="deleted-bucket")
-        local.deploy()
-        assert local.invoke("m.tar.gz")["text"] == "kept"
-        local.deploy("deleted")
-        local.delete("deleted")
-        with pytest.raises(StateInUse, match="used by another local endpoint"):
-            StateFolder(tmp_path)
-    with Local(state_dir=tmp_path) as local:
-        assert [each["Name"] for each in local.s3.list_buckets()["Buckets"]] == ["test-models"]
-        keys = [each["Key"] for each in local.s3.list_objects_v2(Bucket="test-models")["Contents"]]
-        assert keys == ["models/m.tar.gz", "odd key/ü+%"]
-        kept = local.s3.get_object(Bucket="test-models", Key="odd key/ü+%")
-        assert kept["Body"].read() == big
-        assert (kept["ETag"], kept["Metadata"]) == (etag, {"who_are": "you"})
-        local.wait("endpoint", "InService")
-        assert local.invoke("m.tar.gz")["text"] == "kept"
-        assert local.is_gone("deleted")
-        local.upload("models/new.tar.gz", behaving())
-    with Local(state_dir=tmp_path) as local:
-        assert len(local.s3.list_objects_v2(Bucket="test-models")["Contents"]) == 3
+def test_the_download_time_of_a_variant_wins_over_the_default() -> None:
+    with Local(load_timeout_s=0) as local:
+        local.upload("models/only.tar.gz", pack({"text": "the only one"}))
+        only: dict[str, Any] = {"url": PREFIX + "only.tar.gz", "multi": False}
+        description = local.deploy("default", wanted="Failed", **only)
+        assert "was not downloaded and unpacked in time" in description["FailureReason"]
+        local.deploy(variant={"ModelDataDownloadTimeoutInSeconds": 60}, **only)
+        assert local.invoke()["text"] == "the only one"
 
 
 def test_without_a_state_folder_everything_is_gone_at_the_end() -> None:

@@ -24,7 +24,7 @@ def test_unloading_is_bounded() -> None:
         assert refused(local, "ModelError", 424, "never.tar.gz")["OriginalStatusCode"] == 507
         instance = local.instances()[0]
         assert targets(journal(instance, "load")).count("never.tar.gz") == 3
-        assert instance.cache.loaded_count >= 1
+        assert instance.cache.models.loaded_count >= 1
 
 
 def test_the_disk_drops_what_nobody_uses() -> None:
@@ -34,9 +34,73 @@ def test_the_disk_drops_what_nobody_uses() -> None:
             local.upload(f"models/{name}.tar.gz", pack({"text": name * 100_000}))
             local.invoke(f"{name}.tar.gz")
         cache = local.instances()[0].cache
-        assert cache.on_disk() == ["c.tar.gz", "d.tar.gz"]
-        assert cache.disk_used_bytes == 200_000
+        assert cache.models.on_disk() == ["c.tar.gz", "d.tar.gz"]
+        assert cache.models.disk_bytes == 200_000
         assert local.invoke("a.tar.gz")["text"] == "a" * 100_000
+
+
+def test_an_archive_larger_than_the_disk_is_refused_and_costs_no_model_its_place() -> None:
+    with Local(disk_bytes=250_000) as local:
+        local.deploy()
+        local.upload("models/m.tar.gz", pack({"text": "m" * 100_000}))
+        local.invoke("m.tar.gz")
+        local.upload("models/large.tar.gz", pack({"random": os.urandom(300_000)}))
+        text = message(refused(local, "ValidationError", 400, "large.tar.gz"))
+        assert "key: models/large.tar.gz): the archive has 300," in text
+        assert "and the instance's disk 250,000. Give the production variant a larger VolumeSizeInGB." in text
+        local.upload("models/unfolds.tar.gz", pack({"zeros": "0" * 300_000}))  # a small archive
+        text = message(refused(local, "ValidationError", 400, "unfolds.tar.gz"))
+        assert "it unfolds to more than 250,000 bytes" in text
+        cache = local.instances()[0].cache
+        assert cache.models.loaded() == cache.models.on_disk() == ["m.tar.gz"]
+
+
+def test_a_load_that_hangs_is_given_up_and_can_be_tried_again() -> None:
+    with Local(load_timeout_s=1) as local:
+        local.deploy()
+        local.upload("models/hangs.tar.gz", behaving(load_s=5))
+        started_s = time.monotonic()
+        response = refused(local, "ModelError", 424, "hangs.tar.gz")
+        assert 1 <= time.monotonic() - started_s < 5
+        assert response["OriginalStatusCode"] == 0
+        assert "Your invocation timed out while waiting for a response" in message(response)
+        instance = local.instances()[0]
+        assert instance.cache.models.on_disk() == ["hangs.tar.gz"]
+        # the container has gone on; it says 409 to the next load, or has it by now
+        wait_until(lambda: loads_in_the_end(local, "hangs.tar.gz"), "it never loads")
+
+
+def loads_in_the_end(local: Local, target: str) -> bool:
+    try:
+        local.invoke(target)
+    except local.runtime.exceptions.ModelError:
+        return False
+    return True
+
+
+def test_so_many_models_and_no_more_are_loaded_at_once() -> None:
+    with Local(loads_at_once=2) as local:
+        local.deploy()
+        for number in range(6):
+            local.upload(f"models/{number}.tar.gz", behaving(load_s=0.2))
+        with ThreadPoolExecutor(6) as callers:
+            list(callers.map(lambda number: local.invoke(f"{number}.tar.gz"), range(6)))
+        assert max(line["loads_going_on"] for line in journal(local.instances()[0], "load")) == 2
+
+
+def test_a_load_waits_for_a_model_that_may_go_for_a_while_only() -> None:
+    with Local(victim_wait_s=0.3) as local:
+        local.deploy(Environment={"STAND_IN_CAPACITY": "1"})
+        local.upload("models/busy.tar.gz", behaving(invoke_s=4))
+        local.upload("models/other.tar.gz", behaving())
+        with ThreadPoolExecutor(1) as caller:
+            busy = caller.submit(local.invoke, "busy.tar.gz")
+            wait_until(lambda: journal(local.instances()[0], "invoke"), "it was not invoked")
+            started_s = time.monotonic()
+            assert refused(local, "ModelError", 424, "other.tar.gz")["OriginalStatusCode"] == 507
+            assert 0.3 <= time.monotonic() - started_s < 3
+            assert not busy.done()
+        assert not journal(local.instances()[0], "unload")
 
 
 def test_a_model_that_is_not_ready_in_time_goes_on_loading_and_serves_later() -> None:
@@ -45,7 +109,7 @@ def test_a_model_that_is_not_ready_in_time_goes_on_loading_and_serves_later() ->
         local.upload("models/slow.tar.gz", behaving(load_s=1.5))
         response = refused(local, "ModelNotReadyException", 429, "slow.tar.gz")
         assert "slow.tar.gz" in message(response)
-        wait_until(lambda: local.instances()[0].cache.loaded(), "it was not loaded")
+        wait_until(lambda: local.instances()[0].cache.models.loaded(), "it was not loaded")
         local.invoke("slow.tar.gz")
         assert len(journal(local.instances()[0], "load")) == 1
 
@@ -97,6 +161,22 @@ def test_a_start_during_the_shutdown_leaves_nothing_behind() -> None:
         children = psutil.Process().children(recursive=True)
     assert not [child for child in children if child.is_running()]
     assert not work_dir.exists()
+
+
+@pytest.mark.slow
+def test_a_container_that_takes_no_notice_of_sigterm_is_ended_in_time() -> None:
+    with Local() as local:
+        local.upload("models/slow.tar.gz", behaving(invoke_s=120))
+        local.deploy(instances=2, Environment={"STAND_IN_STUBBORN": "1"})
+        with ThreadPoolExecutor(1) as caller:
+            in_flight = caller.submit(local.invoke, "slow.tar.gz")
+            wait_until(lambda: any(journal(each, "invoke") for each in local.instances()), "it was not invoked")
+            children = psutil.Process().children(recursive=True)
+            started_s = time.monotonic()
+            local.app.stop()
+            assert 25 < time.monotonic() - started_s < 35
+            assert in_flight.exception() is not None
+    assert not [child for child in children if child.is_running()]
 
 
 def test_the_end_does_not_wait_for_requests_of_an_endpoint_that_is_being_deleted() -> None:

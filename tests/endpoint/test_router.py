@@ -12,6 +12,7 @@ def sample(index: int, state: str = "", users: int = 0, in_flight: int | None = 
         index=index,
         has_model=state in ("ready", "coming"),
         is_ready=state == "ready",
+        is_on_disk=state != "",
         model_users=users,
         in_flight=users if in_flight is None else in_flight,
         models=models,
@@ -49,3 +50,16 @@ def test_of_several_that_have_the_model_the_least_busy_serves() -> None:
 
 def test_no_copy_where_all_have_it() -> None:
     assert choose([sample(0, "ready", users=BUSY), sample(1, "ready", users=BUSY + 1)], BUSY) == Choice(0)
+
+
+def test_a_model_that_is_on_the_disk_of_an_instance_is_loaded_there_again() -> None:
+    assert choose([sample(0), sample(1, "on disk", in_flight=BUSY - 1, models=9)], BUSY) == Choice(1)
+
+
+def test_unless_that_one_has_much_more_to_do() -> None:
+    assert choose([sample(0), sample(1, "on disk", in_flight=BUSY)], BUSY) == Choice(0)
+
+
+def test_a_copy_goes_where_the_model_is_on_the_disk() -> None:
+    samples = [sample(0), sample(1, "ready", users=BUSY), sample(2, "on disk", in_flight=1)]
+    assert choose(samples, BUSY) == Choice(1, copy_to=2)

@@ -24,6 +24,10 @@ from local_endpoint.s3_location import S3Location, TargetModel
         ("https://s3.cn-north-1.amazonaws.com.cn/b/x", "b", "x"),
         ("https://my.bucket.s3.eu-west-1.amazonaws.com/models/", "my.bucket", "models/"),
         ("https://b.s3.amazonaws.com/models/m.tar.gz", "b", "models/m.tar.gz"),
+        ("https://s3.dualstack.eu-west-1.amazonaws.com/b/models/", "b", "models/"),
+        ("https://s3-fips.us-east-1.amazonaws.com/b/models/", "b", "models/"),
+        ("https://s3-fips.dualstack.us-east-1.amazonaws.com/b/models/", "b", "models/"),
+        ("https://my.bucket.s3.dualstack.eu-west-1.amazonaws.com/models/", "my.bucket", "models/"),
         ("https://b.s3-us-west-2.amazonaws.com/models/", "b", "models/"),
     ],
 )

@@ -126,20 +126,6 @@ def test_it_listens_on_this_machine_only_and_says_that_it_is_up(program: Program
     assert set(listening) == {"127.0.0.1"}
 
 
-def test_a_state_folder_that_cannot_be_read_is_a_clear_error(tmp_path: Path) -> None:
-    (tmp_path / "sagemaker.json").write_text("{")
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "scripts.programs.local_endpoint", "--port", "0", "--state", str(tmp_path)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
-    assert done.returncode == 1
-    assert f"{tmp_path}/sagemaker.json cannot be understood" in done.stderr
-    assert "Traceback" not in done.stderr
-
-
 def test_a_port_that_is_taken_is_a_clear_error() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
