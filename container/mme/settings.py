@@ -61,7 +61,7 @@ def _port(text: str) -> int:
 
 
 def _port_range(text: str) -> PortRange:
-    match = re.fullmatch(r"\s*(\d+)\s*-\s*(\d+)\s*", text)
+    match = re.fullmatch(r"\s*([0-9]{1,5})\s*-\s*([0-9]{1,5})\s*", text)
     if not match or not 1 <= int(match[1]) <= int(match[2]) <= 65535:
         raise _Invalid("two ports as FIRST-LAST, for example 9000-9999")
     return PortRange(int(match[1]), int(match[2]))
@@ -71,7 +71,7 @@ def _log_level(text: str) -> int:
     named = LOG_LEVELS.get(text.strip().lower())
     if named is not None:
         return named
-    if text.strip().isdigit() and int(text) in LOG_LEVELS.values():
+    if text.strip() in map(str, LOG_LEVELS.values()):
         return int(text)
     raise _Invalid("10, 20, 30, 40, 50 or debug, info, warning, error, critical")
 
@@ -270,6 +270,13 @@ class Settings:
         None,
         "Frameworks that the fork server imports, separated by commas, or `none`. Models of others still load, slowly.",
         shown_default="all that are installed",
+    )
+    share_pages: bool = _setting(
+        "MME_SHARE_PAGES",
+        _boolean,
+        True,
+        "Let idle workers give back memory that is as it was in the fork server, several MiB each; the next request "
+        "copies it again, in a millisecond or two.",
     )
     worker_memory_limit_mb: int | None = _setting(
         "MME_WORKER_MEMORY_LIMIT_MB",

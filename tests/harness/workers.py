@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import psutil
 
@@ -36,6 +37,14 @@ def worker(server: ServerProcess, model: str) -> psutil.Process:
 def fork_servers(server: ServerProcess) -> list[psutil.Process]:
     """The fork server, or none while it is being replaced."""
     return [process for process in _with_argument(server, _FORK_SERVER) if not _name(process).startswith("mme ")]
+
+
+def shares_pages(process: psutil.Process) -> bool:
+    """Whether a fork server, or a worker that it has forked since, shares its memory through a file, all of it."""
+    open_files = Path(f"/proc/{process.pid}/fd").iterdir()
+    if any("survey" in str(each.readlink()) for each in open_files if each.is_symlink()):
+        return False  # it has been told what there is, and is at it
+    return "mme-pages" in Path(f"/proc/{process.pid}/maps").read_text()
 
 
 def launchers(server: ServerProcess, model: str | None = None) -> list[psutil.Process]:

@@ -21,7 +21,7 @@ from tests.harness.container_client import ContainerClient
 from tests.harness.obedient_handler import HANDLER, command, make_model
 from tests.harness.server import ServerProcess
 from tests.harness.waiting import wait_until
-from tests.harness.workers import fork_servers, is_gone, launchers, traffic, worker, workers
+from tests.harness.workers import fork_servers, is_gone, launchers, shares_pages, traffic, worker, workers
 
 # MMS starts a worker's thread again after a second.
 RECOVERY_S = 15.0
@@ -336,7 +336,7 @@ def test_the_model_of_single_model_mode_is_never_unloaded(tmp_path: Path) -> Non
         model = server.base_dir / "model"
         assert server.post("/invocations", command("echo", 15)).json() == 15
         make_model(model, "run_out_of_memory")
-        before = fork_servers(server)[0].children()
+        before = workers(server, "model")
         failed = len(re.findall("did not load", server.log()))
         before[0].kill()
         wait_until(
@@ -420,6 +420,7 @@ def test_a_thousand_rounds_of_loading_and_unloading_leave_no_descriptors_process
     with start() as server:
         assert server.process is not None
         (fork_server,) = fork_servers(server)
+        wait_until(lambda: shares_pages(fork_server), "the fork server shares its pages")
         ours, front_end = [psutil.Process(server.process.pid), fork_server], server.front_end()
         idle = [descriptors(process) for process in ours]
         names = [uuid.uuid4().hex for _ in range(clients)]

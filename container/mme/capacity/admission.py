@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from mme import pages
 from mme.capacity.footprint import Artifact, Need, need_of, survey
 from mme.capacity.guard import RequestGuard, limited_growth
 from mme.capacity.ledger import Book, Ledger, Loading, new_key
@@ -34,7 +35,8 @@ from mme.settings import Settings
 logger = logging.getLogger(__name__)
 
 # Pages that a forked worker copies by writing to them do not show in its anonymous memory, which it seems to hold from
-# the start. Measured in forked MXNet workers, from a tiny model to VGG-11: 6 to 20 MiB.
+# the start, unless they are shared through a file (mme/pages). Measured in forked MXNet workers, from a tiny model to
+# VGG-11: 6 to 20 MiB.
 COPIED_ON_WRITE_BYTES = 16 * MIB
 
 
@@ -108,6 +110,10 @@ class Admission:
         with self._ledger.open(wait=False) as book:
             book.loading.pop(key, None)
 
+    def has_room(self, need_bytes: int) -> bool:
+        """Whether so much can be taken for a moment, of the reserve, too."""
+        return decide(self._memory.read(), promised_bytes=0, need_bytes=need_bytes, reserve_bytes=0).admitted
+
     def describe(self) -> str:
         """What is free now, and of which limit."""
         with self._ledger.open(wait=False) as book:
@@ -138,7 +144,9 @@ class Admission:
         if taken_bytes is None:
             before = load.anonymous_before_bytes if load else 0
             pid = load.pid if load else os.getpid()
-            taken_bytes = max(0, anonymous_bytes(pid) - before) + COPIED_ON_WRITE_BYTES
+            taken_bytes = max(0, anonymous_bytes(pid) - before)
+            if not pages.is_shared():
+                taken_bytes += COPIED_ON_WRITE_BYTES
         self._ledger.learn(ticket.artifact.identity, taken_bytes)
         if verdict.decision.admitted:
             logger.debug("model %r took %s of %s; %s", ticket.model, _mib(taken_bytes), ticket.need, verdict)

@@ -21,6 +21,8 @@ from mme.capacity.admission import Admission
 from mme.capacity.memory import MIB
 from mme.errors import MmeError
 from mme.logs import configure_logging
+from mme.pages import can_share
+from mme.pages.objects import Survey
 from mme.settings import Settings
 from mme.workers import protocol
 from mme.workers.child import Inherited, raise_oom_score, run_worker
@@ -42,6 +44,8 @@ _ORPHAN_GRACE_S = 10.0
 _REAPED_S = 0.3
 # How long MMS may take to make the log files of a worker that it believes to have answered.
 _FILES_MADE_S = 1.0
+# What finding out what can be shared may take, for two seconds: a copy of most pages, and a list of all objects.
+_SURVEY_BYTES = 256 * MIB
 # How long the memory of a worker that has died is kept for the next one.
 _KEPT_S = 10.0
 _SIGNALS = {signal.SIGTERM, signal.SIGCHLD}
@@ -66,6 +70,7 @@ class ForkServer:
         gate: Gate,
         *,
         multi_model: bool,
+        share_pages: bool,
     ) -> None:
         self._runtime_dir = runtime_dir
         self._alive = alive
@@ -73,6 +78,7 @@ class ForkServer:
         self._admission = admission
         self._gate = gate
         self._multi_model = multi_model
+        self._share_pages = share_pages
         self._loop = EventLoop()
         self._guarded: dict[int, bytes] = {}  # process → when it was started
         self._models: dict[int, Model] = {}  # by launcher
@@ -80,6 +86,7 @@ class ForkServer:
         self._states = map_shared(shared)
         self._started_ticks = int(start_time(os.getpid()))
         self._free_slots = list(range(MOST_WORKERS - 1, -1, -1))
+        self._survey: Survey | None = None
 
     # ---- life ----
 
@@ -95,7 +102,19 @@ class ForkServer:
         self._loop.on_signals({signal.SIGCHLD: self.handle_deaths, signal.SIGTERM: self._loop.stop})
         os.write(ready, b"\n")
         os.close(ready)
+        if self._share_pages:
+            self.begin_to_share()
         self._loop.run()
+
+    def begin_to_share(self) -> None:
+        """Has another process find out what there is to share; ``_bury`` goes on when that has ended."""
+        if not self._admission.has_room(_SURVEY_BYTES):
+            logger.info("workers share no pages again: there are less than %d MiB free", _SURVEY_BYTES // MIB)
+            return
+        try:
+            self._survey = Survey()
+        except OSError as error:
+            logger.warning("workers share no pages again: %s", error)
 
     def handle_supervisor(self) -> None:
         """A process number to guard, or the end of the pipe: the supervisor stops us, or was killed."""
@@ -117,6 +136,8 @@ class ForkServer:
                 kill(pid)
         for model in list(self._models.values()):
             self._drop(model)
+        if self._survey is not None:
+            kill(self._survey.pid)
         while self._workers:
             pid, status = os.waitpid(-1, 0)
             self._bury(pid, status)
@@ -277,6 +298,9 @@ class ForkServer:
             self._bury(pid, status)
 
     def _bury(self, pid: int, status: int) -> None:
+        if self._survey is not None and pid == self._survey.pid:
+            self._survey.finish(status)
+            self._survey = None
         worker = self._workers.pop(pid, None)
         if worker is None:
             return
@@ -362,7 +386,12 @@ def main() -> int:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     admission = Admission(settings, runtime_dir, server_pid=os.getppid())
     gate = Gate.for_server(settings, runtime_dir, settings.python_path)
-    ForkServer(runtime_dir, alive, shared, inherited, admission, gate, multi_model=settings.multi_model).run(ready)
+    server = ForkServer(
+        *(runtime_dir, alive, shared, inherited, admission, gate),
+        multi_model=settings.multi_model,
+        share_pages=settings.share_pages and can_share(),
+    )
+    server.run(ready)
     return 0
 
 

@@ -24,9 +24,10 @@ from mms.context import Context, RequestProcessor
 from mms.model_loader import ModelLoaderFactory
 from mms.service import Service, emit_metrics
 
+from mme import pages
 from mme.capacity.admission import Admission
 from mme.capacity.memory import MIB
-from mme.errors import MmeError, ModelRefused
+from mme.errors import InsufficientMemory, MmeError, ModelRefused
 from mme.workers import protocol
 from mme.workers.gate import Gate
 from mme.workers.shared import State, TurnAway
@@ -40,8 +41,8 @@ EXIT_NO_MEMORY = 12  # ENOMEM
 EXIT_REFUSED = 22  # EINVAL
 _FILES_POLL_MS = 1
 _FILES_POLLS = 1000
-# A worker without requests for so long gives the memory that its last ones needed back to the system.
-_IDLE_MS = 200
+# A worker without requests for so long gives memory back to the system.
+_IDLE_MS = 300
 
 
 class Busy(State):
@@ -109,7 +110,7 @@ def serve(
     try:
         while True:
             if not requests.poll(_IDLE_MS):
-                give_back_free_memory()
+                admission.request_guard.given_back(give_back_memory())
             try:
                 command, request = reader.read()
             except MemoryError:
@@ -149,12 +150,21 @@ def serve(
         model.unload()
 
 
-def give_back_free_memory() -> None:
-    """Returns the free pages of the C heap to the system; without it, glibc keeps tens of MB for the next image."""
+def give_back_memory() -> int:
+    """Returns to the system what this process does not need just now; how many bytes it will soon need again.
+
+    Free pages of the C heap, of which glibc keeps tens of MB for the next image; and pages that it has copied from the
+    fork server, and that are as they were there: the next request copies them again.
+    """
     try:
         ctypes.CDLL(None).malloc_trim(0)
     except AttributeError:
         pass  # not glibc
+    try:
+        return pages.drop()
+    except OSError as error:
+        logger.debug("pages are kept: %s", error)
+        return 0
 
 
 class LoadedModel:
@@ -195,8 +205,12 @@ class LoadedModel:
         """The response to a batch; MMS's service answers for what a handler raises."""
         if self._service is None:
             raise protocol.ProtocolError("a batch before a model was loaded")
-        if self._admission:
-            self._admission.request_guard.renew()
+        try:
+            if self._admission:
+                self._admission.request_guard.renew()
+        except InsufficientMemory as error:
+            logger.error("A request is refused (507): %s", error)
+            return protocol.readable_response(None, {}, "Out of resources", 507)
         return self._service.predict(request)
 
     def turned_away(self, request: list[dict[str, Any]]) -> list[protocol.Buffer]:
