@@ -24,7 +24,7 @@ WANTED_RATIO = 1.3
 # The front end's answer can come before an unloaded worker is gone.
 SETTLE_TIMEOUT_S = 30.0
 # From the last answer until memory is read: a server may give memory back when it has nothing to do.
-IDLE_S = 1.0
+IDLE_S = 4.0
 # Loaded, invoked and unloaded beforehand: the front end's JVM grows by some 20 MB at its first requests, once.
 WARM_UP_MODELS = 5
 

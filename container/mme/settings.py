@@ -275,8 +275,8 @@ class Settings:
         "MME_SHARE_PAGES",
         _boolean,
         True,
-        "Let idle workers give back memory that is as it was in the fork server, several MiB each; the next request "
-        "copies it again, in a millisecond or two.",
+        "Let workers that are idle for two seconds give back memory that is as it was in the fork server, several MiB "
+        "each; the next request copies it again, which takes some milliseconds.",
     )
     worker_memory_limit_mb: int | None = _setting(
         "MME_WORKER_MEMORY_LIMIT_MB",

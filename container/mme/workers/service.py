@@ -41,8 +41,10 @@ EXIT_NO_MEMORY = 12  # ENOMEM
 EXIT_REFUSED = 22  # EINVAL
 _FILES_POLL_MS = 1
 _FILES_POLLS = 1000
-# A worker without requests for so long gives memory back to the system.
-_IDLE_MS = 300
+# A worker without requests for so long gives free memory back to the system; and for so much longer, memory that it
+# takes again with its next request, which costs some 10 ms of work now and as much then.
+_IDLE_MS = 200
+_LONG_IDLE_MS = 2000
 
 
 class Busy(State):
@@ -110,7 +112,9 @@ def serve(
     try:
         while True:
             if not requests.poll(_IDLE_MS):
-                admission.request_guard.given_back(give_back_memory())
+                give_back_free_memory()
+                if not requests.poll(_LONG_IDLE_MS):
+                    admission.request_guard.given_back(give_back_copies())
             try:
                 command, request = reader.read()
             except MemoryError:
@@ -150,16 +154,19 @@ def serve(
         model.unload()
 
 
-def give_back_memory() -> int:
-    """Returns to the system what this process does not need just now; how many bytes it will soon need again.
-
-    Free pages of the C heap, of which glibc keeps tens of MB for the next image; and pages that it has copied from the
-    fork server, and that are as they were there: the next request copies them again.
-    """
+def give_back_free_memory() -> None:
+    """Returns the free pages of the C heap to the system; without it, glibc keeps tens of MB for the next image."""
     try:
         ctypes.CDLL(None).malloc_trim(0)
     except AttributeError:
         pass  # not glibc
+
+
+def give_back_copies() -> int:
+    """Shares pages with the fork server again that this process has copied, and that are as they were there.
+
+    Returns how many bytes that are; the next request copies most of them again.
+    """
     try:
         return pages.drop()
     except OSError as error:
