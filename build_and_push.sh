@@ -54,6 +54,7 @@ name=${name:-$default_name}
 [[ -z $registry || $registry =~ ^([A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+|[A-Za-z0-9.-]+:[0-9]+|localhost)$ ]] \
   || misused "registry $registry: expected is HOST or HOST:PORT"
 [[ -z $region || $region =~ ^[a-z]+(-[a-z]+)+-[0-9]+$ ]] || misused "region $region: expected is something like $fallback_region"
+[[ $build_only == no || -z $region ]] || misused "--build-only pushes nothing, so there is no --region to push to: leave it out"
 [[ -z $registry || -z $region ]] || misused "--region is ECR's, --registry is for another registry: give one of them"
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

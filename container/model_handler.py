@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import resource
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,7 +19,9 @@ from typing import Any
 
 import numpy as np
 
+from mme import practice
 from mme.capacity.admission import loading_in_spawned_worker
+from mme.capacity.memory import KernelMemory
 from mme.errors import MmeError, ModelLoadError
 from mme.frameworks.base import Model, describe_inputs, means_no_memory, memory_errors
 from mme.frameworks.registry import adapter_for
@@ -30,6 +33,9 @@ from mme.settings import Settings
 logger = logging.getLogger(__name__)
 
 LABELS_FILE = "synset.txt"
+_MOST_ATTRIBUTE_CHARACTERS = 1024  # of X-Amzn-SageMaker-Custom-Attributes
+_COPIES_OF_INPUTS = 2  # the array that is read and the framework's
+_SMALL_INPUTS_BYTES = 32 << 20  # there is no server that they are too large for
 _HANDLER = "_model_handler"  # the attribute of the context that holds the handler
 
 
@@ -44,6 +50,7 @@ class ModelHandler:
         self.labels: list[str] | None = None
         self._reader: BodyReader
         self._responder: Responder
+        self._attributes_were_too_long = False
 
     def initialize(self, context: Any) -> None:
         """Loads the model in ``model_dir`` and runs it once, so that the first request finds it warm.
@@ -65,6 +72,7 @@ class ModelHandler:
                 # not before: libraries crash where they find no room for themselves
                 _limit_memory(self.settings.worker_memory_limit_mb)
                 self.model = adapter.load(model_dir, self.settings, properties.get("gpu_id"))
+                _check_size(self.model, model_dir, self.settings)
                 self._prepare(model_dir, self.settings)
         except MmeError as error:
             logger.error("Model %s did not load (%d): %s", self.model_name, error.status, error)
@@ -86,7 +94,7 @@ class ModelHandler:
 
     def handle(self, data: Sequence[Mapping[str, Any]], context: Any) -> list[bytes]:
         """Answers a batch: a body per request, its status and headers set on the context. Fails for no batch."""
-        batch = [_Item(index, context) for index in range(len(data))]
+        batch = [_Item(index, context, self._attributes_to_echo) for index in range(len(data))]
         for item, parts in zip(batch, data, strict=True):
             with item.errors("read the request"):
                 item.request = Request.from_mms(parts, context.get_all_request_header(item.index))
@@ -114,10 +122,32 @@ class ModelHandler:
         self.labels = _labels_for(outputs[0], model_dir / LABELS_FILE)
         self._responder = Responder(model.output_names, self.labels, model.probabilities)
         self._responder.respond(outputs, negotiate(""))
+        self._practise()
+
+    def _practise(self) -> None:
+        """Answers a few tiny requests, by a handler without a subclass's own steps: those see real requests alone."""
+        plain = ModelHandler(self.settings)
+        plain.model = practice.EchoModel()
+        plain._reader = BodyReader(plain.model.inputs, None)
+        plain._responder = Responder(plain.model.output_names, practice.LABELS, plain.model.probabilities)
+        practice.answer_requests(plain.handle)
 
     def _response_type(self, request: Request) -> str:
         default = self.settings.default_accept if self.settings else None
         return negotiate(request.accept, default, len(self.model.output_names))
+
+    def _attributes_to_echo(self, request: Request) -> str | None:
+        """The custom attributes of the request where they may stand in a response, else None; said once in the log."""
+        attributes = request.custom_attributes
+        if attributes is None or len(attributes) <= _MOST_ATTRIBUTE_CHARACTERS:
+            return attributes
+        if not self._attributes_were_too_long:
+            self._attributes_were_too_long = True
+            logger.warning(
+                "Model %s does not send back %s of %d characters: %d is SageMaker's limit. Said only once.",
+                *(self.model_name, CUSTOM_ATTRIBUTES, len(attributes), _MOST_ATTRIBUTE_CHARACTERS),
+            )
+        return None
 
     def _infer(self, items: list[_Item]) -> None:
         """One pass for all; where that fails, one for each, so that a request fails by its own fault alone."""
@@ -150,13 +180,14 @@ class ModelHandler:
 class _Item:
     """One request of a batch on its way to an answer."""
 
-    def __init__(self, index: int, context: Any) -> None:
+    def __init__(self, index: int, context: Any, attributes_to_echo: Callable[[Request], str | None]) -> None:
         self.index = index
         self.request: Request | None = None
         self.arrays: dict[str, np.ndarray] | None = None
         self.outputs: list[np.ndarray] | None = None
         self.body = b""
         self._context = context
+        self._attributes_to_echo = attributes_to_echo
 
     def answer(self, response: Response | bytes | str | Any) -> None:
         """Takes what ``postprocess`` returned; a subclass may return bytes, text, or what JSON can hold."""
@@ -190,7 +221,7 @@ class _Item:
 
     def _set_headers(self, content_type: str) -> None:
         self._context.set_response_content_type(self.index, content_type)
-        attributes = self.request.custom_attributes if self.request else None
+        attributes = self._attributes_to_echo(self.request) if self.request else None
         if attributes is not None:
             self._context.set_response_header(self.index, CUSTOM_ATTRIBUTES, attributes)
 
@@ -233,8 +264,28 @@ def _unreadable_files() -> Iterator[None]:
         if error.filename is None or means_no_memory(error):
             raise
         raise ModelLoadError(
-            f"{error.filename} cannot be read: {error.strerror}. It must be a file that everybody may read."
+            f"{error.filename} cannot be read: {error.strerror}. It must be a file that everybody may read, in folders "
+            f"that everybody may open: chmod -R a+rX (or let the server run as its owner, MME_USER)."
         ) from None
+
+
+def _check_size(model: Model, model_dir: Path, settings: Settings) -> None:
+    """Raises ``ModelLoadError`` where one sample would take more memory than the server can ever have.
+
+    Not ``InsufficientMemory``: no model that the platform unloads would make room for it.
+    """
+    one_pass_bytes = sum(math.prod(each.sample_shape) * each.dtype.itemsize for each in model.inputs)
+    if one_pass_bytes < _SMALL_INPUTS_BYTES:
+        return
+    limits_mb = (settings.memory_limit_mb, settings.worker_memory_limit_mb)
+    limits_bytes = [limit_mb << 20 for limit_mb in limits_mb if limit_mb is not None]
+    limit_bytes = min([KernelMemory().read().smallest_limit_bytes, *limits_bytes])
+    if _COPIES_OF_INPUTS * one_pass_bytes > limit_bytes:
+        raise ModelLoadError(
+            f"{model_dir}: one sample ({describe_inputs(model.inputs)}) takes {one_pass_bytes >> 20} MiB, "
+            f"{_COPIES_OF_INPUTS} times while it is read, of {limit_bytes >> 20} MiB in all. If the shapes are right, "
+            "use a larger instance."
+        )
 
 
 def _limit_memory(limit_mb: int | None) -> None:

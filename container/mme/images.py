@@ -26,6 +26,7 @@ from mme.frameworks.base import ImageCodec, TensorSpec, means_no_memory
 
 CONFIG_FILE = "preprocessor_config.json"
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+_LARGEST_NUMBER = float(np.finfo(np.float32).max)
 # image processors of transformers that take a whole number as the size of both edges though they crop afterwards
 _SQUARE_SIZES = ("deit", "beit", "efficientnet", "vit", "vivit")
 
@@ -103,13 +104,9 @@ class ProcessorConfig:
 
         def numbers(name: str) -> tuple[float, ...]:
             value = given.get(name)
-            if isinstance(value, int | float) and not isinstance(value, bool):
+            if _is_number(value):
                 value = [value] * layout.channels
-            if (
-                not isinstance(value, list)
-                or len(value) != layout.channels
-                or not all(isinstance(number, int | float) and math.isfinite(number) for number in value)
-            ):
+            if not isinstance(value, list) or len(value) != layout.channels or not all(map(_is_number, value)):
                 raise wrong(f"{name} is {value!r}, not {layout.channels} numbers, one per channel of the model")
             return tuple(map(float, value))
 
@@ -119,7 +116,7 @@ class ProcessorConfig:
         if resample not in [each.value for each in Image.Resampling] or isinstance(resample, bool):
             raise wrong(f"resample is {resample!r}, not one of Pillow's filters 0 to 5")
         factor = given.get("rescale_factor", 1 / 255)
-        if not isinstance(factor, int | float) or isinstance(factor, bool) or not math.isfinite(factor):
+        if not _is_number(factor):
             raise wrong(f"rescale_factor is {factor!r}, not a number")
         kind = str(given.get("image_processor_type") or given.get("feature_extractor_type") or "").lower()
         square = not do_crop or kind.startswith(_SQUARE_SIZES)
@@ -131,7 +128,7 @@ class ProcessorConfig:
             raise wrong("crop_size needs height and width")
         mean = numbers("image_mean") if do_normalize else ()
         std = numbers("image_std") if do_normalize else ()
-        if 0 in std:
+        if not all(map(np.float32, std)):
             raise wrong("image_std holds a zero")
         result = crop if do_crop else size
         if result and result != whole:
@@ -151,6 +148,11 @@ class ProcessorConfig:
             mean,
             std,
         )
+
+
+def _is_number(value: Any) -> bool:
+    """Is this a number of JSON that float32 can hold?"""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST_NUMBER
 
 
 def _size(value: Any, name: str, square: bool, wrong: Callable[[str], ModelLoadError]) -> dict[str, int]:
@@ -207,10 +209,15 @@ class ImageReader:
         return np.ascontiguousarray(image, dtype=np.float32)[np.newaxis]
 
     def warm_up(self) -> np.ndarray:
-        """One pass over a small image: what libraries do at their first use is done."""
-        file = io.BytesIO()
-        Image.new("RGB", (8, 8)).save(file, "JPEG")
-        return self.read(file.getvalue())
+        """One pass over a small image of each usual format: what libraries do at their first use is done."""
+        resized = self._config is None or self._config.do_resize
+        size = (8, 8) if resized else (self._layout.width, self._layout.height)
+        samples = []
+        for kind in ("PNG", "JPEG"):
+            file = io.BytesIO()
+            Image.new("RGB", size).save(file, kind)
+            samples.append(self.read(file.getvalue()))
+        return samples[0]
 
     def _open(self, body: bytes | bytearray) -> Image.Image:
         """Reads the head of the file."""
@@ -234,16 +241,14 @@ class ImageReader:
             image = self._codec.read(body, layout.channels, layout.height, layout.width)
             if image is not None:
                 return image
-        with self._decoding():
-            decoded = opened.convert(_MODES[layout.channels])
+        decoded = self._decoded(opened)
         if self._codec is not None:
             return self._codec.resize(_array(decoded), layout.height, layout.width)
         return _array(decoded.resize((layout.width, layout.height), Image.Resampling.BILINEAR))
 
     def _processed(self, opened: Image.Image, config: ProcessorConfig) -> np.ndarray:
         """The image as a Hugging Face image processor makes it: (height, width, channels) float32."""
-        with self._decoding():
-            decoded = opened.convert(_MODES[self._layout.channels])
+        decoded = self._decoded(opened)
         if config.do_resize:
             decoded = decoded.resize(_target(decoded.size, config.size), config.resample)
         image = _array(decoded)
@@ -262,6 +267,14 @@ class ImageReader:
             image -= np.asarray(config.image_mean, np.float32)
             image /= np.asarray(config.image_std, np.float32)
         return image
+
+    def _decoded(self, opened: Image.Image) -> Image.Image:
+        """The whole image in the mode of the model's channels, 8 bits for each."""
+        with self._decoding():
+            sixteen_bits = opened.mode.startswith("I;16") or (opened.mode == "I" and opened.format in ("PNG", "PPM"))
+            if sixteen_bits:  # Pillow cuts off what is above 255
+                opened = Image.fromarray((np.asarray(opened) >> 8).astype(np.uint8))
+            return opened.convert(_MODES[self._layout.channels])
 
     @contextmanager
     def _decoding(self) -> Iterator[None]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -31,6 +32,12 @@ _UNTYPED = ("", "application/octet-stream", "binary/octet-stream")
 _IMAGE_HEADS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM", b"RIFF", b"II*\x00", b"MM\x00*")
 _NPY_HEAD = b"\x93NUMPY"
 _LONGEST_NPY_HEAD = 65535
+# as numpy.save writes it: version 1.0, the length of the head, the head; none of it may mean anything else
+_USUAL_NPY_HEAD = re.compile(
+    rb"\x93NUMPY\x01\x00(..)\{'descr': '([<>|][biuf][1248])', 'fortran_order': (True|False), "
+    rb"'shape': \(((?:\d{1,18}, )*\d{1,18},?|)\), \} *\n",
+    re.DOTALL,
+)
 CUSTOM_ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
 
 Body = bytes | bytearray | str | Mapping[str, Any] | Sequence[Any]
@@ -217,6 +224,8 @@ class BodyReader:
 
     def _array(self, spec: TensorSpec, value: Any) -> np.ndarray:
         """Nested lists as an array; None stands for a missing number."""
+        if _holds_text(value):  # NumPy would read numbers from it, "1_000" among them
+            raise BadRequest(f"Input {spec.name} must be numbers in nested lists, not text. {self._takes}.")
         try:
             array = np.array(value, dtype=np.float64)
         except (ValueError, TypeError, OverflowError, RecursionError) as error:
@@ -255,21 +264,14 @@ class BodyReader:
 
     def _read_npy(self, spec: TensorSpec, body: bytes | bytearray) -> np.ndarray:
         """Reads the head of the file apart from its data: ``numpy.load`` allocates whatever a head claims."""
-        file = io.BytesIO(body)
         try:
-            version = np.lib.format.read_magic(file)
-            if version == (1, 0):
-                shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
-            elif int.from_bytes(body[8:12], "little") <= _LONGEST_NPY_HEAD:
-                shape, fortran_order, dtype = np.lib.format.read_array_header_2_0(file)
-            else:
-                raise ValueError("its head is too long")
+            shape, fortran_order, dtype, start = _npy_head(body)
             if dtype.kind not in "biuf":
                 raise ValueError(f"its type is {dtype}, not numbers")
             length = math.prod(shape) * dtype.itemsize
-            if min(shape, default=0) < 0 or length != len(body) - file.tell():
-                raise ValueError(f"its head says {length} bytes of data, it has {len(body) - file.tell()}")
-            array = np.frombuffer(body, dtype, offset=file.tell()).reshape(shape, order="F" if fortran_order else "C")
+            if min(shape, default=0) < 0 or length != len(body) - start:
+                raise ValueError(f"its head says {length} bytes of data, it has {len(body) - start}")
+            array = np.frombuffer(body, dtype, offset=start).reshape(shape, order="F" if fortran_order else "C")
         except (ValueError, TypeError, SyntaxError, RecursionError, EOFError) as error:
             raise BadRequest(
                 f"The body is not an array as numpy.save writes it: {_brief(error)}. {self._takes}."
@@ -299,6 +301,28 @@ class BodyReader:
         return converted
 
 
+def _npy_head(body: bytes | bytearray) -> tuple[tuple[int, ...], bool, np.dtype, int]:
+    """Shape, order, type, and where the data starts. Raises one of the many errors of NumPy's reader.
+
+    NumPy's own asks Python's compiler to read the head, which is slow, the first time above all, and fills memory.
+    """
+    usual = _USUAL_NPY_HEAD.match(body)
+    if usual:
+        head_bytes, kind, fortran_order, shape = usual.groups()
+        start = usual.end(1) + int.from_bytes(head_bytes, "little")
+        if usual.end() == start:
+            numbers = tuple(map(int, shape.replace(b",", b" ").split()))
+            return numbers, fortran_order == b"True", np.dtype(kind.decode()), start
+    file = io.BytesIO(body)
+    if np.lib.format.read_magic(file) == (1, 0):
+        found = np.lib.format.read_array_header_1_0(file)
+    elif int.from_bytes(body[8:12], "little") <= _LONGEST_NPY_HEAD:
+        found = np.lib.format.read_array_header_2_0(file)
+    else:
+        raise ValueError("its head is too long")
+    return (*found, file.tell())
+
+
 def _sniffed(body: bytes | bytearray | str) -> str:
     """The media type that the first bytes show; empty where they show none."""
     if isinstance(body, str):
@@ -308,6 +332,19 @@ def _sniffed(body: bytes | bytearray | str) -> str:
     if body.startswith(_IMAGE_HEADS):
         return "image/*"
     return JSON if bytes(body[:64]).lstrip()[:1] in (b"[", b"{") else ""
+
+
+def _holds_text(value: Any) -> bool:
+    """Is there text anywhere in these nested lists?"""
+    lists: list[Sequence[Any]] = [[value]]
+    while lists:
+        entries = lists.pop()
+        types = set(map(type, entries))
+        if not types.isdisjoint((str, bytes, bytearray)):
+            return True
+        if not types.isdisjoint((list, tuple)):
+            lists += [entry for entry in entries if isinstance(entry, list | tuple)]
+    return False
 
 
 def _brief(error: Exception) -> str:

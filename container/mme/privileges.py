@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping
 from typing import NoReturn
 
+from mme import packages
 from mme.errors import StartError
 from mme.settings import Settings
 
@@ -71,9 +72,11 @@ def _is_harmless(name: str) -> bool:
 def switch_user(settings: Settings) -> None:
     """Runs this program again as ``settings.user`` if it is root now and that user is another; else returns.
 
-    SageMaker starts containers as root. What root alone can do is done first: the folders for models exist and can be
-    read. The program is executed anew because a process that changes its user stays half root's (/proc/self, core
-    dumps). Raises ``StartError`` for an unknown user.
+    SageMaker starts containers as root. What root alone can do is done first: the folder for models exists, and the
+    packages that a model brings requirements for are installed. What is in the folder stays as it is: files that root
+    alone may read are named with the remedy when their model is loaded. The program is executed anew because a
+    process that changes its user stays half root's (/proc/self, core dumps). Raises ``StartError`` for an unknown user,
+    and as ``packages.install``.
     """
     if os.geteuid() != 0 or settings.user is None or settings.user == "root":
         return
@@ -87,6 +90,7 @@ def switch_user(settings: Settings) -> None:
     except OSError as error:
         # The models may be mounted read-only; then they are there already, or the start fails with a clear line.
         logger.warning("could not make %s: %s", folder, error.strerror)
+    packages.install(settings, environment_for_models(settings))
     os.initgroups(account.pw_name, account.pw_gid)
     os.setgid(account.pw_gid)
     os.setuid(account.pw_uid)

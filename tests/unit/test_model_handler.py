@@ -20,8 +20,10 @@ from PIL import Image
 
 import model_handler
 from mme.errors import ModelLoadError, SettingError
+from mme.frameworks.mxnet import import_mxnet
 from mme.payload import Request
 from mme.responses import Response
+from mme.settings import Settings
 from model_handler import ModelHandler, entry_point
 from tests.harness import models
 from tests.harness import requests as golden
@@ -88,7 +90,7 @@ def test_an_artifact_that_cannot_be_read_fails_the_load_by_name(tmp_path: Path, 
     folder = models.tiny_mlp(tmp_path, labels=True)
     (folder / name).unlink()
     (folder / name).mkdir()
-    with pytest.raises(ModelLoadError, match=f"{name} cannot be read: Is a directory"):
+    with pytest.raises(ModelLoadError, match=f"{name} cannot be read: Is a directory.*chmod"):
         load(folder)
 
 
@@ -194,6 +196,28 @@ def test_custom_attributes_reach_the_handler_and_come_back(tmp_path: Path) -> No
     assert seen == ["trace=7;c=ü"] * 2
     ask(context, [[1, 2, 3, 4]], handle)
     assert "X-Amzn-SageMaker-Custom-Attributes" not in context.get_response_headers(0)
+
+
+def test_custom_attributes_longer_than_sagemaker_allows_do_not_come_back(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    context = load(models.multiplier(tmp_path))
+    for length, come_back in ((1024, True), (1025, False), (5000, False)):
+        for value in ([[1, 2, 3, 4]], "wrong"):
+            ask(context, value, **{"X-Amzn-SageMaker-Custom-Attributes": "x" * length})
+            headers = context.get_response_headers(0)
+            assert headers.get("X-Amzn-SageMaker-Custom-Attributes") == ("x" * length if come_back else None)
+    assert caplog.text.count("does not send back X-Amzn-SageMaker-Custom-Attributes of 1025 characters") == 1
+    assert caplog.text.count("does not send back") == 1
+
+
+def test_a_sample_that_no_unloading_makes_room_for_is_not_a_lack_of_memory(tmp_path: Path) -> None:
+    mx = import_mxnet(Settings())
+    folder = models.write_model(tmp_path, mx.sym.sum(mx.sym.Variable("data"), axis=(1, 2)), {"data": (1, 7000, 7000)})
+    handler = ModelHandler(Settings(memory_limit_mb=300))
+    with pytest.raises(ModelLoadError, match=r"takes 186 MiB, 2 times while it is read, of 300 MiB in all") as caught:
+        handler.initialize(golden.context_for(folder))
+    assert not isinstance(caught.value, MemoryError)
 
 
 @pytest.mark.parametrize(

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+import model_handler
 from mme.frameworks import registry
 from mme.frameworks.mxnet import import_mxnet
-from mme.frameworks.mxnet_model import MXNetModel
+from mme.frameworks.mxnet_model import MXNetModel, pass_size
 from mme.settings import Settings
 from tests.harness import models
+from tests.harness import requests as golden
 from tests.harness.programs import run_python
 
 SETTINGS = Settings()
@@ -36,21 +40,73 @@ def test_the_highest_epoch_is_loaded(tmp_path: Path) -> None:
     assert answer.tolist() == [[7.0] * 4]
 
 
-@pytest.mark.parametrize("samples", [1, 2, 3, 7, 8, 13, 40])
-def test_any_number_of_samples_is_answered_as_each_alone(tmp_path: Path, samples: int) -> None:
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many samples each real pass through a network has had, with those that only fill it up."""
+    mx = import_mxnet(SETTINGS)
+    sizes: list[int] = []
+    forward = mx.executor.Executor.forward
+
+    def counted(executor: Any, *arguments: Any, **named: Any) -> Any:
+        sizes.append(executor.arg_dict["data"].shape[0])
+        return forward(executor, *arguments, **named)
+
+    monkeypatch.setattr(mx.executor.Executor, "forward", counted)
+    return sizes
+
+
+@pytest.mark.parametrize(
+    ("samples", "expected"),
+    [
+        (1, [1]),
+        (2, [2]),
+        (3, [3]),
+        (5, [6]),
+        (7, [8]),
+        (17, [24]),
+        (31, [32]),
+        (32, [32]),
+        (33, [32, 1]),
+        (70, [32, 32, 6]),
+    ],
+)
+def test_samples_run_in_one_pass_up_to_the_setting(
+    tmp_path: Path, passes: list[int], samples: int, expected: list[int]
+) -> None:
     model = load(models.tiny_classifier(tmp_path))
     data = rows(samples, 1, 28, 28) * 255
     (together,) = model.predict({"data": data})
+    assert passes == expected
     alone = np.concatenate([model.predict({"data": data[n : n + 1]})[0] for n in range(samples)])
-    assert together.shape == (samples, 10)
+    assert together.shape == alone.shape == (samples, 10)
     np.testing.assert_allclose(together, alone, atol=1e-6)
 
 
-def test_executors_are_bound_once_for_each_power_of_two(tmp_path: Path) -> None:
-    model = load(models.tiny_mlp(tmp_path), Settings(max_samples_per_pass=16))
+def test_a_batch_of_mms_is_one_pass_of_the_network(tmp_path: Path, passes: list[int]) -> None:
+    context = golden.context_for(models.multiplier(tmp_path), batch_size=4)
+    model_handler.handle(None, context)
+    passes.clear()
+    requests = [({"Content-Type": "application/json"}, b"[[1, 2, 3, 4]]")] * 3
+    answers = golden.call(model_handler.handle, context, *requests)
+    assert [json.loads(body) for _, _, body in answers] == [{"predictions": [[2.0, 4.0, 6.0, 8.0]]}] * 3
+    assert passes == [3]
+
+
+@pytest.mark.parametrize("most", [1, 2, 7, 16, 20])
+def test_a_pass_is_no_larger_than_the_setting_and_at_most_half_filled_up(most: int) -> None:
+    for samples in range(1, most + 1):
+        size = pass_size(samples, most)
+        assert samples <= size <= min(most, samples * 3 // 2)
+
+
+def test_an_executor_is_bound_once_for_each_size_of_a_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load(models.tiny_mlp(tmp_path), Settings(max_samples_per_pass=20))
     for samples in (*range(1, 70), *range(1, 70)):
         model.predict({"data": rows(samples, 4)})
-    assert sorted(model._bound) == [1, 2, 4, 8, 16]
+    assert sorted(model._bound) == [1, 2, 3, 4, 6, 8, 12, 16, 20]
+    monkeypatch.setattr(model, "_bind", None)  # would fail
+    for samples in range(1, 70):
+        model.predict({"data": rows(samples, 4)})
 
 
 def test_executors_of_all_batch_sizes_share_the_loaded_weights(tmp_path: Path) -> None:
@@ -118,7 +174,7 @@ def test_logits_become_probabilities_and_a_softmax_is_left_alone(tmp_path: Path)
     assert ends_in_softmax.probabilities(softmax) is softmax
 
 
-@pytest.mark.parametrize("head", ["softmax", "SoftmaxActivation", "log_softmax", "behind_a_reshape"])
+@pytest.mark.parametrize("head", ["softmax", "softmin", "SoftmaxActivation", "log_softmax", "behind_a_reshape"])
 def test_every_head_that_holds_probabilities_is_recognised(tmp_path: Path, head: str) -> None:
     mx = import_mxnet(SETTINGS)
     net = mx.sym.FullyConnected(mx.sym.Variable("data"), num_hidden=3, name="scores")
@@ -131,6 +187,63 @@ def test_every_head_that_holds_probabilities_is_recognised(tmp_path: Path, head:
     expected = np.exp(scores) if head == "log_softmax" else scores
     np.testing.assert_allclose(model.probabilities(scores), expected, atol=1e-7)
     np.testing.assert_allclose(model.probabilities(scores).sum(axis=1), 1, atol=1e-5)
+
+
+BEHIND_A_SOFTMAX = {
+    "transpose": lambda mx, net: mx.sym.transpose(mx.sym.transpose(net)),
+    "swapaxes": lambda mx, net: mx.sym.squeeze(
+        mx.sym.swapaxes(mx.sym.expand_dims(net, axis=0), dim1=0, dim2=1), axis=1
+    ),
+    "slice_axis of classes": lambda mx, net: mx.sym.slice_axis(net, axis=1, begin=0, end=3),
+    "slice_axis of a dimension": lambda mx, net: mx.sym.reshape(
+        mx.sym.slice_axis(mx.sym.expand_dims(net, axis=1), axis=1, begin=0, end=1), shape=(-1, 3)
+    ),
+    "MakeLoss": lambda mx, net: mx.sym.MakeLoss(net),
+    "make_loss": lambda mx, net: mx.sym.make_loss(net),
+    "identity": lambda mx, net: mx.sym.identity(net),
+    "Cast": lambda mx, net: mx.sym.Cast(mx.sym.Cast(net, dtype="float64"), dtype="float32"),
+    "squeeze": lambda mx, net: mx.sym.squeeze(mx.sym.expand_dims(net, axis=1), axis=1),
+    "reverse": lambda mx, net: mx.sym.reverse(net, axis=1),
+    "mean of crops": lambda mx, net: mx.sym.mean(mx.sym.expand_dims(net, axis=1), axis=1),
+    "times one": lambda mx, net: net * 1 / 1 + 0 - 0,
+}
+
+
+@pytest.mark.parametrize("behind", BEHIND_A_SOFTMAX)
+def test_a_softmax_is_left_alone_whatever_keeps_its_numbers_follows(tmp_path: Path, behind: str) -> None:
+    mx = import_mxnet(SETTINGS)
+    net = mx.sym.softmax(mx.sym.FullyConnected(mx.sym.Variable("data"), num_hidden=3, name="scores"))
+    model = load(models.write_model(tmp_path, BEHIND_A_SOFTMAX[behind](mx, net), {"data": (1, 4)}))
+    (scores,) = model.predict({"data": rows(1, 4)})
+    assert scores.shape == (1, 3)
+    assert model.probabilities(scores) is scores
+    np.testing.assert_allclose(scores.sum(axis=1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("factor", [2, 0.5, 100])
+def test_numbers_behind_a_softmax_that_are_no_probabilities_any_more_are_not_taken_for_such(
+    tmp_path: Path, factor: float
+) -> None:
+    mx = import_mxnet(SETTINGS)
+    net = mx.sym.softmax(mx.sym.FullyConnected(mx.sym.Variable("data"), num_hidden=3, name="scores")) * factor
+    model = load(models.write_model(tmp_path, net, {"data": (1, 4)}))
+    (scores,) = model.predict({"data": rows(1, 4)})
+    np.testing.assert_allclose(model.probabilities(scores).sum(axis=1), 1, atol=1e-5)
+
+
+def test_parameters_saved_under_numpy_semantics_load(tmp_path: Path) -> None:
+    mx = import_mxnet(SETTINGS)
+    folder = models.tiny_classifier(tmp_path)
+    data = {"data": rows(2, 1, 28, 28)}
+    (before,) = load(folder).predict(data)
+    path = str(folder / "model-0000.params")
+    arrays = mx.nd.load(path)
+    with mx.util.np_shape(True):
+        mx.nd.save(path, arrays)
+    with pytest.raises(mx.base.MXNetError, match="np shape semantics"):
+        mx.nd.load(path)
+    np.testing.assert_array_equal(load(folder).predict(data)[0], before)
+    assert not mx.util.is_np_shape()
 
 
 def test_a_model_saved_by_mxnet_0_8_answers_as_it_does_today(tmp_path: Path) -> None:
@@ -255,6 +368,35 @@ for samples in (1, 3):
     model.predict({"data": np.ones((samples, 1024), np.float32)})
 print(private_mb() - before)
 """
+
+
+GROWING_BATCHES = """
+import sys
+from pathlib import Path
+import numpy as np
+from mme.frameworks.registry import adapter, adapter_for
+from mme.settings import Settings
+
+def private_mb():
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith(("Private_Dirty", "Private_Clean"))) / 1024
+
+folder, settings = Path(sys.argv[1]), Settings()
+model = adapter_for(folder).load(folder, settings)
+model.predict({"data": np.ones((1, 4), np.float32)})
+before = private_mb()
+for samples in map(int, sys.argv[2:]):
+    model.predict({"data": np.ones((samples, 4), np.float32)})
+print(private_mb() - before)
+"""
+
+
+def test_batches_that_grow_take_no_more_memory_than_the_largest(tmp_path: Path) -> None:
+    models.hungry_model(tmp_path, megabytes_per_sample=8)
+    largest_mb = float(run_python(GROWING_BATCHES, tmp_path, 16))
+    assert largest_mb > 100
+    growing_mb = float(run_python(GROWING_BATCHES, tmp_path, *range(1, 17), 3, 1, 8))
+    assert growing_mb < largest_mb * 1.2
 
 
 def test_weights_are_held_once(tmp_path: Path) -> None:

@@ -122,3 +122,31 @@ def test_every_refusal_says_what_the_model_takes() -> None:
     for body, content_type in (("", "text/csv"), ("x", "text/csv"), ("x", "application/json"), ("x", "x/y")):
         with pytest.raises(RequestError, match=r"data \(N, 4\) float32"):
             read(ROWS, body, content_type)
+
+
+@pytest.mark.parametrize(
+    "value", [[["1", 2, 3, 4]], [["1", "2", "3", "4"]], ["1", "3_0", "1e3", "nan"], "1", [[1, 2, 3, 4], [1, 2, 3, "x"]]]
+)
+def test_text_in_json_is_no_number(value: object) -> None:
+    for body in (value, {"instances": value}, {"data": value}, {"inputs": {"data": value}}):
+        with pytest.raises(BadRequest, match=r"must be numbers .*not text"):
+            read(ROWS, json.dumps(body), "application/json")
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("shape", [(4,), (1, 4), (3, 4)])
+def test_the_usual_head_of_an_npy_file_is_read_as_numpy_reads_it(order: str, shape: tuple[int, ...]) -> None:
+    array = np.asarray(np.random.RandomState(1).rand(*shape), order=order)  # type: ignore[call-overload]
+    body = npy(array)
+    unusual = body.replace(b"'descr'", b"'descr' ").replace(b"  \n", b" \n")  # one more blank, one less
+    assert len(unusual) == len(body) and unusual != body
+    for each in (body, unusual):
+        np.testing.assert_array_equal(read(ROWS, each, "application/x-npy"), array.reshape(-1, 4).astype(np.float32))
+
+
+@pytest.mark.parametrize("head", ["'<f9'", "'<f4', 'x': 1", "'|O'", "'<u3'", "'<U1'", "[('a', '<f4')]", "__import__"])
+def test_the_unusual_head_of_an_npy_file_is_refused(head: str) -> None:
+    text = f"{{'descr': {head}, 'fortran_order': False, 'shape': (1, 4), }}".ljust(117) + "\n"
+    body = b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode() + bytes(16)
+    with pytest.raises(BadRequest):
+        read(ROWS, body, "application/x-npy")

@@ -232,6 +232,18 @@ def test_mean_and_std_alone_mean_that_images_are_normalised(tmp_path: Path) -> N
     np.testing.assert_allclose(array[0, 0], (image / 255 - 0.5) / 0.25, atol=1e-5)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
+def test_sixteen_bits_of_grey_are_brought_to_eight(tmp_path: Path, kind: str, channels: int) -> None:
+    image = pixels(24, 32, 1)
+    file = io.BytesIO()
+    Image.fromarray(image.astype(np.uint16) * 257).save(file, kind)
+    spec = TensorSpec("data", (1, channels, 24, 32))
+    array = reader(tmp_path, spec, {"do_rescale": False}).read(file.getvalue())
+    for channel in range(channels):
+        np.testing.assert_array_equal(array[0, channel], image)
+
+
 @pytest.mark.parametrize(
     ("config", "part"),
     [
@@ -251,6 +263,14 @@ def test_mean_and_std_alone_mean_that_images_are_normalised(tmp_path: Path) -> N
         ({"image_mean": [0, 0, 0], "image_std": [1, 0, 1]}, "image_std holds a zero"),
         ({"image_mean": [0, 0, "x"], "image_std": [1, 1, 1]}, "not 3 numbers"),
         ({"rescale_factor": "1/255"}, "rescale_factor"),
+        ({"rescale_factor": 10**400}, "rescale_factor"),
+        ({"rescale_factor": 1e39}, "rescale_factor"),
+        ({"image_mean": 10**400, "image_std": 1}, "image_mean"),
+        ({"image_mean": [0, 0, 0], "image_std": [1, -(10**400), 1]}, "image_std"),
+        ({"image_mean": [0, 0, True], "image_std": 1}, "image_mean"),
+        ({"image_mean": 0, "image_std": 1e-60}, "image_std holds a zero"),
+        ({"size": 10**400}, "whole number from 1"),
+        ({"resample": 10**400}, "resample"),
     ],
 )
 def test_a_broken_config_fails_the_load(tmp_path: Path, config: Any, part: str) -> None:

@@ -1,14 +1,18 @@
-"""What model code may see of the environment."""
+"""What model code may see of the environment, and what becomes of models that only root may read."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from mme.privileges import without_credentials
+from tests.harness import models
+from tests.harness.programs import run_python
 
 CONTAINER = Path(__file__).resolve().parents[2] / "container"
 
@@ -63,3 +67,41 @@ def test_the_program_runs_again_as_the_same_process_without_them(
     command = [sys.executable, str(program), "an argument"]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
     assert ended.stdout.splitlines() == ["True ['an argument']", still_there, "True"]
+
+
+AS_ANOTHER_USER = """
+import logging
+import os
+import sys
+from pathlib import Path
+import model_handler
+from mme import preflight
+from mme.errors import MmeError
+from mme.frameworks.registry import adapter
+from mme.settings import Settings
+from tests.harness.requests import context_for
+
+base, multi_model, model = Path(sys.argv[1]), sys.argv[2] == "True", Path(sys.argv[3])
+adapter("mxnet").import_framework(Settings())
+os.seteuid(65534)
+try:
+    preflight.check_models(Settings(base_dir=base, multi_model=multi_model))
+    logging.disable()
+    model_handler.handle(None, context_for(model))
+except MmeError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+@pytest.mark.parametrize("closed", ["models", "models/m/model", "models/m/model/model-symbol.json", "model"])
+def test_what_root_alone_may_read_is_named_with_the_remedy(closed: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own are closed to others
+        base = Path(folder)
+        base.chmod(0o755)
+        for each in ("models/m/model", "model"):
+            models.multiplier(base / each)
+        (base / closed).chmod(0o700 if (base / closed).is_dir() else 0o600)
+        said = run_python(AS_ANOTHER_USER, base, closed != "model", base / "models/m/model")
+        assert f"{base / closed} cannot be read" in said
+        assert "Permission denied" in said and "chmod -R a+rX" in said and "MME_USER" in said

@@ -41,12 +41,13 @@ class MXNetAdapter(Adapter):
         files = artifacts.find(model_dir)
         inputs = artifacts.read_inputs(files.shapes)
         graph = artifacts.read_graph(files.symbol)
-        artifacts.check_params(files.params)
+        numpy_shapes = artifacts.check_params(files.params)
         with memory_errors(f"load {files.params.name} ({files.params.stat().st_size >> 20} MiB)"):
             mx = import_mxnet(settings)
             device = mx.cpu() if gpu_id is None else mx.gpu(gpu_id)
             symbol = _parse(mx, graph, files)
-            arguments, auxiliary = _parameters(mx, symbol, files, device)
+            with mx.util.np_shape(numpy_shapes):
+                arguments, auxiliary = _parameters(mx, symbol, files, device)
             _complete(mx, symbol, inputs, arguments, auxiliary, files, device)
             return MXNetModel(mx, symbol, inputs, arguments, auxiliary, graph.head_ops[0], device, settings)
 

@@ -12,12 +12,14 @@ A .params file (ndarray.cc, NDArray::Load and ::Save), little endian:
     uint64 0x112 | uint64 reserved | uint64 count | count × array | uint64 count | count × (uint64 length, name)
     array, dense:  uint32 0xF993FAC9 (or FACA) | int32 storage 0 | shape | int32 device, int32 id | int32 type | data
     array, 1.0:    uint32 0xF993FAC8 | shape | …            array, before: uint32 ndim | ndim × uint32 | …
-    shape:         int32 ndim | ndim × int64; without dimensions nothing follows
+    shape:         int32 ndim | ndim × int64; without dimensions nothing follows, unless the array is a FACA one, which
+                   MXNet writes under NumPy semantics (npx.set_np)
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import struct
@@ -36,7 +38,9 @@ _LIST_MAGIC, _MAGIC_V1, _MAGIC_V2, _MAGIC_V3 = 0x112, 0xF993FAC8, 0xF993FAC9, 0x
 _ELEMENT_BYTES = {0: 4, 1: 8, 2: 2, 3: 1, 4: 4, 5: 1, 6: 8, 7: 1}
 _MOST_DIMENSIONS = 32
 _INPUT_DTYPES = ("float16", "float32", "float64", "int8", "int32", "int64", "uint8")
-_MOST_INPUT_ELEMENTS = 2**31 - 1  # MXNet counts elements in 32 bits
+# Of all inputs for one pass as declared. The largest in use, volumes of 512³ numbers, take half of it; what claims more
+# would end as a lack of memory, for which the platform unloads other models in vain.
+_MOST_INPUT_BYTES = 2**30
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,7 @@ def read_inputs(path: Path) -> tuple[TensorSpec, ...]:
     if not isinstance(entries, list) or not entries:
         raise wrong("it is not a list of inputs")
     inputs: list[TensorSpec] = []
+    total_bytes = 0
     for entry in entries:
         if not isinstance(entry, dict) or not isinstance(entry.get("name"), str) or not entry["name"]:
             raise wrong(f"{_short(entry)} has no name")
@@ -104,13 +109,11 @@ def read_inputs(path: Path) -> tuple[TensorSpec, ...]:
             raise wrong(f"the shape of input {name!r} is {_short(shape)}")
         if any(not isinstance(size, int) or isinstance(size, bool) or size < 1 for size in shape):
             raise wrong(f"the shape of input {name!r} is {_short(shape)}")
-        elements = 1
-        for size in shape:
-            elements *= size
-        if elements > _MOST_INPUT_ELEMENTS:
-            raise wrong(f"the shape of input {name!r}, {_short(shape)}, has more than 2^31 numbers")
         if dtype not in _INPUT_DTYPES:
             raise wrong(f"the dtype of input {name!r} is {_short(dtype)}, not one of {', '.join(_INPUT_DTYPES)}")
+        total_bytes += math.prod(shape) * np.dtype(dtype).itemsize
+        if total_bytes > _MOST_INPUT_BYTES:
+            raise wrong(f"with input {name!r}, {_short(shape)}, a pass takes more than {_MOST_INPUT_BYTES >> 30} GiB")
         if any(name == other.name for other in inputs):
             raise wrong(f"input {name!r} is there twice")
         inputs.append(TensorSpec(name, tuple(shape), np.dtype(dtype)))
@@ -125,9 +128,14 @@ class Graph:
     head_ops: tuple[str, ...]  # operator of each output, seen through those that only change a shape or a type
 
 
-# operators that pass numbers on as they are
+# Operators behind which a probability is still one: they pass numbers on as they are, perhaps not all or in another
+# order, or average them.
 _TRANSPARENT = {"Reshape", "reshape", "Flatten", "flatten", "expand_dims", "squeeze", "identity", "_copy"}
-_TRANSPARENT |= {"Cast", "cast", "amp_cast", "BlockGrad", "Dropout"}
+_TRANSPARENT |= {"Cast", "cast", "amp_cast", "BlockGrad", "Dropout", "MakeLoss", "make_loss"}
+_TRANSPARENT |= {"transpose", "SwapAxis", "swapaxes", "reverse", "slice", "slice_axis", "slice_like", "mean"}
+_TRANSPARENT |= {"_np_copy", "_np_reshape", "_npx_reshape", "_np_squeeze", "_np_transpose", "_npi_mean"}
+# those that do so for one number alone
+_NEUTRAL = {"_mul_scalar": 1, "_div_scalar": 1, "_power_scalar": 1, "_plus_scalar": 0, "_minus_scalar": 0}
 
 
 def read_graph(path: Path) -> Graph:
@@ -165,17 +173,32 @@ def _are_entries(entries: Any, below: int) -> bool:
 
 
 def _head_op(nodes: list[dict[str, Any]], position: int) -> str:
-    while nodes[position]["op"] in _TRANSPARENT and nodes[position]["inputs"]:
+    while _is_transparent(nodes[position]) and nodes[position]["inputs"]:
         position = nodes[position]["inputs"][0][0]
     node = nodes[position]
-    if node["op"] == "Activation":  # the attributes were called param, then attr, then attrs (legacy_json_util.cc)
-        attributes = node.get("attrs") or node.get("attr") or node.get("param") or {}
-        return str(attributes.get("act_type", "Activation")) if isinstance(attributes, dict) else "Activation"
-    return node["op"]
+    return str(_attributes(node).get("act_type", "Activation")) if node["op"] == "Activation" else node["op"]
 
 
-def check_params(path: Path) -> None:
-    """Checks that the file is as long as what it says it holds. Raises ``ModelLoadError``."""
+def _is_transparent(node: dict[str, Any]) -> bool:
+    if node["op"] not in _NEUTRAL:
+        return node["op"] in _TRANSPARENT
+    try:
+        return float(_attributes(node).get("scalar", "nan")) == _NEUTRAL[node["op"]]
+    except (TypeError, ValueError):
+        return False
+
+
+def _attributes(node: dict[str, Any]) -> dict[str, Any]:
+    """They were called param, then attr, then attrs (legacy_json_util.cc)."""
+    attributes = node.get("attrs") or node.get("attr") or node.get("param")
+    return attributes if isinstance(attributes, dict) else {}
+
+
+def check_params(path: Path) -> bool:
+    """Checks that the file is as long as what it says it holds. Raises ``ModelLoadError``.
+
+    Returns whether it was saved under MXNet's NumPy semantics (``npx.set_np()``), under which it must be loaded, too.
+    """
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         try:
@@ -184,14 +207,14 @@ def check_params(path: Path) -> None:
                 raise _Broken("it is not a file of MXNet parameters")
             if count > size:
                 raise _Broken("its number of arrays is garbled")
-            for _ in range(count):
-                _skip_array(file, size)
+            magics = {_skip_array(file, size) for _ in range(count)}
             (names,) = _unpack(file, "<Q")
             if names != count:
                 raise _Broken("its parameters have no names" if names == 0 else "its number of names is garbled")
             for _ in range(names):
                 (length,) = _unpack(file, "<Q")
                 _skip(file, length, size)
+            return _MAGIC_V3 in magics
         except _Broken as broken:
             raise ModelLoadError(
                 f"{path}: {broken} ({size} bytes). It is truncated or not written by MXNet; make the archive again."
@@ -202,7 +225,8 @@ class _Broken(Exception):
     """Says what is wrong with a file of parameters."""
 
 
-def _skip_array(file: BinaryIO, size: int) -> None:
+def _skip_array(file: BinaryIO, size: int) -> int:
+    """Goes to the end of an array, and returns its magic number."""
     (magic,) = _unpack(file, "<I")
     dimensions: tuple[int, ...]
     if magic in (_MAGIC_V2, _MAGIC_V3):
@@ -215,7 +239,7 @@ def _skip_array(file: BinaryIO, size: int) -> None:
     else:
         dimensions = _shape(file, "I", magic)
     if not dimensions and magic != _MAGIC_V3:
-        return  # an array that was never filled
+        return magic  # an array that was never filled
     _, _, element = _unpack(file, "<iii")
     if element not in _ELEMENT_BYTES:
         raise _Broken("the type of an array is garbled")
@@ -223,6 +247,7 @@ def _skip_array(file: BinaryIO, size: int) -> None:
     for dimension in dimensions:
         length *= dimension
     _skip(file, length, size)
+    return magic
 
 
 def _shape(file: BinaryIO, code: str, dimensions: int) -> tuple[int, ...]:

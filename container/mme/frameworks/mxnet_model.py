@@ -13,7 +13,8 @@ from mme.frameworks.base import Model, TensorSpec, means_no_memory, memory_error
 from mme.settings import Settings
 
 # operators whose output already is a probability for each class
-_PROBABILITIES = {"SoftmaxOutput", "Softmax", "SoftmaxActivation", "softmax", "sigmoid", "LogisticRegressionOutput"}
+_PROBABILITIES = {"SoftmaxOutput", "Softmax", "SoftmaxActivation", "softmax", "softmin", "_npx_softmax"}
+_PROBABILITIES |= {"sigmoid", "_npx_sigmoid", "hard_sigmoid", "LogisticRegressionOutput"}
 
 
 @dataclass
@@ -25,10 +26,11 @@ class _Bound:
 
 
 class MXNetModel(Model):
-    """A bound network. Executors are kept per batch size; N samples run in passes of powers of two.
+    """A bound network. N samples run in one pass, filled up with zeros to the next of a few sizes (``pass_size``).
 
-    So any N is served without a new executor (at most log2(``max_samples_per_pass``) + 1 of them exist) and without
-    a padded sample. A network whose graph fixes the batch is run in passes of just that size.
+    So any N is served without a new executor for each request: there is one per size, bound when it is first needed.
+    More than ``max_samples_per_pass`` samples run in several passes, and a network whose graph fixes the batch runs in
+    passes of just that size.
     """
 
     def __init__(
@@ -60,16 +62,14 @@ class MXNetModel(Model):
 
     def predict(self, arrays: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         samples = len(arrays[self.inputs[0].name])
+        most = self._fixed_batch or self._most_samples
         try:
             with memory_errors(f"run {samples} samples through the network"):
-                if self._fixed_batch:
-                    return self._predict_fixed(arrays, samples, self._fixed_batch)
                 passes = []
-                start = 0
-                for batch in self._pass_sizes(samples):
-                    chunk = arrays if batch == samples else _rows(arrays, start, start + batch)
-                    passes.append(self._run(batch, chunk))
-                    start += batch
+                for start in range(0, samples, most):
+                    count = min(most, samples - start)
+                    chunk = arrays if count == samples else _rows(arrays, start, start + count)
+                    passes.append(self._run(self._fixed_batch or pass_size(count, most), count, chunk))
                 return _join(passes)
         except InsufficientMemory:
             # All executors own one pool of working memory, and each takes from it the smallest piece that is large
@@ -80,7 +80,7 @@ class MXNetModel(Model):
     def probabilities(self, scores: np.ndarray) -> np.ndarray:
         if self._head_op in _PROBABILITIES:
             return scores
-        if self._head_op == "log_softmax":
+        if self._head_op in ("log_softmax", "_npx_log_softmax"):
             return np.exp(scores)
         powers = np.exp(scores - scores.max(axis=1, keepdims=True))
         return powers / powers.sum(axis=1, keepdims=True)
@@ -90,36 +90,24 @@ class MXNetModel(Model):
         self._arguments.clear()
         self._auxiliary.clear()
 
-    def _pass_sizes(self, samples: int) -> list[int]:
-        """Powers of two whose sum is ``samples``, the largest first."""
-        largest = 1 << (self._most_samples.bit_length() - 1)
-        sizes = [largest] * (samples // largest)
-        rest = samples % largest
-        return sizes + [1 << bit for bit in reversed(range(rest.bit_length())) if rest >> bit & 1]
-
-    def _predict_fixed(self, arrays: Mapping[str, np.ndarray], samples: int, batch: int) -> list[np.ndarray]:
-        passes = []
-        for start in range(0, samples, batch):
-            chunk = _rows(arrays, start, start + batch)
-            short = batch - min(batch, samples - start)
-            if short:
-                chunk = {
-                    name: np.concatenate([rows, np.zeros((short, *rows.shape[1:]), rows.dtype)])
-                    for name, rows in chunk.items()
-                }
-            outputs = self._run(batch, chunk)
-            passes.append([rows[: len(rows) // batch * (batch - short)] for rows in outputs] if short else outputs)
-        return _join(passes)
-
-    def _run(self, batch: int, arrays: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    def _run(self, batch: int, count: int, arrays: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """One pass of ``batch`` samples, of which the first ``count`` are in ``arrays`` and come back."""
         bound = self._bound.get(batch) or self._bind(batch)
         for name, target in bound.inputs.items():
-            target._sync_copyfrom(np.ascontiguousarray(arrays[name]))
+            target._sync_copyfrom(np.ascontiguousarray(_filled_up(arrays[name], batch)))
         outputs = [output.asnumpy() for output in bound.executor.forward(is_train=False)]
+        if count < batch:  # an output may have several rows for each sample
+            outputs = [rows[: len(rows) // batch * count] for rows in outputs]
         return [rows.astype(np.float32) if rows.dtype == np.float16 else rows for rows in outputs]
 
     def _bind(self, batch: int) -> _Bound:
-        """Binds the network for ``batch`` samples to the weights that are loaded; working memory is shared as well."""
+        """Binds the network for ``batch`` samples to the weights that are loaded; working memory is shared as well.
+
+        An executor takes the pieces of memory of a larger one, but adds to those of a smaller one. So the smaller ones
+        go, and are bound anew where they are needed again: once for each size that is greater than all before.
+        """
+        if self._bound and batch > max(self._bound):
+            self._bound.clear()
         mx, symbol = self._mx, self._symbol
         dtypes = {each.name: each.dtype for each in self.inputs}
         shapes, _, _ = symbol.infer_shape_partial(**self._known_shapes(batch))
@@ -156,6 +144,26 @@ class MXNetModel(Model):
     def _known_shapes(self, batch: int) -> dict[str, tuple[int, ...]]:
         shapes = {name: value.shape for name, value in self._arguments.items()}
         return shapes | {each.name: (batch, *each.sample_shape) for each in self.inputs}
+
+
+def pass_size(samples: int, most: int) -> int:
+    """How many samples a pass has that is to run ``samples`` of them: a power of two, one and a half, or ``most``.
+
+    1, 2, 3, 4, 6, 8, 12, 16, 24 …: the time of a pass grows with its samples, so that powers of two alone would cost up
+    to twice as much as is asked for, these up to one and a half.
+    """
+    power = 1 << (samples - 1).bit_length()
+    three_quarters = power * 3 // 4
+    return min(three_quarters if power > 2 and samples <= three_quarters else power, most)
+
+
+def _filled_up(rows: np.ndarray, count: int) -> np.ndarray:
+    """``rows`` with so many rows of zeros behind that there are ``count``."""
+    if len(rows) == count:
+        return rows
+    filled = np.zeros((count, *rows.shape[1:]), rows.dtype)
+    filled[: len(rows)] = rows
+    return filled
 
 
 def _rows(arrays: Mapping[str, np.ndarray], start: int, stop: int) -> dict[str, np.ndarray]:

@@ -25,7 +25,7 @@ from mme.workers.service import LoadedModel
 logger = logging.getLogger("mme.forkserver")
 
 _IMAGE_SIDE = 32  # of the sample models, see Adapter.write_sample
-_ROUNDS = 2
+_ROUNDS = 6
 
 
 def rehearse(framework: str, handler: str) -> None:

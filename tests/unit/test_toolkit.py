@@ -1,0 +1,33 @@
+"""What the toolkit raises ends the start with a message, never with a stack trace."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mme import toolkit
+from mme.errors import StartError
+from mme.settings import Settings
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("failed to install required packages"), OSError("no"), toolkit.FailedStart("it ended")]
+)
+def test_an_error_of_the_toolkit_becomes_one_of_ours(tmp_path: Path, error: Exception) -> None:
+    class Failing(toolkit.FrontEnd):
+        def _start_through_toolkit(self) -> int:
+            raise error
+
+    front_end = Failing(
+        Settings(start_retry_s=0),
+        {},
+        properties_file=tmp_path,
+        log_config_file=tmp_path,
+        model_store=tmp_path,
+        python=tmp_path,
+        working_dir=tmp_path,
+        cancelled=lambda: False,
+    )
+    with pytest.raises(StartError, match=f"the front end could not be started: {error}"):
+        front_end.start_with_retry()
