@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tarfile
 import uuid
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -115,19 +116,46 @@ def test_a_model_folder_that_is_not_there(server: ServerProcess) -> None:
     assert server.ping().status_code == 200
 
 
-def test_packing_unpacks_nothing(tmp_path: Path) -> None:
-    """A tar or zip bomb among a model's files goes into the archive as it is; as a model it is refused."""
-    folder = multiplier(tmp_path / "model")
-    bomb = folder / "bomb.tar.gz"
-    with tarfile.open(bomb, "w:gz") as tar:
+def test_a_model_folder_that_the_server_cannot_open(server: ServerProcess) -> None:
+    name = uuid.uuid4().hex
+    folder = multiplier(server.model_dir(name))
+    folder.chmod(0)
+    try:
+        answer = server.load(name)
+        assert answer.status_code == 500
+        assert answer.elapsed.total_seconds() < 10
+        assert "cannot be opened" in answer.json()["message"]
+        assert server.describe(name).status_code == 404
+    finally:
+        folder.chmod(0o755)
+    assert server.load(name).status_code == 200
+    assert server.unload(name).status_code == 200
+
+
+def tar_bomb(path: Path) -> None:
+    with tarfile.open(path, "w:gz") as tar:
         zeros = tarfile.TarInfo("zeros")
         zeros.size = 200_000_000
         with Path("/dev/zero").open("rb") as source:
             tar.addfile(zeros, source)
+
+
+def zip_bomb(path: Path) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("zeros", "w") as zeros:
+        for _ in range(200):
+            zeros.write(bytes(1_000_000))
+
+
+@pytest.mark.parametrize(("name", "make"), [("bomb.tar.gz", tar_bomb), ("bomb.zip", zip_bomb), ("bomb.npz", zip_bomb)])
+def test_packing_unpacks_nothing(tmp_path: Path, name: str, make: Callable[[Path], None]) -> None:
+    """A tar or zip bomb among a model's files goes into the archive as it is; as a model it is refused."""
+    folder = multiplier(tmp_path / "model")
+    bomb = folder / name
+    make(bomb)
     assert package(folder, tmp_path / "out.tar.gz") == 0
     with tarfile.open(tmp_path / "out.tar.gz") as packed:
         assert sum(member.size for member in packed) < 1_000_000
-        kept = packed.extractfile("bomb.tar.gz")
+        kept = packed.extractfile(name)
         assert kept is not None and kept.read() == bomb.read_bytes()
     assert package(bomb, tmp_path / "other.tar.gz") == 2
     assert not (tmp_path / "other.tar.gz").exists()

@@ -201,6 +201,8 @@ class LoadedModel:
             return False  # logged by the admission
         if ticket:
             self.taken_mib = ticket.taken_bytes // MIB
+        if self._admission:
+            self._admission.request_guard.renew()  # the first request does not have to be the first to do this
         logger.info("Model %s loaded.", self._name)
         return True
 

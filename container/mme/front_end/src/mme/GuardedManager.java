@@ -1,6 +1,7 @@
 package mme;
 
 import com.amazonaws.ml.mms.http.BadRequestException;
+import com.amazonaws.ml.mms.http.InternalServerException;
 import com.amazonaws.ml.mms.util.ConfigManager;
 import com.amazonaws.ml.mms.wlm.BatchAggregator;
 import com.amazonaws.ml.mms.wlm.Model;
@@ -11,6 +12,7 @@ import com.amazonaws.ml.mms.wlm.WorkerThread;
 import io.netty.handler.codec.http.HttpResponseStatus;
 import java.lang.reflect.Field;
 import java.lang.reflect.Modifier;
+import java.nio.file.Files;
 import java.util.Collections;
 import java.util.HashMap;
 import java.util.List;
@@ -42,8 +44,9 @@ import org.slf4j.Logger;
  * <p>3. An unloaded model is gone. Where a worker answers in the very moment in which it is stopped, the two threads meet
  * in a list (BatchAggregator.sendError), the stopping one fails, and the other workers and the launcher live on for ever.
  *
- * <p>4. A word of a request that no program can be started with (it holds a zero, or is too long) is refused. MMS fails
- * to start the launcher, but waits for it for a minute, in the thread that serves other connections, and keeps the model.
+ * <p>4. A word of a request that no program can be started with (it holds a zero, or is too long) is refused, and so is a
+ * folder that none can be started in. MMS fails to start the launcher, but waits for it for a minute, in the thread that
+ * serves other connections, and keeps the model.
  *
  * <p>5. A model whose last worker has died, and whose next ones do not load, is unloaded. MMS tries for ever, after
  * longer and longer pauses, while requests wait.
@@ -105,9 +108,14 @@ final class GuardedManager extends WorkLoadManager {
             checkArgument("name", model.getModelName());
             checkArgument("handler", model.getModelArchive().getHandler());
             checkArgument("preload_model", model.preloadModel());
-        } catch (BadRequestException e) {
+            if (!Files.isReadable(model.getModelDir().toPath()) || !Files.isExecutable(model.getModelDir().toPath())) {
+                throw new InternalServerException(
+                        "The model's folder cannot be opened by the user that the server runs as. Give others the right to"
+                                + " read it (chmod -R o+rX).");
+            }
+        } catch (BadRequestException | InternalServerException e) {
             ModelManager.getInstance().getModels().remove(model.getModelName(), model);
-            throw e; // answered 400
+            throw e; // answered 400, or 500
         }
         super.addServerThread(model, future);
     }
