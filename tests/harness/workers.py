@@ -41,9 +41,6 @@ def fork_servers(server: ServerProcess) -> list[psutil.Process]:
 
 def shares_pages(process: psutil.Process) -> bool:
     """Whether a fork server, or a worker that it has forked since, shares its memory through a file, all of it."""
-    open_files = Path(f"/proc/{process.pid}/fd").iterdir()
-    if any("survey" in str(each.readlink()) for each in open_files if each.is_symlink()):
-        return False  # it has been told what there is, and is at it
     return "mme-pages" in Path(f"/proc/{process.pid}/maps").read_text()
 
 

@@ -1,18 +1,15 @@
 """Pages of memory that workers share with the fork server, and share again after they have written to them.
 
-``pages.c`` says how; ``objects.py`` finds what it has to know of Python. In the fork server:
-
-    survey = Survey()          # a process that looks at all objects; takes a second or two
-    ...
-    survey.finish()            # when it has ended: all memory is shared from here on, by the workers to come
-
-In a worker, whenever it has nothing to do: ``drop()``.
+``pages.c`` says how. The fork server calls ``share()`` before it forks; a worker, whenever it has nothing to do,
+``drop()``.
 """
 
 from __future__ import annotations
 
 import ctypes
+import gc
 import logging
+import opcode
 import os
 from functools import cache
 from pathlib import Path
@@ -22,28 +19,21 @@ SOURCE = Path(__file__).with_name("pages.c")
 
 logger = logging.getLogger("mme.pages")
 
+# Objects that live for as long as the interpreter, which the collector does not list either.
+_UNLISTED = (
+    *(None, True, False, Ellipsis, NotImplemented, (), "", b"", frozenset()),
+    *range(-5, 257),
+    *map(chr, range(256)),
+    *(bytes([number]) for number in range(256)),
+)
 _shared = False  # in the fork server, and in the workers that it has forked since
-
-
-class Known(ctypes.Structure):
-    """``struct known`` of pages.c: addresses."""
-
-    _fields_ = [
-        ("objects", ctypes.c_void_p),
-        ("types", ctypes.c_void_p),
-        ("object_count", ctypes.c_size_t),
-        ("warmups", ctypes.c_void_p),
-        ("warmup_count", ctypes.c_size_t),
-        ("counters", ctypes.c_void_p),
-        ("counter_count", ctypes.c_size_t),
-    ]
 
 
 @cache
 def _library() -> ctypes.CDLL:
     """Raises ``OSError`` where it cannot be loaded, on another architecture, say."""
-    library = ctypes.CDLL(str(LIBRARY))
-    library.pages_share.argtypes, library.pages_share.restype = [ctypes.POINTER(Known)], ctypes.c_long
+    library = ctypes.PyDLL(str(LIBRARY))
+    library.pages_share.argtypes, library.pages_share.restype = [ctypes.py_object, ctypes.c_char_p], ctypes.c_long
     library.pages_drop.argtypes, library.pages_drop.restype = [], ctypes.c_long
     return library
 
@@ -58,13 +48,19 @@ def can_share() -> bool:
     return True
 
 
-def share(known: Known) -> int:
+def share() -> int:
     """Shares this process's memory with those that will be forked; returns how many bytes. For a process of one thread.
 
-    Raises ``OSError``; nothing has changed then that would matter.
+    All objects are frozen afterwards (``gc.freeze``). Raises ``OSError``; nothing else has changed then that would
+    matter.
     """
     global _shared
-    shared_bytes = _checked(_library().pages_share(ctypes.byref(known)))
+    gc.unfreeze()  # the collector does not list frozen objects
+    cache_entries: list[int] = getattr(opcode, "_inline_cache_entries", [0] * 256)
+    try:
+        shared_bytes = _checked(_library().pages_share([*_UNLISTED, *gc.get_objects()], bytes(cache_entries)))
+    finally:
+        gc.freeze()
     _shared = True
     return shared_bytes
 

@@ -14,11 +14,12 @@
  *   counters in the inline caches of byte code (CPython 3.11, Include/internal/pycore_code.h), which say when to
  *   specialise an instruction next.
  *
- * All of it is for a process of one thread: nobody else writes while a page is compared and given back. Nothing here
- * allocates from the heap, and what is written to (the stack, the table) is not part of what is shared. Returns are
- * what was asked for, or -errno. Linux only.
+ * All of it is for a process of one thread: nobody else writes while a page is compared and given back. From the first
+ * page that is shared on nothing here allocates from the heap, and what is written to (the stack, the table) is not part
+ * of what is shared. Returns are what was asked for, or -errno. Linux, and the CPython that its headers were of.
  */
 #define _GNU_SOURCE
+#include <Python.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -43,6 +44,7 @@ const char pages_source[] = "Source-SHA256: " SOURCE_SHA256;
 /* What is added to a reference count. Far more than a process counts up or down, far less than what overflows. */
 #define IMMORTAL ((int64_t)1 << 40)
 #define MOST_REFERENCES ((int64_t)1 << 39)
+#define FIRST_WARMUP (-8) /* co_warmup of code that has never run; it is quickened when it comes to 0 */
 #define PRESENT (1ULL << 63) /* Documentation/admin-guide/mm/pagemap.rst */
 #define SWAPPED (1ULL << 62)
 #define OF_A_FILE (1ULL << 61)
@@ -285,45 +287,155 @@ static void ignore(uint64_t address, size_t size)
         shared->ignored[at / 8] |= (unsigned char)(1u << (at % 8));
 }
 
-/* What the caller knows to be in memory. It may be out of date: each address is looked at before it is believed. */
-struct known {
-    const uint64_t *objects, *types; /* as many of the one as of the other */
-    size_t object_count;
-    const uint64_t *warmups; /* where code objects count their first runs */
-    size_t warmup_count;
-    const uint64_t *counters; /* of inline caches */
-    size_t counter_count;
+/*
+ * All objects that can be reached, each once. In memory that is mapped for them, not private, so that it is no region.
+ */
+struct objects {
+    PyObject **found;
+    size_t count;
+    PyObject **table; /* by hash, NULL where there is none */
+    size_t capacity; /* of the table, a power of two; found has room for half of it */
+    int error;
 };
 
-/* Makes reference counts large, and has code that ran a few times stay as it is: it would count on in every worker. */
-static long prepare(const struct known *known)
+static void *map_own(size_t length)
 {
-    long immortal = 0;
-    for (size_t i = 0; i < known->object_count; i++) {
-        if (offset_of(known->objects[i], 16) == shared->length || known->objects[i] % 8)
-            continue;
-        int64_t *references = (int64_t *)known->objects[i];
-        if ((uint64_t)references[1] != known->types[i] || references[0] <= 0 || references[0] > MOST_REFERENCES)
-            continue; /* it is gone */
-        references[0] += IMMORTAL;
-        immortal++;
-    }
-    for (size_t i = 0; i < known->warmup_count; i++)
-        if (offset_of(known->warmups[i], 2) != shared->length) {
-            int16_t *warmup = (int16_t *)known->warmups[i];
-            if (*warmup > -8 && *warmup < 0)
-                *warmup = 0;
-        }
-    return immortal;
+    return mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 }
 
-static long share(const struct known *known)
+static int map_objects(struct objects *objects, size_t capacity)
+{
+    size_t size = sizeof(PyObject *);
+    void *found = map_own(capacity / 2 * size), *table = map_own(capacity * size);
+    if (found == MAP_FAILED || table == MAP_FAILED)
+        return -errno;
+    *objects = (struct objects){.found = found, .table = table, .capacity = capacity};
+    return 0;
+}
+
+static void unmap_objects(const struct objects *objects)
+{
+    munmap(objects->found, objects->capacity / 2 * sizeof(PyObject *));
+    munmap(objects->table, objects->capacity * sizeof(PyObject *));
+}
+
+static void add(struct objects *objects, PyObject *object)
+{
+    size_t at = ((uintptr_t)object >> 4) * 0x9E3779B97F4A7C15ULL >> 20; /* Knuth's multiplicative hash */
+    while (objects->table[at &= objects->capacity - 1]) {
+        if (objects->table[at] == object)
+            return;
+        at++;
+    }
+    if (objects->count == objects->capacity / 2) {
+        struct objects larger;
+        objects->error = map_objects(&larger, objects->capacity * 2);
+        if (objects->error)
+            return;
+        for (size_t i = 0; i < objects->count; i++)
+            add(&larger, objects->found[i]);
+        unmap_objects(objects);
+        *objects = larger;
+        add(objects, object);
+        return;
+    }
+    objects->table[at] = object;
+    objects->found[objects->count++] = object;
+}
+
+/* A visitproc: what an object refers to. */
+static int visit(PyObject *object, void *objects)
+{
+    if (object)
+        add(objects, object);
+    return ((struct objects *)objects)->error;
+}
+
+/* What the collector of garbage does not look into. */
+static void add_parts(struct objects *objects, const PyCodeObject *code)
+{
+    PyObject *parts[] = {
+        code->co_consts, code->co_names, code->co_exceptiontable, code->co_localsplusnames, code->co_localspluskinds,
+        code->co_filename, code->co_name, code->co_qualname, code->co_linetable, code->_co_code,
+    };
+    for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++)
+        visit(parts[i], objects);
+}
+
+/* Looks at the items of a list, and at all that can be reached from them but for frames: a call's own will be gone. */
+static int find_objects(struct objects *objects, PyObject *roots)
+{
+    int error = map_objects(objects, 1 << 20);
+    if (error)
+        return error;
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(roots); i++)
+        add(objects, PyList_GET_ITEM(roots, i));
+    for (size_t i = 0; i < objects->count && !objects->error; i++) {
+        PyObject *object = objects->found[i];
+        add(objects, (PyObject *)Py_TYPE(object));
+        if (PyCode_Check(object))
+            add_parts(objects, (PyCodeObject *)object);
+        else if (!PyFrame_Check(object) && PyObject_IS_GC(object) && Py_TYPE(object)->tp_traverse)
+            Py_TYPE(object)->tp_traverse(object, visit, objects);
+    }
+    return objects->error;
+}
+
+/* The counters of a code object: the first entries of its instructions' caches, once it has been quickened. */
+static int ignore_counters(PyCodeObject *code, const unsigned char *cache_entries)
+{
+    int is_cached = code->_co_code != NULL;
+    PyObject *instructions = PyCode_GetCode(code); /* as they were before; the code object keeps it */
+    if (!instructions)
+        return -ENOMEM;
+    const unsigned char *bytes = (const unsigned char *)PyBytes_AS_STRING(instructions);
+    for (Py_ssize_t at = 0, length = PyBytes_GET_SIZE(instructions); at < length;) {
+        unsigned char entries = cache_entries[bytes[at]];
+        if (entries)
+            ignore((uintptr_t)code->co_code_adaptive + (size_t)at + 2, 2);
+        at += 2 + 2 * entries;
+    }
+    Py_DECREF(instructions);
+    if (!is_cached)
+        Py_CLEAR(code->_co_code);
+    return 0;
+}
+
+/* Makes reference counts large, and has code that ran a few times stay as it is: it would count on in every worker. */
+static int prepare(const struct objects *objects, const unsigned char *cache_entries)
+{
+    for (size_t i = 0; i < objects->count; i++) {
+        PyObject *object = objects->found[i];
+        if (PyCode_Check(object)) {
+            PyCodeObject *code = (PyCodeObject *)object;
+            int error = code->co_warmup == 0 ? ignore_counters(code, cache_entries) : 0;
+            if (error)
+                return error;
+            if (code->co_warmup > FIRST_WARMUP && code->co_warmup < 0
+                && offset_of((uintptr_t)&code->co_warmup, 2) != shared->length)
+                code->co_warmup = 0;
+        }
+    }
+    for (size_t i = 0; i < objects->count; i++) {
+        PyObject *object = objects->found[i];
+        if (object->ob_refcnt <= MOST_REFERENCES && offset_of((uintptr_t)object, sizeof *object) != shared->length) {
+            object->ob_refcnt += IMMORTAL;
+            ignore((uintptr_t)object, sizeof object->ob_refcnt);
+        }
+    }
+    return 0;
+}
+
+static long share(PyObject *roots, const unsigned char *cache_entries)
 {
     static unsigned char sparse[MOST_REGIONS]; /* of no file; (it is shared itself, and still there) */
     struct stat about;
+    struct objects objects = {0};
     int file = memfd_create("mme-pages", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     int pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
     long error = file < 0 || pagemap < 0 ? -errno : find_regions(sparse);
+    if (!error)
+        error = find_objects(&objects, roots);
     if (!error && (ftruncate(file, (off_t)shared->length) < 0 || fstat(file, &about) < 0))
         error = -errno;
     if (!error) {
@@ -338,15 +450,12 @@ static long share(const struct known *known)
         shared->filled = shared->ignored + bits;
     }
     if (!error)
-        prepare(known);
+        error = prepare(&objects, cache_entries);
+    unmap_objects(&objects);
     for (size_t i = 0; !error && i < shared->count; i++)
         error = share_region(file, pagemap, &shared->regions[i], sparse[i]);
     for (size_t i = 0; !error && i < shared->count; i++)
         touch_region(file, &shared->regions[i]);
-    for (size_t i = 0; !error && i < known->object_count; i++)
-        ignore(known->objects[i], 8);
-    for (size_t i = 0; !error && i < known->counter_count; i++)
-        ignore(known->counters[i], 2);
     if (!error)
         fcntl(file, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL);
     if (file >= 0)
@@ -356,9 +465,14 @@ static long share(const struct known *known)
     return error ? error : (long)shared->length;
 }
 
-/* Shares all that can be; returns how many bytes. To be called once, in a process of one thread. */
-long pages_share(const struct known *known)
+/*
+ * Shares all that can be; returns how many bytes. To be called once, in a process of one thread. The roots are a list of
+ * objects from which all others can be reached; cache_entries says how many 2-byte entries follow each instruction.
+ */
+long pages_share(PyObject *roots, const unsigned char *cache_entries)
 {
+    if (Py_Version >> 16 != PY_VERSION_HEX >> 16)
+        return -ENOTSUP;
     if (shared)
         return -EALREADY;
     if (!one_thread())
@@ -372,7 +486,7 @@ long pages_share(const struct known *known)
     sigset_t all, before;
     sigfillset(&all);
     sigprocmask(SIG_SETMASK, &all, &before);
-    long result = share(known);
+    long result = share(roots, cache_entries);
     sigprocmask(SIG_SETMASK, &before, NULL);
     if (result < 0) {
         shared = NULL;

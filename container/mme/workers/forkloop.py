@@ -15,14 +15,14 @@ import resource
 import signal
 import socket
 import sys
+import time
 from pathlib import Path
 
+from mme import pages
 from mme.capacity.admission import Admission
 from mme.capacity.memory import MIB
 from mme.errors import MmeError
 from mme.logs import configure_logging
-from mme.pages import can_share
-from mme.pages.objects import Survey
 from mme.settings import Settings
 from mme.workers import protocol
 from mme.workers.child import Inherited, raise_oom_score, run_worker
@@ -44,8 +44,8 @@ _ORPHAN_GRACE_S = 10.0
 _REAPED_S = 0.3
 # How long MMS may take to make the log files of a worker that it believes to have answered.
 _FILES_MADE_S = 1.0
-# What finding out what can be shared may take, for two seconds: a copy of most pages, and a list of all objects.
-_SURVEY_BYTES = 256 * MIB
+# What sharing may take, for a moment: a copy of the largest region of memory, and a list of all objects.
+_ROOM_TO_SHARE_BYTES = 64 * MIB
 # How long the memory of a worker that has died is kept for the next one.
 _KEPT_S = 10.0
 _SIGNALS = {signal.SIGTERM, signal.SIGCHLD}
@@ -86,7 +86,6 @@ class ForkServer:
         self._states = map_shared(shared)
         self._started_ticks = int(start_time(os.getpid()))
         self._free_slots = list(range(MOST_WORKERS - 1, -1, -1))
-        self._survey: Survey | None = None
 
     # ---- life ----
 
@@ -103,18 +102,21 @@ class ForkServer:
         os.write(ready, b"\n")
         os.close(ready)
         if self._share_pages:
-            self.begin_to_share()
+            self._share()
         self._loop.run()
 
-    def begin_to_share(self) -> None:
-        """Has another process find out what there is to share; ``_bury`` goes on when that has ended."""
-        if not self._admission.has_room(_SURVEY_BYTES):
-            logger.info("workers share no pages again: there are less than %d MiB free", _SURVEY_BYTES // MIB)
+    def _share(self) -> None:
+        """What others wait for is there: time to prepare for the workers to come."""
+        if not self._admission.has_room(_ROOM_TO_SHARE_BYTES):
+            logger.info("workers share no pages again: there are less than %d MiB free", _ROOM_TO_SHARE_BYTES // MIB)
             return
+        started_s = time.monotonic()
         try:
-            self._survey = Survey()
+            shared_bytes = pages.share()
         except OSError as error:
             logger.warning("workers share no pages again: %s", error)
+        else:
+            logger.debug("%d MiB are shared after %.2f s", shared_bytes // MIB, time.monotonic() - started_s)
 
     def handle_supervisor(self) -> None:
         """A process number to guard, or the end of the pipe: the supervisor stops us, or was killed."""
@@ -136,8 +138,6 @@ class ForkServer:
                 kill(pid)
         for model in list(self._models.values()):
             self._drop(model)
-        if self._survey is not None:
-            kill(self._survey.pid)
         while self._workers:
             pid, status = os.waitpid(-1, 0)
             self._bury(pid, status)
@@ -298,9 +298,6 @@ class ForkServer:
             self._bury(pid, status)
 
     def _bury(self, pid: int, status: int) -> None:
-        if self._survey is not None and pid == self._survey.pid:
-            self._survey.finish(status)
-            self._survey = None
         worker = self._workers.pop(pid, None)
         if worker is None:
             return
@@ -389,7 +386,7 @@ def main() -> int:
     server = ForkServer(
         *(runtime_dir, alive, shared, inherited, admission, gate),
         multi_model=settings.multi_model,
-        share_pages=settings.share_pages and can_share(),
+        share_pages=settings.share_pages and pages.can_share(),
     )
     server.run(ready)
     return 0
