@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.harness import side_by_side
 from tests.harness.docker import image
 
 __all__ = ["image", "shared"]
@@ -30,3 +31,15 @@ def shared() -> Path:
     if not (SHARED / "models").is_dir():
         pytest.skip("needs the trained models in ../shared, which is not here")
     return SHARED
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Before pytest-xdist looks at them."""
+    side_by_side.arrange(items)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What tests have to show, at the end."""
+    reports = [report for kind in ("passed", "failed") for report in terminalreporter.getreports(kind)]
+    for text in side_by_side.shown(reports):
+        terminalreporter.write_line(text)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 import socket
 
+_chance = random.SystemRandom()  # Hypothesis makes the other one begin anew
+
 
 def free_port() -> int:
     """A TCP port that is free now, below 32768 (MMS takes none above) and above what needs privileges.
@@ -12,7 +14,7 @@ def free_port() -> int:
     The kernel's own choice (port 0) lies above. Picked at random, so that tests at the same time seldom meet.
     """
     for _ in range(1000):
-        port = random.randint(10_000, 32_000)
+        port = _chance.randint(10_000, 32_000)
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))

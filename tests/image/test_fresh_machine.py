@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness.docker import BUILD_OPTIONS, REPOSITORY, docker, reason_without_engine
+from tests.harness.side_by_side import show
 
 # As the Dockerfile's own base; where other images cannot be had, tests build from this one alone.
 BASE_IMAGE = "debian:bookworm-slim"
@@ -25,7 +26,7 @@ FIRST_RUN_LIMIT_S, LATER_RUN_LIMIT_S = 180, 20
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
 
 
-def test_quickstart_runs_in_time_where_there_is_only_python(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_quickstart_runs_in_time_where_there_is_only_python(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     if reason := reason_without_engine():
         pytest.skip(reason)
     subprocess.run(["git", "clone", "--quiet", str(REPOSITORY), str(tmp_path / "clone")], check=True)
@@ -44,8 +45,7 @@ def test_quickstart_runs_in_time_where_there_is_only_python(tmp_path: Path, caps
     assert "no java" in done.stdout, "the machine was to have none"
     runs = re.split(r"^took ([0-9.]+) s$", done.stdout, flags=re.MULTILINE)
     first_s, later_s = map(float, runs[1::2])
-    with capsys.disabled():
-        print(f"\nquickstart: {first_s:.1f} s on a fresh machine, {later_s:.1f} s afterwards")
+    show(request, f"quickstart: {first_s:.1f} s on a fresh machine, {later_s:.1f} s afterwards")
     for output in runs[:4:2]:
         assert output.count("held-out pictures right") == 2
         assert "endpoint digits, 2 instances: InService after" in output

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness.docker import Image, docker
+from tests.harness.side_by_side import show
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(1300)]
 
@@ -143,14 +144,13 @@ def test_nothing_inside_can_be_written_by_the_user_that_serves(image: Image) -> 
 # ---- how large it is ----
 
 
-def test_the_size_is_printed_and_within_bounds(image: Image, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_size_is_printed_and_within_bounds(image: Image, request: pytest.FixtureRequest) -> None:
     size_bytes = image.inspect()["Size"]
     base_bytes = int(docker("image", "inspect", "--format", "{{.Size}}", "debian:bookworm-slim").stdout)
     history = docker("history", "--format", "{{.Size}}\t{{.CreatedBy}}", image.id).stdout.splitlines()
-    with capsys.disabled():
-        print(f"\nimage size: {size_bytes / 1e6:.0f} MB, of which the base {base_bytes / 1e6:.0f} MB; by layer:")
-        for line in history:
-            size, command = line.split("\t")
-            if size not in ("0B", ""):
-                print(f"  {size:>8}  {command[:90]}")
+    show(request, f"image size: {size_bytes / 1e6:.0f} MB, of which the base {base_bytes / 1e6:.0f} MB; by layer:")
+    for line in history:
+        size, command = line.split("\t")
+        if size not in ("0B", ""):
+            show(request, f"  {size:>8}  {command[:90]}")
     assert size_bytes - base_bytes < LARGEST_ADDED_MB * 1e6

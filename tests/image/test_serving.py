@@ -14,6 +14,7 @@ import pytest
 
 from tests.harness import models
 from tests.harness.docker import POLL_S, DockerServer, Image, docker
+from tests.harness.side_by_side import show
 from tests.harness.waiting import wait_until
 from tests.harness.wheels import write_requirements, write_wheel
 
@@ -219,14 +220,13 @@ def test_a_trained_network_sees_the_cat_in_a_photo(image: Image, shared: Path) -
         assert float(best[1]) > 0.9
 
 
-def test_the_time_to_the_first_answer_is_printed(image: Image, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_time_to_the_first_answer_is_printed(image: Image, request: pytest.FixtureRequest) -> None:
     times_s = []
     for options in ([], [], ["--read-only", "--tmpfs", "/tmp"]):
         server = DockerServer(image, options=options)
         started_s = time.monotonic()
         with server:
             times_s.append(time.monotonic() - started_s)
-    with capsys.disabled():
-        shown = ", ".join(f"{each:.2f} s" for each in times_s)
-        print(f"\nfrom docker run to an answered ping on {os.cpu_count()} cores: {shown} (the last one read-only)")
+    listed = ", ".join(f"{each:.2f} s" for each in times_s)
+    show(request, f"from docker run to an answered ping on {os.cpu_count()} cores: {listed} (the last one read-only)")
     assert min(times_s) < 20
