@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from xdist.remote import Producer
 
 from tests.harness import side_by_side
 from tests.harness.docker import image
@@ -34,8 +35,14 @@ def shared() -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Before pytest-xdist looks at them."""
+    """What takes long comes first."""
     side_by_side.arrange(items)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> side_by_side.Groups:
+    """Where tests run side by side (``--numprocesses``)."""
+    return side_by_side.Groups(config, log)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -1,4 +1,4 @@
-"""One server per way of making workers, for the whole run; each test uses model names of its own."""
+"""One server per way of making workers, for all tests of this folder; each test uses model names of its own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.harness.server import WORKER_MODES, ServerProcess
 IN_DOCKER = pytest.param("docker", marks=[pytest.mark.docker, pytest.mark.timeout(1300)])
 
 
-@pytest.fixture(scope="session", params=[*WORKER_MODES, IN_DOCKER])
+@pytest.fixture(scope="package", params=[*WORKER_MODES, IN_DOCKER])
 def server(request: pytest.FixtureRequest) -> Iterator[ServerProcess | DockerServer]:
     """A running server in multi-model mode: on this machine with each way of making workers, and in the image."""
     if request.param == "docker":

@@ -24,6 +24,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 ENTRYPOINT = REPOSITORY / "container" / "dockerd-entrypoint.py"
 # How workers are made; the whole contract holds for each.
 WORKER_MODES = ("fork", "spawn")
+# A server under test ends before what the JVM's second compiler does for it has paid.
+JVM_ARGUMENTS = "-XX:TieredStopAtLevel=1"
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 30.0
 # Set in the server's environment, inherited by all that it starts: survivors are found by it.
@@ -66,6 +68,7 @@ class ServerProcess(ContainerClient):
             "SAGEMAKER_BASE_DIR": str(self.base_dir),
             "SAGEMAKER_BIND_TO_PORT": str(self.port),
             "MME_HOST": "127.0.0.1",
+            "SAGEMAKER_MODEL_SERVER_VMARGS": JVM_ARGUMENTS,
             "TMPDIR": str(self.folder / "tmp"),
             MARK: self.mark,
             **settings,

@@ -1,39 +1,44 @@
 """Tests side by side (pytest-xdist): which belong to one process, in which order, and what they have to show.
 
-Tests of one file share its fixtures, so that they run one after the other; those that share a container's server, or
-the Docker engine, too. What takes long comes first.
+Tests of one file share its fixtures, so that they run one after the other; those that share a server of the contract's,
+or the Docker engine, too. What takes long comes first.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 SHOWN = "shown"
 DOCKER = "docker"
 # In seconds on two cores, as far as it is worth saying: ./scripts/test --durations 0.
-_LONG: dict[str, int] = {}
+_LONG = {DOCKER: 400}
 
 
-def group_of(item: pytest.Item) -> str:
-    """Tests of one group run in one process."""
-    if "image" in getattr(item, "fixturenames", ()) or item.get_closest_marker("docker"):
+class Groups(LoadScopeScheduling):
+    """Each group runs in one process, in the order in which they were collected."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return group_of(nodeid)
+
+
+def group_of(nodeid: str) -> str:
+    """The tests of one group run one after the other."""
+    file, _, test = nodeid.partition("::")
+    if file.startswith("tests/image/") or "docker" in nodeid:
         return DOCKER
-    file = item.nodeid.partition("::")[0]
-    callspec = getattr(item, "callspec", None)
-    if file.startswith("tests/contract/") and callspec:
-        return f"tests/contract[{callspec.params['server']}]"
-    return file
+    how = re.search(r"\[(fork|spawn)\b", test)
+    return f"tests/contract, {how[1]}" if how and file.startswith("tests/contract/") else file
 
 
 def arrange(items: list[pytest.Item]) -> None:
-    """Marks each with its group, and sorts the groups: those first that take long."""
+    """Those groups first that take long; the tests of a group stay in their order."""
     groups: dict[str, list[pytest.Item]] = {}
     for item in items:
-        group = group_of(item)
-        groups.setdefault(group, []).append(item)
-        item.add_marker(pytest.mark.xdist_group(group))
+        groups.setdefault(group_of(item.nodeid), []).append(item)
     by_length = sorted(groups, key=lambda group: -_LONG.get(group, 0))  # stable
     items[:] = [item for group in by_length for item in groups[group]]
 
@@ -46,5 +51,9 @@ def show(request: pytest.FixtureRequest, text: str) -> None:
 def shown(reports: Iterable[pytest.TestReport]) -> list[str]:
     """All that was to be seen."""
     return [
-        value for report in reports if report.when == "call" for name, value in report.user_properties if name == SHOWN
+        str(value)
+        for report in reports
+        if report.when == "call"
+        for name, value in report.user_properties
+        if name == SHOWN
     ]
