@@ -19,7 +19,7 @@ os.environ.setdefault("MXNET_ENGINE_TYPE", "NaiveEngine")
 os.environ.setdefault("MXNET_SUBGRAPH_BACKEND", "NONE")
 
 # Ignored signals are inherited: what tests start in the background of a script, or with nohup, would not listen.
-for number in (signal.SIGINT, signal.SIGHUP):
+for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
     if signal.getsignal(number) == signal.SIG_IGN:
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 

@@ -13,8 +13,8 @@ import os
 import re
 import sys
 from collections.abc import Mapping
+from html import escape
 from pathlib import Path
-from xml.sax.saxutils import escape, quoteattr
 
 from mme.front_end import GUARD_JAR
 from mme.settings import Settings
@@ -136,12 +136,12 @@ def log4j2_xml(settings: Settings) -> str:
     polls = (
         ""
         if settings.log_level <= 10
-        else f'<RegexFilter regex={quoteattr(_PLATFORM_POLLS)} onMatch="DENY" onMismatch="NEUTRAL"/>'
+        else f'<RegexFilter regex="{escape(_PLATFORM_POLLS)}" onMatch="DENY" onMismatch="NEUTRAL"/>'
     )
     chatter = (
         ""
         if settings.log_level <= 10
-        else f'<RegexFilter regex={quoteattr(_CHATTER)} onMatch="DENY" onMismatch="NEUTRAL"/>'
+        else f'<RegexFilter regex="{escape(_CHATTER)}" onMatch="DENY" onMismatch="NEUTRAL"/>'
     )
     # what workers say arrives as INFO from standard output, as WARN from standard error (configure_worker_logging)
     output = level if settings.log_level <= 20 else "warn"

@@ -14,8 +14,22 @@ from xdist.scheduler import LoadScopeScheduling
 
 SHOWN = "shown"
 DOCKER = "docker"
-# In seconds on two cores, as far as it is worth saying: ./scripts/test --durations 0.
-_LONG = {DOCKER: 400}
+# In seconds, with others beside it on two cores; as far as it is worth saying (--durations 0).
+_LONG = {
+    DOCKER: 450,
+    "tests/image/test_fresh_machine.py": 200,
+    "tests/integration/test_workers_faults.py": 170,
+    "tests/integration/test_quickstart.py": 150,
+    "tests/contract, spawn": 150,
+    "tests/integration/test_server.py": 140,
+    "tests/endpoint/test_real_containers.py": 130,
+    "tests/integration/test_setup.py": 110,
+    "tests/integration/test_admission.py": 80,
+    "tests/integration/test_drain.py": 80,
+    "tests/endpoint/test_server.py": 75,
+    "tests/endpoint/test_limits.py": 60,
+    "tests/integration/test_packages.py": 60,
+}
 
 
 class Groups(LoadScopeScheduling):
@@ -28,7 +42,7 @@ class Groups(LoadScopeScheduling):
 def group_of(nodeid: str) -> str:
     """The tests of one group run one after the other."""
     file, _, test = nodeid.partition("::")
-    if file.startswith("tests/image/") or "docker" in nodeid:
+    if (file.startswith("tests/image/") and file not in _LONG) or "docker" in nodeid:
         return DOCKER
     how = re.search(r"\[(fork|spawn)\b", test)
     return f"tests/contract, {how[1]}" if how and file.startswith("tests/contract/") else file

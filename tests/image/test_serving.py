@@ -8,6 +8,7 @@ import re
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,13 @@ pytestmark = [pytest.mark.docker, pytest.mark.timeout(1300)]
 
 ONE_ROW = json.dumps([[1.0, 2.0, 3.0, 4.0]])
 ROOT_USER = 0
+
+
+@pytest.fixture(scope="module")
+def served(image: Image) -> Iterator[DockerServer]:
+    """A container with nothing special, for tests that end nothing."""
+    with DockerServer(image) as running:
+        yield running
 
 
 def load_and_invoke(server: DockerServer, name: str = "double") -> None:
@@ -44,17 +52,16 @@ def wait_for_health(server: DockerServer, status: str) -> None:
     )
 
 
-def test_started_as_root_the_server_and_the_models_run_unprivileged(image: Image) -> None:
-    with DockerServer(image) as server:
-        load_and_invoke(server)
-        processes = server.processes()
-        user = int(image.run("id", "-u", "model-server").stdout)
-        assert user != ROOT_USER
-        assert {tuple(process["uids"]) for process in processes} == {(user, user, user)}
-        assert all(ROOT_USER not in process["gids"] for process in processes)
-        assert server.front_end()["uids"][0] == user
-        workers = [process for process in processes if process["pid"] not in (1, server.front_end()["pid"])]
-        assert workers, "the model's worker is a process of its own"
+def test_started_as_root_the_server_and_the_models_run_unprivileged(image: Image, served: DockerServer) -> None:
+    load_and_invoke(served)
+    processes = served.processes()
+    user = int(image.run("id", "-u", "model-server").stdout)
+    assert user != ROOT_USER
+    assert {tuple(process["uids"]) for process in processes} == {(user, user, user)}
+    assert all(ROOT_USER not in process["gids"] for process in processes)
+    assert served.front_end()["uids"][0] == user
+    workers = [process for process in processes if process["pid"] not in (1, served.front_end()["pid"])]
+    assert workers, "the model's worker is a process of its own"
 
 
 @pytest.mark.parametrize(
@@ -194,14 +201,13 @@ def test_packages_that_a_single_model_asks_for_are_installed_by_root_and_used_by
         shutil.rmtree(folder.parent)
 
 
-def test_a_model_that_only_root_may_read_is_named_with_the_remedy(image: Image) -> None:
-    with DockerServer(image) as server:
-        file = models.multiplier(server.model_dir("closed")) / "model-0000.params"
-        file.chmod(0o600)
-        assert server.load("closed").status_code == 500
-        wait_until(lambda: "chmod -R a+rX" in server.log(), lambda: f"the remedy is in the log\n{server.log_tail()}")
-        file.chmod(0o644)
-        assert server.load("closed").status_code == 200, server.log_tail()
+def test_a_model_that_only_root_may_read_is_named_with_the_remedy(served: DockerServer) -> None:
+    file = models.multiplier(served.model_dir("closed")) / "model-0000.params"
+    file.chmod(0o600)
+    assert served.load("closed").status_code == 500
+    wait_until(lambda: "chmod -R a+rX" in served.log(), lambda: f"the remedy is in the log\n{served.log_tail()}")
+    file.chmod(0o644)
+    assert served.load("closed").status_code == 200, served.log_tail()
 
 
 def test_a_memory_limit_of_the_container_leaves_it_serving(image: Image) -> None:
@@ -209,20 +215,19 @@ def test_a_memory_limit_of_the_container_leaves_it_serving(image: Image) -> None
         load_and_invoke(server)
 
 
-def test_a_trained_network_sees_the_cat_in_a_photo(image: Image, shared: Path) -> None:
-    with DockerServer(image) as server:
-        models.cifar_model(server.model_dir("cifar"), shared, "cifar_resnet20_v1")
-        assert server.load("cifar").status_code == 200, server.log_tail()
-        answer = server.invoke("cifar", (shared / "images" / "cat.jpg").read_bytes(), "image/jpeg")
-        assert answer.status_code == 200, answer.text
-        best = re.fullmatch(r"probability=([0-9.]+), class=cat", answer.json()[0])
-        assert best, answer.text
-        assert float(best[1]) > 0.9
+def test_a_trained_network_sees_the_cat_in_a_photo(served: DockerServer, shared: Path) -> None:
+    models.cifar_model(served.model_dir("cifar"), shared, "cifar_resnet20_v1")
+    assert served.load("cifar").status_code == 200, served.log_tail()
+    answer = served.invoke("cifar", (shared / "images" / "cat.jpg").read_bytes(), "image/jpeg")
+    assert answer.status_code == 200, answer.text
+    best = re.fullmatch(r"probability=([0-9.]+), class=cat", answer.json()[0])
+    assert best, answer.text
+    assert float(best[1]) > 0.9
 
 
 def test_the_time_to_the_first_answer_is_printed(image: Image, request: pytest.FixtureRequest) -> None:
     times_s = []
-    for options in ([], [], ["--read-only", "--tmpfs", "/tmp"]):
+    for options in ([], ["--read-only", "--tmpfs", "/tmp"]):
         server = DockerServer(image, options=options)
         started_s = time.monotonic()
         with server:

@@ -9,7 +9,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,8 +26,6 @@ QUICKSTART = ROOT / "scripts" / "quickstart"
 MODELS = ("digits_mlp", "digits_lenet")
 ALL_MODELS = {*MODELS, "digits_mlp_v2", *(f"digits_small_{number:02}" for number in range(1, 11))}
 CALLS = 100
-# What a run takes at most that finds everything fetched and trained.
-LATER_RUN_LIMIT_S = 20
 # It says its version and nothing else.
 JAVA_THAT_FAILS = """\
 #!/bin/sh
@@ -222,14 +219,6 @@ def test_once_it_cleans_up_and_says_so(first_run: Ended) -> None:
     assert "Traceback" not in first_run.text
 
 
-def test_a_later_run_trains_nothing_and_is_quick(first_run: Ended) -> None:
-    started_s = time.monotonic()
-    with quickstart(first_run.cache, "--once") as run:
-        assert run.exit_code() == 0, run.text()
-    assert time.monotonic() - started_s < LATER_RUN_LIMIT_S
-    assert run.text().count("(kept from before)") == 2
-
-
 def test_the_printed_commands_list_and_invoke_through_the_endpoint(visit: Visit) -> None:
     listed = {line.split(".tar.gz")[0] for line in visit.answers["list_models"].splitlines()}
     assert listed == ALL_MODELS
@@ -250,6 +239,10 @@ def test_the_printed_commands_reach_one_of_its_containers(visit: Visit) -> None:
     assert loaded_names(visit.answers["models after load"]) == before
     loading = json.loads(shlex.split(visit.commands["load"])[-1])
     assert loading["model_name"] == unloaded
+
+
+def test_a_later_run_trains_nothing(visit: Visit) -> None:
+    assert visit.text.count("(kept from before)") == 2
 
 
 def test_ctrl_c_cleans_up_what_is_left_and_stops_all(visit: Visit) -> None:
@@ -275,11 +268,10 @@ def test_readme_shows_what_it_really_prints(visit: Visit) -> None:
         assert any(each.startswith(line) for each in remaining), f"README shows {line!r}; printed is:\n{visit.text}"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_in_the_middle_stops_every_container_too(first_run: Ended, number: signal.Signals) -> None:
+def test_a_hang_up_in_the_middle_stops_every_container_too(first_run: Ended) -> None:
     with quickstart(first_run.cache) as run:
         wait_until(lambda: run.has_said("InService after"), "the endpoint is in service", 60)
-        run.process.send_signal(number)
+        run.process.send_signal(signal.SIGHUP)
         assert run.exit_code(40) == 130, run.text()
         assert "Traceback" not in run.text()
         run.assert_nothing_survives()

@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -22,7 +21,6 @@ NEEDED = [
 ]
 JAVA_PROGRAMS = re.compile("java|javac|jar|jlink|jshell")
 PYTHON_PROGRAMS = re.compile(r"(python|pip|pyenv|uv).*|2to3.*|idle.*|pydoc.*")
-NOTHING_TO_DO_LIMIT_S = 1.0
 
 
 @pytest.fixture
@@ -84,7 +82,8 @@ def setup(checkout: Path, *arguments: str, **environment: str) -> subprocess.Com
 
 
 @pytest.mark.slow
-def test_without_a_recent_java_a_runtime_is_installed_that_serve_takes_and_a_second_run_is_silent_and_quick(
+@pytest.mark.timeout(400)
+def test_without_a_recent_java_a_runtime_is_installed_a_second_run_is_silent_and_one_elsewhere_begins_anew(
     checkout: Path, path_with_old_java: str
 ) -> None:
     first = setup(checkout, PATH=path_with_old_java)
@@ -106,10 +105,16 @@ def test_without_a_recent_java_a_runtime_is_installed_that_serve_takes_and_a_sec
     assert Path(taken.stdout.strip()) == Path(java).parents[1]
     assert subprocess.run([java, "-version"], capture_output=True).returncode == 0
 
-    started_s = time.monotonic()
     second = setup(checkout, PATH=path_with_old_java)
-    assert time.monotonic() - started_s < NOTHING_TO_DO_LIMIT_S
     assert (second.returncode, second.stdout, second.stderr) == (0, "", "")
+
+    moved = checkout.rename(checkout.with_name("moved"))  # the environment names its own place
+    again = setup(moved, PATH=path_with_old_java)
+    assert again.returncode == 0, again.stderr
+    found = subprocess.run(
+        [moved / ".venv" / "bin" / "python", "-P", "-c", "import sys; print(sys.path)"], text=True, capture_output=True
+    )
+    assert f"'{moved}'" in found.stdout
 
 
 @pytest.mark.slow
@@ -134,18 +139,6 @@ def test_where_no_3_11_can_be_had_it_fails_with_a_remedy(checkout: Path, path_wi
     assert done.returncode == 1
     assert "no Python 3.11 here, and uv could not fetch one. Install Python 3.11 or open the network." in done.stderr
     assert not (checkout / ".venv").exists()
-
-
-@pytest.mark.slow
-def test_a_folder_that_was_moved_is_set_up_again(checkout: Path) -> None:
-    assert setup(checkout).returncode == 0
-    moved = checkout.rename(checkout.with_name("moved"))
-    again = setup(moved)
-    assert again.returncode == 0, again.stderr
-    found = subprocess.run(
-        [moved / ".venv" / "bin" / "python", "-P", "-c", "import sys; print(sys.path)"], text=True, capture_output=True
-    )
-    assert f"'{moved}'" in found.stdout
 
 
 def test_without_the_network_it_fails_with_a_remedy(checkout: Path) -> None:

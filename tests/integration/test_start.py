@@ -7,13 +7,23 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.harness.ports import free_port
 from tests.harness.server import ENTRYPOINT
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """With a short name: Unix sockets live below it."""
+    with tempfile.TemporaryDirectory(prefix="mt-") as folder:
+        yield Path(folder)
+
 
 AT_ONCE_S = 20.0  # on a machine that is busy with other tests; alone it is about one
 BAD_SETTING, CANNOT_START = 2, 1

@@ -31,14 +31,16 @@ BATCH = 4
 Load = Callable[..., str]
 
 
-def start(log_level: str = "20", single_model_dir: Path | None = None) -> ServerProcess:
+def start(
+    log_level: str = "20", single_model_dir: Path | None = None, response_timeout_s: int = RESPONSE_TIMEOUT_S
+) -> ServerProcess:
     """A server whose clients wait no longer than a recovery may take."""
     server = ServerProcess(
         single_model_dir=single_model_dir,
         MME_WORKERS="fork",
         MME_PRELOAD="none",
         SAGEMAKER_HANDLER=HANDLER,
-        SAGEMAKER_MODEL_SERVER_TIMEOUT=str(RESPONSE_TIMEOUT_S),
+        SAGEMAKER_MODEL_SERVER_TIMEOUT=str(response_timeout_s),
         SAGEMAKER_CONTAINER_LOG_LEVEL=log_level,
     )
     server.timeout_s = RECOVERY_S
@@ -396,7 +398,7 @@ def test_nothing_survives_a_killed_supervisor() -> None:
 
 
 def test_200_models_load_at_the_same_time() -> None:
-    with start() as server:
+    with start(response_timeout_s=60) as server:
         server.timeout_s = 60.0
         names = [uuid.uuid4().hex for _ in range(200)]
         for name in names:
