@@ -23,6 +23,7 @@ import requests
 
 from tests.harness.container_client import ContainerClient
 from tests.harness.ports import free_port
+from tests.harness.server import JVM_ARGUMENTS
 from tests.harness.waiting import wait_until
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -150,6 +151,7 @@ class DockerServer(ContainerClient):
             "SAGEMAKER_MULTI_MODEL": "false" if single_model_dir is not None else "true",
             "SAGEMAKER_BIND_TO_PORT": str(self.port),
             "MME_HOST": "127.0.0.1",
+            "SAGEMAKER_MODEL_SERVER_VMARGS": JVM_ARGUMENTS,
             **settings,
         }
         if single_model_dir is not None:
