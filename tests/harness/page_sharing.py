@@ -139,6 +139,13 @@ def goes_on_working_however_often_it_gives_back() -> None:
         in_fork(work)
 
 
+def costs_who_shares_it_next_to_nothing() -> None:
+    shelves = [Shelf(number) for number in range(2000)]
+    share()
+    assert anonymous_bytes() < 8_000_000  # what is shared is of the file
+    assert len(shelves) == 2000
+
+
 def keeps_what_differs_by_a_single_bit() -> None:
     memory = mmap.mmap(-1, 64 * PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     for page in range(64):

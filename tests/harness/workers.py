@@ -41,6 +41,9 @@ def fork_servers(server: ServerProcess) -> list[psutil.Process]:
 
 def shares_pages(process: psutil.Process) -> bool:
     """Whether a fork server, or a worker that it has forked since, shares its memory through a file, all of it."""
+    open_files = Path(f"/proc/{process.pid}/fd").iterdir()
+    if any("mme-pages" in str(each.readlink()) for each in open_files if each.is_symlink()):
+        return False  # it is at it
     return "mme-pages" in Path(f"/proc/{process.pid}/maps").read_text()
 
 

@@ -262,6 +262,8 @@ def test_the_log_level_is_heeded_and_the_reason_of_a_failed_load_is_logged_at_ea
         (models.multiplier(server.model_dir("double")) / "model-0000.params").unlink()
         assert server.load("double").status_code == 500
         wait_until(lambda: "Model double did not load (500)" in server.log(), "the reason is logged")
+        load_multiplier(server, "other")
+        assert server.stop() == 0
         assert "INFO" not in server.log()
 
 

@@ -285,6 +285,7 @@ def test_a_real_run_measures_both_servers_and_leaves_nothing(folder: Path) -> No
     for row in record["rows"]:
         assert row["failed_rounds"] == 0
         assert 0 < row["load_s"]["p50"] < row["sum_s"]["p50"] < 120
+        assert row["first_to_tenth_invocation_ratio"]["value"] > 0
     assert not list((folder / "tmp").iterdir())
 
 

@@ -19,6 +19,7 @@ pytestmark = pytest.mark.skipif(not pages.can_share(), reason="pages.so is for L
     [
         "gives_back_what_is_as_it_was",
         "goes_on_working_however_often_it_gives_back",
+        "costs_who_shares_it_next_to_nothing",
         "keeps_what_differs_by_a_single_bit",
         "leaves_memory_alone_that_is_somebody_elses_by_now",
         "gives_nothing_back_while_there_are_threads",

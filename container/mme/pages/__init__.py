@@ -26,6 +26,8 @@ _UNLISTED = (
     *map(chr, range(256)),
     *(bytes([number]) for number in range(256)),
 )
+# What share() began with, kept for good: to let go of it would count down in every object, and copy its page.
+_roots: list[object] = []
 _shared = False  # in the fork server, and in the workers that it has forked since
 
 
@@ -51,14 +53,15 @@ def can_share() -> bool:
 def share() -> int:
     """Shares this process's memory with those that will be forked; returns how many bytes. For a process of one thread.
 
-    All objects are frozen afterwards (``gc.freeze``). Raises ``OSError``; nothing else has changed then that would
-    matter.
+    All objects are frozen afterwards (``gc.freeze``). Raises ``OSError`` or ``MemoryError``; nothing else has changed
+    then that would matter.
     """
     global _shared
     gc.unfreeze()  # the collector does not list frozen objects
     cache_entries: list[int] = getattr(opcode, "_inline_cache_entries", [0] * 256)
     try:
-        shared_bytes = _checked(_library().pages_share([*_UNLISTED, *gc.get_objects()], bytes(cache_entries)))
+        _roots[:] = [*_UNLISTED, *gc.get_objects()]
+        shared_bytes = _checked(_library().pages_share(_roots, bytes(cache_entries)))
     finally:
         gc.freeze()
     _shared = True

@@ -362,10 +362,18 @@ static void add_parts(struct objects *objects, const PyCodeObject *code)
         visit(parts[i], objects);
 }
 
+/* As the collector does with those that it tracks; tuples and dictionaries of what it does not need to track are not. */
+static int may_be_traversed(PyObject *object)
+{
+    if (!PyObject_IS_GC(object) || !Py_TYPE(object)->tp_traverse)
+        return 0;
+    return PyObject_GC_IsTracked(object) || PyTuple_CheckExact(object) || PyDict_CheckExact(object);
+}
+
 /* Looks at the items of a list, and at all that can be reached from them but for frames: a call's own will be gone. */
 static int find_objects(struct objects *objects, PyObject *roots)
 {
-    int error = map_objects(objects, 1 << 20);
+    int error = map_objects(objects, 1 << 12);
     if (error)
         return error;
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(roots); i++)
@@ -375,7 +383,7 @@ static int find_objects(struct objects *objects, PyObject *roots)
         add(objects, (PyObject *)Py_TYPE(object));
         if (PyCode_Check(object))
             add_parts(objects, (PyCodeObject *)object);
-        else if (!PyFrame_Check(object) && PyObject_IS_GC(object) && Py_TYPE(object)->tp_traverse)
+        else if (!PyFrame_Check(object) && may_be_traversed(object))
             Py_TYPE(object)->tp_traverse(object, visit, objects);
     }
     return objects->error;
@@ -386,8 +394,10 @@ static int ignore_counters(PyCodeObject *code, const unsigned char *cache_entrie
 {
     int is_cached = code->_co_code != NULL;
     PyObject *instructions = PyCode_GetCode(code); /* as they were before; the code object keeps it */
-    if (!instructions)
+    if (!instructions) {
+        PyErr_Clear();
         return -ENOMEM;
+    }
     const unsigned char *bytes = (const unsigned char *)PyBytes_AS_STRING(instructions);
     for (Py_ssize_t at = 0, length = PyBytes_GET_SIZE(instructions); at < length;) {
         unsigned char entries = cache_entries[bytes[at]];
@@ -458,6 +468,8 @@ static long share(PyObject *roots, const unsigned char *cache_entries)
         touch_region(file, &shared->regions[i]);
     if (!error)
         fcntl(file, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL);
+    else if (shared->file && shared->file != MAP_FAILED)
+        munmap((void *)(uintptr_t)shared->file, shared->length);
     if (file >= 0)
         close(file);
     if (pagemap >= 0)

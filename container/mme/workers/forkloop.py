@@ -45,7 +45,7 @@ _REAPED_S = 0.3
 # How long MMS may take to make the log files of a worker that it believes to have answered.
 _FILES_MADE_S = 1.0
 # What sharing may take, for a moment: a copy of the largest region of memory, and a list of all objects.
-_ROOM_TO_SHARE_BYTES = 64 * MIB
+_ROOM_TO_SHARE_BYTES = 128 * MIB
 # How long the memory of a worker that has died is kept for the next one.
 _KEPT_S = 10.0
 _SIGNALS = {signal.SIGTERM, signal.SIGCHLD}
@@ -113,7 +113,7 @@ class ForkServer:
         started_s = time.monotonic()
         try:
             shared_bytes = pages.share()
-        except OSError as error:
+        except (OSError, MemoryError) as error:
             logger.warning("workers share no pages again: %s", error)
         else:
             logger.debug("%d MiB are shared after %.2f s", shared_bytes // MIB, time.monotonic() - started_s)
