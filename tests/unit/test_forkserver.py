@@ -248,6 +248,28 @@ def test_what_a_dead_worker_took_is_kept_for_the_next_one(front_end: FrontEnd, m
     wait_until(lambda: kept_bytes(tmp_path) == [], "nothing is kept for a model that is gone", timeout_s=2)
 
 
+def test_it_is_kept_on_where_the_next_one_is_killed_while_it_loads(
+    front_end: FrontEnd, model_dir: Path, tmp_path: Path
+) -> None:
+    launcher = front_end.launch(model_dir)
+    front_end.wait_until_started(launcher)
+    connection = front_end.connect()
+    worker_of(connection.load(model_dir, "first")).kill()
+    wait_until(lambda: len(kept_bytes(tmp_path)) == 1, "it is kept")
+    taken = kept_bytes(tmp_path)
+    make_model(model_dir, "kill", signal.SIGKILL)
+    successor = front_end.connect()
+    with pytest.raises(AssertionError, match="hung up"):
+        successor.load(model_dir, "successor")
+    wait_until(lambda: kept_bytes(tmp_path) == taken, "it is kept again")
+    make_model(model_dir)
+    last = front_end.connect()
+    worker_of(last.load(model_dir, "last"))
+    assert kept_bytes(tmp_path) == []
+    for each in (connection, successor, last):
+        each.close()
+
+
 def test_nothing_is_kept_for_a_worker_that_was_not_wanted_any_more(
     front_end: FrontEnd, model_dir: Path, tmp_path: Path
 ) -> None:

@@ -309,7 +309,9 @@ class ForkServer:
         code = os.waitstatus_to_exitcode(status)
         state = self._states[worker.slot]
         self._states[worker.slot] = Busy.STARTED
-        model.has_loaded |= state >= Busy.READY
+        if state >= Busy.READY:
+            model.has_loaded = True
+            model.taken_bytes = taken_mib(self._states, worker.slot) * MIB
         self._free_slots.append(worker.slot)
         if not worker.ended_by_us:
             worker.report(code)
@@ -317,17 +319,19 @@ class ForkServer:
             refusal = 507 if killed else _REFUSALS.get(code)
             if state == Busy.LOADING and refusal:
                 self.refuse_load(model, worker, refusal)
+                if killed and model.has_loaded:  # (one that was refused has put back what was kept for it)
+                    self.keep_memory(model)
                 return
             if state == Busy.PREDICTING and killed:
                 send_at_once(worker.connection, protocol.predict_response(None, {}, "Out of resources", 507))
         worker.hang_up()  # at once: what the front end still sends is lost
         if state >= Busy.READY and code != 0 and not worker.ended_by_us:  # 0: the front end has hung up
-            self.keep_memory(model, taken_mib(self._states, worker.slot) * MIB)
+            self.keep_memory(model)
 
-    def keep_memory(self, model: Model, taken_bytes: int) -> None:
+    def keep_memory(self, model: Model) -> None:
         """What a worker that has died took is for the next one of its model, which MMS asks for after a second."""
         try:
-            key = self._admission.keep(model.launch.model_name, taken_bytes)
+            key = self._admission.keep(model.launch.model_name, model.taken_bytes)
         except (OSError, MmeError) as error:
             logger.error("nothing is kept for the next worker of model %s: %s", model.launch.model_name, error)
         else:

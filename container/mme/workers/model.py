@@ -34,6 +34,7 @@ class Model:
     process: int = -1  # readable once the launcher has ended; -1 from then on, or where the kernel has no such thing
     workers: dict[int, Worker] = field(default_factory=dict)
     has_loaded: bool = False  # in any worker, at any time
+    taken_bytes: int = 0  # by a worker, as far as is known
     kept: list[str] = field(default_factory=list)  # keys of memory that is kept for next workers (Admission.keep)
     refused: list[tuple[socket.socket, int]] = field(default_factory=list)  # answered when the launcher is gone
 
