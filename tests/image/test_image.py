@@ -105,7 +105,7 @@ def test_no_compiler_or_package_cache_is_left(image: Image) -> None:
         "-c",
         "for each in cc gcc g++ cpp ld as make javac; do command -v $each; done;"
         "find /home /tmp /var/tmp -mindepth 1;"
-        "find /root/.cache /var/lib/apt/lists /var/cache/apt /opt/ml /build -type f ! -name lock;"
+        "find ~root/.cache /var/lib/apt/lists /var/cache/apt /opt/ml /build -type f ! -name lock;"
         "find /opt /usr /var -name '*.deb' -o -name '*.whl';"
         "find /opt/venv -path '*/numpy/tests' -o -path '*/mxnet/include'",
     )
