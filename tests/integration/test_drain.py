@@ -60,9 +60,9 @@ def ask_to_stop(server: ServerProcess, number: signal.Signals = signal.SIGTERM) 
     server.process.send_signal(number)
 
 
-def is_refused(server: ServerProcess) -> bool:
+def is_refused(server: ServerProcess, port: int | None = None) -> bool:
     try:
-        socket.create_connection(("127.0.0.1", server.port), timeout=5).close()
+        socket.create_connection(("127.0.0.1", port or server.port), timeout=5).close()
     except (ConnectionRefusedError, ConnectionResetError):  # the latter where it came in that instant
         return True
     return False
@@ -203,7 +203,7 @@ def test_no_model_is_loaded_any_more_on_a_port_of_its_own(
         load = client.submit(management.load, "late", server.model_url("late"))
         wait_until(lambda: count_in_flight(connections_to(port)) == 1, "the load is under way")
         ask_to_stop(server)
-        wait_until(lambda: is_refused(server), "new connections are refused")
+        wait_until(lambda: is_refused(server) and is_refused(server, port), "new connections are refused")
         with pytest.raises(requests.ConnectionError):
             management.load("later", server.model_url("later"))
         go_on.touch()
