@@ -14,10 +14,11 @@ from xdist.scheduler import LoadScopeScheduling
 
 SHOWN = "shown"
 DOCKER = "docker"
+FRESH_MACHINE = "tests/image/test_fresh_machine.py"  # needs the engine, but not the image
 # In seconds, with others beside it on two cores; as far as it is worth saying (--durations 0).
 _LONG = {
     DOCKER: 450,
-    "tests/image/test_fresh_machine.py": 200,
+    FRESH_MACHINE: 200,
     "tests/integration/test_workers_faults.py": 170,
     "tests/integration/test_quickstart.py": 150,
     "tests/contract, spawn": 150,
@@ -42,7 +43,7 @@ class Groups(LoadScopeScheduling):
 def group_of(nodeid: str) -> str:
     """The tests of one group run one after the other."""
     file, _, test = nodeid.partition("::")
-    if (file.startswith("tests/image/") and file not in _LONG) or "docker" in nodeid:
+    if (file.startswith("tests/image/") and file != FRESH_MACHINE) or "docker" in nodeid:
         return DOCKER
     how = re.search(r"\[(fork|spawn)\b", test)
     return f"tests/contract, {how[1]}" if how and file.startswith("tests/contract/") else file
