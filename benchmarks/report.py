@@ -17,8 +17,8 @@ from typing import Any
 
 import psutil
 
-from mme import preflight
 from mme.settings import Settings
+from mme.supervisor import preflight
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS_DIR = ROOT / "benchmarks" / "results"

@@ -8,7 +8,7 @@ import sys
 def main(arguments: list[str]) -> int:
     """Returns the exit code; does not return for a command, which takes this process over."""
     if arguments in ([], ["serve"]):
-        from mme.server import serve
+        from mme.supervisor.server import serve
 
         return serve()
     if arguments[0] == "serve":

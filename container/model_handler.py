@@ -19,15 +19,15 @@ from typing import Any
 
 import numpy as np
 
-from mme import practice
 from mme.capacity.admission import loading_in_spawned_worker
 from mme.capacity.memory import KernelMemory
 from mme.errors import MmeError, ModelLoadError
 from mme.frameworks.base import Model, describe_inputs, means_no_memory, memory_errors
 from mme.frameworks.registry import adapter_for
-from mme.images import ImageReader
-from mme.payload import CUSTOM_ATTRIBUTES, JSON, BodyReader, Request
-from mme.responses import Responder, Response, negotiate
+from mme.handler import warmup as practice
+from mme.handler.images import ImageReader
+from mme.handler.payload import CUSTOM_ATTRIBUTES, JSON, BodyReader, Request
+from mme.handler.responses import Responder, Response, negotiate
 from mme.settings import Settings
 
 logger = logging.getLogger(__name__)

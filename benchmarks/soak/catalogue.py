@@ -146,8 +146,8 @@ def _parse(body: bytes, accept: str) -> np.ndarray:
 
 
 def _right_answers(folders: list[str]) -> list[list[Any]]:
-    from mme import mms_config
     from mme.settings import Settings
+    from mme.supervisor import mms_config
 
     package_dir = Path(mms_config.__file__).parents[1]
     temporary_dir = Path(os.environ.get("TMPDIR", "/tmp"))

@@ -16,7 +16,7 @@ from collections import Counter
 from typing import Any
 
 FRONT_END = b"com.amazonaws.ml.mms.ModelServer"
-FORK_SERVER = b"mme.workers.forkloop"
+FORK_SERVER = b"mme.zygote.root"
 _NAME_BYTES = 15  # what the kernel keeps of a process's name
 
 

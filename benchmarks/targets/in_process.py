@@ -33,8 +33,8 @@ class InProcess:
         self._process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> InProcess:
-        from mme import mms_config
         from mme.settings import Settings
+        from mme.supervisor import mms_config
 
         package_dir = Path(mms_config.__file__).parents[1]
         environment = mms_config.environment(

@@ -13,8 +13,8 @@ import sys
 import warnings
 from pathlib import Path
 
-from mme import preflight, processes
 from mme.settings import Settings
+from mme.supervisor import preflight, processes
 
 HANDLER = "benchmarks.plain_handler:handle"
 

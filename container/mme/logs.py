@@ -36,7 +36,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """``2026-01-31T12:00:00,123 [INFO ] mme.server - message``"""
+    """``2026-01-31T12:00:00,123 [INFO ] mme.supervisor.server - message``"""
 
     default_time_format = "%Y-%m-%dT%H:%M:%S"
     default_msec_format = "%s,%03d"

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from mme.errors import ModelLoadError
-from mme.frameworks import mxnet_artifacts
+from mme.frameworks.mxnet.adapter import artifacts as mxnet_artifacts
 from scripts.programs.console import Failure
 
 

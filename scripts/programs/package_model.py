@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from mme.errors import ModelLoadError
-from mme.frameworks import mxnet_artifacts
+from mme.frameworks.mxnet.adapter import artifacts as mxnet_artifacts
 from mme.frameworks.registry import adapter_for
 from scripts.programs.archives import Archive, Entry, entries, write_archive
 from scripts.programs.console import Failure, readable_size, run

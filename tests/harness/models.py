@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from mme.frameworks.mxnet import import_mxnet
+from mme.frameworks.mxnet.adapter import import_mxnet
 from mme.settings import Settings
 
 CIFAR_10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

@@ -13,7 +13,7 @@ import psutil
 
 from tests.harness.server import ServerProcess
 
-_FORK_SERVER = "mme.workers.forkloop"
+_FORK_SERVER = "mme.zygote.root"
 _LAUNCHER = "mms/model_service_worker.py"
 _KERNEL_NAME_BYTES = 15
 

@@ -54,7 +54,7 @@ def test_the_entry_point_is_in_exec_form_and_serve_the_default(configuration: di
 
 def test_a_health_check_is_defined(configuration: dict) -> None:
     check = configuration["Healthcheck"]
-    assert check["Test"] == ["CMD", "python", "-m", "mme.healthcheck"]
+    assert check["Test"] == ["CMD", "python", "-m", "mme.supervisor.healthcheck"]
     assert check["StartPeriod"] > 0
 
 
@@ -90,7 +90,7 @@ def test_python_java_and_every_package_can_be_used(image: Image) -> None:
     program = (
         "import sys, numpy, scipy.sparse, PIL.Image, psutil, boto3, mms.model_service_worker, mxnet as mx;"
         "from sagemaker_inference import model_server;"
-        "import model_handler, mme.server;"
+        "import model_handler, mme.supervisor.server;"
         "print(sys.version_info[:2], mx.__version__, mx.nd.dot(mx.nd.ones((2, 3)), mx.nd.ones((3, 2))).asnumpy().sum())"
     )
     ran = image.run("python", "-W", "ignore", "-c", program, options=["--user", "10001"])
@@ -124,7 +124,9 @@ def test_our_code_is_the_checkouts_and_nothing_else_of_it(image: Image) -> None:
 
 def test_python_finds_bytecode_for_all_that_it_imports(image: Image) -> None:
     # which the server could not write, and a read-only image not keep
-    imports = "import mme.server, model_handler, mms.model_service_worker, mxnet, sagemaker_inference.model_server"
+    imports = (
+        "import mme.supervisor.server, model_handler, mms.model_service_worker, mxnet, sagemaker_inference.model_server"
+    )
     verbose = image.run("python", "-v", "-c", imports).stderr
     loaded = re.findall(r"^# code object from '(/opt/[^']+)'", verbose, re.M)
     assert len(loaded) > 200

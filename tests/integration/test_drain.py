@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import requests
 
-from mme.connections import connections_to, count_in_flight
+from mme.supervisor.connections import connections_to, count_in_flight
 from tests.harness.container_client import ContainerClient
 from tests.harness.obedient_handler import HANDLER, command, make_model
 from tests.harness.ports import free_port

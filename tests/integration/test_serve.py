@@ -92,7 +92,7 @@ def test_the_server_ends_with_a_serve_that_was_killed(tmp_path: Path) -> None:
 def test_a_server_that_dies_ends_serve_with_its_exit_code(tmp_path: Path) -> None:
     with serving(tmp_path) as server:
         # a front end that dies before its supervisor calls the start done is started again
-        wait_until(lambda: "mme.server - serving" in server.output.read_text(), "the start is over")
+        wait_until(lambda: "mme.supervisor.server - serving" in server.output.read_text(), "the start is over")
         jvm = [each for each in marked_processes(server.mark) if "com.amazonaws.ml.mms.ModelServer" in each.cmdline()]
         assert len(jvm) == 1
         jvm[0].kill()

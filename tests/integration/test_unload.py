@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mme.connections import connections_to, count_in_flight
+from mme.supervisor.connections import connections_to, count_in_flight
 from tests.harness.obedient_handler import HANDLER, command, make_model
 from tests.harness.server import WORKER_MODES, ServerProcess
 from tests.harness.waiting import wait_until

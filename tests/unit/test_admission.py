@@ -22,11 +22,11 @@ from hypothesis import strategies as st
 
 from mme.capacity.admission import COPIED_ON_WRITE_BYTES, Admission
 from mme.capacity.footprint import MIB, Artifact, declared_bytes, estimated_bytes, need_of, survey
-from mme.capacity.guard import RequestGuard, limited_growth
-from mme.capacity.ledger import Book, Ledger, Loading, new_key
 from mme.capacity.memory import MemorySample
 from mme.capacity.policy import decide, load_growth_bytes, request_growth_bytes, reserve_bytes
 from mme.capacity.process_memory import ProcessId
+from mme.capacity.reservations import Book, Ledger, Loading, new_key
+from mme.capacity.rlimit import RequestGuard, limited_growth
 from mme.errors import InsufficientMemory, ModelLoadError
 from mme.settings import Settings
 from tests.harness.waiting import wait_until
@@ -625,7 +625,7 @@ def test_a_load_that_takes_more_than_there_is_gets_a_memory_error_not_a_kill(
 def test_a_request_may_allocate_half_of_what_is_free_and_later_ones_as_much_as_there_is_then(
     memory: FakeMemory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mme.capacity.guard.RENEW_S", 0.0)
+    monkeypatch.setattr("mme.capacity.rlimit.RENEW_S", 0.0)
 
     def work() -> None:
         guard = RequestGuard(Settings(memory_reserve_mb=100), memory)

@@ -23,7 +23,7 @@ from scripts.programs.mxnet_files import check_file
 from tests.harness.models import tiny_classifier
 
 ROOT = Path(__file__).resolve().parents[2]
-# One float array and its name, as mx.nd.save writes them (the layout is in mme/frameworks/mxnet_artifacts.py); larger
+# One float array and its name, as mx.nd.save writes them (the layout is in mme/frameworks/mxnet/artifacts.py); larger
 # than the buffers of both sides, so that a cut connection is cut on the way.
 FLOATS = 1 << 18
 

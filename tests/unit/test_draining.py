@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from mme.connections import Connection, connections_to, count_in_flight, stop_listening
-from mme.draining import UNCLEAR_MS, is_quiet
-from mme.workers.shared import (
+from mme.supervisor.connections import Connection, connections_to, count_in_flight, stop_listening
+from mme.supervisor.draining import UNCLEAR_MS, is_quiet
+from mme.zygote.session_records import (
     MOST_WORKERS,
     State,
     TurnAway,

@@ -1,4 +1,4 @@
-"""mme.healthcheck, which the image's HEALTHCHECK runs: healthy is whatever answers 200 on /ping."""
+"""mme.supervisor.healthcheck, which the image's HEALTHCHECK runs: healthy is whatever answers 200 on /ping."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def server_that_answers(status: int) -> Iterator[int]:
 
 def check(**environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "mme.healthcheck"],
+        [sys.executable, "-m", "mme.supervisor.healthcheck"],
         env={"PATH": os.environ["PATH"], "PYTHONPATH": str(CONTAINER), **environment},
         capture_output=True,
         text=True,

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from mme import preflight
 from mme.errors import StartError
 from mme.settings import Settings
+from mme.supervisor import preflight
 
 
 def fake_java(home: Path, version: str) -> Path:

@@ -8,8 +8,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from mme import mms_config
 from mme.settings import Settings
+from mme.supervisor import mms_config
 
 
 def properties(cores: int = 4, **environment: str) -> dict[str, str]:

@@ -20,9 +20,9 @@ from PIL import Image
 
 import model_handler
 from mme.errors import ModelLoadError, SettingError
-from mme.frameworks.mxnet import import_mxnet
-from mme.payload import Request
-from mme.responses import Response
+from mme.frameworks.mxnet.adapter import import_mxnet
+from mme.handler.payload import Request
+from mme.handler.responses import Response
 from mme.settings import Settings
 from model_handler import ModelHandler, entry_point
 from tests.harness import models

@@ -11,8 +11,8 @@ import pytest
 from mms.context import Context
 
 import model_handler
-from mme import practice
-from mme.payload import Request
+from mme.handler import warmup as practice
+from mme.handler.payload import Request
 from model_handler import ModelHandler, entry_point
 from tests.harness import models
 from tests.harness import requests as golden

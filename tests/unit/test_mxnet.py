@@ -11,8 +11,8 @@ import pytest
 
 import model_handler
 from mme.frameworks import registry
-from mme.frameworks.mxnet import import_mxnet
-from mme.frameworks.mxnet_model import MXNetModel, pass_size
+from mme.frameworks.mxnet.adapter import import_mxnet
+from mme.frameworks.mxnet.model import MXNetModel, pass_size
 from mme.settings import Settings
 from tests.harness import models
 from tests.harness import requests as golden

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from mme.errors import ModelLoadError
-from mme.frameworks import mxnet_artifacts as artifacts
 from mme.frameworks import registry
+from mme.frameworks.mxnet.adapter import artifacts
 from mme.settings import Settings
 from tests.harness import models
 

@@ -11,7 +11,7 @@ import pytest
 
 from mme.errors import BadRequest, RequestError, UnsupportedMediaType
 from mme.frameworks.base import TensorSpec
-from mme.payload import BodyReader, Request
+from mme.handler.payload import BodyReader, Request
 
 ROWS = BodyReader([TensorSpec("data", (1, 4))], None)
 BLOCKS = BodyReader([TensorSpec("data", (1, 2, 3))], None)

@@ -13,9 +13,9 @@ from PIL import Image
 
 from mme.errors import BadRequest, ModelLoadError
 from mme.frameworks.base import TensorSpec
-from mme.frameworks.mxnet import import_mxnet
-from mme.frameworks.mxnet_model import MXNetImageCodec
-from mme.images import ImageLayout, ImageReader
+from mme.frameworks.mxnet.adapter import import_mxnet
+from mme.frameworks.mxnet.model import MXNetImageCodec
+from mme.handler.images import ImageLayout, ImageReader
 from mme.settings import Settings
 
 COLOUR = TensorSpec("data", (1, 3, 24, 32))

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from mme.errors import NotAcceptable
-from mme.payload import CSV, JSON, NPY
-from mme.responses import VERBOSE, Responder, negotiate
+from mme.handler.payload import CSV, JSON, NPY
+from mme.handler.responses import VERBOSE, Responder, negotiate
 
 
 @pytest.mark.parametrize(

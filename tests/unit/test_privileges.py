@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mme.privileges import without_credentials
+from mme.supervisor.privileges import without_credentials
 from tests.harness import models
 from tests.harness.programs import run_python
 
@@ -45,7 +45,7 @@ def test_what_says_where_aws_is_stays() -> None:
 PROGRAM = """
 import os, sys
 import pytest
-from mme.privileges import drop_credentials, forbid_new_privileges
+from mme.supervisor.privileges import drop_credentials, forbid_new_privileges
 from mme.settings import Settings
 if "AWS_SESSION_TOKEN" in os.environ:
     os.environ["FIRST"] = str(os.getpid())
@@ -75,7 +75,7 @@ import os
 import sys
 from pathlib import Path
 import model_handler
-from mme import preflight
+from mme.supervisor import preflight
 from mme.errors import MmeError
 from mme.frameworks.registry import adapter
 from mme.settings import Settings

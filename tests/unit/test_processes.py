@@ -9,7 +9,7 @@ import textwrap
 
 import pytest
 
-from mme import processes
+from mme.supervisor import processes
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_stubborn_and_orphaned_descendants_are_ended() -> None:
     program = textwrap.dedent(
         """
         import subprocess, sys, time
-        from mme import processes
+        from mme.supervisor import processes
         processes._GRACE_S = 0.3
         processes.become_subreaper()
         # one that ignores SIGTERM, one whose parent is gone
@@ -55,7 +55,7 @@ def test_a_spared_descendant_lives_on() -> None:
     program = textwrap.dedent(
         """
         import subprocess, time
-        from mme import processes
+        from mme.supervisor import processes
         spared, other = subprocess.Popen(["sleep", "600"]), subprocess.Popen(["sleep", "600"])
         processes.end_descendants(first=[], deadline_s=time.monotonic() + 20, spare=frozenset([spared.pid]))
         assert [each.pid for each in processes.descendants()] == [spared.pid]

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from mms.context import Context, RequestProcessor
 from mms.protocol import otf_message_handler as mms_protocol
 
-from mme.workers import protocol
+from mme.zygote import protocol
 
 # ---- the front end's side: what ModelRequestEncoder.java writes ----
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from mme import toolkit
 from mme.errors import StartError
 from mme.settings import Settings
+from mme.supervisor import toolkit
 
 
 @pytest.mark.parametrize(

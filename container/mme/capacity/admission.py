@@ -24,11 +24,11 @@ from pathlib import Path
 
 from mme import pages
 from mme.capacity.footprint import Artifact, Need, need_of, survey
-from mme.capacity.guard import RequestGuard, limited_growth
-from mme.capacity.ledger import Book, Ledger, Loading, new_key
 from mme.capacity.memory import MIB, KernelMemory, MemoryReader, MemorySample, SystemMemory
 from mme.capacity.policy import FLOOR_SHARE, Decision, decide, load_growth_bytes, reserve_bytes
 from mme.capacity.process_memory import ProcessId, anonymous_bytes, parent_of
+from mme.capacity.reservations import Book, Ledger, Loading, new_key
+from mme.capacity.rlimit import RequestGuard, limited_growth
 from mme.errors import InsufficientMemory
 from mme.settings import Settings
 

@@ -10,7 +10,7 @@ from mme.errors import ModelLoadError
 from mme.frameworks.base import Adapter
 
 # framework -> module that defines its ADAPTER; asked in this order
-ADAPTERS = {"mxnet": "mme.frameworks.mxnet"}
+ADAPTERS = {"mxnet": "mme.frameworks.mxnet.adapter"}
 
 
 def adapter(name: str) -> Adapter:

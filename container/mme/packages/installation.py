@@ -23,7 +23,7 @@ from pathlib import Path
 from mme.errors import StartError
 from mme.settings import Settings
 
-logger = logging.getLogger("mme.packages")
+logger = logging.getLogger("mme.packages.installation")
 
 # What the server stands on stays as it is, whatever else a requirement would like better.
 KEPT = ("multi-model-server", "mxnet", "numpy", "pip", "psutil", "retrying", "sagemaker-inference", "setuptools")

@@ -10,11 +10,11 @@ import sys
 from collections.abc import Mapping
 from typing import NoReturn
 
-from mme import packages
 from mme.errors import StartError
+from mme.packages import installation as packages
 from mme.settings import Settings
 
-logger = logging.getLogger("mme.privileges")
+logger = logging.getLogger("mme.supervisor.privileges")
 
 _PR_SET_NO_NEW_PRIVS = 38  # linux/prctl.h
 # Of the variables of AWS, those that hold neither credentials nor the way to them.

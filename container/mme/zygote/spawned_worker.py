@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
-    from mme.workers.gate import Gate
+    from mme.zygote.load_policy import Gate
 
 PACKAGE_DIR = Path(__file__).resolve().parents[2]
 _POLL_S = 0.005
@@ -36,8 +36,8 @@ def main() -> int:
     sys.path.insert(0, str(PACKAGE_DIR))
     from mme.logs import configure_worker_logging
     from mme.settings import Settings
-    from mme.workers.child import OOM_SCORE_ABOVE_FORK_SERVER, raise_oom_score
-    from mme.workers.gate import Gate
+    from mme.zygote.load_policy import Gate
+    from mme.zygote.worker_process import OOM_SCORE_ABOVE_FORK_SERVER, raise_oom_score
 
     settings = Settings.from_environment()
     configure_worker_logging(settings)
@@ -58,8 +58,8 @@ def _run(gate: Gate, options: dict[str, str], runtime_dir: Path, *, multi_model:
     from mms.model_service_worker import MXNetModelServiceWorker
 
     from mme.errors import ModelRefused
-    from mme.workers.launcher import LOADED
-    from mme.workers.protocol import readable_response
+    from mme.zygote.launcher import LOADED
+    from mme.zygote.protocol import readable_response
 
     # In one piece, as MMS's worker sends it.
     mms.service.create_predict_response = lambda *arguments, **named: b"".join(readable_response(*arguments, **named))
@@ -100,7 +100,7 @@ def _run(gate: Gate, options: dict[str, str], runtime_dir: Path, *, multi_model:
 
         def refuse_load(self, pipes: str, message: str, status: int) -> NoReturn:
             """Answers ``status`` in such a way that MMS forgets the model: see ``ForkServer.refuse_load``."""
-            from mme.workers.output import let_output_be_read
+            from mme.zygote.output import let_output_be_read
 
             let_output_be_read()
             if multi_model and not self.has_loaded[0]:

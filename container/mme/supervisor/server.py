@@ -17,19 +17,19 @@ import time
 from collections import deque
 from pathlib import Path
 
-from mme import mms_config, processes, toolkit
-from mme.draining import Drain
 from mme.errors import MmeError, SettingError, StartError
 from mme.front_end import GUARD_JAR, GUARD_RULES
 from mme.logs import configure_logging
-from mme.preflight import check_start
-from mme.privileges import drop_credentials, forbid_new_privileges, switch_user
 from mme.settings import Settings
-from mme.workers.forkserver import ForkServerProcess
-from mme.workers.gate import STORE, write_store
-from mme.workers.launcher import LOADED, python_for_mms, write_home
+from mme.supervisor import mms_config, processes, toolkit
+from mme.supervisor.draining import Drain
+from mme.supervisor.preflight import check_start
+from mme.supervisor.privileges import drop_credentials, forbid_new_privileges, switch_user
+from mme.supervisor.zygote_handle import ForkServerProcess
+from mme.zygote.launcher import LOADED, python_for_mms, write_home
+from mme.zygote.load_policy import STORE, write_store
 
-logger = logging.getLogger("mme.server")
+logger = logging.getLogger("mme.supervisor.server")
 
 PACKAGE_DIR = Path(__file__).resolve().parent.parent
 # SageMaker sends SIGKILL 30 s after SIGTERM; all must be over before.

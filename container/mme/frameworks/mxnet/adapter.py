@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from mme.errors import ModelLoadError
-from mme.frameworks import mxnet_artifacts as artifacts
 from mme.frameworks.base import Adapter, TensorSpec, means_no_memory, memory_errors
-from mme.frameworks.mxnet_model import MXNetModel, is_known
+from mme.frameworks.mxnet import artifacts
+from mme.frameworks.mxnet.model import MXNetModel, is_known
 from mme.settings import Settings
 
 _SAMPLE_SHAPE = (1, 3, 32, 32)

@@ -25,7 +25,7 @@ import numpy as np
 
 from mme.errors import BadRequest, UnsupportedMediaType
 from mme.frameworks.base import TensorSpec, describe_inputs, means_no_memory
-from mme.images import ImageReader
+from mme.handler.images import ImageReader
 
 JSON, CSV, NPY, MULTIPART = "application/json", "text/csv", "application/x-npy", "multipart/form-data"
 _UNTYPED = ("", "application/octet-stream", "binary/octet-stream")

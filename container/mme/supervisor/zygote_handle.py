@@ -29,10 +29,10 @@ from pathlib import Path
 
 from mme.errors import StartError
 from mme.logs import json_output
-from mme.privileges import environment_for_models
 from mme.settings import Settings
-from mme.workers.launcher import LAUNCHES, write_home
-from mme.workers.shared import TurnAway, is_any_busy, is_any_loaded, make_shared, map_shared
+from mme.supervisor.privileges import environment_for_models
+from mme.zygote.launcher import LAUNCHES, write_home
+from mme.zygote.session_records import TurnAway, is_any_busy, is_any_loaded, make_shared, map_shared
 
 logger = logging.getLogger("mme.forkserver")
 
@@ -74,7 +74,7 @@ class ForkServerProcess:
         shared = make_shared()
         self._pages.append(map_shared(shared))
         python_path = os.pathsep.join(filter(None, [str(PACKAGE_DIR), self.settings.python_path]))
-        command = [sys.executable, "-P", "-m", "mme.workers.forkloop"]
+        command = [sys.executable, "-P", "-m", "mme.zygote.root"]
         output = json_output("forkserver") if self.settings.log_format == "json" else None
         try:
             process = subprocess.Popen(

@@ -8,7 +8,7 @@ import pytest
 
 from mme.errors import ModelRefused
 from mme.settings import Settings
-from mme.workers.gate import STORE, Gate, write_store
+from mme.zygote.load_policy import STORE, Gate, write_store
 
 
 @pytest.fixture

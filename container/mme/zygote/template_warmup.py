@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from mme.frameworks import registry
-from mme.workers import protocol
-from mme.workers.service import LoadedModel
+from mme.zygote import protocol
+from mme.zygote.session import LoadedModel
 
 logger = logging.getLogger("mme.forkserver")
 

@@ -37,7 +37,7 @@ _STANDARD_INPUT, _STANDARD_OUTPUT, _STANDARD_ERROR = 4, 5, 6
 # What stands in the place of mms/model_service_worker.py, by the way in which workers come to be.
 _WORKER_PROGRAMS = {
     "fork": """#!/bin/sh
-# Stands for one model towards MMS; mme/workers/launcher.py says how.
+# Stands for one model towards MMS; mme/zygote/launcher.py says how.
 exec 4<&0 5>&1 6>&2
 while :; do
     exec 3<{alive}

@@ -15,8 +15,8 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mme.workers import protocol
-from mme.workers.launcher import Launch
+from mme.zygote import protocol
+from mme.zygote.launcher import Launch
 
 logger = logging.getLogger("mme.forkserver")
 

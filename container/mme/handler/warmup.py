@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from mme.frameworks.base import Model, TensorSpec
-from mme.payload import CSV, JSON, NPY
+from mme.handler.payload import CSV, JSON, NPY
 
 LABELS = ("first", "second")
 

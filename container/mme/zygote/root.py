@@ -1,6 +1,6 @@
 """The fork server's process: one loop that waits for launchers, connections, ends and deaths, and forks.
 
-    python -m mme.workers.forkloop RUNTIME_DIR ALIVE_FD READY_FD SHARED_FD
+    python -m mme.zygote.root RUNTIME_DIR ALIVE_FD READY_FD SHARED_FD
 
 It listens on the sockets of all models itself and forks one worker per accepted connection. It has one thread, and
 does nothing between events. What its workers are made of is in ``template.py``, what becomes of a forked process in
@@ -24,15 +24,15 @@ from mme.capacity.memory import MIB
 from mme.errors import MmeError
 from mme.logs import configure_logging
 from mme.settings import Settings
-from mme.workers import protocol
-from mme.workers.child import Inherited, raise_oom_score, run_worker
-from mme.workers.eventloop import EventLoop
-from mme.workers.gate import Gate
-from mme.workers.launcher import ALIVE, LAUNCHES, is_process, start_time
-from mme.workers.model import Model, Worker, is_launcher, kill, kill_group, remove_log_files, send_at_once
-from mme.workers.service import EXIT_NO_MEMORY, EXIT_REFUSED, Busy
-from mme.workers.shared import MOST_WORKERS, map_shared, taken_by, taken_mib
-from mme.workers.template import warm_up
+from mme.zygote import protocol
+from mme.zygote.event_loop import EventLoop
+from mme.zygote.launcher import ALIVE, LAUNCHES, is_process, start_time
+from mme.zygote.load_policy import Gate
+from mme.zygote.model_slot import Model, Worker, is_launcher, kill, kill_group, remove_log_files, send_at_once
+from mme.zygote.session import EXIT_NO_MEMORY, EXIT_REFUSED, Busy
+from mme.zygote.session_records import MOST_WORKERS, map_shared, taken_by, taken_mib
+from mme.zygote.template import warm_up
+from mme.zygote.worker_process import Inherited, raise_oom_score, run_worker
 
 logger = logging.getLogger("mme.forkserver")
 

@@ -28,9 +28,9 @@ from mme import pages
 from mme.capacity.admission import Admission
 from mme.capacity.memory import MIB
 from mme.errors import InsufficientMemory, MmeError, ModelRefused
-from mme.workers import protocol
-from mme.workers.gate import Gate
-from mme.workers.shared import State, TurnAway
+from mme.zygote import protocol
+from mme.zygote.load_policy import Gate
+from mme.zygote.session_records import State, TurnAway
 
 # What predict() of MMS's service returns is written by us: no copies of bodies.
 mms.service.create_predict_response = protocol.readable_response

@@ -21,11 +21,11 @@ import pytest
 from mme.capacity.memory import MIB
 from mme.errors import StartError
 from mme.settings import Settings
-from mme.workers import protocol, template
-from mme.workers.child import forget_shadowed_modules, reset_environment, worker_environment
-from mme.workers.eventloop import EventLoop
-from mme.workers.forkserver import PACKAGE_DIR, ForkServerProcess
-from mme.workers.launcher import Launch
+from mme.supervisor.zygote_handle import PACKAGE_DIR, ForkServerProcess
+from mme.zygote import protocol, template
+from mme.zygote.event_loop import EventLoop
+from mme.zygote.launcher import Launch
+from mme.zygote.worker_process import forget_shadowed_modules, reset_environment, worker_environment
 from tests.harness.obedient_handler import HANDLER, command, make_model
 from tests.harness.waiting import wait_until
 from tests.harness.workers import is_gone
@@ -322,9 +322,9 @@ def test_a_fork_server_that_fails_leaves_models_and_what_it_guards_alone(
 # Runs in the fork server before anything else: a fault in its loop.
 FLAW = f"""
 import sys
-if sys.orig_argv[2:4] == ["-m", "mme.workers.forkloop"]:
+if sys.orig_argv[2:4] == ["-m", "mme.zygote.root"]:
     sys.path.insert(0, {str(PACKAGE_DIR)!r})
-    from mme.workers.launcher import Launch
+    from mme.zygote.launcher import Launch
     of_process = Launch.of_process.__func__
 
     def fail(cls, pid):
@@ -405,7 +405,7 @@ def test_what_is_guarded_dies_with_the_supervisor(tmp_path: Path) -> None:
     guarded = subprocess.Popen(["/bin/sleep", "1000"])
     program = (
         "import sys, time; from pathlib import Path; from mme.settings import Settings\n"
-        "from mme.workers.forkserver import ForkServerProcess\n"
+        "from mme.supervisor.zygote_handle import ForkServerProcess\n"
         f"process = ForkServerProcess(Settings(), Path({str(tmp_path)!r}))\n"
         f"process.start(); process.wait_until_ready(); process.guard({guarded.pid})\n"
         "print(process.pid, flush=True); time.sleep(1000)\n"
@@ -602,7 +602,7 @@ def test_what_is_due_can_cancel_and_replace_what_else_is_due() -> None:
 
 
 def test_a_load_response_names_the_worker_as_mms_reads_it() -> None:
-    from mme.workers.service import LoadedModel
+    from mme.zygote.session import LoadedModel
 
     message = LoadedModel().loaded_message()
     assert int(message[message.index("[PID]:") + 6 :]) == os.getpid()  # WorkerThread.java

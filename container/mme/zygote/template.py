@@ -15,10 +15,10 @@ from pathlib import Path
 
 from mme.errors import StartError
 from mme.frameworks import registry
-from mme.mms_config import DEFAULT_HANDLER
 from mme.settings import Settings
-from mme.workers.child import Inherited
-from mme.workers.rehearsal import rehearse
+from mme.supervisor.mms_config import DEFAULT_HANDLER
+from mme.zygote.template_warmup import rehearse
+from mme.zygote.worker_process import Inherited
 
 logger = logging.getLogger("mme.forkserver")
 
@@ -34,7 +34,7 @@ _COMMON_MODULES = (
     "sagemaker_inference.default_inference_handler",
     "sagemaker_inference.transformer",
     "uuid",
-    "mme.workers.service",
+    "mme.zygote.session",
 )
 # The largest first: a smaller piece would break a larger hole.
 _HOLE_SIZES = (65536, 32768, 16384, 8192, *range(4096, 1024, -64), *range(1032, 8, -16))

@@ -17,11 +17,11 @@ import logging
 import time
 from collections.abc import Iterable
 
-from mme.connections import Connection, connections_to, count_in_flight, stop_listening
 from mme.settings import Settings
-from mme.workers.forkserver import ForkServerProcess
+from mme.supervisor.connections import Connection, connections_to, count_in_flight, stop_listening
+from mme.supervisor.zygote_handle import ForkServerProcess
 
-logger = logging.getLogger("mme.draining")
+logger = logging.getLogger("mme.supervisor.draining")
 
 # Nothing under way for so long: an answer is on its way from a worker to the client for a few milliseconds.
 QUIET_S = 0.1

@@ -17,12 +17,13 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from mme import mms_config, packages
 from mme.errors import StartError
-from mme.privileges import environment_for_models
+from mme.packages import installation as packages
 from mme.settings import Settings
+from mme.supervisor import mms_config
+from mme.supervisor.privileges import environment_for_models
 
-logger = logging.getLogger("mme.preflight")
+logger = logging.getLogger("mme.supervisor.preflight")
 
 # The front end's class files need 8; 11 is the oldest that still gets updates.
 OLDEST_JAVA = 11

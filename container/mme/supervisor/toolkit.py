@@ -32,13 +32,13 @@ from typing import Any
 
 from retrying import retry
 
-from mme import mms_config, preflight, processes
 from mme.errors import StartError
 from mme.logs import json_output
-from mme.privileges import environment_for_models
 from mme.settings import Settings
+from mme.supervisor import mms_config, preflight, processes
+from mme.supervisor.privileges import environment_for_models
 
-logger = logging.getLogger("mme.toolkit")
+logger = logging.getLogger("mme.supervisor.toolkit")
 
 _POLL_S = 0.02
 # Stands on the command line of the multi-model-server script, which starts the JVM and ends, and on no other.

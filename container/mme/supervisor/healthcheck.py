@@ -1,4 +1,4 @@
-"""The image's HEALTHCHECK: ``python -m mme.healthcheck`` exits 0 where /ping answers 200, else 1 with the reason.
+"""The image's HEALTHCHECK: exits 0 where /ping answers 200, else 1 with the reason.
 
 It is SageMaker's own criterion: a container is well as long as /ping answers 200, whatever one model is doing.
 """

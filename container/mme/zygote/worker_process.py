@@ -25,12 +25,12 @@ from typing import NoReturn
 
 from mme.capacity.admission import Admission
 from mme.logs import configure_worker_logging
-from mme.privileges import forbid_new_privileges
 from mme.settings import Settings
-from mme.workers.gate import Gate
-from mme.workers.launcher import Launch
-from mme.workers.output import let_output_be_read
-from mme.workers.shared import TurnAway, taken_by
+from mme.supervisor.privileges import forbid_new_privileges
+from mme.zygote.launcher import Launch
+from mme.zygote.load_policy import Gate
+from mme.zygote.output import let_output_be_read
+from mme.zygote.session_records import TurnAway, taken_by
 
 # Should the kernel have to kill, then one worker before the fork server, and that before the front end.
 OOM_SCORE_ABOVE_FORK_SERVER = 200
@@ -66,7 +66,7 @@ def run_worker(
     code = _EXIT_DIED
     try:
         become_worker(launch, connection.fileno(), inherited, gate)
-        from mme.workers.service import serve
+        from mme.zygote.session import serve
 
         code = serve(
             connection,

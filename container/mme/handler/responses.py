@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from mme.errors import NotAcceptable
-from mme.payload import CSV, JSON, NPY
+from mme.handler.payload import CSV, JSON, NPY
 
 VERBOSE = "application/json;verbose"
 BEST = 5
