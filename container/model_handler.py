@@ -22,9 +22,9 @@ import numpy as np
 from mme.capacity.admission import loading_in_spawned_worker
 from mme.capacity.memory import KernelMemory
 from mme.errors import MmeError, ModelLoadError
-from mme.frameworks.base import Model, describe_inputs, means_no_memory, memory_errors
+from mme.frameworks.base import Predictor, describe_inputs, means_no_memory, memory_errors
 from mme.frameworks.registry import adapter_for
-from mme.handler import warmup as practice
+from mme.handler import warmup
 from mme.handler.images import ImageReader
 from mme.handler.payload import CUSTOM_ATTRIBUTES, JSON, BodyReader, Request
 from mme.handler.responses import Responder, Response, negotiate
@@ -46,7 +46,7 @@ class ModelHandler:
         self.initialized = False
         self.settings = settings
         self.model_name = ""
-        self.model: Model
+        self.model: Predictor
         self.labels: list[str] | None = None
         self._reader: BodyReader
         self._responder: Responder
@@ -122,15 +122,15 @@ class ModelHandler:
         self.labels = _labels_for(outputs[0], model_dir / LABELS_FILE)
         self._responder = Responder(model.output_names, self.labels, model.probabilities)
         self._responder.respond(outputs, negotiate(""))
-        self._practise()
+        self._warm_up()
 
-    def _practise(self) -> None:
+    def _warm_up(self) -> None:
         """Answers a few tiny requests, by a handler without a subclass's own steps: those see real requests alone."""
         plain = ModelHandler(self.settings)
-        plain.model = practice.EchoModel()
+        plain.model = warmup.EchoModel()
         plain._reader = BodyReader(plain.model.inputs, None)
-        plain._responder = Responder(plain.model.output_names, practice.LABELS, plain.model.probabilities)
-        practice.answer_requests(plain.handle)
+        plain._responder = Responder(plain.model.output_names, warmup.LABELS, plain.model.probabilities)
+        warmup.answer_requests(plain.handle)
 
     def _response_type(self, request: Request) -> str:
         default = self.settings.default_accept if self.settings else None
@@ -269,7 +269,7 @@ def _unreadable_files() -> Iterator[None]:
         ) from None
 
 
-def _check_size(model: Model, model_dir: Path, settings: Settings) -> None:
+def _check_size(model: Predictor, model_dir: Path, settings: Settings) -> None:
     """Raises ``ModelLoadError`` where one sample would take more memory than the server can ever have.
 
     Not ``InsufficientMemory``: no model that the platform unloads would make room for it.

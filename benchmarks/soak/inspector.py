@@ -16,18 +16,18 @@ from collections import Counter
 from typing import Any
 
 FRONT_END = b"com.amazonaws.ml.mms.ModelServer"
-FORK_SERVER = b"mme.zygote.root"
+ZYGOTE = b"mme.zygote.root"
 _NAME_BYTES = 15  # what the kernel keeps of a process's name
 
 
 def census(root_pid: int, excluded: set[int]) -> dict[str, Any]:
-    """All processes from ``root_pid`` down. Counts, ``memory_bytes``, and the pids of front end and fork server.
+    """All processes from ``root_pid`` down. Counts, ``memory_bytes``, and the pids of front end and zygote.
 
     Memory is what is private to each process plus its share of what it shares with others, without the pages of files,
     which the kernel can drop.
     """
     tree = _tree(root_pid) - excluded
-    front_ends, fork_servers, names = [], [], []
+    front_ends, zygotes, names = [], [], []
     kinds: Counter[str] = Counter()
     memory_bytes = front_end_bytes = 0
     for pid in sorted(tree):
@@ -43,8 +43,8 @@ def census(root_pid: int, excluded: set[int]) -> dict[str, Any]:
         if FRONT_END in command:
             front_ends.append(pid)
             front_end_bytes += held_bytes
-        elif FORK_SERVER in command and not name.startswith("mme "):
-            fork_servers.append(pid)
+        elif ZYGOTE in command and not name.startswith("mme "):
+            zygotes.append(pid)
     return {
         "processes": len(names),
         "descriptors": sum(kinds.values()),
@@ -52,7 +52,7 @@ def census(root_pid: int, excluded: set[int]) -> dict[str, Any]:
         "memory_bytes": memory_bytes,
         "front_end_bytes": front_end_bytes,
         "front_ends": front_ends,
-        "fork_servers": fork_servers,
+        "zygotes": zygotes,
         "names": names,
     }
 

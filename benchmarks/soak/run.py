@@ -174,9 +174,9 @@ class Soak:
             record.breaks("the kernel kills nothing", f"{kernel_kills} processes")
         for leak in _leaks(start, end):
             record.breaks("processes, descriptors and memory are back at their start", leak)
-        for role in ("front_ends", "fork_servers"):
+        for role in ("front_ends", "zygotes"):
             if start[role] != end[role]:
-                record.breaks("the front end and the fork server live on", f"{role}: {start[role]} became {end[role]}")
+                record.breaks("the front end and the zygote live on", f"{role}: {start[role]} became {end[role]}")
         with Connection(self.box.port) as connection:
             ping = connection.ping()
             listed = connection.request("GET", "/models")

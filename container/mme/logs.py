@@ -54,7 +54,7 @@ def relay_as_json(descriptor: int, source: str) -> None:
     """Copies the lines of ``descriptor`` to standard output; what is no JSON object becomes one, of logger ``source``.
 
     Runs in a thread of the supervisor. The front end prints a few lines past log4j (the JVM's warnings, MMS's banner),
-    and in the fork server MXNet's library does so; in the ``json`` format these would not parse.
+    and in the zygote MXNet's library does so; in the ``json`` format these would not parse.
     """
     logger = logging.getLogger(source)
     with open(descriptor, "rb") as lines:

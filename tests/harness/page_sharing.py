@@ -45,7 +45,7 @@ class Shelf:
 
 
 def share() -> None:
-    """As the fork server does it."""
+    """As the zygote does it."""
     gc.collect()
     assert pages.share() > 0
     assert pages.is_shared()

@@ -13,7 +13,7 @@ import psutil
 
 from tests.harness.server import ServerProcess
 
-_FORK_SERVER = "mme.zygote.root"
+_ZYGOTE = "mme.zygote.root"
 _LAUNCHER = "mms/model_service_worker.py"
 _KERNEL_NAME_BYTES = 15
 
@@ -25,7 +25,7 @@ def worker_name(model: str) -> str:
 
 def workers(server: ServerProcess, model: str) -> list[psutil.Process]:
     """The workers of ``model``."""
-    return [process for process in _with_argument(server, _FORK_SERVER) if _name(process) == worker_name(model)]
+    return [process for process in _with_argument(server, _ZYGOTE) if _name(process) == worker_name(model)]
 
 
 def worker(server: ServerProcess, model: str) -> psutil.Process:
@@ -34,13 +34,13 @@ def worker(server: ServerProcess, model: str) -> psutil.Process:
     return found
 
 
-def fork_servers(server: ServerProcess) -> list[psutil.Process]:
-    """The fork server, or none while it is being replaced."""
-    return [process for process in _with_argument(server, _FORK_SERVER) if not _name(process).startswith("mme ")]
+def zygotes(server: ServerProcess) -> list[psutil.Process]:
+    """The zygote, or none while it is being replaced."""
+    return [process for process in _with_argument(server, _ZYGOTE) if not _name(process).startswith("mme ")]
 
 
 def shares_pages(process: psutil.Process) -> bool:
-    """Whether a fork server, or a worker that it has forked since, shares its memory through a file, all of it."""
+    """Whether a zygote, or a worker that it has forked since, shares its memory through a file, all of it."""
     open_files = Path(f"/proc/{process.pid}/fd").iterdir()
     if any("mme-pages" in str(each.readlink()) for each in open_files if each.is_symlink()):
         return False  # it is at it

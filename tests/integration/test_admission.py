@@ -16,7 +16,7 @@ from tests.harness.waiting import wait_until
 
 RESERVE_MB = 100
 WEIGHTS_MB = 100
-# What the server takes by itself (JVM, fork server, supervisor) is about 300 MiB; a heavy model takes about 110.
+# What the server takes by itself (JVM, zygote, supervisor) is about 300 MiB; a heavy model takes about 110.
 LIMIT_MB = 1000
 
 

@@ -112,7 +112,7 @@ def test_single_model_mode_serves_once_the_model_is_loaded(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("mode", WORKER_MODES)
 def test_sigterm_in_the_middle_of_the_start_ends_it(tmp_path: Path, mode: str) -> None:
-    """The handler's import takes longer than SageMaker waits for the end: in the fork server, or in a worker."""
+    """The handler's import takes longer than SageMaker waits for the end: in the zygote, or in a worker."""
     make_model(tmp_path)
     (tmp_path / "slow_handler.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(100)\n")
     settings: dict[str, Any] = {"SAGEMAKER_HANDLER": "slow_handler", "PYTHONPATH": str(tmp_path), "MME_PRELOAD": "none"}

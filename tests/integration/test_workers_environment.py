@@ -15,7 +15,7 @@ import pytest
 from tests.harness import models
 from tests.harness.obedient_handler import HANDLER, command, make_model
 from tests.harness.server import WORKER_MODES, ServerProcess
-from tests.harness.workers import fork_servers
+from tests.harness.workers import zygotes
 
 # A pipe or a socket of the log, the connection to MMS, or nothing.
 PRIVATE = re.compile(r"/dev/null|pipe:.*|socket:.*|.*-std(out|err) \(deleted\)|the listing itself|/proc/\d+/fd")
@@ -92,7 +92,7 @@ def test_no_signal_is_handled_or_blocked_that_python_itself_does_not(seen: dict[
     assert {**fork["handlers"], "SIGTERM": ""} == {**spawn["handlers"], "SIGTERM": ""}
 
 
-def test_no_descriptor_of_the_fork_server_or_another_model_is_open(servers: dict[str, ServerProcess]) -> None:
+def test_no_descriptor_of_the_zygote_or_another_model_is_open(servers: dict[str, ServerProcess]) -> None:
     server = servers["fork"]
     others = [load(server, uuid.uuid4().hex) for _ in range(3)]
     descriptors = look(server, load(server, uuid.uuid4().hex))["descriptors"]
@@ -118,7 +118,7 @@ def test_a_worker_has_one_thread_a_group_of_its_own_and_no_way_to_more_privilege
     assert found["no_new_privileges"]
 
 
-def test_the_kernel_would_kill_a_worker_before_the_fork_server_before_the_front_end(
+def test_the_kernel_would_kill_a_worker_before_the_zygote_before_the_front_end(
     servers: dict[str, ServerProcess],
 ) -> None:
     server = servers["fork"]
@@ -128,7 +128,7 @@ def test_the_kernel_would_kill_a_worker_before_the_fork_server_before_the_front_
             return int(file.read())
 
     worker = look(server, load(server, uuid.uuid4().hex))["oom_score_adj"]
-    assert worker > score(fork_servers(server)[0].pid) > score(server.front_end().pid)
+    assert worker > score(zygotes(server)[0].pid) > score(server.front_end().pid)
 
 
 @pytest.mark.parametrize("mode", WORKER_MODES)
@@ -147,7 +147,7 @@ def test_two_models_with_handlers_of_the_same_name_have_each_its_own(
 
 @pytest.mark.parametrize("mode", WORKER_MODES)
 def test_a_models_own_module_comes_before_one_that_was_imported_beforehand(mode: str) -> None:
-    # The handler of this name is ours, which the fork server has imported; so is the package that the model brings.
+    # The handler of this name is ours, which the zygote has imported; so is the package that the model brings.
     with ServerProcess(MME_WORKERS=mode) as server:
         name = uuid.uuid4().hex
         folder = server.model_dir(name)

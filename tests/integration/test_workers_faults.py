@@ -21,7 +21,7 @@ from tests.harness.container_client import ContainerClient
 from tests.harness.obedient_handler import HANDLER, command, make_model
 from tests.harness.server import ServerProcess
 from tests.harness.waiting import wait_until
-from tests.harness.workers import fork_servers, is_gone, launchers, shares_pages, traffic, worker, workers
+from tests.harness.workers import is_gone, launchers, shares_pages, traffic, worker, workers, zygotes
 
 # MMS starts a worker's thread again after a second.
 RECOVERY_S = 15.0
@@ -239,13 +239,13 @@ def test_a_model_whose_launcher_is_killed_gets_new_workers(server: ServerProcess
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV])
-def test_running_models_outlive_the_fork_server_and_loads_work_again(number: signal.Signals) -> None:
+def test_running_models_outlive_the_zygote_and_loads_work_again(number: signal.Signals) -> None:
     with start() as server:
         first, second = load(server), load(server)
         before = {name: worker(server, name) for name in (first, second)}
-        (fork_server,) = fork_servers(server)
+        (zygote,) = zygotes(server)
         with traffic(lambda: echoes(server, first)) as sent:
-            fork_server.send_signal(number)
+            zygote.send_signal(number)
             third = load(server)  # waits for the next one
             assert echoes(server, third) == 200
             assert {name: worker(server, name) for name in (first, second)} == before
@@ -253,7 +253,7 @@ def test_running_models_outlive_the_fork_server_and_loads_work_again(number: sig
             with noticed_by_mms(server, second):
                 before[second].kill()
             assert server.invoke(second, command("echo", 8)).json() == 8
-            assert worker(server, second).ppid() == fork_servers(server)[0].pid
+            assert worker(server, second).ppid() == zygotes(server)[0].pid
         assert set(sent.statuses) == {200}
         for name in (first, second, third):
             left = [*workers(server, name), *launchers(server, name)]
@@ -261,13 +261,13 @@ def test_running_models_outlive_the_fork_server_and_loads_work_again(number: sig
             wait_until(lambda left=left: all(map(is_gone, left)), "the model is gone", timeout_s=0.1, poll_s=0.002)  # type: ignore[misc]
 
 
-def test_a_model_of_the_last_fork_server_survives_a_lack_of_memory() -> None:
+def test_a_model_of_the_last_zygote_survives_a_lack_of_memory() -> None:
     with start() as server:
         fails_once = server.folder / "fails-once"
         name = load(server, "once", str(fails_once), ["run_out_of_memory"])
-        (fork_server,) = fork_servers(server)
-        fork_server.kill()
-        wait_until(lambda: fork_servers(server) not in ([], [fork_server]), "there is another fork server")
+        (zygote,) = zygotes(server)
+        zygote.kill()
+        wait_until(lambda: zygotes(server) not in ([], [zygote]), "there is another zygote")
         load(server)
         fails_once.touch()
         with noticed_by_mms(server, name):
@@ -276,13 +276,13 @@ def test_a_model_of_the_last_fork_server_survives_a_lack_of_memory() -> None:
         assert not fails_once.exists()
 
 
-def test_a_fork_server_that_keeps_dying_ends_the_server() -> None:
+def test_a_zygote_that_keeps_dying_ends_the_server() -> None:
     with start() as server:
         while server.process is not None and server.process.poll() is None:
-            for fork_server in fork_servers(server):
-                fork_server.kill()
+            for zygote in zygotes(server):
+                zygote.kill()
         assert server.wait() == 1
-        assert "the fork server ended 6 times within 60 s" in server.log()
+        assert "the zygote ended 6 times within 60 s" in server.log()
         server.assert_nothing_survives()
 
 
@@ -352,9 +352,9 @@ def test_an_orphaned_worker_that_hangs_is_killed_after_the_timeout() -> None:
     with start() as server:
         name = load(server)
         orphan = worker(server, name)
-        (fork_server,) = fork_servers(server)
-        fork_server.kill()
-        wait_until(lambda: is_gone(fork_server), "the fork server is gone")
+        (zygote,) = zygotes(server)
+        zygote.kill()
+        wait_until(lambda: is_gone(zygote), "the zygote is gone")
         assert server.invoke(name, command("hang_in_c")).status_code == 500
         wait_until(lambda: is_gone(orphan), "the worker that hung is gone", timeout_s=0.5)
         assert server.invoke(name, command("echo", 9)).json() == 9
@@ -421,9 +421,9 @@ def test_a_thousand_rounds_of_loading_and_unloading_leave_no_descriptors_process
     clients = 4
     with start() as server:
         assert server.process is not None
-        (fork_server,) = fork_servers(server)
-        wait_until(lambda: shares_pages(fork_server), "the fork server shares its pages")
-        ours, front_end = [psutil.Process(server.process.pid), fork_server], server.front_end()
+        (zygote,) = zygotes(server)
+        wait_until(lambda: shares_pages(zygote), "the zygote shares its pages")
+        ours, front_end = [psutil.Process(server.process.pid), zygote], server.front_end()
         idle = [descriptors(process) for process in ours]
         names = [uuid.uuid4().hex for _ in range(clients)]
         for name in names:

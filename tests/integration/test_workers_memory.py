@@ -1,4 +1,4 @@
-"""What forked workers share with the fork server, and share again once they are idle: real models, real memory."""
+"""What forked workers share with the zygote, and share again once they are idle: real models, real memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mme import pages
 from tests.harness import models
 from tests.harness.server import ServerProcess
 from tests.harness.waiting import wait_until
-from tests.harness.workers import fork_servers, shares_pages, worker
+from tests.harness.workers import shares_pages, worker, zygotes
 
 pytestmark = pytest.mark.skipif(not pages.can_share(), reason="pages.so is for Linux on x86-64")
 
@@ -34,8 +34,8 @@ def own_bytes(process: psutil.Process) -> int:
 
 def test_an_idle_worker_keeps_little_more_than_its_model_and_answers_as_before() -> None:
     with ServerProcess(MME_WORKERS="fork") as server:
-        (fork_server,) = fork_servers(server)
-        wait_until(lambda: shares_pages(fork_server), "the fork server shares its pages")
+        (zygote,) = zygotes(server)
+        wait_until(lambda: shares_pages(zygote), "the zygote shares its pages")
         models.tiny_classifier(server.model_dir("pictures"))
         models.multiplier(server.model_dir("rows"), factor=2)
         for name in ("pictures", "rows"):
@@ -56,20 +56,20 @@ def test_pages_are_kept_where_that_is_wanted() -> None:
         models.multiplier(server.model_dir("rows"), factor=2)
         assert server.load("rows").status_code == 200
         assert server.invoke("rows", ROWS).status_code == 200
-        assert not shares_pages(fork_servers(server)[0])
+        assert not shares_pages(zygotes(server)[0])
         assert not shares_pages(worker(server, "rows"))
 
 
-def test_the_next_fork_server_shares_its_pages_too() -> None:
+def test_the_next_zygote_shares_its_pages_too() -> None:
     with ServerProcess(MME_WORKERS="fork") as server:
         models.multiplier(server.model_dir("old"), factor=2)
         models.multiplier(server.model_dir("new"), factor=3)
-        (first,) = fork_servers(server)
-        wait_until(lambda: shares_pages(first), "the fork server shares its pages")
+        (first,) = zygotes(server)
+        wait_until(lambda: shares_pages(first), "the zygote shares its pages")
         assert server.load("old").status_code == 200
         first.kill()
         assert server.load("new").status_code == 200
-        (second,) = fork_servers(server)
+        (second,) = zygotes(server)
         wait_until(lambda: shares_pages(second), "the next one does so, too")
         assert server.invoke("old", ROWS).json() == {"predictions": [[2.0, 4.0, 6.0, 8.0]]}
         assert server.invoke("new", ROWS).json() == {"predictions": [[3.0, 6.0, 9.0, 12.0]]}

@@ -25,8 +25,8 @@ from mme.capacity.footprint import MIB, Artifact, declared_bytes, estimated_byte
 from mme.capacity.memory import MemorySample
 from mme.capacity.policy import decide, load_growth_bytes, request_growth_bytes, reserve_bytes
 from mme.capacity.process_memory import ProcessId
-from mme.capacity.reservations import Book, Ledger, Loading, new_key
-from mme.capacity.rlimit import RequestGuard, limited_growth
+from mme.capacity.reservations import Book, Loading, Reservations, new_key
+from mme.capacity.rlimit import RequestLimit, limited_growth
 from mme.errors import InsufficientMemory, ModelLoadError
 from mme.settings import Settings
 from tests.harness.waiting import wait_until
@@ -328,10 +328,10 @@ def test_the_real_size_is_learnt_and_counts_at_the_next_load(
     admission: Admission, tmp_path: Path, memory: FakeMemory
 ) -> None:
     model_dir = model_of(tmp_path / "model", w_params=1)
-    ticket = admission.admit("a", model_dir)
-    assert ticket.need.kind == "estimated"
+    reservation = admission.admit("a", model_dir)
+    assert reservation.need.kind == "estimated"
     block = np.ones(150 * MIB, np.uint8)
-    ticket.settle()
+    reservation.settle()
     again = admission.admit("b", model_dir)
     assert again.need.kind == "learnt"
     assert 150 * MIB <= again.need.need_bytes - COPIED_ON_WRITE_BYTES < 160 * MIB
@@ -344,10 +344,10 @@ def test_the_real_size_is_learnt_and_counts_at_the_next_load(
 def test_a_load_that_took_so_much_that_the_reserve_is_broken_is_undone(
     admission: Admission, declaring: Callable[[int], Path], memory: FakeMemory, caplog: pytest.LogCaptureFixture
 ) -> None:
-    ticket = admission.admit("a", declaring(100))
+    reservation = admission.admit("a", declaring(100))
     memory.used_mib = 901
     with pytest.raises(InsufficientMemory) as refusal:
-        ticket.settle(800 * MIB)
+        reservation.settle(800 * MIB)
     assert caplog.messages == [str(refusal.value)]
     for part in ("'a'", "undone", "took 800 MiB where 100 MiB (declared)", "free are 99 MiB", "1 MiB are missing"):
         assert part in str(refusal.value)
@@ -396,11 +396,11 @@ def test_what_is_kept_for_a_model_is_kept_from_others_and_may_use_of_the_reserve
     with pytest.raises(InsufficientMemory, match="300 MiB promised"):
         admission.admit("other", declaring(10))
     memory.used_mib = 600  # requests have taken of the reserve: 400 are free
-    ticket = admission.admit("dead", declaring(300))  # leaves 100, more than the floor of 50
+    reservation = admission.admit("dead", declaring(300))  # leaves 100, more than the floor of 50
     with pytest.raises(InsufficientMemory):
         admission.admit("dead", declaring(60))  # a second one has no such right
     memory.used_mib = 900
-    ticket.settle()  # 100 are left
+    reservation.settle()  # 100 are left
     admission.forget(key)
 
 
@@ -422,13 +422,13 @@ def test_each_dead_worker_of_a_model_is_kept_for_once(
     admission = Admission(Settings(memory_reserve_mb=100), tmp_path, server_pid=1, memory=memory)
     keys = [admission.keep("dead", 100 * MIB) for _ in range(2)]
     assert len(set(keys)) == 2
-    with Ledger(tmp_path).open() as book:
+    with Reservations(tmp_path).open() as book:
         assert book.most_outstanding_bytes() == 200 * MIB
     admission.admit("dead", declaring(100))
-    with Ledger(tmp_path).open() as book:
+    with Reservations(tmp_path).open() as book:
         assert [key for key in keys if key in book.loading] == keys[1:]
     admission.forget(keys[1])
-    with Ledger(tmp_path).open() as book:
+    with Reservations(tmp_path).open() as book:
         assert len(book.loading) == 1
 
 
@@ -443,10 +443,10 @@ def test_what_a_process_that_has_died_has_kept_gives_no_right(idle_process: subp
 
 
 def test_who_cannot_wait_for_the_ledger_is_told_so(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path)
-    with ledger.open(), pytest.raises(BlockingIOError), ledger.open(wait=False):
+    reservations = Reservations(tmp_path)
+    with reservations.open(), pytest.raises(BlockingIOError), reservations.open(wait=False):
         pass
-    with ledger.open(wait=False) as book:
+    with reservations.open(wait=False) as book:
         assert book.loading == {}
 
 
@@ -501,7 +501,7 @@ sys.stdin.readline()
     assert sorted(answers) == ["admitted"] * 9 + ["refused"] * 3
 
 
-# ---- the ledger ----
+# ---- reservations ----
 
 
 def test_a_ledger_that_was_garbled_or_of_another_make_is_begun_anew(
@@ -509,10 +509,10 @@ def test_a_ledger_that_was_garbled_or_of_another_make_is_begun_anew(
 ) -> None:
     for text in ("{", '{"key": {"pid": 1}}', "[]", ""):
         (tmp_path / "runtime/loading.json").write_text(text)
-        ticket = admission.admit("a", declaring(900))
+        reservation = admission.admit("a", declaring(900))
         with pytest.raises(InsufficientMemory):
             admission.admit("b", declaring(1))
-        ticket.release()
+        reservation.release()
 
 
 def test_a_ledger_that_cannot_be_written_stops_no_load(admission: Admission, tmp_path: Path) -> None:
@@ -524,24 +524,24 @@ def test_a_ledger_that_cannot_be_written_stops_no_load(admission: Admission, tmp
 
 
 def test_the_latest_size_is_remembered_under_the_whole_identity_in_a_bounded_number_of_files(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path)
+    reservations = Reservations(tmp_path)
     identities = [f"{number % 5:03x}-{number}" for number in range(50)]
     for size, identity in enumerate(identities):
-        ledger.learn(identity, size)
-        assert ledger.learnt_bytes(identity) == size
-    assert [ledger.learnt_bytes(identity) for identity in identities] == [None] * 45 + [45, 46, 47, 48, 49]
+        reservations.learn(identity, size)
+        assert reservations.learnt_bytes(identity) == size
+    assert [reservations.learnt_bytes(identity) for identity in identities] == [None] * 45 + [45, 46, 47, 48, 49]
     assert len(list((tmp_path / "learnt").iterdir())) == 5
     (tmp_path / "learnt/000").write_text("garbled")
-    assert ledger.learnt_bytes(identities[45]) is None
+    assert reservations.learnt_bytes(identities[45]) is None
 
 
 def test_entries_of_dead_processes_do_not_pile_up(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path)
+    reservations = Reservations(tmp_path)
     dead = Loading("model", 2**22 - 1, 1, MIB, 0)
     for _ in range(3):
-        with ledger.open() as book:
+        with reservations.open() as book:
             book.loading |= {new_key(): dead for _ in range(400)}
-    with ledger.open() as book:
+    with reservations.open() as book:
         assert len(book.loading) <= 400
 
 
@@ -628,7 +628,7 @@ def test_a_request_may_allocate_half_of_what_is_free_and_later_ones_as_much_as_t
     monkeypatch.setattr("mme.capacity.rlimit.RENEW_S", 0.0)
 
     def work() -> None:
-        guard = RequestGuard(Settings(memory_reserve_mb=100), memory)
+        guard = RequestLimit(Settings(memory_reserve_mb=100), memory)
         guard.renew()
         with pytest.raises(MemoryError):
             allocate(600)
@@ -646,7 +646,7 @@ def test_a_request_may_allocate_half_of_what_is_free_and_later_ones_as_much_as_t
 
 def test_a_request_is_refused_where_there_is_no_room_for_what_its_worker_gave_back(memory: FakeMemory) -> None:
     def work() -> None:
-        guard = RequestGuard(Settings(memory_reserve_mb=100), memory)  # of which 25 are the floor
+        guard = RequestLimit(Settings(memory_reserve_mb=100), memory)  # of which 25 are the floor
         guard.renew()
         guard.given_back(7 * MIB)
         memory.used_mib = 1000 - 25 - 6
@@ -665,7 +665,7 @@ def test_the_limit_of_a_worker_holds_whatever_is_free(memory: FakeMemory) -> Non
     memory.limit_mib = 1_000_000
 
     def work() -> None:
-        RequestGuard(Settings(worker_memory_limit_mb=2000), memory).renew()
+        RequestLimit(Settings(worker_memory_limit_mb=2000), memory).renew()
         assert resource.getrlimit(resource.RLIMIT_DATA)[0] == 2000 * MIB
 
     in_child(work)
@@ -682,7 +682,7 @@ def test_free_memory_is_looked_at_once_in_a_while_not_with_each_request() -> Non
     memory = Counting()
 
     def work() -> None:
-        guard = RequestGuard(Settings(), memory)
+        guard = RequestLimit(Settings(), memory)
         for _ in range(100):
             guard.renew()
         assert memory.reads < 50
@@ -697,11 +697,11 @@ def test_free_memory_is_looked_at_once_in_a_while_not_with_each_request() -> Non
 
 
 def test_a_killed_child_does_not_keep_the_ledger_locked(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path)
+    reservations = Reservations(tmp_path)
     read_end, write_end = os.pipe()
     child = os.fork()
     if child == 0:
-        with ledger.open():
+        with reservations.open():
             os.write(write_end, b"x")
             signal.pause()
         os._exit(0)
@@ -712,5 +712,5 @@ def test_a_killed_child_does_not_keep_the_ledger_locked(tmp_path: Path) -> None:
         os.waitpid(child, 0)
         os.close(read_end)
         os.close(write_end)
-    with ledger.open() as book:
+    with reservations.open() as book:
         assert book == Book()

@@ -12,8 +12,8 @@ from mme.supervisor.connections import Connection, connections_to, count_in_flig
 from mme.supervisor.draining import UNCLEAR_MS, is_quiet
 from mme.zygote.session_records import (
     MOST_WORKERS,
+    DrainQuota,
     State,
-    TurnAway,
     is_any_busy,
     is_any_loaded,
     make_shared,
@@ -160,18 +160,18 @@ def test_what_models_took_is_told_apart_and_from_all_else(page: memoryview) -> N
         taken_by(page, slot)[:] = size_mib.to_bytes(4, "little")
     assert [taken_mib(page, slot) for slot in (0, 1, 2, MOST_WORKERS - 1)] == [1, 2**32 - 1, 0, 7]
     assert not is_any_loaded(page)
-    assert not TurnAway(page).turns_away(1)
+    assert not DrainQuota(page).is_exceeded_by(1)
 
 
 def test_a_worker_answers_what_was_under_way_and_then_turns_away(page: memoryview) -> None:
-    worker, other = TurnAway(page), TurnAway(page)
-    assert not any(worker.turns_away(1) for _ in range(10))
-    TurnAway(page).after(3)
-    assert [worker.turns_away(1) for _ in range(5)] == [False, False, False, True, True]
-    assert [other.turns_away(2) for _ in range(3)] == [False, False, True]
+    worker, other = DrainQuota(page), DrainQuota(page)
+    assert not any(worker.is_exceeded_by(1) for _ in range(10))
+    DrainQuota(page).after(3)
+    assert [worker.is_exceeded_by(1) for _ in range(5)] == [False, False, False, True, True]
+    assert [other.is_exceeded_by(2) for _ in range(3)] == [False, False, True]
     assert not is_any_busy(page)
 
 
 def test_where_nothing_was_under_way_all_are_turned_away(page: memoryview) -> None:
-    TurnAway(page).after(0)
-    assert TurnAway(page).turns_away(1)
+    DrainQuota(page).after(0)
+    assert DrainQuota(page).is_exceeded_by(1)

@@ -8,7 +8,7 @@ import pytest
 
 from mme.errors import ModelRefused
 from mme.settings import Settings
-from mme.zygote.load_policy import STORE, Gate, write_store
+from mme.zygote.load_policy import STORE, LoadPolicy, write_store
 
 
 @pytest.fixture
@@ -26,13 +26,13 @@ def model(roots: Path) -> Path:
     return folder
 
 
-def gate(tmp_path: Path, python_path: str = "/server", **changes: object) -> Gate:
+def load_policy(tmp_path: Path, python_path: str = "/server", **changes: object) -> LoadPolicy:
     settings = Settings(base_dir=tmp_path / "ml", **{"multi_model": True, **changes})  # type: ignore[arg-type]
-    return Gate.for_server(settings, tmp_path / "run", python_path)
+    return LoadPolicy.for_server(settings, tmp_path / "run", python_path)
 
 
-def admit(gate: Gate, folder: Path, handler: str = "own:handle", name: str = "m") -> Path:
-    return gate.admit(name, f"{gate.store}{folder}", handler, [str(folder)])
+def check(load_policy: LoadPolicy, folder: Path, handler: str = "own:handle", name: str = "m") -> Path:
+    return load_policy.check(name, f"{load_policy.store}{folder}", handler, [str(folder)])
 
 
 def test_the_store_leads_to_the_roots_and_nowhere_else(tmp_path: Path, roots: Path) -> None:
@@ -57,11 +57,11 @@ def test_a_root_that_is_a_link_can_be_named_either_way(tmp_path: Path, roots: Pa
 
 def test_all_of_the_machine_can_be_a_root(tmp_path: Path, model: Path) -> None:
     assert (write_store(tmp_path, [Path("/")]) / model.relative_to("/")).samefile(model)
-    assert admit(gate(tmp_path, model_roots=(Path("/"),)), model) == model
+    assert check(load_policy(tmp_path, model_roots=(Path("/"),)), model) == model
 
 
 def test_the_folder_is_worded_as_the_request_had_it(tmp_path: Path, model: Path) -> None:
-    rules = gate(tmp_path)
+    rules = load_policy(tmp_path)
     assert rules.folder_of(f"{rules.store}{model}") == model
     assert rules.folder_of(str(rules.store)) == Path("/")
     assert rules.folder_of("/elsewhere") == Path("/elsewhere")
@@ -71,32 +71,32 @@ def test_the_folder_is_worded_as_the_request_had_it(tmp_path: Path, model: Path)
 def test_a_root_is_a_model_in_single_model_mode_alone(tmp_path: Path, roots: Path) -> None:
     single = tmp_path / "ml" / "model"
     single.mkdir()
-    assert admit(gate(tmp_path, multi_model=False), single) == single
+    assert check(load_policy(tmp_path, multi_model=False), single) == single
     with pytest.raises(ModelRefused, match="is not below"):
-        admit(gate(tmp_path), roots)
+        check(load_policy(tmp_path), roots)
 
 
 def test_a_neighbour_whose_name_begins_alike_is_outside(tmp_path: Path, roots: Path) -> None:
     neighbour = roots.with_name("models-of-others") / "m"
     neighbour.mkdir(parents=True)
     with pytest.raises(ModelRefused, match="MME_MODEL_ROOTS"):
-        admit(gate(tmp_path), neighbour)
+        check(load_policy(tmp_path), neighbour)
 
 
 def test_a_file_is_no_model(tmp_path: Path, model: Path) -> None:
     with pytest.raises(ModelRefused, match="no folder"):
-        admit(gate(tmp_path), model / "own.py")
+        check(load_policy(tmp_path), model / "own.py")
 
 
 @pytest.mark.parametrize("name", ["", "a\0b", "a\nb", "a/b", "..", "x" * 256, "\ud800", "\u2028", "\x85"])
 def test_a_name_that_could_mislead_is_refused(tmp_path: Path, model: Path, name: str) -> None:
     with pytest.raises(ModelRefused, match="the model's name"):
-        admit(gate(tmp_path), model, name=name)
+        check(load_policy(tmp_path), model, name=name)
 
 
 def test_the_search_path_keeps_what_is_the_servers_or_the_models(tmp_path: Path, model: Path) -> None:
     wanted = ["/evil", "own", "/server", str(model), "/run/home", str(model / "code"), "../..", str(model / "..")]
-    assert gate(tmp_path).python_path(":".join(wanted), str(model)).split(":") == [
+    assert load_policy(tmp_path).python_path(":".join(wanted), str(model)).split(":") == [
         "own",
         "/server",
         str(model),
@@ -105,15 +105,15 @@ def test_the_search_path_keeps_what_is_the_servers_or_the_models(tmp_path: Path,
 
 
 def test_nothing_of_a_folder_outside_of_the_roots_is_searched(tmp_path: Path) -> None:
-    assert gate(tmp_path).python_path("/evil:/server:/evil/code", "/evil") == "/server"
+    assert load_policy(tmp_path).python_path("/evil:/server:/evil/code", "/evil") == "/server"
 
 
 def test_the_operators_handler_is_trusted_with_its_folder(tmp_path: Path, model: Path) -> None:
-    rules = gate(tmp_path, handler="/opt/program/serve.py:handle")
+    rules = load_policy(tmp_path, handler="/opt/program/serve.py:handle")
     assert rules.python_path(f"/opt/program:{model}", str(model)) == f"/opt/program:{model}"
-    assert admit(rules, model, "/opt/program/serve.py:handle") == model
+    assert check(rules, model, "/opt/program/serve.py:handle") == model
     with pytest.raises(ModelRefused, match="neither in the model's folder"):
-        admit(rules, model, "/opt/other/serve.py:handle")
+        check(rules, model, "/opt/other/serve.py:handle")
 
 
 @pytest.mark.parametrize("handler", ["own", "own.py:handle", "own:handle", "package.module:f", "os:getcwd", "absent:f"])
@@ -121,7 +121,7 @@ def test_handlers_of_the_model_and_of_python_are_allowed(tmp_path: Path, model: 
     (model / "package").mkdir()
     (model / "package" / "__init__.py").touch()
     (model / "package" / "module.py").touch()
-    assert admit(gate(tmp_path), model, handler) == model
+    assert check(load_policy(tmp_path), model, handler) == model
 
 
 @pytest.mark.parametrize("handler", ["/evil:handle", "/own:handle", "../own:handle", "own\n:handle", "linked.module:f"])
@@ -132,17 +132,17 @@ def test_other_handlers_are_not(tmp_path: Path, model: Path, handler: str) -> No
     outside.touch()
     (model / "linked" / "module.py").symlink_to(outside)
     with pytest.raises(ModelRefused, match="the handler"):
-        admit(gate(tmp_path), model, handler)
+        check(load_policy(tmp_path), model, handler)
 
 
 def test_a_package_is_looked_at_without_being_imported(tmp_path: Path, model: Path) -> None:
     (model / "package").mkdir()
     (model / "package" / "__init__.py").write_text("raise SystemExit('imported')")
     (model / "package" / "module.py").touch()
-    assert admit(gate(tmp_path), model, "package.module:handle") == model
+    assert check(load_policy(tmp_path), model, "package.module:handle") == model
 
 
 def test_a_refusal_is_the_requests_fault(tmp_path: Path) -> None:
     with pytest.raises(ModelRefused) as refusal:
-        admit(gate(tmp_path), Path("/etc"))
+        check(load_policy(tmp_path), Path("/etc"))
     assert refusal.value.status == 400

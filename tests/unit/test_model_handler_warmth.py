@@ -11,7 +11,7 @@ import pytest
 from mms.context import Context
 
 import model_handler
-from mme.handler import warmup as practice
+from mme.handler import warmup
 from mme.handler.payload import Request
 from model_handler import ModelHandler, entry_point
 from tests.harness import models
@@ -94,9 +94,9 @@ def test_a_handler_of_ones_own_sees_real_requests_alone(tmp_path: Path) -> None:
     assert seen == ["preprocess", "inference", "postprocess"]
 
 
-def test_every_request_of_the_practice_is_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_request_of_the_warm_up_is_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answered: dict[str, bytes] = {}
-    answer_requests = practice.answer_requests
+    answer_requests = warmup.answer_requests
 
     def listened(handle: Any) -> None:
         def listening(data: Any, context: Context) -> list[bytes]:
@@ -107,7 +107,7 @@ def test_every_request_of_the_practice_is_answered(tmp_path: Path, monkeypatch: 
 
         answer_requests(listening)
 
-    monkeypatch.setattr(practice, "answer_requests", listened)
+    monkeypatch.setattr(warmup, "answer_requests", listened)
     model_handler.handle(None, golden.context_for(models.multiplier(tmp_path)))
     assert set(answered) == {"application/json", "text/csv", "application/x-npy"}
     assert answered["text/csv"] == b"0.25,0.75\n"

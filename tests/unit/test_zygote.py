@@ -1,4 +1,4 @@
-"""The fork server without a JVM: the test does to it what MMS does, from the start of a launcher to its death."""
+"""The zygote without a JVM: the test does to it what MMS does, from the start of a launcher to its death."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import pytest
 from mme.capacity.memory import MIB
 from mme.errors import StartError
 from mme.settings import Settings
-from mme.supervisor.zygote_handle import PACKAGE_DIR, ForkServerProcess
+from mme.supervisor.zygote_handle import PACKAGE_DIR, ZygoteHandle
 from mme.zygote import protocol, template
 from mme.zygote.event_loop import EventLoop
 from mme.zygote.launcher import Launch
@@ -33,7 +33,7 @@ from tests.harness.workers import is_gone
 
 @pytest.fixture(autouse=True)
 def quick_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The fork server reads its settings from its environment, which is this process's."""
+    """The zygote reads its settings from its environment, which is this process's."""
     monkeypatch.setenv("MME_PRELOAD", "none")
     monkeypatch.setenv("SAGEMAKER_MULTI_MODEL", "true")
     monkeypatch.setenv("MME_MODEL_ROOTS", str(tmp_path))
@@ -153,8 +153,8 @@ def field(value: bytes) -> bytes:
 
 
 @pytest.fixture
-def fork_server(tmp_path: Path) -> Iterator[ForkServerProcess]:
-    process = ForkServerProcess(Settings(), tmp_path)
+def zygote(tmp_path: Path) -> Iterator[ZygoteHandle]:
+    process = ZygoteHandle(Settings(), tmp_path)
     process.start()
     process.wait_until_ready()
     yield process
@@ -163,8 +163,8 @@ def fork_server(tmp_path: Path) -> Iterator[ForkServerProcess]:
 
 
 @pytest.fixture
-def front_end(fork_server: ForkServerProcess, tmp_path: Path) -> Iterator[FrontEnd]:
-    running = FrontEnd(tmp_path, fork_server.environment_for(os.environ))
+def front_end(zygote: ZygoteHandle, tmp_path: Path) -> Iterator[FrontEnd]:
+    running = FrontEnd(tmp_path, zygote.environment_for(os.environ))
     yield running
     running.stop()
 
@@ -219,7 +219,7 @@ def test_the_end_of_a_launcher_ends_its_workers_and_its_socket(front_end: FrontE
 
 
 def kept_bytes(runtime_dir: Path) -> list[int]:
-    """What the ledger keeps for the next workers of models."""
+    """What the reservations keeps for the next workers of models."""
     try:
         book = json.loads((runtime_dir / "loading.json").read_text())
     except FileNotFoundError:
@@ -279,19 +279,19 @@ def test_nothing_is_kept_for_a_worker_that_was_not_wanted_any_more(
     connection.close()
     wait_until(lambda: is_gone(worker), "the worker leaves with its connection")
     other = front_end.connect()
-    worker_of(other.load(model_dir, "b"))  # the fork server has buried the first by now
+    worker_of(other.load(model_dir, "b"))  # the zygote has buried the first by now
     assert kept_bytes(tmp_path) == []
     other.close()
 
 
-def test_a_fork_server_that_fails_leaves_models_and_what_it_guards_alone(
+def test_a_zygote_that_fails_leaves_models_and_what_it_guards_alone(
     tmp_path: Path, model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flawed = tmp_path / "flawed"
     flawed.mkdir()
     (flawed / "sitecustomize.py").write_text(FLAW)
     monkeypatch.setenv("PYTHONPATH", str(flawed))
-    process = ForkServerProcess(Settings(python_path=str(flawed)), tmp_path)
+    process = ZygoteHandle(Settings(python_path=str(flawed)), tmp_path)
     process.start()
     process.wait_until_ready()
     front_end = FrontEnd(tmp_path, process.environment_for(os.environ))
@@ -303,7 +303,7 @@ def test_a_fork_server_that_fails_leaves_models_and_what_it_guards_alone(
         connection = front_end.connect()
         worker = worker_of(connection.load(model_dir, "a"))
         doomed = front_end.launch(model_dir, "doomed")
-        wait_until(lambda: not process.is_alive(), "the fork server has failed")
+        wait_until(lambda: not process.is_alive(), "the zygote has failed")
         assert process.status is not None
         assert os.waitstatus_to_exitcode(process.status) == 1
         assert connection.invoke(command("echo", 1)) == (200, b"1")
@@ -319,7 +319,7 @@ def test_a_fork_server_that_fails_leaves_models_and_what_it_guards_alone(
         guarded.wait()
 
 
-# Runs in the fork server before anything else: a fault in its loop.
+# Runs in the zygote before anything else: a fault in its loop.
 FLAW = f"""
 import sys
 if sys.orig_argv[2:4] == ["-m", "mme.zygote.root"]:
@@ -338,20 +338,20 @@ if sys.orig_argv[2:4] == ["-m", "mme.zygote.root"]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_model_survives_the_fork_server(
-    fork_server: ForkServerProcess, front_end: FrontEnd, model_dir: Path, number: signal.Signals
+def test_a_model_survives_the_zygote(
+    zygote: ZygoteHandle, front_end: FrontEnd, model_dir: Path, number: signal.Signals
 ) -> None:
     launcher = front_end.launch(model_dir)
     front_end.wait_until_started(launcher)
     old = front_end.connect()
     old.load(model_dir, "old")
-    assert fork_server.pid is not None
-    os.kill(fork_server.pid, number)
-    wait_until(lambda: not fork_server.is_alive(), "the fork server is reaped")
+    assert zygote.pid is not None
+    os.kill(zygote.pid, number)
+    wait_until(lambda: not zygote.is_alive(), "the zygote is reaped")
     assert old.invoke(command("echo", 1)) == (200, b"1")
     waiting = front_end.launch(model_dir, "waiting")
-    fork_server.restart()
-    fork_server.wait_until_ready()
+    zygote.restart()
+    zygote.wait_until_ready()
     front_end.wait_until_started(waiting)
     assert old.invoke(command("echo", 2)) == (200, b"2")
     # The launcher has announced itself again.
@@ -371,7 +371,7 @@ def try_to_connect(front_end: FrontEnd) -> Connection | None:
 
 
 def test_stop_leaves_no_process_and_no_socket(tmp_path: Path, model_dir: Path) -> None:
-    process = ForkServerProcess(Settings(), tmp_path)
+    process = ZygoteHandle(Settings(), tmp_path)
     process.start()
     process.wait_until_ready()
     front_end = FrontEnd(tmp_path, process.environment_for(os.environ))
@@ -390,8 +390,8 @@ def test_stop_leaves_no_process_and_no_socket(tmp_path: Path, model_dir: Path) -
     front_end.stop()
 
 
-def test_stop_kills_a_fork_server_that_does_not_end(tmp_path: Path) -> None:
-    process = ForkServerProcess(Settings(), tmp_path)
+def test_stop_kills_a_zygote_that_does_not_end(tmp_path: Path) -> None:
+    process = ZygoteHandle(Settings(), tmp_path)
     process.start()
     process.wait_until_ready()
     assert process.pid is not None
@@ -405,8 +405,8 @@ def test_what_is_guarded_dies_with_the_supervisor(tmp_path: Path) -> None:
     guarded = subprocess.Popen(["/bin/sleep", "1000"])
     program = (
         "import sys, time; from pathlib import Path; from mme.settings import Settings\n"
-        "from mme.supervisor.zygote_handle import ForkServerProcess\n"
-        f"process = ForkServerProcess(Settings(), Path({str(tmp_path)!r}))\n"
+        "from mme.supervisor.zygote_handle import ZygoteHandle\n"
+        f"process = ZygoteHandle(Settings(), Path({str(tmp_path)!r}))\n"
         f"process.start(); process.wait_until_ready(); process.guard({guarded.pid})\n"
         "print(process.pid, flush=True); time.sleep(1000)\n"
     )
@@ -414,11 +414,11 @@ def test_what_is_guarded_dies_with_the_supervisor(tmp_path: Path) -> None:
     supervisor = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, env=environment)
     try:
         assert supervisor.stdout is not None
-        fork_server = psutil.Process(int(read_pid_line(supervisor)))
+        zygote = psutil.Process(int(read_pid_line(supervisor)))
         supervisor.kill()
         supervisor.wait(5)
         assert guarded.wait(5) == -signal.SIGKILL
-        wait_until(lambda: is_gone(fork_server), "the fork server has ended", timeout_s=5)
+        wait_until(lambda: is_gone(zygote), "the zygote has ended", timeout_s=5)
     finally:
         for process in (supervisor, guarded):
             process.kill()
@@ -427,7 +427,7 @@ def test_what_is_guarded_dies_with_the_supervisor(tmp_path: Path) -> None:
 
 
 def read_pid_line(process: subprocess.Popen[bytes]) -> bytes:
-    """The first line that is a number: the fork server logs to the same place."""
+    """The first line that is a number: the zygote logs to the same place."""
     assert process.stdout is not None
     for line in process.stdout:
         if line.strip().isdigit():
@@ -435,9 +435,9 @@ def read_pid_line(process: subprocess.Popen[bytes]) -> bytes:
     raise AssertionError("it ended without a word")
 
 
-def test_a_fork_server_that_cannot_start_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_zygote_that_cannot_start_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MME_LOG_FORMAT", "no such format")  # the process parses its environment itself
-    process = ForkServerProcess(Settings(), tmp_path)
+    process = ZygoteHandle(Settings(), tmp_path)
     process.start()
     with pytest.raises(StartError, match="ended while it warmed up"):
         process.wait_until_ready()
@@ -446,13 +446,13 @@ def test_a_fork_server_that_cannot_start_says_so(tmp_path: Path, monkeypatch: py
 
 @pytest.mark.parametrize("announced", [b"1\n", b"999999999\n", b"\n", b"not a number\n", b"-1\n"])
 def test_a_false_announcement_harms_nobody(
-    fork_server: ForkServerProcess, front_end: FrontEnd, model_dir: Path, announced: bytes
+    zygote: ZygoteHandle, front_end: FrontEnd, model_dir: Path, announced: bytes
 ) -> None:
     pipe = os.open(front_end.runtime_dir / "launches", os.O_WRONLY)
     os.write(pipe, announced)
     os.close(pipe)
     front_end.wait_until_started(front_end.launch(model_dir))
-    assert fork_server.is_alive()
+    assert zygote.is_alive()
 
 
 def test_a_load_without_memory_is_answered_507_once_the_launcher_is_gone(front_end: FrontEnd, model_dir: Path) -> None:

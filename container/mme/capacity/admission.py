@@ -1,7 +1,7 @@
 """May this model be loaded now? Answered before anything of it is read, so that the kernel never has to kill.
 
     free      what the tightest limit leaves (memory.py)
-    promised  what loads under way were admitted with and have not taken yet (ledger.py)
+    promised  what loads under way were admitted with and have not taken yet (reservations.py)
     need      what this load will take: declared, learnt or estimated (footprint.py)
     reserve   what loads leave to requests: MME_MEMORY_RESERVE_MB (policy.py)
 
@@ -10,7 +10,7 @@ itself; if the reserve is broken then, the load is undone. Either way the answer
 and tries again.
 
 ``Admission`` works in any process of the server: in the worker that is to load (``with admission.loading(...)``), or in
-the process that forks workers (``admit``, then ``Ticket.hand_over`` to the child, which settles).
+the process that forks workers (``admit``, then ``Reservation.hand_over`` to the child, which settles).
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from mme.capacity.footprint import Artifact, Need, need_of, survey
 from mme.capacity.memory import MIB, KernelMemory, MemoryReader, MemorySample, SystemMemory
 from mme.capacity.policy import FLOOR_SHARE, Decision, decide, load_growth_bytes, reserve_bytes
 from mme.capacity.process_memory import ProcessId, anonymous_bytes, parent_of
-from mme.capacity.reservations import Book, Ledger, Loading, new_key
-from mme.capacity.rlimit import RequestGuard, limited_growth
+from mme.capacity.reservations import Book, Loading, Reservations, new_key
+from mme.capacity.rlimit import RequestLimit, limited_growth
 from mme.errors import InsufficientMemory
 from mme.settings import Settings
 
@@ -41,10 +41,12 @@ COPIED_ON_WRITE_BYTES = 16 * MIB
 
 
 class Admission:
-    """The gate that every load passes. ``runtime_dir`` is the server's private folder, the same for all its processes.
+    """Decides about memory for every load.
+
+    ``runtime_dir`` is the server's private folder, the same for all its processes.
 
     ``server_pid`` is the process that all others of this server descend from. A worker with a loaded model calls
-    ``request_guard.renew()`` before each request.
+    ``request_limit.renew()`` before each request.
     """
 
     def __init__(
@@ -52,34 +54,34 @@ class Admission:
     ) -> None:
         self._settings = settings
         self._memory = memory or SystemMemory(settings, runtime_dir, server_pid=server_pid)
-        self._ledger = Ledger(runtime_dir)
+        self._reservations = Reservations(runtime_dir)
         # Asks for the kernel's limits alone: MME_MEMORY_LIMIT_MB takes too long to look after while a request waits.
-        self.request_guard = RequestGuard(settings, KernelMemory())
+        self.request_limit = RequestLimit(settings, KernelMemory())
 
     @contextmanager
-    def loading(self, model_name: str, model_dir: Path) -> Iterator[Ticket]:
+    def loading(self, model_name: str, model_dir: Path) -> Iterator[Reservation]:
         """Around a load in this process: admits it, and settles it when the block has ended well.
 
         Inside, an allocation that would endanger others fails (guard.py). Raises ``InsufficientMemory`` before the
         block, or after it: then the model is to be dropped. ``ModelLoadError`` for a declaration in serving.properties
         that is no number.
         """
-        ticket = self.admit(model_name, model_dir)
-        with _settled(ticket), limited_growth(ticket.growth_bytes):
+        reservation = self.admit(model_name, model_dir)
+        with _settled(reservation), limited_growth(reservation.growth_bytes):
             try:
-                yield ticket
+                yield reservation
             except MemoryError as error:
                 # one of ours says what happened, any other where
                 trace = not isinstance(error, InsufficientMemory)
                 reason = str(error) or "out of memory"
-                logger.error("model %r did not load (507): %s; %s", model_name, reason, ticket, exc_info=trace)
+                logger.error("model %r did not load (507): %s; %s", model_name, reason, reservation, exc_info=trace)
                 raise
 
-    def admit(self, model_name: str, model_dir: Path) -> Ticket:
-        """Admits a load in this process, or in a child that the ticket is handed over to; raises as ``loading``."""
+    def admit(self, model_name: str, model_dir: Path) -> Reservation:
+        """Admits a load in this process, or in a child that takes the reservation over; raises as ``loading``."""
         artifact = survey(model_dir)
-        need = need_of(model_dir, artifact, self._ledger.learnt_bytes(artifact.identity))
-        with self._ledger.open() as book:
+        need = need_of(model_dir, artifact, self._reservations.learnt_bytes(artifact.identity))
+        with self._reservations.open() as book:
             kept = book.take_kept(model_name)
             # What it replaces has been admitted once; that the reserve has been used since must not end it.
             reserve_share = FLOOR_SHARE if kept else 1.0
@@ -87,7 +89,7 @@ class Admission:
             if verdict.decision.admitted:
                 key = new_key()
                 book.loading[key] = _loading(model_name, _own_process(), need.need_bytes)
-                return Ticket(self, key, model_name, need, verdict, artifact, reserve_share)
+                return Reservation(self, key, model_name, need, verdict, artifact, reserve_share)
             book.loading.update(kept)
         message = (
             f"model {model_name!r} is refused: it needs {need}, and {verdict}. Unload other models, use a larger "
@@ -102,12 +104,12 @@ class Admission:
         For as long as this process lives, or until ``forget`` is called with what is returned. Raises ``OSError``, also
         where another process has the book just now: the caller has no time to wait.
         """
-        with self._ledger.open(wait=False) as book:
+        with self._reservations.open(wait=False) as book:
             return book.keep(_loading(model_name, _own_process(), taken_bytes))
 
     def forget(self, key: str) -> None:
         """Nothing is kept any more, if no worker has come for it. Raises as ``keep``."""
-        with self._ledger.open(wait=False) as book:
+        with self._reservations.open(wait=False) as book:
             book.loading.pop(key, None)
 
     def has_room(self, need_bytes: int) -> bool:
@@ -116,7 +118,7 @@ class Admission:
 
     def describe(self) -> str:
         """What is free now, and of which limit."""
-        with self._ledger.open(wait=False) as book:
+        with self._reservations.open(wait=False) as book:
             return str(self._judge(book, 0, 1.0))
 
     def _judge(self, book: Book, need_bytes: int, reserve_share: float) -> _Verdict:
@@ -132,39 +134,39 @@ class Admission:
 
     def _hand_over(self, key: str, pid: int) -> None:
         child = ProcessId.of(pid)
-        with self._ledger.open() as book:
+        with self._reservations.open() as book:
             load = book.loading.pop(key, None)
             if load and child:
                 book.loading[key] = _loading(load.model, child, load.need_bytes)
 
-    def _settle(self, ticket: Ticket, taken_bytes: int | None) -> int:
-        with self._ledger.open() as book:
-            load = book.loading.pop(ticket.key, None)
-            verdict = self._judge(book, 0, ticket.reserve_share)
+    def _settle(self, reservation: Reservation, taken_bytes: int | None) -> int:
+        with self._reservations.open() as book:
+            load = book.loading.pop(reservation.key, None)
+            verdict = self._judge(book, 0, reservation.reserve_share)
         if taken_bytes is None:
             before = load.anonymous_before_bytes if load else 0
             pid = load.pid if load else os.getpid()
             taken_bytes = max(0, anonymous_bytes(pid) - before)
             if not pages.is_shared():
                 taken_bytes += COPIED_ON_WRITE_BYTES
-        self._ledger.learn(ticket.artifact.identity, taken_bytes)
+        self._reservations.learn(reservation.artifact.identity, taken_bytes)
         if verdict.decision.admitted:
-            logger.debug("model %r took %s of %s; %s", ticket.model, _mib(taken_bytes), ticket.need, verdict)
+            logger.debug("model %r took %s of %s; %s", reservation.model, _mib(taken_bytes), reservation.need, verdict)
             return taken_bytes
         message = (
-            f"model {ticket.model!r} is undone after its load: it took {_mib(taken_bytes)} where {ticket.need} were "
-            f"expected, and {verdict}. Unload other models, or use a larger instance."
+            f"model {reservation.model!r} is undone after its load: it took {_mib(taken_bytes)} where "
+            f"{reservation.need} were expected, and {verdict}. Unload other models, or use a larger instance."
         )
         logger.warning("%s", message)
         raise InsufficientMemory(message)
 
     def _release(self, key: str) -> None:
-        with self._ledger.open() as book:
+        with self._reservations.open() as book:
             book.loading.pop(key, None)
 
 
 @dataclass
-class Ticket:
+class Reservation:
     """The right to load one model. It must be settled or released; the death of the loading process releases it."""
 
     admission: Admission
@@ -202,7 +204,7 @@ class Ticket:
 
 @contextmanager
 def loading_in_spawned_worker(settings: Settings, model_name: str, model_dir: Path) -> Iterator[None]:
-    """Around a load in a worker that MMS started itself; does nothing in one that the fork server has admitted already.
+    """Around a load in a worker that MMS started itself; does nothing in one that the zygote has admitted already.
 
     Raises as ``Admission.loading``. Allocations are not bounded: what imports its framework here crashes where it finds
     no room for itself. Of the server's own processes the front end and what it has started count.
@@ -217,13 +219,13 @@ def loading_in_spawned_worker(settings: Settings, model_name: str, model_dir: Pa
 
 
 @contextmanager
-def _settled(ticket: Ticket) -> Iterator[None]:
+def _settled(reservation: Reservation) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        ticket.release()
+        reservation.release()
         raise
-    ticket.settle()
+    reservation.settle()
 
 
 @dataclass(frozen=True)

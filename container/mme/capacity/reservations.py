@@ -56,7 +56,7 @@ class Loading:
 
 @dataclass
 class Book:
-    """The loads under way, by key, while the ledger is open."""
+    """The loads under way, by key, while the file of reservations is open."""
 
     loading: dict[str, Loading] = field(default_factory=dict)
 
@@ -83,7 +83,7 @@ class Book:
         return sum(load.outstanding_bytes() for load in self.loading.values())
 
 
-class Ledger:
+class Reservations:
     """The files. Several processes, and several objects in one process, may use them at the same time."""
 
     def __init__(self, folder: Path) -> None:

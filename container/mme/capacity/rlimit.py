@@ -43,7 +43,7 @@ def limited_growth(growth_bytes: int) -> Iterator[None]:
             resource.setrlimit(resource.RLIMIT_DATA, (before, hard))
 
 
-class RequestGuard:
+class RequestLimit:
     """For a worker to call before each request: bounds what the request may allocate by what is free."""
 
     def __init__(self, settings: Settings, memory: MemoryReader) -> None:

@@ -1,4 +1,4 @@
-"""What a framework must offer so that its models can be served: an ``Adapter`` finds and loads, a ``Model`` predicts.
+"""What a framework must offer so that its models can be served: an ``Adapter`` finds and loads, a ``Predictor`` predicts.
 
 One framework is one short module beside this one, named in ``registry.py``. Importing that module must not import the
 framework: many containers never load a model of it.
@@ -49,7 +49,7 @@ class ImageCodec(Protocol):
         """Resizes a uint8 image (any height, any width, channels) without regard to its aspect."""
 
 
-class Model(ABC):
+class Predictor(ABC):
     """A loaded model. It lives in one worker process and is called by one thread."""
 
     inputs: tuple[TensorSpec, ...]
@@ -86,7 +86,7 @@ class Adapter(ABC):
         """Imports the framework, configured as its models need it, and returns it. Calling it again costs nothing."""
 
     @abstractmethod
-    def load(self, model_dir: Path, settings: Settings, gpu_id: int | None = None) -> Model:
+    def load(self, model_dir: Path, settings: Settings, gpu_id: int | None = None) -> Predictor:
         """Loads the model. Raises ``ModelLoadError`` for what is wrong with it and ``InsufficientMemory``."""
 
     def warm_template(self, settings: Settings) -> None:  # noqa: B027 (nothing to warm is a fine answer)
@@ -98,7 +98,7 @@ class Adapter(ABC):
     def write_sample(self, folder: Path) -> bool:
         """Writes the artifacts of a tiny model for small RGB images, or writes nothing and returns False.
 
-        The fork server loads it through the handler and sends it a few requests before it forks: the code that a load
+        The zygote loads it through the handler and sends it a few requests before it forks: the code that a load
         and an invocation run through has then been run once, and the workers share the pages that this filled.
         """
         return False

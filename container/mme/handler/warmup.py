@@ -1,7 +1,7 @@
 """Requests that nobody sent, answered within a load, so that the first real one finds all around the model warm.
 
 Python and NumPy do much at the first run of each piece of code: import, fill caches, specialise byte code. A forked
-worker copies each page of the fork server that it writes to, if only to count a reference: the first request would
+worker copies each page of the zygote that it writes to, if only to count a reference: the first request would
 touch some fifty of them. None of that depends on the model, so a tiny one stands in for it.
 """
 
@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from mme.frameworks.base import Model, TensorSpec
+from mme.frameworks.base import Predictor, TensorSpec
 from mme.handler.payload import CSV, JSON, NPY
 
 LABELS = ("first", "second")
 
 
-class EchoModel(Model):
+class EchoModel(Predictor):
     """Answers its input ``data`` (N, 2)."""
 
     inputs = (TensorSpec("data", (1, 2)),)

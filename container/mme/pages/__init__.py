@@ -1,6 +1,6 @@
-"""Pages of memory that workers share with the fork server, and share again after they have written to them.
+"""Pages of memory that workers share with the zygote, and share again after they have written to them.
 
-``pages.c`` says how. The fork server calls ``share()`` before it forks; a worker, whenever it has nothing to do,
+``pages.c`` says how. The zygote calls ``share()`` before it forks; a worker, whenever it has nothing to do,
 ``drop()``.
 """
 
@@ -28,7 +28,7 @@ _UNLISTED = (
 )
 # What share() began with, kept for good: to let go of it would count down in every object, and copy its page.
 _roots: list[object] = []
-_shared = False  # in the fork server, and in the workers that it has forked since
+_shared = False  # in the zygote, and in the workers that it has forked since
 
 
 @cache

@@ -4,7 +4,7 @@ The front end ends at once on SIGTERM, requests or not, so the supervisor sends 
 
 - the front end listens no more, so that new connections are refused (``connections.stop_listening``);
 - forked workers have been told how many requests were under way: each answers as many, then 503 to what still comes
-  through open connections (``service.TurnAway``);
+  through open connections (``service.DrainQuota``);
 - no client waits for an answer, as far as the kernel can tell, and no forked worker is at work.
 
 Where the kernel's clock is too coarse to tell, the workers' word counts. Spawned ones have none: then a connection
@@ -19,7 +19,7 @@ from collections.abc import Iterable
 
 from mme.settings import Settings
 from mme.supervisor.connections import Connection, connections_to, count_in_flight, stop_listening
-from mme.supervisor.zygote_handle import ForkServerProcess
+from mme.supervisor.zygote_handle import ZygoteHandle
 
 logger = logging.getLogger("mme.supervisor.draining")
 
@@ -34,14 +34,14 @@ _UNKNOWN = 100
 class Drain:
     """One server's drain. Made when it begins; ``is_over`` is asked again and again."""
 
-    def __init__(self, settings: Settings, front_end_pid: int, fork_server: ForkServerProcess | None) -> None:
+    def __init__(self, settings: Settings, front_end_pid: int, zygote: ZygoteHandle | None) -> None:
         self._ports = [port for port in (settings.port, settings.management_port) if port is not None]
-        self._fork_server = fork_server
+        self._zygote = zygote
         self._quiet_since_s: float | None = None
         connections = self._connections()
         self.in_flight = None if connections is None else count_in_flight(connections)
-        if fork_server is not None:
-            fork_server.turn_away_after(_UNKNOWN if self.in_flight is None else self.in_flight)
+        if zygote is not None:
+            zygote.set_drain_quota(_UNKNOWN if self.in_flight is None else self.in_flight)
         if settings.management_socket is not None:
             settings.management_socket.unlink(missing_ok=True)
         refused = [stop_listening(front_end_pid, port) for port in self._ports]
@@ -58,7 +58,7 @@ class Drain:
         return self._quiet_since_s is not None and now_s - self._quiet_since_s >= QUIET_S
 
     def _is_quiet(self) -> bool:
-        workers_are_busy = None if self._fork_server is None else self._fork_server.is_busy()
+        workers_are_busy = None if self._zygote is None else self._zygote.is_busy()
         return is_quiet(self._connections(), workers_are_busy)
 
     def _connections(self) -> list[Connection] | None:

@@ -25,7 +25,7 @@ from mme.supervisor import mms_config, processes, toolkit
 from mme.supervisor.draining import Drain
 from mme.supervisor.preflight import check_start
 from mme.supervisor.privileges import drop_credentials, forbid_new_privileges, switch_user
-from mme.supervisor.zygote_handle import ForkServerProcess
+from mme.supervisor.zygote_handle import ZygoteHandle
 from mme.zygote.launcher import LOADED, python_for_mms, write_home
 from mme.zygote.load_policy import STORE, write_store
 
@@ -36,8 +36,8 @@ PACKAGE_DIR = Path(__file__).resolve().parent.parent
 STOP_TIMEOUT_S = 28.0
 _DRAIN_POLL_S = 0.02
 _LOAD_POLL_S = 0.05
-# A fork server that dies more often than this is not going to recover.
-MOST_FORK_SERVER_RESTARTS = 5
+# A zygote that dies more often than this is not going to recover.
+MOST_ZYGOTE_RESTARTS = 5
 PER_S = 60.0
 EXIT_BAD_SETTING = 2
 
@@ -71,8 +71,8 @@ class Server:
         self.runtime_dir: Path | None = None
         self.front_end_pid: int | None = None
         self.front_end_status: int | None = None  # as of os.waitpid
-        self.fork_server: ForkServerProcess | None = None
-        self._fork_server_deaths_s: deque[float] = deque(maxlen=MOST_FORK_SERVER_RESTARTS + 1)
+        self.zygote: ZygoteHandle | None = None
+        self._zygote_deaths_s: deque[float] = deque(maxlen=MOST_ZYGOTE_RESTARTS + 1)
         self.stop_signal: signal.Signals | None = None
         self._stop_asked_s: float | None = None
         self._events: deque[signal.Signals] = deque()
@@ -128,9 +128,9 @@ class Server:
         )
         started_s = time.monotonic()
         if self.settings.workers == "fork":
-            self.fork_server = ForkServerProcess(self.settings, self.runtime_dir)
-            self.fork_server.start()  # it warms up while the JVM starts
-            environment = self.fork_server.environment_for(environment)
+            self.zygote = ZygoteHandle(self.settings, self.runtime_dir)
+            self.zygote.start()  # it warms up while the JVM starts
+            environment = self.zygote.environment_for(environment)
         else:
             home = write_home(self.runtime_dir, "spawn", environment["PYTHONPATH"])
             environment = {**environment, **home, "PATH": os.pathsep.join([home["PATH"], environment["PATH"]])}
@@ -146,9 +146,9 @@ class Server:
         )
         self.front_end_pid = front_end.start_with_retry()
         if self.front_end_pid is not None:
-            if self.fork_server is not None:
-                self.fork_server.wait_until_ready(self.stop_is_wanted)
-                self.fork_server.guard(self.front_end_pid)
+            if self.zygote is not None:
+                self.zygote.wait_until_ready(self.stop_is_wanted)
+                self.zygote.guard(self.front_end_pid)
             if not self.settings.multi_model:
                 self.wait_for_single_model()
             logger.info(
@@ -177,8 +177,8 @@ class Server:
                 self.handle_child_exits()
 
     def _model_is_loaded(self) -> bool:
-        if self.fork_server is not None:
-            return self.fork_server.has_loaded_worker()
+        if self.zygote is not None:
+            return self.zygote.has_loaded_worker()
         assert self.runtime_dir is not None
         return (self.runtime_dir / LOADED).exists()
 
@@ -224,18 +224,18 @@ class Server:
         for pid, status in processes.reap():
             if pid == self.front_end_pid:
                 self.front_end_status = status
-            elif self.fork_server is not None and pid == self.fork_server.pid:
-                self.handle_fork_server_exit(status)
+            elif self.zygote is not None and pid == self.zygote.pid:
+                self.handle_zygote_exit(status)
 
-    def handle_fork_server_exit(self, status: int) -> None:
+    def handle_zygote_exit(self, status: int) -> None:
         """Models go on; another is started for the loads to come. Raises ``StartError`` if it keeps dying."""
-        assert self.fork_server is not None
-        logger.error("the fork server ended (%s), starting another", processes.describe_status(status))
-        deaths_s = self._fork_server_deaths_s
+        assert self.zygote is not None
+        logger.error("the zygote ended (%s), starting another", processes.describe_status(status))
+        deaths_s = self._zygote_deaths_s
         deaths_s.append(time.monotonic())
-        if len(deaths_s) > MOST_FORK_SERVER_RESTARTS and deaths_s[-1] - deaths_s[0] < PER_S:
-            raise StartError(f"the fork server ended {len(deaths_s)} times within {PER_S:g} s; its log says why.")
-        self.fork_server.restart()
+        if len(deaths_s) > MOST_ZYGOTE_RESTARTS and deaths_s[-1] - deaths_s[0] < PER_S:
+            raise StartError(f"the zygote ended {len(deaths_s)} times within {PER_S:g} s; its log says why.")
+        self.zygote.restart()
 
     # ---- drain ----
 
@@ -248,7 +248,7 @@ class Server:
             return
         timeout_s = self.settings.drain_timeout_s
         give_up_s = self._stop_asked_s + timeout_s
-        drain = Drain(self.settings, self.front_end_pid, self.fork_server)
+        drain = Drain(self.settings, self.front_end_pid, self.zygote)
         if drain.in_flight:
             logger.info("up to %d requests are under way, and have %d s", drain.in_flight, timeout_s)
         while not drain.is_over():
@@ -279,8 +279,8 @@ class Server:
         for pid, status in processes.end_descendants(first=first, deadline_s=deadline_s):
             if pid == self.front_end_pid and self.front_end_status is None:
                 self.front_end_status = status
-        if self.fork_server is not None:
-            self.fork_server.stop(deadline_s)
+        if self.zygote is not None:
+            self.zygote.stop(deadline_s)
         if self.runtime_dir is not None:
             if self.settings.management_socket is not None:
                 self.settings.management_socket.unlink(missing_ok=True)

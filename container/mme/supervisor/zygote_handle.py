@@ -1,17 +1,17 @@
-"""The fork server as its supervisor sees it: start, environment, restart, stop.
+"""The zygote as its supervisor sees it: start, environment, restart, stop.
 
-    fork_server = ForkServerProcess(settings, runtime_dir)
-    fork_server.start()                      # returns at once; it warms up while the front end starts
-    environment = fork_server.environment_for(environment)   # what the front end is to be started with
-    fork_server.wait_until_ready()           # raises StartError
-    fork_server.guard(front_end_pid)         # dies, too, should this process be killed
+    zygote = ZygoteHandle(settings, runtime_dir)
+    zygote.start()                      # returns at once; it warms up while the front end starts
+    environment = zygote.environment_for(environment)   # what the front end is to be started with
+    zygote.wait_until_ready()           # raises StartError
+    zygote.guard(front_end_pid)         # dies, too, should this process be killed
     ...
-    if pid == fork_server.pid: fork_server.restart()         # it was reaped: models stay, loads wait for the new one
+    if pid == zygote.pid: zygote.restart()         # it was reaped: models stay, loads wait for the new one
     ...
-    fork_server.stop(deadline_s)
+    zygote.stop(deadline_s)
 
 The two are tied by a pipe. The supervisor writes ``<pid>\\n`` of what it guards into it; its end, by ``stop`` or by
-the supervisor's death, ends the fork server, which kills its workers, the launchers and the guarded processes first.
+the supervisor's death, ends the zygote, which kills its workers, the launchers and the guarded processes first.
 The process itself is ``forkloop.py``. How launchers find it is told in ``launcher.py``.
 """
 
@@ -32,12 +32,12 @@ from mme.logs import json_output
 from mme.settings import Settings
 from mme.supervisor.privileges import environment_for_models
 from mme.zygote.launcher import LAUNCHES, write_home
-from mme.zygote.session_records import TurnAway, is_any_busy, is_any_loaded, make_shared, map_shared
+from mme.zygote.session_records import DrainQuota, is_any_busy, is_any_loaded, make_shared, map_shared
 
-logger = logging.getLogger("mme.forkserver")
+logger = logging.getLogger("mme.zygote")
 
 PACKAGE_DIR = Path(__file__).resolve().parents[2]
-# The fork server's environment, besides what it inherits. One thread each: a pool of threads does not survive a fork.
+# The zygote's environment, besides what it inherits. One thread each: a pool of threads does not survive a fork.
 # Workers that are to have more get them after it.
 _ENVIRONMENT = dict.fromkeys(
     ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1"
@@ -45,8 +45,8 @@ _ENVIRONMENT = dict.fromkeys(
 _POLL_S = 0.005
 
 
-class ForkServerProcess:
-    """One fork server at a time, below the process that makes this object and has to reap its children itself."""
+class ZygoteHandle:
+    """One zygote at a time, below the process that makes this object and has to reap its children itself."""
 
     def __init__(self, settings: Settings, runtime_dir: Path) -> None:
         """``runtime_dir`` is the server's private folder; the model server's home is made in it."""
@@ -55,15 +55,15 @@ class ForkServerProcess:
         self.pid: int | None = None
         self.status: int | None = None  # as of os.waitpid, where this object reaped it
         self._front_end_variables = write_home(runtime_dir, "fork", "")
-        # Kept open: announcements of launchers wait in it while there is no fork server to read them.
+        # Kept open: announcements of launchers wait in it while there is no zygote to read them.
         self._launches = os.open(runtime_dir / LAUNCHES, os.O_RDWR | os.O_CLOEXEC)
-        self._pages: list[memoryview] = []  # shared with workers, one page per fork server: workers may outlive it
+        self._pages: list[memoryview] = []  # shared with workers, one page per zygote: workers may outlive it
         self._alive_write = -1
         self._ready_read = -1
         self._guarded: list[int] = []
 
     def environment_for(self, environment: Mapping[str, str]) -> dict[str, str]:
-        """``environment`` with what makes MMS use the fork server."""
+        """``environment`` with what makes MMS use the zygote."""
         path = self._front_end_variables["PATH"] + os.pathsep + environment.get("PATH", os.defpath)
         return {**environment, **self._front_end_variables, "PATH": path}
 
@@ -75,7 +75,7 @@ class ForkServerProcess:
         self._pages.append(map_shared(shared))
         python_path = os.pathsep.join(filter(None, [str(PACKAGE_DIR), self.settings.python_path]))
         command = [sys.executable, "-P", "-m", "mme.zygote.root"]
-        output = json_output("forkserver") if self.settings.log_format == "json" else None
+        output = json_output("zygote") if self.settings.log_format == "json" else None
         try:
             process = subprocess.Popen(
                 [*command, str(self.runtime_dir), str(alive_read), str(ready_write), str(shared)],
@@ -87,7 +87,7 @@ class ForkServerProcess:
                 process_group=0,  # Ctrl-C at a terminal is the supervisor's to act on
             )
         except OSError as error:
-            raise StartError(f"the fork server cannot be started: {error}") from error
+            raise StartError(f"the zygote cannot be started: {error}") from error
         finally:
             for descriptor in (alive_read, ready_write, shared, *([output] if output is not None else [])):
                 os.close(descriptor)
@@ -106,15 +106,15 @@ class ForkServerProcess:
             if cancelled():
                 return
             if time.monotonic() >= deadline_s:
-                raise StartError(f"the fork server was not ready within {self.settings.startup_timeout_s} s.")
+                raise StartError(f"the zygote was not ready within {self.settings.startup_timeout_s} s.")
         ready = os.read(self._ready_read, 1)
         os.close(self._ready_read)
         self._ready_read = -1
         if not ready:
-            raise StartError("the fork server ended while it warmed up; its last lines in the log say why.")
+            raise StartError("the zygote ended while it warmed up; its last lines in the log say why.")
 
     def guard(self, pid: int) -> None:
-        """Has the fork server kill ``pid`` if this process dies without stopping it."""
+        """Has the zygote kill ``pid`` if this process dies without stopping it."""
         self._guarded = [pid]
         self._tell(pid)
 
@@ -126,10 +126,10 @@ class ForkServerProcess:
         """Whether a worker has its model."""
         return bool(self._pages) and is_any_loaded(self._pages[-1])
 
-    def turn_away_after(self, requests: int) -> None:
+    def set_drain_quota(self, requests: int) -> None:
         """Has each worker answer so many requests, and 503 to all that come then. For good."""
         for page in self._pages:
-            TurnAway(page).after(requests)
+            DrainQuota(page).after(requests)
 
     def _tell(self, pid: int) -> None:
         try:

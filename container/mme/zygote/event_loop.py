@@ -1,6 +1,6 @@
 """One loop of one thread: what can be read, what is due, which signals came. Never blocks but in its wait.
 
-It runs in the fork server, where every object that is looked at between two forks is on a page that is copied for the
+It runs in the zygote, where every object that is looked at between two forks is on a page that is copied for the
 sake of its reference count, and that the last worker keeps. So it is epoll and two dicts, without ``selectors``.
 """
 

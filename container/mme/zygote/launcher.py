@@ -2,15 +2,15 @@
 
 MMS runs ``PYTHON $MODEL_SERVER_HOME/mms/model_service_worker.py --sock-type … --sock-name …`` per model, reads its
 output, and kills it when the model is unregistered (WorkerLifeCycle.java). Here that is a shell script of a few lines:
-it writes its process number into a named pipe and waits on another one. The fork server reads all else from
+it writes its process number into a named pipe and waits on another one. The zygote reads all else from
 ``/proc``: arguments, environment, working folder and standard descriptors. A shell starts in a millisecond where
 Python needs ten, and costs 0.1 MB while it waits.
 
     standard input     a pipe that the JVM alone holds the other end of and never writes to. The JVM closes it when it
-                       has reaped the launcher, or when it dies itself: its end tells the fork server that the model
+                       has reaped the launcher, or when it dies itself: its end tells the zygote that the model
                        is to go.
-    the alive pipe     has the fork server at its other end. Should that die, the launcher announces itself anew and
-                       waits for the next one, so that a model survives the loss of the fork server.
+    the alive pipe     has the zygote at its other end. Should that die, the launcher announces itself anew and
+                       waits for the next one, so that a model survives the loss of the zygote.
 
 The shell keeps copies of its standard descriptors as 4, 5 and 6, because ``read`` and ``echo`` put others in their
 places for a moment.
@@ -28,8 +28,8 @@ import mms
 
 # In the server's private folder:
 HOME = "home"  # MODEL_SERVER_HOME
-LAUNCHES = "launches"  # named pipe: launchers write their process numbers, the fork server reads
-ALIVE = "alive"  # named pipe: the fork server holds it open, launchers wait for its end
+LAUNCHES = "launches"  # named pipe: launchers write their process numbers, the zygote reads
+ALIVE = "alive"  # named pipe: the zygote holds it open, launchers wait for its end
 LOADED = "loaded"  # an empty file, made by a spawned worker that has loaded its model
 
 _STANDARD_INPUT, _STANDARD_OUTPUT, _STANDARD_ERROR = 4, 5, 6
@@ -99,7 +99,7 @@ def python_for_mms(runtime_dir: Path) -> Path:
 class Launch:
     """What a launcher was started with, and its descriptors as long as it lives.
 
-    The fork server makes one between two forks, and each object that it looks at then costs the next worker a page. So
+    The zygote makes one between two forks, and each object that it looks at then costs the next worker a page. So
     this holds what the kernel said, read without ``pathlib``; the worker takes it apart.
     """
 

@@ -7,9 +7,9 @@ PYTHONPATH (WorkerLifeCycle.java), and has the worker import the handler from th
 - ``write_store``: the model store is a private folder that holds nothing but a symlink for each model root, at the
   root's own path: ``store/opt/ml/models`` → ``/opt/ml/models``. A URL elsewhere is "not found in model store" (404)
   before anything is read.
-- ``Gate.admit``: what the front end has let through is looked at by the worker, with symlinks resolved, before the
-  handler is imported; ``Gate.python_path``: folders that are neither the server's nor the model's are left out of the
-  search path from the start. A refused load is answered 400.
+- ``LoadPolicy.check``: the worker looks at what the front end has let through, with symlinks resolved, before it
+  imports the handler. ``LoadPolicy.python_path`` leaves folders that are neither the server's nor the model's out of
+  the search path. A refused load is answered 400.
 
 The operator is trusted: folders on the server's own PYTHONPATH, and that of ``SAGEMAKER_HANDLER``, hold allowed code.
 """
@@ -49,7 +49,7 @@ def write_store(runtime_dir: Path, roots: Iterable[Path]) -> Path:
 
 
 @dataclass(frozen=True)
-class Gate:
+class LoadPolicy:
     """One server's rules."""
 
     store: Path  # as the front end words it: a real path
@@ -58,7 +58,7 @@ class Gate:
     trusted_folders: tuple[Path, ...]  # the server's own on PYTHONPATH, as they are worded there
 
     @classmethod
-    def for_server(cls, settings: Settings, runtime_dir: Path, python_path: str) -> Gate:
+    def for_server(cls, settings: Settings, runtime_dir: Path, python_path: str) -> LoadPolicy:
         """``python_path`` is the one that the front end was started with, or holds all of it."""
         folders = [entry for entry in python_path.split(os.pathsep) if entry]
         folders.append(str(settings.single_model_dir / "code"))  # the Inference Toolkit puts it there
@@ -76,7 +76,7 @@ class Gate:
         folder = Path(path)
         return Path("/", folder.relative_to(self.store)) if folder.is_relative_to(self.store) else folder
 
-    def admit(self, name: str, path: str, handler: str, search_path: Iterable[str]) -> Path:
+    def check(self, name: str, path: str, handler: str, search_path: Iterable[str]) -> Path:
         """The folder to load from, as ``folder_of`` words it. Raises ``ModelRefused`` (400) if it must not be loaded.
 
         ``search_path`` is where the handler's module will be looked for, made with ``python_path``.

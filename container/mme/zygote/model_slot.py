@@ -1,4 +1,4 @@
-"""A model as the fork server has it: its launcher, the socket that it is listened for on, its workers.
+"""A model as the zygote has it: its launcher, the socket that it is listened for on, its workers.
 
 What is done with them between two forks is done with few objects: each costs the next worker a page (``eventloop.py``).
 """
@@ -18,14 +18,14 @@ from pathlib import Path
 from mme.zygote import protocol
 from mme.zygote.launcher import Launch
 
-logger = logging.getLogger("mme.forkserver")
+logger = logging.getLogger("mme.zygote")
 
 _BACKLOG = 128  # as MMS's worker
 _PYTHON_VERSION = ".".join(map(str, sys.version_info[:3])).encode()
 
 
 @dataclass
-class Model:
+class ModelSlot:
     """What a launcher stands for: a socket to listen on, and the workers of its connections."""
 
     launch: Launch
@@ -39,7 +39,7 @@ class Model:
     refused: list[tuple[socket.socket, int]] = field(default_factory=list)  # answered when the launcher is gone
 
     @classmethod
-    def of_launcher(cls, pid: int) -> Model:
+    def of_launcher(cls, pid: int) -> ModelSlot:
         """Listens for the model of launcher ``pid``, and tells MMS so in the launcher's stead.
 
         Raises ``OSError``, ``ValueError`` or ``KeyError`` if that is no launcher, or no more.
@@ -78,7 +78,7 @@ class Worker:
     """A forked process. The copy of its connection is kept to answer in its place if it is killed."""
 
     pid: int
-    model: Model
+    model: ModelSlot
     connection: socket.socket
     slot: int  # its byte in the shared page of states
     ended_by_us: bool = False
@@ -123,7 +123,7 @@ def _listen(launch: Launch) -> socket.socket:
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise
-            os.unlink(path)  # noqa: PTH108 (of a fork server that was killed)
+            os.unlink(path)  # noqa: PTH108 (of a zygote that was killed)
             listener.bind(path)
     listener.listen(_BACKLOG)
     listener.setblocking(False)

@@ -1,4 +1,4 @@
-"""The fork server's process: one loop that waits for launchers, connections, ends and deaths, and forks.
+"""The zygote's process: one loop that waits for launchers, connections, ends and deaths, and forks.
 
     python -m mme.zygote.root RUNTIME_DIR ALIVE_FD READY_FD SHARED_FD
 
@@ -27,14 +27,14 @@ from mme.settings import Settings
 from mme.zygote import protocol
 from mme.zygote.event_loop import EventLoop
 from mme.zygote.launcher import ALIVE, LAUNCHES, is_process, start_time
-from mme.zygote.load_policy import Gate
-from mme.zygote.model_slot import Model, Worker, is_launcher, kill, kill_group, remove_log_files, send_at_once
+from mme.zygote.load_policy import LoadPolicy
+from mme.zygote.model_slot import ModelSlot, Worker, is_launcher, kill, kill_group, remove_log_files, send_at_once
 from mme.zygote.session import EXIT_NO_MEMORY, EXIT_REFUSED, Busy
 from mme.zygote.session_records import MOST_WORKERS, map_shared, taken_by, taken_mib
 from mme.zygote.template import warm_up
 from mme.zygote.worker_process import Inherited, raise_oom_score, run_worker
 
-logger = logging.getLogger("mme.forkserver")
+logger = logging.getLogger("mme.zygote")
 
 # Half way between the front end and a worker, should the kernel have to kill.
 OOM_SCORE_ABOVE_FRONT_END = 100
@@ -53,10 +53,10 @@ _SIGNALS = {signal.SIGTERM, signal.SIGCHLD}
 _REFUSALS = {EXIT_NO_MEMORY: 507, EXIT_REFUSED: 400}
 
 
-class ForkServer:
+class Zygote:
     """The loop and all that it knows. ``run`` returns when the supervisor has gone, or on SIGTERM.
 
-    Only where the supervisor has gone, all ends with it. A fork server that ends otherwise, or fails, leaves models and
+    Only where the supervisor has gone, all ends with it. A zygote that ends otherwise, or fails, leaves models and
     workers as they are: the supervisor starts another, which takes the models on.
     """
 
@@ -67,7 +67,7 @@ class ForkServer:
         shared: int,
         inherited: Inherited,
         admission: Admission,
-        gate: Gate,
+        load_policy: LoadPolicy,
         *,
         multi_model: bool,
         share_pages: bool,
@@ -76,12 +76,12 @@ class ForkServer:
         self._alive = alive
         self._inherited = inherited
         self._admission = admission
-        self._gate = gate
+        self._load_policy = load_policy
         self._multi_model = multi_model
         self._share_pages = share_pages
         self._loop = EventLoop()
         self._guarded: dict[int, bytes] = {}  # process → when it was started
-        self._models: dict[int, Model] = {}  # by launcher
+        self._models: dict[int, ModelSlot] = {}  # by launcher
         self._workers: dict[int, Worker] = {}  # by process
         self._states = map_shared(shared)
         self._started_ticks = int(start_time(os.getpid()))
@@ -140,7 +140,7 @@ class ForkServer:
             self._drop(model)
         while self._workers:
             pid, status = os.waitpid(-1, 0)
-            self._bury(pid, status)
+            self.on_worker_exit(pid, status)
 
     # ---- models ----
 
@@ -154,14 +154,14 @@ class ForkServer:
                     continue
                 self._drop(known)
             try:
-                self._add(Model.of_launcher(pid))
+                self._add(ModelSlot.of_launcher(pid))
             except (OSError, ValueError, KeyError) as error:
                 # MMS sees the launcher die and fails the load at once.
                 logger.error("process %d announced itself in vain: %s", pid, error)
                 if is_launcher(pid):
                     kill(pid)
 
-    def _add(self, model: Model) -> None:
+    def _add(self, model: ModelSlot) -> None:
         self._models[model.launch.pid] = model
         # Its launcher is older than this process: it was another one's model, and its workers may still serve.
         model.has_loaded = int(model.launch.started) < self._started_ticks
@@ -170,7 +170,7 @@ class ForkServer:
         self._loop.watch(model.listener.fileno(), lambda: self.handle_connection(model))
         self._loop.watch(model.standard_input, lambda: self.handle_launcher_end(model))
 
-    def handle_launcher_death(self, model: Model) -> None:
+    def handle_launcher_death(self, model: ModelSlot) -> None:
         """The launcher has ended. Workers write to its pipes, and until these are closed the JVM tells us nothing.
 
         Where the model was unregistered they end at once, else we end them.
@@ -178,13 +178,13 @@ class ForkServer:
         self._forget_process(model)
         self._loop.after(_REAPED_S, (model.launch.pid, "end"), lambda: self._end_launched(model))
 
-    def _forget_process(self, model: Model) -> None:
+    def _forget_process(self, model: ModelSlot) -> None:
         if model.process >= 0:
             self._loop.unwatch(model.process)
             os.close(model.process)
             model.process = -1
 
-    def handle_launcher_end(self, model: Model) -> None:
+    def handle_launcher_end(self, model: ModelSlot) -> None:
         """The launcher has been killed or reaped, or the front end is gone: the model and its workers end at once.
 
         Unless the front end still holds connections. It closes them a moment after it has killed the launcher itself.
@@ -196,7 +196,7 @@ class ForkServer:
         else:
             self._drop(model)
 
-    def _end_launched(self, model: Model) -> None:
+    def _end_launched(self, model: ModelSlot) -> None:
         """What came of a launcher goes, the model too, unless it was somebody else who killed the launcher.
 
         Then the front end would never start another (WorkerThread.java fails with a NullPointerException at this point)
@@ -212,12 +212,12 @@ class ForkServer:
         else:
             self._drop(model)
 
-    def _answer_refused(self, model: Model) -> None:
+    def _answer_refused(self, model: ModelSlot) -> None:
         for connection, status in model.refused:
             self._answer_load(model, connection, status)
         model.refused.clear()
 
-    def _forget_launcher(self, model: Model) -> None:
+    def _forget_launcher(self, model: ModelSlot) -> None:
         self._forget_process(model)
         self._loop.cancel((model.launch.pid, "end"))
         if model.standard_input >= 0:
@@ -225,7 +225,7 @@ class ForkServer:
             os.close(model.standard_input)
             model.standard_input = -1
 
-    def _drop(self, model: Model) -> None:
+    def _drop(self, model: ModelSlot) -> None:
         """Nothing of the model stays."""
         del self._models[model.launch.pid]
         self._loop.cancel(model.launch.pid)
@@ -240,7 +240,7 @@ class ForkServer:
 
     # ---- workers ----
 
-    def handle_connection(self, model: Model) -> None:
+    def handle_connection(self, model: ModelSlot) -> None:
         """MMS has connected for a worker of ``model``: fork it."""
         try:
             connection, _ = model.listener.accept()
@@ -271,7 +271,7 @@ class ForkServer:
             pid = os.fork()
             if pid == 0:
                 launch, connection, slot = worker.model.launch, worker.connection, worker.slot
-                run_worker(launch, connection, self._states, slot, self._inherited, self._admission, self._gate)
+                run_worker(launch, connection, self._states, slot, self._inherited, self._admission, self._load_policy)
             try:
                 os.setpgid(pid, pid)  # the child does the same; whoever is first, from here on it leads a group
             except OSError:
@@ -295,9 +295,9 @@ class ForkServer:
                 return
             if pid == 0:
                 return
-            self._bury(pid, status)
+            self.on_worker_exit(pid, status)
 
-    def _bury(self, pid: int, status: int) -> None:
+    def on_worker_exit(self, pid: int, status: int) -> None:
         worker = self._workers.pop(pid, None)
         if worker is None:
             return
@@ -328,7 +328,7 @@ class ForkServer:
         if state >= Busy.READY and code != 0 and not worker.ended_by_us:  # 0: the front end has hung up
             self.keep_memory(model)
 
-    def keep_memory(self, model: Model) -> None:
+    def keep_memory(self, model: ModelSlot) -> None:
         """What a worker that has died took is for the next one of its model, which MMS asks for after a second."""
         try:
             key = self._admission.keep(model.launch.model_name, model.taken_bytes)
@@ -338,7 +338,7 @@ class ForkServer:
             model.kept.append(key)
             self._loop.after(_KEPT_S, key, lambda: self._forget_memory(model, key))
 
-    def _forget_memory(self, model: Model, key: str) -> None:
+    def _forget_memory(self, model: ModelSlot, key: str) -> None:
         self._loop.cancel(key)
         model.kept.remove(key)
         try:
@@ -346,7 +346,7 @@ class ForkServer:
         except (OSError, MmeError) as error:
             logger.error("what is kept for model %s stays kept: %s", model.launch.model_name, error)
 
-    def refuse_load(self, model: Model, worker: Worker, status: int) -> None:
+    def refuse_load(self, model: ModelSlot, worker: Worker, status: int) -> None:
         """Answers ``status`` to a load, and closes the connection.
 
         MMS unregisters the model then, but in a thread that it has interrupted itself: if the launcher lives, waiting
@@ -364,7 +364,7 @@ class ForkServer:
         else:
             self._answer_load(model, worker.connection, status)
 
-    def _answer_load(self, model: Model, connection: socket.socket, status: int) -> None:
+    def _answer_load(self, model: ModelSlot, connection: socket.socket, status: int) -> None:
         send_at_once(connection, protocol.load_response(status, "The reason is in the log of the worker."))
         connection.close()
         folder = Path(model.launch.temporary_dir)
@@ -386,9 +386,9 @@ def main() -> int:
     _, hard = inherited.open_files_limit
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     admission = Admission(settings, runtime_dir, server_pid=os.getppid())
-    gate = Gate.for_server(settings, runtime_dir, settings.python_path)
-    server = ForkServer(
-        *(runtime_dir, alive, shared, inherited, admission, gate),
+    load_policy = LoadPolicy.for_server(settings, runtime_dir, settings.python_path)
+    server = Zygote(
+        *(runtime_dir, alive, shared, inherited, admission, load_policy),
         multi_model=settings.multi_model,
         share_pages=settings.share_pages and pages.can_share(),
     )

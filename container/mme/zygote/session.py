@@ -29,8 +29,8 @@ from mme.capacity.admission import Admission
 from mme.capacity.memory import MIB
 from mme.errors import InsufficientMemory, MmeError, ModelRefused
 from mme.zygote import protocol
-from mme.zygote.load_policy import Gate
-from mme.zygote.session_records import State, TurnAway
+from mme.zygote.load_policy import LoadPolicy
+from mme.zygote.session_records import DrainQuota, State
 
 # What predict() of MMS's service returns is written by us: no copies of bodies.
 mms.service.create_predict_response = protocol.readable_response
@@ -53,7 +53,7 @@ class Busy(State):
     A handler may be anywhere then, in a loop or deep in C++, so the kernel does it: SIGIO, which ends a process unless
     it is handled, when anything happens on the connection. Between a request and its response that can only be its
     end: the front end gave up waiting, unregistered the model, or died. ``state`` is one shared byte that tells the
-    fork server the same, which answers in our place if the kernel kills us for lack of memory.
+    zygote the same, which answers in our place if the kernel kills us for lack of memory.
     """
 
     def __init__(self, connection: socket.socket, state: memoryview) -> None:
@@ -92,21 +92,21 @@ def serve(
     decode_bodies: bool,
     state: memoryview,
     taken: memoryview,
-    turn_away: TurnAway,
+    drain_quota: DrainQuota,
     admission: Admission,
-    gate: Gate,
+    load_policy: LoadPolicy,
 ) -> int:
     """Serves ``connection`` until the front end closes it. Returns the exit code for the process.
 
     0; or 1 where the model did not load, of which MMS learns by the end of the connection; or ``EXIT_NO_MEMORY`` where
-    it did not for lack of memory, ``EXIT_REFUSED`` where it must not: the fork server answers in our place then
-    (``ForkServer.refuse_load``). ``temporary_dir`` is where the front end makes log files; ``state`` is the byte
-    shared with the fork server, ``taken`` where that is told what the model took; ``turn_away`` says when to answer 503
+    it did not for lack of memory, ``EXIT_REFUSED`` where it must not: the zygote answers in our place then
+    (``Zygote.refuse_load``). ``temporary_dir`` is where the front end makes log files; ``state`` is the byte
+    shared with the zygote, ``taken`` where that is told what the model took; ``drain_quota`` says when to answer 503
     to everything, ``admission`` whether there is memory for the model, ``gate`` whether it may load.
     """
     reader = protocol.RequestReader(connection, decode_bodies=decode_bodies)
     busy = Busy(connection, state)
-    model = LoadedModel(admission, gate)
+    model = LoadedModel(admission, load_policy)
     requests = select.poll()
     requests.register(connection, select.POLLIN | select.POLLRDHUP)
     try:
@@ -114,7 +114,7 @@ def serve(
             if not requests.poll(_IDLE_MS):
                 give_back_free_memory()
                 if not requests.poll(_LONG_IDLE_MS):
-                    admission.request_guard.given_back(give_back_copies())
+                    admission.request_limit.given_back(give_back_copies())
             try:
                 command, request = reader.read()
             except MemoryError:
@@ -129,8 +129,8 @@ def serve(
                 busy.over()
                 protocol.send(connection, protocol.load_response(200, model.loaded_message()))
                 LogFiles(temporary_dir, request["ioFileDescriptor"].decode()).remove(connection)
-            elif turn_away.turns_away(len(request)):
-                protocol.send(connection, model.turned_away(request))
+            elif drain_quota.is_exceeded_by(len(request)):
+                protocol.send(connection, model.reject_while_draining(request))
                 continue
             else:
                 with busy(Busy.PREDICTING):
@@ -163,7 +163,7 @@ def give_back_free_memory() -> None:
 
 
 def give_back_copies() -> int:
-    """Shares pages with the fork server again that this process has copied, and that are as they were there.
+    """Shares pages with the zygote again that this process has copied, and that are as they were there.
 
     Returns how many bytes that are; the next request copies most of them again.
     """
@@ -177,9 +177,9 @@ def give_back_copies() -> int:
 class LoadedModel:
     """The model of a connection: none until it is loaded."""
 
-    def __init__(self, admission: Admission | None = None, gate: Gate | None = None) -> None:
+    def __init__(self, admission: Admission | None = None, load_policy: LoadPolicy | None = None) -> None:
         self._admission = admission
-        self._gate = gate
+        self._load_policy = load_policy
         self._name = ""
         self._loader: Any = None
         self._service: Service | None = None
@@ -188,21 +188,21 @@ class LoadedModel:
     def load(self, request: dict[str, Any]) -> bool:
         """Loads what ``request`` names; False if there is no memory for it. Raises what else the handler raises."""
         self._name, folder = request["modelName"].decode(), request["modelPath"].decode()
-        if self._gate:
-            folder = str(self._gate.admit(self._name, folder, request["handler"].decode(), sys.path))
+        if self._load_policy:
+            folder = str(self._load_policy.check(self._name, folder, request["handler"].decode(), sys.path))
         self._loader = ModelLoaderFactory.get_model_loader(folder)
         admitted = self._admission.loading(self._name, Path(folder)) if self._admission else nullcontext()
         try:
-            with admitted as ticket:
+            with admitted as reservation:
                 self._service = self._loader.load(
                     self._name, folder, request["handler"].decode(), request.get("gpu"), request["batchSize"]
                 )
         except MemoryError:
             return False  # logged by the admission
-        if ticket:
-            self.taken_mib = ticket.taken_bytes // MIB
+        if reservation:
+            self.taken_mib = reservation.taken_bytes // MIB
         if self._admission:
-            self._admission.request_guard.renew()  # the first request does not have to be the first to do this
+            self._admission.request_limit.renew()  # the first request does not have to be the first to do this
         logger.info("Model %s loaded.", self._name)
         return True
 
@@ -216,13 +216,13 @@ class LoadedModel:
             raise protocol.ProtocolError("a batch before a model was loaded")
         try:
             if self._admission:
-                self._admission.request_guard.renew()
+                self._admission.request_limit.renew()
         except InsufficientMemory as error:
             logger.error("A request is refused (507): %s", error)
             return protocol.readable_response(None, {}, "Out of resources", 507)
         return self._service.predict(request)
 
-    def turned_away(self, request: list[dict[str, Any]]) -> list[protocol.Buffer]:
+    def reject_while_draining(self, request: list[dict[str, Any]]) -> list[protocol.Buffer]:
         """503 to each request of a batch, by itself: MMS fails on a batch that failed as a whole."""
         context = Context(self._name, None, None, len(request), None, None)
         context.request_processor = [RequestProcessor({}) for _ in request]

@@ -1,4 +1,4 @@
-"""The page that a fork server, its workers and the supervisor share: what each worker is at, and when to turn away.
+"""The page that a zygote, its workers and the supervisor share: what each worker is at, and when to turn away.
 
 0 … 65535            a byte per worker: its ``State``; 0 where there is no worker
 65536 … 65539        0 while all is well; in a drain, 1 + the requests that each worker is to answer yet
@@ -61,7 +61,7 @@ def taken_mib(page: memoryview, slot: int) -> int:
     return int.from_bytes(taken_by(page, slot), "little")
 
 
-class TurnAway:
+class DrainQuota:
     """When a worker is to answer 503: never, until the server drains; then to all but so many requests."""
 
     def __init__(self, page: memoryview) -> None:
@@ -72,7 +72,7 @@ class TurnAway:
         """Called by the supervisor: each worker is to answer so many more."""
         self._word[:] = (1 + requests).to_bytes(4, "little")
 
-    def turns_away(self, requests: int) -> bool:
+    def is_exceeded_by(self, requests: int) -> bool:
         """Called by a worker with the number of requests in a batch: whether they come too late."""
         allowed = int.from_bytes(self._word, "little")
         if not allowed:

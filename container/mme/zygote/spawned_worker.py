@@ -2,9 +2,9 @@
 
     python -I -u spawned.py RUNTIME_DIR PYTHON_PATH --sock-type … --handler … --model-path … --model-name …
 
-It is ``mms.model_service_worker`` behind the gate that forked workers have, too: nothing is imported from a folder that
-is neither the server's (``PYTHON_PATH``) nor the model's, and a load that is not allowed is answered 400. The
-interpreter starts isolated (``-I``), because the PYTHONPATH in the environment has a part of the request in it.
+It is ``mms.model_service_worker`` behind the load policy of forked workers: nothing is imported from a folder that is
+neither the server's (``PYTHON_PATH``) nor the model's, and a load that is not allowed is answered 400. The interpreter
+starts isolated (``-I``), because the PYTHONPATH in the environment has a part of the request in it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
-    from mme.zygote.load_policy import Gate
+    from mme.zygote.load_policy import LoadPolicy
 
 PACKAGE_DIR = Path(__file__).resolve().parents[2]
 _POLL_S = 0.005
@@ -36,24 +36,24 @@ def main() -> int:
     sys.path.insert(0, str(PACKAGE_DIR))
     from mme.logs import configure_worker_logging
     from mme.settings import Settings
-    from mme.zygote.load_policy import Gate
-    from mme.zygote.worker_process import OOM_SCORE_ABOVE_FORK_SERVER, raise_oom_score
+    from mme.zygote.load_policy import LoadPolicy
+    from mme.zygote.worker_process import OOM_SCORE_ABOVE_ZYGOTE, raise_oom_score
 
     settings = Settings.from_environment()
     configure_worker_logging(settings)
-    gate = Gate.for_server(settings, runtime_dir, server_python_path)
+    load_policy = LoadPolicy.for_server(settings, runtime_dir, server_python_path)
     wanted = dict(os.environ).get("PYTHONPATH", "")  # MMS made it of the request and of the server's own
-    python_path = gate.python_path(wanted, options["--model-path"])
+    python_path = load_policy.python_path(wanted, options["--model-path"])
     os.environ["PYTHONPATH"] = python_path
     folders = [str(Path(entry).absolute()) for entry in python_path.split(os.pathsep) if entry]
     sys.path[:] = dict.fromkeys([*folders, *sys.path[1:]])
-    options["--model-path"] = str(gate.folder_of(options["--model-path"]))
+    options["--model-path"] = str(load_policy.folder_of(options["--model-path"]))
     sys.argv = ["model_service_worker.py", *(word for pair in options.items() for word in pair)]
-    raise_oom_score(OOM_SCORE_ABOVE_FORK_SERVER)
-    return _run(gate, options, runtime_dir, multi_model=settings.multi_model)
+    raise_oom_score(OOM_SCORE_ABOVE_ZYGOTE)
+    return _run(load_policy, options, runtime_dir, multi_model=settings.multi_model)
 
 
-def _run(gate: Gate, options: dict[str, str], runtime_dir: Path, *, multi_model: bool) -> int:
+def _run(load_policy: LoadPolicy, options: dict[str, str], runtime_dir: Path, *, multi_model: bool) -> int:
     import mms.service
     from mms.model_service_worker import MXNetModelServiceWorker
 
@@ -78,7 +78,7 @@ def _run(gate: Gate, options: dict[str, str], runtime_dir: Path, *, multi_model:
         def load_model(self, request: dict[str, Any]) -> tuple[str, int]:
             try:
                 name, path, handler = (request[key].decode() for key in ("modelName", "modelPath", "handler"))
-                folder = gate.admit(name, path, handler, sys.path)
+                folder = load_policy.check(name, path, handler, sys.path)
             except ModelRefused as error:
                 logging.error("A load is refused (400): %s", error)
                 message, status = str(error), error.status
@@ -99,7 +99,7 @@ def _run(gate: Gate, options: dict[str, str], runtime_dir: Path, *, multi_model:
                 return str(error), 500
 
         def refuse_load(self, pipes: str, message: str, status: int) -> NoReturn:
-            """Answers ``status`` in such a way that MMS forgets the model: see ``ForkServer.refuse_load``."""
+            """Answers ``status`` in such a way that MMS forgets the model: see ``Zygote.refuse_load``."""
             from mme.zygote.output import let_output_be_read
 
             let_output_be_read()

@@ -17,10 +17,10 @@ from mme.errors import StartError
 from mme.frameworks import registry
 from mme.settings import Settings
 from mme.supervisor.mms_config import DEFAULT_HANDLER
-from mme.zygote.template_warmup import rehearse
+from mme.zygote.template_warmup import warm_up_template
 from mme.zygote.worker_process import Inherited
 
-logger = logging.getLogger("mme.forkserver")
+logger = logging.getLogger("mme.zygote")
 
 # What every handler ends up importing; importing it in each worker anew would cost time and memory.
 _COMMON_MODULES = (
@@ -76,7 +76,7 @@ def _warm(name: str, settings: Settings) -> bool:
     """Warms one framework. One that cannot be is left to the workers: their models then say what is wrong."""
     try:
         registry.adapter(name).warm_template(settings)
-        rehearse(name, DEFAULT_HANDLER)
+        warm_up_template(name, DEFAULT_HANDLER)
     except Exception:
         logger.exception("%s could not be warmed up; its models will load slowly, or not at all", name)
         return False
@@ -114,7 +114,7 @@ def _restrict_to_one_thread() -> None:
     threads = [(thread / "comm").read_text().strip() for thread in Path("/proc/self/task").iterdir()]
     if len(threads) > 1:
         raise StartError(
-            f"the fork server has {len(threads)} threads ({', '.join(threads)}) after its imports; only one can be "
+            f"the zygote has {len(threads)} threads ({', '.join(threads)}) after its imports; only one can be "
             "forked. Leave the framework that starts them out of MME_PRELOAD, or set MME_WORKERS=spawn."
         )
 

@@ -1,4 +1,4 @@
-"""What the fork server does once so that its workers need not: load a tiny model and answer a few requests with it.
+"""What the zygote does once so that its workers need not: load a tiny model and answer a few requests with it.
 
 Python and the frameworks do much at the first run of each piece of code: they fill caches, import, allocate, specialise
 byte code. Done before the fork, it costs each worker neither time nor memory.
@@ -22,13 +22,13 @@ from mme.frameworks import registry
 from mme.zygote import protocol
 from mme.zygote.session import LoadedModel
 
-logger = logging.getLogger("mme.forkserver")
+logger = logging.getLogger("mme.zygote")
 
 _IMAGE_SIDE = 32  # of the sample models, see Adapter.write_sample
 _ROUNDS = 6
 
 
-def rehearse(framework: str, handler: str) -> None:
+def warm_up_template(framework: str, handler: str) -> None:
     """Loads the framework's sample model through module ``handler`` and invokes it, without a connection of MMS."""
     with tempfile.TemporaryDirectory(prefix="sample-") as folder, _quiet():
         if not registry.adapter(framework).write_sample(Path(folder)):

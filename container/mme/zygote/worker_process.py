@@ -1,6 +1,6 @@
 """The life of a worker process, from the fork to its end.
 
-A forked process shares all with the fork server that nobody takes care to change. ``become_worker`` is the one place
+A forked process shares all with the zygote that nobody takes care to change. ``become_worker`` is the one place
 that does: after it, the process looks to a handler as if MMS had started a fresh interpreter for it.
 """
 
@@ -28,12 +28,12 @@ from mme.logs import configure_worker_logging
 from mme.settings import Settings
 from mme.supervisor.privileges import forbid_new_privileges
 from mme.zygote.launcher import Launch
-from mme.zygote.load_policy import Gate
+from mme.zygote.load_policy import LoadPolicy
 from mme.zygote.output import let_output_be_read
-from mme.zygote.session_records import TurnAway, taken_by
+from mme.zygote.session_records import DrainQuota, taken_by
 
-# Should the kernel have to kill, then one worker before the fork server, and that before the front end.
-OOM_SCORE_ABOVE_FORK_SERVER = 200
+# Should the kernel have to kill, then one worker before the zygote, and that before the front end.
+OOM_SCORE_ABOVE_ZYGOTE = 200
 HIGHEST_OOM_SCORE = 1000
 
 _EXIT_DIED = 1
@@ -41,7 +41,7 @@ _EXIT_DIED = 1
 
 @dataclass(frozen=True)
 class Inherited:
-    """What the fork server notes about itself before its first fork, for workers to go back to or to keep."""
+    """What the zygote notes about itself before its first fork, for workers to go back to or to keep."""
 
     descriptors: frozenset[int]  # open after warming up, so they belong to libraries and stay open
     search_path: tuple[str, ...]  # sys.path without what PYTHONPATH brought
@@ -55,17 +55,17 @@ def run_worker(
     slot: int,
     inherited: Inherited,
     admission: Admission,
-    gate: Gate,
+    load_policy: LoadPolicy,
 ) -> NoReturn:
     """Runs in the forked process: becomes a worker of ``launch``, serves ``connection``, and ends.
 
     ``slot`` is its place in the shared ``page``.
 
-    Leaves by ``os._exit``: what the fork server has registered for its own exit is not to run here.
+    Leaves by ``os._exit``: what the zygote has registered for its own exit is not to run here.
     """
     code = _EXIT_DIED
     try:
-        become_worker(launch, connection.fileno(), inherited, gate)
+        become_worker(launch, connection.fileno(), inherited, load_policy)
         from mme.zygote.session import serve
 
         code = serve(
@@ -74,9 +74,9 @@ def run_worker(
             decode_bodies=launch.environment.get(b"MMS_DECODE_INPUT_REQUEST", b"true") == b"true",
             state=page[slot : slot + 1],
             taken=taken_by(page, slot),
-            turn_away=TurnAway(page),
+            drain_quota=DrainQuota(page),
             admission=admission,
-            gate=gate,
+            load_policy=load_policy,
         )
         sys.stdout.flush()
         sys.stderr.flush()
@@ -91,7 +91,7 @@ def run_worker(
         os._exit(code)
 
 
-def become_worker(launch: Launch, connection: int, inherited: Inherited, gate: Gate) -> None:
+def become_worker(launch: Launch, connection: int, inherited: Inherited, load_policy: LoadPolicy) -> None:
     """Resets everything that a worker must not share. Raises ``OSError`` if the model's folder is gone."""
     reset_signals()
     os.setpgid(0, 0)  # with what the handler may start it forms a group, which is killed as one
@@ -99,21 +99,21 @@ def become_worker(launch: Launch, connection: int, inherited: Inherited, gate: G
     os.chdir(launch.working_dir)
     reset_descriptors(output, keep={connection, *inherited.descriptors})
     resource.setrlimit(resource.RLIMIT_NOFILE, inherited.open_files_limit)
-    raise_oom_score(OOM_SCORE_ABOVE_FORK_SERVER)
+    raise_oom_score(OOM_SCORE_ABOVE_ZYGOTE)
     forbid_new_privileges()
     name_process(f"mme {launch.model_name}")
     tempfile.tempdir = None  # may have been looked up with another TMPDIR
     folder = launch.arguments["--model-path"]
-    python_path = gate.python_path(os.fsdecode(launch.environment.get(b"PYTHONPATH", b"")), folder)
+    python_path = load_policy.python_path(os.fsdecode(launch.environment.get(b"PYTHONPATH", b"")), folder)
     environment = worker_environment({**launch.environment, b"PYTHONPATH": os.fsencode(python_path)})
     reset_environment(os.environb, environment)
     reset_imports(python_path, inherited)
-    arguments = {**launch.arguments, "--model-path": str(gate.folder_of(folder))}
+    arguments = {**launch.arguments, "--model-path": str(load_policy.folder_of(folder))}
     sys.argv = ["model_service_worker.py", *(word for pair in arguments.items() for word in pair)]
     reset_random_state()
     reset_threads(environment[b"OMP_NUM_THREADS"].decode())
     configure_worker_logging(Settings.from_environment())
-    gc.freeze()  # what the fork server keeps of its models is not ours to collect: looking at it would copy its pages
+    gc.freeze()  # what the zygote keeps of its models is not ours to collect: looking at it would copy its pages
     gc.enable()
 
 
@@ -229,7 +229,7 @@ def reset_random_state() -> None:
 
 
 def reset_threads(openmp_threads: str) -> None:
-    """OpenMP's thread count, where a user asks for more than the one that the fork server is restricted to.
+    """OpenMP's thread count, where a user asks for more than the one that the zygote is restricted to.
 
     The libraries read OMP_NUM_THREADS when they are loaded, which was before the fork.
     """

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mme.errors import InsufficientMemory
-from mme.frameworks.base import Model, TensorSpec, means_no_memory, memory_errors
+from mme.frameworks.base import Predictor, TensorSpec, means_no_memory, memory_errors
 from mme.settings import Settings
 
 # operators whose output already is a probability for each class
@@ -25,7 +25,7 @@ class _Bound:
     inputs: dict[str, Any]  # input -> its NDArray
 
 
-class MXNetModel(Model):
+class MXNetModel(Predictor):
     """A bound network. N samples run in one pass, filled up with zeros to the next of a few sizes (``pass_size``).
 
     So any N is served without a new executor for each request: there is one per size, bound when it is first needed.
