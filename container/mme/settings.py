@@ -275,13 +275,6 @@ class Settings:
         "Frameworks that the zygote imports, separated by commas, or `none`. Models of others still load, slowly.",
         shown_default="all that are installed",
     )
-    share_pages: bool = _setting(
-        "MME_SHARE_PAGES",
-        _boolean,
-        True,
-        "Let workers that are idle for two seconds give back memory that is as it was in the zygote, several MiB "
-        "each; the next request copies it again, which takes some milliseconds.",
-    )
     worker_memory_limit_mb: int | None = _setting(
         "MME_WORKER_MEMORY_LIMIT_MB",
         _integer(64),

@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import psutil
 
@@ -37,14 +36,6 @@ def worker(server: ServerProcess, model: str) -> psutil.Process:
 def zygotes(server: ServerProcess) -> list[psutil.Process]:
     """The zygote, or none while it is being replaced."""
     return [process for process in _with_argument(server, _ZYGOTE) if not _name(process).startswith("mme ")]
-
-
-def shares_pages(process: psutil.Process) -> bool:
-    """Whether a zygote, or a worker that it has forked since, shares its memory through a file, all of it."""
-    open_files = Path(f"/proc/{process.pid}/fd").iterdir()
-    if any("mme-pages" in str(each.readlink()) for each in open_files if each.is_symlink()):
-        return False  # it is at it
-    return "mme-pages" in Path(f"/proc/{process.pid}/maps").read_text()
 
 
 def launchers(server: ServerProcess, model: str | None = None) -> list[psutil.Process]:

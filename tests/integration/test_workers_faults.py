@@ -21,7 +21,7 @@ from tests.harness.container_client import ContainerClient
 from tests.harness.obedient_handler import HANDLER, command, make_model
 from tests.harness.server import ServerProcess
 from tests.harness.waiting import wait_until
-from tests.harness.workers import is_gone, launchers, shares_pages, traffic, worker, workers, zygotes
+from tests.harness.workers import is_gone, launchers, traffic, worker, workers, zygotes
 
 # MMS starts a worker's thread again after a second.
 RECOVERY_S = 15.0
@@ -422,7 +422,6 @@ def test_a_thousand_rounds_of_loading_and_unloading_leave_no_descriptors_process
     with start() as server:
         assert server.process is not None
         (zygote,) = zygotes(server)
-        wait_until(lambda: shares_pages(zygote), "the zygote shares its pages")
         ours, front_end = [psutil.Process(server.process.pid), zygote], server.front_end()
         idle = [descriptors(process) for process in ours]
         names = [uuid.uuid4().hex for _ in range(clients)]

@@ -644,23 +644,6 @@ def test_a_request_may_allocate_half_of_what_is_free_and_later_ones_as_much_as_t
     in_child(work)
 
 
-def test_a_request_is_refused_where_there_is_no_room_for_what_its_worker_gave_back(memory: FakeMemory) -> None:
-    def work() -> None:
-        guard = RequestLimit(Settings(memory_reserve_mb=100), memory)  # of which 25 are the floor
-        guard.renew()
-        guard.given_back(7 * MIB)
-        memory.used_mib = 1000 - 25 - 6
-        for _ in range(2):  # and the next one, too
-            with pytest.raises(InsufficientMemory, match="7 MiB again"):
-                guard.renew()
-        memory.used_mib = 1000 - 25 - 7
-        guard.renew()
-        memory.used_mib = 1000
-        guard.renew()  # it has them again: nothing is to be refused
-
-    in_child(work)
-
-
 def test_the_limit_of_a_worker_holds_whatever_is_free(memory: FakeMemory) -> None:
     memory.limit_mib = 1_000_000
 

@@ -22,7 +22,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from mme import pages
 from mme.capacity.footprint import Artifact, Need, need_of, survey
 from mme.capacity.memory import MIB, KernelMemory, MemoryReader, MemorySample, SystemMemory
 from mme.capacity.policy import FLOOR_SHARE, Decision, decide, load_growth_bytes, reserve_bytes
@@ -35,8 +34,7 @@ from mme.settings import Settings
 logger = logging.getLogger(__name__)
 
 # Pages that a forked worker copies by writing to them do not show in its anonymous memory, which it seems to hold from
-# the start, unless they are shared through a file (mme/pages). Measured in forked MXNet workers, from a tiny model to
-# VGG-11: 6 to 20 MiB.
+# the start. Measured in forked MXNet workers, from a tiny model to VGG-11: 6 to 20 MiB.
 COPIED_ON_WRITE_BYTES = 16 * MIB
 
 
@@ -146,9 +144,7 @@ class Admission:
         if taken_bytes is None:
             before = load.anonymous_before_bytes if load else 0
             pid = load.pid if load else os.getpid()
-            taken_bytes = max(0, anonymous_bytes(pid) - before)
-            if not pages.is_shared():
-                taken_bytes += COPIED_ON_WRITE_BYTES
+            taken_bytes = max(0, anonymous_bytes(pid) - before) + COPIED_ON_WRITE_BYTES
         self._reservations.learn(reservation.artifact.identity, taken_bytes)
         if verdict.decision.admitted:
             logger.debug("model %r took %s of %s; %s", reservation.model, _mib(taken_bytes), reservation.need, verdict)

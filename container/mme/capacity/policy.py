@@ -53,8 +53,3 @@ def load_growth_bytes(sample: MemorySample, *, promised_bytes: int, reserve_byte
 def request_growth_bytes(sample: MemorySample, *, reserve_bytes: int) -> int:
     """The most that a request may allocate."""
     return int(max(0, sample.free_bytes - int(reserve_bytes * FLOOR_SHARE)) * REQUEST_SHARE)
-
-
-def leaves_floor(sample: MemorySample, need_bytes: int, *, reserve_bytes: int) -> bool:
-    """Whether so much can be taken, of the reserve, too, but for the floor."""
-    return sample.free_bytes - need_bytes >= int(reserve_bytes * FLOOR_SHARE)

@@ -5,9 +5,7 @@ kernel alone, which kills. RLIMIT_DATA makes such an allocation fail instead: ``
 in C++, 507 for the client, and nobody else is harmed. The limit counts what is allocated rather than what is used, so
 it is set relative to what the process has already, and anew as time goes by.
 
-Memory that is shared with the process that a worker was forked from, and copied when written to, is not under it. What
-an idle worker has given back of its copies (pages.drop) it takes again with the next request, all of it in a
-millisecond: that request is refused where there is no room for it.
+Memory that is shared with the process that a worker was forked from, and copied when written to, is not under it.
 """
 
 from __future__ import annotations
@@ -19,8 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from mme.capacity.memory import MIB, MemoryReader
-from mme.capacity.policy import leaves_floor, request_growth_bytes, reserve_bytes
-from mme.errors import InsufficientMemory
+from mme.capacity.policy import request_growth_bytes, reserve_bytes
 from mme.settings import Settings
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -52,30 +49,14 @@ class RequestLimit:
         limit_mb = settings.worker_memory_limit_mb
         self._most_bytes = resource.RLIM_INFINITY if limit_mb is None else limit_mb * MIB
         self._renew_at_s = 0.0
-        self._given_back_bytes = 0
-
-    def given_back(self, size_bytes: int) -> None:
-        """So much is free now that the next request takes again at once."""
-        self._given_back_bytes += size_bytes
-        self._renew_at_s = 0.0
 
     def renew(self) -> None:
-        """Looks at what is free and sets the limit, at most every 100 ms; else it takes no time.
-
-        Raises ``InsufficientMemory`` where there is no room any more for what was given back.
-        """
+        """Looks at what is free and sets the limit, at most every 100 ms; else it takes no time."""
         now_s = time.monotonic()
         if now_s < self._renew_at_s:
             return
         sample = self._memory.read()
         reserve = reserve_bytes(self._settings, sample)
-        if self._given_back_bytes and not leaves_floor(sample, self._given_back_bytes, reserve_bytes=reserve):
-            again_mib = -(-self._given_back_bytes // MIB)
-            raise InsufficientMemory(
-                f"this model's worker needs {again_mib} MiB again that it gave back when it was idle, and free are "
-                f"{sample.free_bytes // MIB} MiB (limit {sample.limit_bytes // MIB} MiB: {sample.source})."
-            )
-        self._given_back_bytes = 0
         self._renew_at_s = now_s + RENEW_S
         growth_bytes = request_growth_bytes(sample, reserve_bytes=reserve)
         _set_limit(_data_bytes() + growth_bytes, within=self._most_bytes)

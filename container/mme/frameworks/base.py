@@ -1,4 +1,4 @@
-"""What a framework must offer so that its models can be served: an ``Adapter`` finds and loads, a ``Predictor`` predicts.
+"""What a framework must offer to be served: an ``Adapter`` finds and loads a model, a ``Predictor`` predicts.
 
 One framework is one short module beside this one, named in ``registry.py``. Importing that module must not import the
 framework: many containers never load a model of it.

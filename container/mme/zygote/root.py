@@ -15,10 +15,8 @@ import resource
 import signal
 import socket
 import sys
-import time
 from pathlib import Path
 
-from mme import pages
 from mme.capacity.admission import Admission
 from mme.capacity.memory import MIB
 from mme.errors import MmeError
@@ -44,8 +42,6 @@ _ORPHAN_GRACE_S = 10.0
 _REAPED_S = 0.3
 # How long MMS may take to make the log files of a worker that it believes to have answered.
 _FILES_MADE_S = 1.0
-# What sharing may take, for a moment: a copy of the largest region of memory, and a list of all objects.
-_ROOM_TO_SHARE_BYTES = 128 * MIB
 # How long the memory of a worker that has died is kept for the next one.
 _KEPT_S = 10.0
 _SIGNALS = {signal.SIGTERM, signal.SIGCHLD}
@@ -70,7 +66,6 @@ class Zygote:
         load_policy: LoadPolicy,
         *,
         multi_model: bool,
-        share_pages: bool,
     ) -> None:
         self._runtime_dir = runtime_dir
         self._alive = alive
@@ -78,7 +73,6 @@ class Zygote:
         self._admission = admission
         self._load_policy = load_policy
         self._multi_model = multi_model
-        self._share_pages = share_pages
         self._loop = EventLoop()
         self._guarded: dict[int, bytes] = {}  # process → when it was started
         self._models: dict[int, ModelSlot] = {}  # by launcher
@@ -101,22 +95,7 @@ class Zygote:
         self._loop.on_signals({signal.SIGCHLD: self.handle_deaths, signal.SIGTERM: self._loop.stop})
         os.write(ready, b"\n")
         os.close(ready)
-        if self._share_pages:
-            self._share()
         self._loop.run()
-
-    def _share(self) -> None:
-        """What others wait for is there: time to prepare for the workers to come."""
-        if not self._admission.has_room(_ROOM_TO_SHARE_BYTES):
-            logger.info("workers share no pages again: there are less than %d MiB free", _ROOM_TO_SHARE_BYTES // MIB)
-            return
-        started_s = time.monotonic()
-        try:
-            shared_bytes = pages.share()
-        except (OSError, MemoryError) as error:
-            logger.warning("workers share no pages again: %s", error)
-        else:
-            logger.debug("%d MiB are shared after %.2f s", shared_bytes // MIB, time.monotonic() - started_s)
 
     def handle_supervisor(self) -> None:
         """A process number to guard, or the end of the pipe: the supervisor stops us, or was killed."""
@@ -390,7 +369,6 @@ def main() -> int:
     server = Zygote(
         *(runtime_dir, alive, shared, inherited, admission, load_policy),
         multi_model=settings.multi_model,
-        share_pages=settings.share_pages and pages.can_share(),
     )
     server.run(ready)
     return 0

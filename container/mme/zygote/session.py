@@ -24,7 +24,6 @@ from mms.context import Context, RequestProcessor
 from mms.model_loader import ModelLoaderFactory
 from mms.service import Service, emit_metrics
 
-from mme import pages
 from mme.capacity.admission import Admission
 from mme.capacity.memory import MIB
 from mme.errors import InsufficientMemory, MmeError, ModelRefused
@@ -41,10 +40,8 @@ EXIT_NO_MEMORY = 12  # ENOMEM
 EXIT_REFUSED = 22  # EINVAL
 _FILES_POLL_MS = 1
 _FILES_POLLS = 1000
-# A worker without requests for so long gives free memory back to the system; and for so much longer, memory that it
-# takes again with its next request, which costs some 10 ms of work now and as much then.
+# A worker without requests for so long gives free memory back to the system.
 _IDLE_MS = 200
-_LONG_IDLE_MS = 2000
 
 
 class Busy(State):
@@ -113,8 +110,6 @@ def serve(
         while True:
             if not requests.poll(_IDLE_MS):
                 give_back_free_memory()
-                if not requests.poll(_LONG_IDLE_MS):
-                    admission.request_limit.given_back(give_back_copies())
             try:
                 command, request = reader.read()
             except MemoryError:
@@ -160,18 +155,6 @@ def give_back_free_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
     except AttributeError:
         pass  # not glibc
-
-
-def give_back_copies() -> int:
-    """Shares pages with the zygote again that this process has copied, and that are as they were there.
-
-    Returns how many bytes that are; the next request copies most of them again.
-    """
-    try:
-        return pages.drop()
-    except OSError as error:
-        logger.debug("pages are kept: %s", error)
-        return 0
 
 
 class LoadedModel:
