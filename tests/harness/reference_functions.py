@@ -56,6 +56,11 @@ def array_with_numpy_scalars(mx: Any) -> np.ndarray:
 
 
 @function
+def array_of_computed_shape(mx: Any) -> np.ndarray:
+    return mx.nd.full((2, np.prod((3, 4))), np.float64(0.5)).reshape((np.int64(4), -1)).asnumpy()
+
+
+@function
 def array_sparse(mx: Any) -> np.ndarray:
     return mx.nd.array(_DATA).tostype("csr").asnumpy()
 

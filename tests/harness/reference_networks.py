@@ -249,6 +249,15 @@ def shape_changes(mx: Any) -> Network:
 
 
 @network
+def parameters_of_numpy(mx: Any) -> Network:
+    data = mx.sym.Variable("data")
+    three, half = np.int64(3), np.float64(0.5)
+    net = mx.sym.Convolution(data, kernel=(three, np.int32(3)), pad=(np.prod((1, 1)), 1), num_filter=three, name="conv")
+    net = mx.sym.LeakyReLU(net, slope=np.float32(0.25))
+    return mx.sym.Group([net * half, mx.sym.reshape(net, shape=(0, np.prod((3, 12, 12))))]), _image()
+
+
+@network
 def indexing(mx: Any) -> Network:
     data, where = mx.sym.Variable("data"), mx.sym.Variable("where")
     outputs = [
