@@ -1,8 +1,8 @@
 """Writes tests/references: what MXNet answers here. Run it where MXNet needs no help, on Python 3.11 and NumPy 1.23:
 
-  uv venv --python 3.11 /tmp/numpy-1.23
-  VIRTUAL_ENV=/tmp/numpy-1.23 uv pip install mxnet==1.9.1 numpy==1.23.5 pillow psutil 'setuptools<81'
-  PYTHONPATH=.:container /tmp/numpy-1.23/bin/python -m tests.harness.make_references ../shared
+uv venv --python 3.11 /tmp/numpy-1.23
+VIRTUAL_ENV=/tmp/numpy-1.23 uv pip install mxnet==1.9.1 numpy==1.23.5 pillow psutil 'setuptools<81'
+PYTHONPATH=.:container /tmp/numpy-1.23/bin/python -m tests.harness.make_references ../shared
 """
 
 from __future__ import annotations

@@ -86,7 +86,9 @@ def convolution_of_sequences_and_volumes(mx: Any) -> Network:
 
 @network
 def deconvolution(mx: Any) -> Network:
-    net = mx.sym.Deconvolution(mx.sym.Variable("data"), kernel=(4, 4), stride=(2, 2), pad=(1, 1), num_filter=3, name="d")
+    net = mx.sym.Deconvolution(
+        mx.sym.Variable("data"), kernel=(4, 4), stride=(2, 2), pad=(1, 1), num_filter=3, name="d"
+    )
     return net, _image()
 
 
@@ -134,7 +136,9 @@ def dense(mx: Any) -> Network:
 def activation(mx: Any) -> Network:
     data = mx.sym.Variable("data")
     plain = [mx.sym.Activation(data, act_type=kind) for kind in ("relu", "sigmoid", "tanh", "softrelu", "softsign")]
-    leaky = [mx.sym.LeakyReLU(data, act_type=kind, name=f"a_{kind}") for kind in ("leaky", "elu", "selu", "gelu", "prelu")]
+    leaky = [
+        mx.sym.LeakyReLU(data, act_type=kind, name=f"a_{kind}") for kind in ("leaky", "elu", "selu", "gelu", "prelu")
+    ]
     return mx.sym.Group([*plain, *leaky, mx.sym.hard_sigmoid(data), mx.sym.clip(data, -0.3, 0.6)]), _image()
 
 
@@ -289,7 +293,9 @@ def sequences(mx: Any) -> Network:
 @network
 def matrices(mx: Any) -> Network:
     left, right = mx.sym.Variable("left"), mx.sym.Variable("right")
-    square = mx.sym.broadcast_add(mx.sym.linalg.gemm2(left, left, transpose_b=True), mx.sym.expand_dims(mx.sym.eye(4), 0))
+    square = mx.sym.broadcast_add(
+        mx.sym.linalg.gemm2(left, left, transpose_b=True), mx.sym.expand_dims(mx.sym.eye(4), 0)
+    )
     outputs = [
         mx.sym.batch_dot(left, right),
         mx.sym.dot(mx.sym.slice_axis(left, axis=0, begin=0, end=1), mx.sym.Variable("matrix")),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +19,8 @@ _MADE_WITH = "made_with"
 
 def write(name: str, arrays: dict[str, np.ndarray], made_with: str) -> None:
     FOLDER.mkdir(exist_ok=True)
-    np.savez_compressed(FOLDER / f"{name}.npz", **{_MADE_WITH: np.array(made_with)}, **arrays)
+    named: dict[str, Any] = {_MADE_WITH: np.array(made_with), **arrays}
+    np.savez_compressed(FOLDER / f"{name}.npz", **named)
 
 
 def read(name: str) -> dict[str, np.ndarray]:

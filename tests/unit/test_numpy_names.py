@@ -62,7 +62,9 @@ def asked_for(source: Path) -> Iterator[tuple[str, str]]:
                 yield name, f"{file}:{node.lineno}"  # type: ignore[attr-defined]
             elif isinstance(node, ast.ImportFrom) and node.level == 0 and (node.module or "").split(".")[0] == "numpy":
                 yield from ((f"{node.module}.{alias.name}", f"{file}:{node.lineno}") for alias in node.names)
-            elif isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == [_LISTS.get(file)]:
+            elif isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == [
+                _LISTS.get(file)
+            ]:
                 yield from ((f"numpy.{name}", f"{file}:{node.lineno}") for name in ast.literal_eval(node.value))
 
 
@@ -107,7 +109,9 @@ def test_numpy_stays_as_it_is_where_mxnet_is_not_imported() -> None:
 
 
 def test_nothing_that_numpy_has_is_replaced() -> None:
-    code = "import numpy; before = dict(vars(numpy)); from mme.frameworks.mxnet import numpy_names; numpy_names.restore()"
+    code = (
+        "import numpy; before = dict(vars(numpy)); from mme.frameworks.mxnet import numpy_names; numpy_names.restore()"
+    )
     code += "\nprint(all(vars(numpy)[name] is value for name, value in before.items()))"
     assert run_python(code) == "True\n"
 

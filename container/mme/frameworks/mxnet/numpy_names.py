@@ -1,4 +1,4 @@
-"""What MXNet 1.9.1 needs and NumPy 2 has dropped, put back before MXNet is imported: names, and how scalars are written.
+"""What MXNet 1.9.1 needs and NumPy 2 has dropped, put back before its import: names, and how scalars look.
 
 MXNet is retired, its last release was written for NumPy 1.16 to 1.23. It looks about twenty names up when it is
 imported, and a few more when they are called (``tests/unit/test_numpy_names.py`` reads them all from its source). Each
@@ -15,10 +15,10 @@ notebooks and handlers of one's own. Hence nothing is imported here that costs t
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False  # as typing's, whose import takes 5 ms
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from importlib.machinery import ModuleSpec
     from typing import Any
 
@@ -59,7 +59,7 @@ def _constants(numpy: Any) -> dict[str, float]:
 
 
 def _types(numpy: Any) -> dict[str, Any]:
-    class compat:  # noqa: N801 (numpy.compat was a module)
+    class compat:
         basestring = str
 
     return {"float_": numpy.float64, "complex_": numpy.complex128, "compat": compat, "int": int}
