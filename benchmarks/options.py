@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from benchmarks.targets import TARGETS, Target
+from benchmarks.servers import SERVERS, Server
 
 
 def parser(scenario: str, description: str | None) -> argparse.ArgumentParser:
@@ -19,11 +19,12 @@ def parser(scenario: str, description: str | None) -> argparse.ArgumentParser:
     )
     made.add_argument("--quick", action="store_true", help="fewer rounds and models: under 60 s, for a first look")
     made.add_argument(
+        "--servers",
         "--targets",
-        type=_targets,
+        type=_servers,
         metavar="LIST",
         default=["stock", "ours"],
-        help=f"what is measured, separated by commas: {', '.join(TARGETS)} (default stock,ours)",
+        help=f"what is measured, separated by commas: {', '.join(SERVERS)} (default stock,ours)",
     )
     made.add_argument("--output", type=Path, metavar="FILE", help="where the JSON result goes (benchmarks/results)")
     return made
@@ -41,14 +42,14 @@ def recorded(options: argparse.Namespace) -> dict[str, Any]:
     return {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
 
 
-def make_target(name: str) -> Target:
+def make_server(name: str) -> Server:
     """A target that is not started yet."""
-    return TARGETS[name]()
+    return SERVERS[name]()
 
 
-def _targets(text: str) -> list[str]:
+def _servers(text: str) -> list[str]:
     names = text.split(",")
-    unknown = [name for name in names if name not in TARGETS]
+    unknown = [name for name in names if name not in SERVERS]
     if unknown or len(set(names)) != len(names):
-        raise argparse.ArgumentTypeError(f"{text!r}: choose from {', '.join(TARGETS)}, each once")
+        raise argparse.ArgumentTypeError(f"{text!r}: choose from {', '.join(SERVERS)}, each once")
     return names

@@ -14,9 +14,8 @@ from typing import NamedTuple
 
 from benchmarks import models, options
 from benchmarks.report import Result, Target, milliseconds, progress
+from benchmarks.servers import Server, running
 from benchmarks.summary import Ratio, Summary
-from benchmarks.targets import Target as Server
-from benchmarks.targets import running
 
 MODELS = ("tiny", "squeezenet", "resnet_18", "resnet_152")
 WARM_UP_ROUNDS = 1
@@ -59,8 +58,8 @@ def measure(
 ) -> dict[tuple[str, str], list[Sample]]:
     """Samples by (model, server); one per round where nothing failed."""
     samples: dict[tuple[str, str], list[Sample]] = defaultdict(list)
-    progress(f"starting {', '.join(chosen.targets)}")
-    with running([options.make_target(name) for name in chosen.targets]) as servers:
+    progress(f"starting {', '.join(chosen.servers)}")
+    with running([options.make_server(name) for name in chosen.servers]) as servers:
         for number in range(WARM_UP_ROUNDS + chosen.rounds):
             is_warm_up = number < WARM_UP_ROUNDS
             progress("warm-up round" if is_warm_up else f"round {number} of {chosen.rounds}")
@@ -95,7 +94,7 @@ def report(chosen: argparse.Namespace, samples: dict[tuple[str, str], list[Sampl
     result.headers += ["errors", "stock ÷ this"]
     sums = {key: [[sample.sum_s] for sample in taken] for key, taken in samples.items()}
     for model in chosen.models:
-        for name in chosen.targets:
+        for name in chosen.servers:
             taken = samples.get((model, name), [])
             failed = chosen.rounds - len(taken)
             title = models.TITLES[model]

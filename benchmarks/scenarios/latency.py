@@ -12,10 +12,9 @@ from contextlib import ExitStack
 
 from benchmarks import models, options
 from benchmarks.report import Result, Target, milliseconds, progress
+from benchmarks.servers import Server, running
+from benchmarks.servers.in_process import InProcess
 from benchmarks.summary import Ratio, Summary
-from benchmarks.targets import Target as Server
-from benchmarks.targets import running
-from benchmarks.targets.in_process import InProcess
 
 MODEL = "squeezenet"
 WARM_UP_INVOCATIONS = 30
@@ -33,10 +32,10 @@ def main(arguments: list[str]) -> int:
     chosen.rounds = chosen.rounds or (5 if chosen.quick else 20)
     result = Result("latency", {**options.recorded(chosen), "model": MODEL, "warm_up_invocations": WARM_UP_INVOCATIONS})
     folder = models.ensure([MODEL])[MODEL]
-    progress(f"starting {', '.join(chosen.targets)}")
+    progress(f"starting {', '.join(chosen.servers)}")
     with ExitStack() as stack:
         in_process = stack.enter_context(InProcess(folder))
-        servers = stack.enter_context(running([options.make_target(name) for name in chosen.targets]))
+        servers = stack.enter_context(running([options.make_server(name) for name in chosen.servers]))
         blocks: dict[str, Block] = {in_process.name: in_process.invoke}
         for name, server in servers.items():
             server.install(folder, MODEL)

@@ -23,8 +23,8 @@ from benchmarks.failure import BenchmarkError
 from benchmarks.memory import TreeMemory
 from benchmarks.report import Result, Target, megabytes, milliseconds, progress
 from benchmarks.scenarios.memory import IDLE_S
+from benchmarks.servers import Server
 from benchmarks.summary import Summary
-from benchmarks.targets import Target as Server
 
 INVOCATIONS = 200
 SEED = 7
@@ -68,11 +68,11 @@ def main(arguments: list[str]) -> int:
         "p99",
     ]
     result.notes = [f"{chosen.loaders} loads at a time; each model is invoked for the first time."]
-    for name in chosen.targets:
+    for name in chosen.servers:
         count = chosen.stock_models if name == "stock" else chosen.models
         models.ensure([models.multiplier(factor) for factor in range(1, count + 1)])
         progress(f"starting {name}")
-        with options.make_target(name) as server:
+        with options.make_server(name) as server:
             measure(server, count, chosen, result)
     return result.finish(chosen.output)
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from benchmarks import models, options
 from benchmarks.memory import TreeMemory, private_bytes
 from benchmarks.report import Result, Target, megabytes, progress
-from benchmarks.targets import Target as Server
+from benchmarks.servers import Server
 
 KINDS = ("tiny", "squeezenet")
 LARGE = "resnet_152"
@@ -57,9 +57,9 @@ def main(arguments: list[str]) -> int:
         "MB: millions of bytes of PSS of the whole process tree; per additional model: since the line above.",
         f"{models.TITLES[LARGE]}: private memory of the processes that its load added.",
     ]
-    for name in chosen.targets:
+    for name in chosen.servers:
         progress(f"starting {name}")
-        with options.make_target(name) as server:
+        with options.make_server(name) as server:
             grow(server, KINDS[0], folders[KINDS[0]], [WARM_UP_MODELS])
             for kind in KINDS:
                 steps = grow(server, kind, folders[kind], chosen.counts)

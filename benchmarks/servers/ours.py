@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from benchmarks.report import ROOT
-from benchmarks.targets.base import Target, python
+from benchmarks.servers.base import Server, python
 
 ENTRYPOINT = ROOT / "container" / "dockerd-entrypoint.py"
 
 
-class OurTarget(Target):
+class OurServer(Server):
     """``dockerd-entrypoint.py serve``. ``MME_`` variables of the caller reach it."""
 
     name = "ours"
