@@ -6,16 +6,19 @@ Prints and writes what happened. Exit code 1 if anything happened that must not.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.connection import Connection
 from benchmarks.failure import BenchmarkError
-from benchmarks.options import positive, recorded
+from benchmarks.load.generator import busy_core
+from benchmarks.options import positive
 from benchmarks.report import Result, Target, progress
 from benchmarks.soak.catalogue import choose, install_all
 from benchmarks.soak.faults import Breaker, Killer, install_broken
@@ -42,34 +45,68 @@ _POLL_S = 0.25
 _JOIN_S = 400.0
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    made = argparse.ArgumentParser(
-        prog="./scripts/soak",
-        description="Drives the server to its limits as SageMaker would: many models in little memory, several "
-        "clients, workers killed at random, broken artifacts and bad requests in between. Judges what happened.",
-        epilog="With a Docker engine the server runs in `docker run --memory`, else in a cgroup of its own (as root), "
-        "else under MME_MEMORY_LIMIT_MB. MME_ variables of the caller reach it. "
-        "Exit code 0: all requirements are met; 1: one is not, or something failed; 2: used wrongly.",
-    )
-    made.add_argument("--minutes", type=_minutes, default=10.0, help="how long traffic flows (default 10, may be 0.5)")
-    made.add_argument("--clients", type=positive, default=8, help="requests in flight at once (default 8)")
-    made.add_argument("--models", type=positive, default=60, help="how many models there are (default 60)")
-    made.add_argument("--memory", type=_memory_mb, default="2g", metavar="SIZE", help="the limit, default 2g")
-    made.add_argument("--seed", type=int, default=1, help="of all that is random (default 1)")
-    made.add_argument("--native", action="store_true", help="without Docker, even where there is an engine")
-    made.add_argument("--output", type=Path, metavar="FILE", help="where the JSON result goes (benchmarks/results)")
-    made.add_argument("--log", type=Path, metavar="FILE", help="where the server's log is kept")
-    return made
+@dataclass(frozen=True)
+class SoakOptions:
+    """What a soak is told. ``memory_mb`` in MiB."""
+
+    minutes: float = 10.0
+    clients: int = 8
+    models: int = 60
+    memory_mb: int = 2048
+    seed: int = 1
+    native: bool = False
+    busy_core: bool = False
+    output: Path | None = None
+    log: Path | None = None
+
+    @classmethod
+    def parse(cls, arguments: Sequence[str]) -> SoakOptions:
+        """The command line."""
+        parser = argparse.ArgumentParser(
+            prog="./scripts/soak",
+            description="Drives the server to its limits as SageMaker would: many models in little memory, several "
+            "clients, workers killed at random, broken artifacts and bad requests in between. Judges what happened.",
+            epilog="With a Docker engine the server runs in `docker run --memory`, else in a cgroup of its own (as "
+            "root), else under MME_MEMORY_LIMIT_MB. MME_ variables of the caller reach it. "
+            "Exit code 0: all requirements are met; 1: one is not, or something failed; 2: used wrongly.",
+        )
+        parser.add_argument(
+            "--minutes", type=_minutes, default=cls.minutes, help="how long traffic flows (default 10, may be 0.5)"
+        )
+        parser.add_argument(
+            "--clients", type=positive, default=cls.clients, help="requests in flight at once (default 8)"
+        )
+        parser.add_argument("--models", type=positive, default=cls.models, help="how many models (default 60)")
+        parser.add_argument(
+            "--memory",
+            dest="memory_mb",
+            type=_memory_mb,
+            default=cls.memory_mb,
+            metavar="SIZE",
+            help="the limit, default 2g",
+        )
+        parser.add_argument("--seed", type=int, default=cls.seed, help="of all that is random (default 1)")
+        parser.add_argument("--native", action="store_true", help="without Docker, even where there is an engine")
+        parser.add_argument("--busy-core", action="store_true", help="keep a core busy beside it, all the time")
+        parser.add_argument(
+            "--output", type=Path, metavar="FILE", help="where the JSON result goes (benchmarks/results)"
+        )
+        parser.add_argument("--log", type=Path, metavar="FILE", help="where the server's log is kept")
+        return cls(**vars(parser.parse_args(arguments)))
+
+    def recorded(self) -> dict[str, Any]:
+        """The options as the JSON result has them."""
+        return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
 
 
 def main(arguments: Sequence[str]) -> int:
     """Runs a soak; returns the exit code."""
-    options = parser().parse_args(arguments)
-    result = Result("soak", recorded(options))
-    server = make_limited_server(options.memory, native=options.native)
+    options = SoakOptions.parse(arguments)
+    result = Result("soak", options.recorded())
+    server = make_limited_server(options.memory_mb, native=options.native)
     try:
-        Soak(server, options, result).run()
+        with busy_core() if options.busy_core else contextlib.nullcontext():
+            Soak(server, options, result).run()
     finally:
         if options.log is not None and server.log_file.exists():
             options.log.write_bytes(server.log_file.read_bytes())
@@ -80,7 +117,7 @@ def main(arguments: Sequence[str]) -> int:
 class Soak:
     """One run; fills ``result``."""
 
-    def __init__(self, server: LimitedServer, options: argparse.Namespace, result: Result) -> None:
+    def __init__(self, server: LimitedServer, options: SoakOptions, result: Result) -> None:
         self.server = server
         self.options = options
         self.result = result
