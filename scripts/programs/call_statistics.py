@@ -27,7 +27,7 @@ class Calls:
         return f"{name:26} {count:5} {self.right:6} {median_ms:6.0f} ms {longest_ms:6.0f} ms"
 
 
-class Tally:
+class CallStatistics:
     """Calls per model, in the order in which the models were named."""
 
     def __init__(self, models: Iterable[str]) -> None:

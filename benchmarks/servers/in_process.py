@@ -1,7 +1,7 @@
 """The work of an invocation in a plain Python process, without a server: what any server's latency is compared with.
 
 The process runs our handler with the environment that our workers have. It reads a number of invocations per line from
-standard input and writes their seconds as a JSON list: ``python -m benchmarks.targets.in_process MODEL_DIR``.
+standard input and writes their seconds as a JSON list: ``python -m benchmarks.servers.in_process MODEL_DIR``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from types import TracebackType
 
 from benchmarks import models
 from benchmarks.failure import BenchmarkError
-from benchmarks.targets.base import clean_environment, python
+from benchmarks.servers.base import clean_environment, python
 
 # As MMS sets them for every worker (mms/model_service_worker.py).
 WORKER_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MXNET_USE_OPERATOR_TUNING": "0"}
@@ -44,7 +44,7 @@ class InProcess:
             package_dir=package_dir,
         )
         self._process = subprocess.Popen(
-            python("-m", "benchmarks.targets.in_process", str(self._model_dir)),
+            python("-m", "benchmarks.servers.in_process", str(self._model_dir)),
             env={**environment, "TMPDIR": tempfile.gettempdir()},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

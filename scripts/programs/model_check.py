@@ -38,7 +38,7 @@ def try_model(folder: Path) -> str:
         except MmeError as error:
             raise Failure(f"the model does not load: {error}") from None
         body, content_type = _sample(handler.model.inputs)
-        context.request_ids = {0: "trial"}
+        context.request_ids = {0: "check"}
         context.request_processor = [RequestProcessor({"Content-Type": content_type})]
         answer = handler.handle([{"body": body}], context)[0]
     text = " ".join(answer.decode(errors="replace").split())

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from scripts.programs import by_hand
+from scripts.programs import manual_commands
 from scripts.programs.server_process import ROOT
 
 
 def commands(picture: Path, model_folder: str = "/tmp/models/abc/model") -> list[list[str]]:
-    place = by_hand.Place(
+    place = manual_commands.Place(
         endpoint_url="http://127.0.0.1:8080",
         region="us-east-1",
         endpoint="digits",
@@ -24,7 +24,7 @@ def commands(picture: Path, model_folder: str = "/tmp/models/abc/model") -> list
         model_name="abc",
         model_folder=model_folder,
     )
-    return [words(line) for line in by_hand.lines(place) if line.startswith("  ")]
+    return [words(line) for line in manual_commands.lines(place) if line.startswith("  ")]
 
 
 def words(line: str) -> list[str]:

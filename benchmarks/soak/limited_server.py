@@ -20,10 +20,10 @@ from typing import Any
 
 from benchmarks.failure import BenchmarkError
 from benchmarks.report import ROOT, progress
-from benchmarks.soak import inspector
-from benchmarks.targets.base import Target
-from benchmarks.targets.docker import DockerTarget
-from benchmarks.targets.ours import OurTarget
+from benchmarks.servers.base import Server
+from benchmarks.servers.docker import DockerServer
+from benchmarks.servers.ours import OurServer
+from benchmarks.soak import process_inspector
 
 MIB = 1024 * 1024
 IMAGE_NAME = "demo-sagemaker-multimodel-soak"
@@ -34,8 +34,8 @@ _POLL_S = 0.05
 _SERVER_USER = "model-server"
 
 
-class Box(Target):
-    """A ``Target`` with a limit, whose processes can be counted and shot."""
+class LimitedServer(Server):
+    """A ``Server`` with a limit, whose processes can be counted and killed."""
 
     def __init__(self, memory_mb: int) -> None:
         super().__init__()
@@ -51,19 +51,19 @@ class Box(Target):
         """How many processes the kernel has killed for lack of memory, so far."""
 
     def census(self) -> dict[str, Any]:
-        """What ``inspector.census`` finds."""
-        return inspector.census(self.root_process().pid, set())
+        """What ``process_inspector.census`` finds."""
+        return process_inspector.census(self.root_process().pid, set())
 
-    def shoot(self, name: str) -> int | None:
+    def kill(self, name: str) -> int | None:
         """Kills the process with this name; None where there is none."""
-        return inspector.shoot(self.root_process().pid, name)
+        return process_inspector.kill(self.root_process().pid, name)
 
     def is_running(self) -> bool:
         """Whether the server's first process lives."""
         return self._process is not None and self._process.poll() is None
 
 
-class SettingBox(Box, OurTarget):
+class SettingLimitedServer(LimitedServer, OurServer):
     """Limited by the server's own setting alone."""
 
     @property
@@ -81,7 +81,7 @@ class SettingBox(Box, OurTarget):
         return _machines_kills() - self._kills_before
 
 
-class CgroupBox(Box, OurTarget):
+class CgroupLimitedServer(LimitedServer, OurServer):
     """In a cgroup below this process's own, of either version."""
 
     def __init__(self, memory_mb: int) -> None:
@@ -116,7 +116,7 @@ class CgroupBox(Box, OurTarget):
                 time.sleep(_POLL_S)
 
 
-class DockerBox(Box, DockerTarget):
+class DockerLimitedServer(LimitedServer, DockerServer):
     """In a container of the image, which is built first."""
 
     def __init__(self, memory_mb: int) -> None:
@@ -157,8 +157,8 @@ class DockerBox(Box, DockerTarget):
     def census(self) -> dict[str, Any]:
         return self._ask({"do": "census"})
 
-    def shoot(self, name: str) -> int | None:
-        return self._ask({"do": "shoot", "name": name})["pid"]
+    def kill(self, name: str) -> int | None:
+        return self._ask({"do": "kill", "name": name})["pid"]
 
     def kernel_kills(self) -> int:
         kills = self._ask_shell(
@@ -170,7 +170,7 @@ class DockerBox(Box, DockerTarget):
         """The container's inspector: one process for the whole time, so that it weighs the same in every census."""
         with self._inspecting:
             if self._inspector is None:
-                source = Path(inspector.__file__).read_text()
+                source = Path(process_inspector.__file__).read_text()
                 as_server = ["docker", "exec", "--interactive", "--user", _SERVER_USER]
                 self._inspector = subprocess.Popen(
                     [*as_server, self._container, "python", "-c", source],
@@ -197,15 +197,15 @@ class DockerBox(Box, DockerTarget):
         return done.stdout
 
 
-def make_box(memory_mb: int, *, native: bool) -> Box:
-    """The strictest box that can be had; with ``native`` without Docker."""
+def make_limited_server(memory_mb: int, *, native: bool) -> LimitedServer:
+    """The server with the strictest limit that can be had; with ``native`` without Docker."""
     if not native and docker_answers():
-        return DockerBox(memory_mb)
+        return DockerLimitedServer(memory_mb)
     try:
-        return CgroupBox(memory_mb)
+        return CgroupLimitedServer(memory_mb)
     except BenchmarkError as error:
         progress(f"{error}: the limit is the server's own setting alone")
-        return SettingBox(memory_mb)
+        return SettingLimitedServer(memory_mb)
 
 
 def docker_answers() -> bool:

@@ -9,12 +9,12 @@ import subprocess
 import psutil
 
 from benchmarks.failure import BenchmarkError
-from benchmarks.targets.base import Target
+from benchmarks.servers.base import Server
 
 IMAGE = "demo-sagemaker-multimodel:latest"  # what build_and_push.sh --build-only makes
 
 
-class DockerTarget(Target):
+class DockerServer(Server):
     """``docker run IMAGE serve`` on the host's network, with the models' folder mounted."""
 
     name = "docker"

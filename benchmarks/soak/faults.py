@@ -13,9 +13,9 @@ from pathlib import Path
 from benchmarks import models
 from benchmarks.connection import Connection
 from benchmarks.failure import BenchmarkError
-from benchmarks.soak.box import Box
+from benchmarks.soak.limited_server import LimitedServer
 from benchmarks.soak.platform import Platform, timed
-from benchmarks.soak.record import Record, Shot
+from benchmarks.soak.record import Kill, Record
 from benchmarks.soak.traffic import CLEAR_REFUSAL, LOAD_HANG_S
 
 CLEAR_FAILURE = "a broken artifact fails to load, clearly and not with 507"
@@ -48,10 +48,16 @@ class Killer(_Periodic):
     """Kills the worker of a loaded model, whatever that is doing."""
 
     def __init__(
-        self, seed: int, every_s: float, box: Box, platform: Platform, record: Record, stopping: threading.Event
+        self,
+        seed: int,
+        every_s: float,
+        server: LimitedServer,
+        platform: Platform,
+        record: Record,
+        stopping: threading.Event,
     ) -> None:
         super().__init__("killer", seed, every_s, record, stopping)
-        self._box = box
+        self._server = server
         self._platform = platform
 
     def act(self) -> None:
@@ -60,24 +66,30 @@ class Killer(_Periodic):
             return
         model = self.chance.choice(loaded)
         started_s = time.monotonic()
-        if self._box.shoot(f"mme {model}") is not None:
-            self.record.add_shot(Shot(model, started_s, time.monotonic()))
+        if self._server.kill(f"mme {model}") is not None:
+            self.record.add_kill(Kill(model, started_s, time.monotonic()))
 
 
 class Breaker(_Periodic):
     """Loads broken artifacts, and asks for models that are not there."""
 
     def __init__(
-        self, seed: int, every_s: float, box: Box, platform: Platform, record: Record, stopping: threading.Event
+        self,
+        seed: int,
+        every_s: float,
+        server: LimitedServer,
+        platform: Platform,
+        record: Record,
+        stopping: threading.Event,
     ) -> None:
         super().__init__("breaker", seed, every_s, record, stopping)
-        self._box = box
+        self._server = server
         self._platform = platform
-        self._connection = Connection(box.port, timeout_s=LOAD_HANG_S)
+        self._connection = Connection(server.port, timeout_s=LOAD_HANG_S)
 
     def act(self) -> None:
         name, (_, status) = self.chance.choice(list(BROKEN.items()))
-        answer = self._platform.load_alone(name, self._box.model_url(name), self._connection)
+        answer = self._platform.load_alone(name, self._server.model_url(name), self._connection)
         if answer.status == status:
             self.record.count("broken artifacts refused as documented")
         else:
@@ -136,11 +148,11 @@ BROKEN: dict[str, tuple[Callable[[Path], None], int]] = {
 }
 
 
-def install_broken(box: Box) -> None:
+def install_broken(server: LimitedServer) -> None:
     """Puts every broken artifact where the server finds it."""
     (good,) = models.ensure([models.multiplier(1)]).values()
     for name, (break_it, _) in BROKEN.items():
-        box.install(good, name, copy=True)
-        break_it(box.models_dir / name / "model")
-        if name != "broken-missing" and not (box.models_dir / name / "model").is_dir():
+        server.install(good, name, copy=True)
+        break_it(server.models_dir / name / "model")
+        if name != "broken-missing" and not (server.models_dir / name / "model").is_dir():
             raise BenchmarkError(f"{name} could not be made")

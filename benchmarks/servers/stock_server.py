@@ -1,4 +1,4 @@
-"""Starts stock Multi Model Server: ``python -m benchmarks.targets.stock_server FOLDER``.
+"""Starts stock Multi Model Server: ``python -m benchmarks.servers.stock_server FOLDER``.
 
 ``sagemaker_inference.model_server.start_model_server`` does everything, with its own configuration and log settings.
 Only what would keep a second server from running on this machine is made private to FOLDER: where the configuration

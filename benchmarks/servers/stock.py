@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from benchmarks.targets.base import Target, python
+from benchmarks.servers.base import Server, python
 
 
-class StockTarget(Target):
+class StockServer(Server):
     """The same toolkit, front end, JVM and MXNet as ours; worker program, configuration and handler are the usual."""
 
     name = "stock"
 
     def command(self) -> list[str]:
-        return python("-m", "benchmarks.targets.stock_server", str(self.folder))
+        return python("-m", "benchmarks.servers.stock_server", str(self.folder))

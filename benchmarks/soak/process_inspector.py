@@ -1,9 +1,9 @@
-"""Looks at a server's processes, and shoots at them. Standard library alone: it also runs inside a container.
+"""Looks at a server's processes, and kills one by name. Standard library alone: it also runs inside a container.
 
 As a program it answers one line of JSON on standard input with one on standard output, until the input ends:
 
     {"do": "census"}                    → {"processes": …, "descriptors": …, "memory_bytes": …, …}
-    {"do": "shoot", "name": "mme a"}    → {"pid": 12}, or {"pid": null} where there is no such process
+    {"do": "kill", "name": "mme a"}     → {"pid": 12}, or {"pid": null} where there is no such process
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def census(root_pid: int, excluded: set[int]) -> dict[str, Any]:
     }
 
 
-def shoot(root_pid: int, name: str) -> int | None:
+def kill(root_pid: int, name: str) -> int | None:
     """Kills one process with this name (as far as the kernel keeps it) and returns its number."""
     wanted = name.encode()[:_NAME_BYTES]
     for pid in _tree(root_pid):
@@ -121,7 +121,7 @@ def main() -> None:
     for line in sys.stdin:
         order = json.loads(line)
         counting = order["do"] == "census"
-        answer = census(1, {os.getpid()}) if counting else {"pid": shoot(1, order["name"])}
+        answer = census(1, {os.getpid()}) if counting else {"pid": kill(1, order["name"])}
         print(json.dumps(answer), flush=True)
 
 

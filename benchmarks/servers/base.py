@@ -39,7 +39,7 @@ def clean_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(_NOT_INHERITED)}
 
 
-class Target(ABC):
+class Server(ABC):
     """Started by ``with``. ``connection`` talks to it."""
 
     name: str
@@ -77,7 +77,7 @@ class Target(ABC):
 
     # ---- life ----
 
-    def __enter__(self) -> Target:
+    def __enter__(self) -> Server:
         try:
             self.start()
         except BaseException:
@@ -194,7 +194,7 @@ def _uninterrupted() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def running(targets: Sequence[Target]) -> Iterator[dict[str, Target]]:
+def running(targets: Sequence[Server]) -> Iterator[dict[str, Server]]:
     """Starts these targets and ends them; yields them by name."""
     with contextlib.ExitStack() as stack:
         for target in targets:  # folders exist already, also of those that are never started
