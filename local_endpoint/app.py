@@ -13,21 +13,21 @@ from typing import Any
 
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 
-from local_endpoint.access import Access, AllowAll
+from local_endpoint.access.authorization import Access, AllowAll
 from local_endpoint.configuration import Configuration
-from local_endpoint.control_plane import ControlPlane
-from local_endpoint.data_plane import DataPlane
-from local_endpoint.endpoints import Endpoints
+from local_endpoint.control_plane.operations import ControlPlane
+from local_endpoint.data_plane.invocations import DataPlane
 from local_endpoint.events import Events
-from local_endpoint.front import Front
-from local_endpoint.guardian import Guardian
-from local_endpoint.http_server import HttpServer
-from local_endpoint.instances import Surroundings
-from local_endpoint.objects import ObjectReader
-from local_endpoint.resources import Resources
-from local_endpoint.runtimes import Runtime, make_runtime
-from local_endpoint.s3_storage import ObjectFiles
-from local_endpoint.state import KeepingS3, StateFolder, reset_moto
+from local_endpoint.hosting.endpoints import Endpoints
+from local_endpoint.hosting.guardian import Guardian
+from local_endpoint.hosting.instance import Surroundings
+from local_endpoint.hosting.runtimes import Runtime, make_runtime
+from local_endpoint.http.front import Front
+from local_endpoint.http.server import HttpServer
+from local_endpoint.storage.object_files import ObjectFiles
+from local_endpoint.storage.objects import ObjectReader
+from local_endpoint.storage.resources import Resources
+from local_endpoint.storage.state import KeepingS3, StateFolder, reset_moto
 
 logger = logging.getLogger(__name__)
 

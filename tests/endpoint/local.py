@@ -17,10 +17,10 @@ from botocore.config import Config
 
 from local_endpoint.app import LocalEndpoint
 from local_endpoint.configuration import Configuration, Limits
-from local_endpoint.guardian import Guardian
-from local_endpoint.instances import Instance
-from local_endpoint.runtimes import Runtime, make_runtime
-from local_endpoint.runtimes.process import ContainerProcess, ProcessRuntime
+from local_endpoint.hosting.guardian import Guardian
+from local_endpoint.hosting.instance import Instance
+from local_endpoint.hosting.runtimes import Runtime, make_runtime
+from local_endpoint.hosting.runtimes.process import ContainerProcess, ProcessRuntime
 from tests.harness.waiting import wait_until
 
 STAND_IN = Path(__file__).with_name("stand_in.py")

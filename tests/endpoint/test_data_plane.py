@@ -14,8 +14,8 @@ import pytest
 import requests
 from botocore.exceptions import ClientError
 
-from local_endpoint.objects import ObjectReader
-from local_endpoint.s3_location import S3Location
+from local_endpoint.storage.location import S3Location
+from local_endpoint.storage.objects import ObjectReader
 from tests.endpoint.local import BUCKET, PREFIX, Local, behaving, journal, message, pack, refused
 
 GROUP = "/aws/sagemaker/Endpoints/endpoint"

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from local_endpoint import guardian as guardian_module
 from local_endpoint.errors import StartFailure
-from local_endpoint.guardian import Guardian
-from local_endpoint.runtimes import docker as docker_runtime
-from local_endpoint.runtimes import ports
-from local_endpoint.runtimes.base import LaunchSpec
-from local_endpoint.runtimes.docker import DockerContainer, DockerRuntime
+from local_endpoint.hosting import guardian as guardian_module
+from local_endpoint.hosting.guardian import Guardian
+from local_endpoint.hosting.runtimes import docker as docker_runtime
+from local_endpoint.hosting.runtimes import ports
+from local_endpoint.hosting.runtimes.base import LaunchSpec
+from local_endpoint.hosting.runtimes.docker import DockerContainer, DockerRuntime
 from tests.endpoint.program import ROOT
 from tests.harness.waiting import wait_until
 

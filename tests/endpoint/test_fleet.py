@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from local_endpoint import fleet
-from local_endpoint.runtimes import process
+from local_endpoint.hosting import fleet
+from local_endpoint.hosting.runtimes import process
 from tests.endpoint.local import Local, behaving, journal, message, pack, pids, refused
 from tests.endpoint.traffic import Traffic
 from tests.harness.waiting import wait_until

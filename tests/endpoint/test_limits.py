@@ -130,7 +130,7 @@ def test_the_retry_trap(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_invocation_that_takes_too_long_is_status_0(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("local_endpoint.data_plane.LEAST_INVOCATION_S", 0.3)
+    monkeypatch.setattr("local_endpoint.data_plane.invocations.LEAST_INVOCATION_S", 0.3)
     with Local(response_timeout_s=0.5) as local:
         local.deploy()
         local.upload("models/slow.tar.gz", behaving(invoke_s=2.0))

@@ -18,10 +18,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from local_endpoint.errors import StartFailure
-from local_endpoint.fleet import Fleet, wait_until
-from local_endpoint.instances import Definition, Surroundings, missing_model_data
-from local_endpoint.resources import Resources
-from local_endpoint.s3_location import S3Location
+from local_endpoint.hosting.fleet import Fleet, wait_until
+from local_endpoint.hosting.instance import Definition, Surroundings, missing_model_data
+from local_endpoint.storage.location import S3Location
+from local_endpoint.storage.resources import Resources
 
 logger = logging.getLogger(__name__)
 

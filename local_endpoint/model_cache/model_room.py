@@ -10,13 +10,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from local_endpoint.artifact_store import ArtifactStore, larger_than_disk
 from local_endpoint.configuration import Limits
 from local_endpoint.container_client import Answer, ContainerClient
 from local_endpoint.errors import AwsError, ContainerError, ContainerGone, service_unavailable
 from local_endpoint.events import Event, ModelUnloaded, Where
-from local_endpoint.model_table import Entry, ModelTable, State, least_recently_used
-from local_endpoint.s3_location import S3Location
+from local_endpoint.model_cache.artifacts import ArtifactStore, larger_than_disk
+from local_endpoint.model_cache.table import Entry, ModelTable, State, least_recently_used
+from local_endpoint.storage.location import S3Location
 
 logger = logging.getLogger(__name__)
 

@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from local_endpoint.artifact_store import ArtifactStore, download_refused
 from local_endpoint.configuration import GIB, Limits
 from local_endpoint.container_client import Answer, ContainerClient
 from local_endpoint.errors import AwsError, StartFailure, model_error, model_timeout
 from local_endpoint.events import Events, Where
-from local_endpoint.model_cache import ModelCache
-from local_endpoint.model_room import CacheOwner
-from local_endpoint.objects import ObjectReader
-from local_endpoint.runtimes import Container, LaunchSpec, Runtime
-from local_endpoint.s3_location import S3Location
+from local_endpoint.hosting.runtimes import Container, LaunchSpec, Runtime
+from local_endpoint.model_cache.artifacts import ArtifactStore, download_refused
+from local_endpoint.model_cache.cache import ModelCache
+from local_endpoint.model_cache.model_room import CacheOwner
+from local_endpoint.storage.location import S3Location
+from local_endpoint.storage.objects import ObjectReader
 
 logger = logging.getLogger(__name__)
 

@@ -13,11 +13,11 @@ from pathlib import Path
 
 from local_endpoint.configuration import child_environment
 from local_endpoint.errors import StartFailure
-from local_endpoint.guardian import Guardian
-from local_endpoint.runtimes.base import LaunchSpec
-from local_endpoint.runtimes.ports import return_port, take_port
+from local_endpoint.hosting.guardian import Guardian
+from local_endpoint.hosting.runtimes.base import LaunchSpec
+from local_endpoint.hosting.runtimes.ports import return_port, take_port
 
-ENTRY_POINT = Path(__file__).resolve().parents[2] / "container" / "dockerd-entrypoint.py"
+ENTRY_POINT = Path(__file__).resolve().parents[3] / "container" / "dockerd-entrypoint.py"
 HOST = "127.0.0.1"
 
 

@@ -14,14 +14,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from local_endpoint.artifact_store import ArtifactStore
 from local_endpoint.configuration import Limits
 from local_endpoint.container_client import Answer, ContainerClient
 from local_endpoint.errors import AwsError, ContainerError, ContainerTimeout, model_not_ready
 from local_endpoint.events import ModelDownloaded, ModelLoaded
-from local_endpoint.model_room import CacheOwner, ModelRoom, instance_ended
-from local_endpoint.model_table import Attempt, Entry, ModelTable, State
-from local_endpoint.s3_location import TargetModel
+from local_endpoint.model_cache.artifacts import ArtifactStore
+from local_endpoint.model_cache.model_room import CacheOwner, ModelRoom, instance_ended
+from local_endpoint.model_cache.table import Attempt, Entry, ModelTable, State
+from local_endpoint.storage.location import TargetModel
 
 logger = logging.getLogger(__name__)
 

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from local_endpoint.errors import StartFailure, service_unavailable
-from local_endpoint.instances import Definition, Instance, Surroundings
-from local_endpoint.model_table import State
-from local_endpoint.router import Sample, choose
-from local_endpoint.s3_location import TargetModel
+from local_endpoint.hosting.instance import Definition, Instance, Surroundings
+from local_endpoint.hosting.router import Sample, choose
+from local_endpoint.model_cache.table import State
+from local_endpoint.storage.location import TargetModel
 
 logger = logging.getLogger(__name__)
 

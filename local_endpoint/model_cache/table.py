@@ -14,7 +14,7 @@ import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from local_endpoint.s3_location import TargetModel
+from local_endpoint.storage.location import TargetModel
 
 
 class State(enum.Enum):

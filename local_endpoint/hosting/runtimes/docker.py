@@ -12,10 +12,10 @@ import docker
 from docker.errors import DockerException, ImageNotFound, NotFound
 
 from local_endpoint.errors import StartFailure
-from local_endpoint.guardian import Guardian
-from local_endpoint.instance_types import memory_bytes
-from local_endpoint.runtimes.base import LaunchSpec
-from local_endpoint.runtimes.ports import return_port, take_port
+from local_endpoint.hosting.guardian import Guardian
+from local_endpoint.hosting.instance_types import memory_bytes
+from local_endpoint.hosting.runtimes.base import LaunchSpec
+from local_endpoint.hosting.runtimes.ports import return_port, take_port
 
 logger = logging.getLogger(__name__)
 
