@@ -19,8 +19,8 @@ from local_endpoint.control_plane.operations import ControlPlane
 from local_endpoint.data_plane.invocations import DataPlane
 from local_endpoint.events import Events
 from local_endpoint.hosting.endpoints import Endpoints
-from local_endpoint.hosting.guardian import Guardian
-from local_endpoint.hosting.instance import Surroundings
+from local_endpoint.hosting.instance import HostingContext
+from local_endpoint.hosting.janitor import Janitor
 from local_endpoint.hosting.runtimes import Runtime, make_runtime
 from local_endpoint.http.front import Front
 from local_endpoint.http.server import HttpServer
@@ -50,7 +50,7 @@ class LocalEndpoint:
     def __init__(
         self,
         configuration: Configuration,
-        make_its_runtime: Callable[[Configuration, Guardian], Runtime] = make_runtime,
+        make_its_runtime: Callable[[Configuration, Janitor], Runtime] = make_runtime,
         access: Access | None = None,
     ) -> None:
         self.configuration = configuration
@@ -93,10 +93,10 @@ class LocalEndpoint:
             state = StateFolder(configuration.state_dir)
             cleanup.callback(state.close)
 
-        guardian = Guardian()
-        cleanup.callback(guardian.close)
+        janitor = Janitor()
+        cleanup.callback(janitor.close)
         work_dir = self.work_dir = Path(tempfile.mkdtemp(prefix="local-endpoint-"))
-        guardian.watch_folder(work_dir)
+        janitor.watch_folder(work_dir)
         cleanup.callback(shutil.rmtree, work_dir, ignore_errors=True)
 
         reset_moto()
@@ -106,11 +106,11 @@ class LocalEndpoint:
         cleanup.callback(reset_moto)
         moto: Any = DomainDispatcherApplication(_create_backend_app)
 
-        runtime = self._make_runtime(configuration, guardian)
+        runtime = self._make_runtime(configuration, janitor)
         runtime.require()
         resources = Resources(state.resources_file if state else None)
-        around = Surroundings(runtime, ObjectReader(moto), configuration.limits, self.events, work_dir)
-        self._endpoints = Endpoints(resources, around)
+        context = HostingContext(runtime, ObjectReader(moto), configuration.limits, self.events, work_dir)
+        self._endpoints = Endpoints(resources, context)
         front = Front(
             KeepingS3(moto, state) if state else moto,
             ControlPlane(resources, self._endpoints),
