@@ -123,7 +123,7 @@ def initial_xavier(mx: Any) -> np.ndarray:
 
 @function
 def np_dispatched(mx: Any) -> np.ndarray:
-    return np.mean(mx.np.array(_DATA), axis=1).asnumpy()  # type: ignore[attr-defined]
+    return np.mean(mx.np.array(_DATA), axis=1).asnumpy()
 
 
 @function
