@@ -18,8 +18,8 @@ from local_endpoint.configuration import Configuration
 from local_endpoint.control_plane.operations import ControlPlane
 from local_endpoint.data_plane.invocations import DataPlane
 from local_endpoint.events import Events
+from local_endpoint.hosting.context import HostingContext
 from local_endpoint.hosting.endpoints import Endpoints
-from local_endpoint.hosting.instance import HostingContext
 from local_endpoint.hosting.janitor import Janitor
 from local_endpoint.hosting.runtimes import Runtime, make_runtime
 from local_endpoint.http.front import Front

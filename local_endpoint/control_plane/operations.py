@@ -208,10 +208,11 @@ class ControlPlane:
                     "VariantName": name,
                     "DeployedImages": [
                         {
-                            "SpecifiedImage": fleet.definition.image,
-                            "ResolvedImage": fleet.definition.image,
+                            "SpecifiedImage": container.image,
+                            "ResolvedImage": container.image,
                             "ResolutionTime": answer["CreationTime"],
                         }
+                        for container in fleet.definition.containers
                     ],
                     "CurrentWeight": deployment.weights[name],
                     "DesiredWeight": deployment.weights[name],

@@ -19,7 +19,9 @@ from local_endpoint.errors import (
     validation_error,
 )
 from local_endpoint.events import Events, Invoked, Where
-from local_endpoint.hosting.endpoints import Deployment, Endpoints
+from local_endpoint.hosting.container import Container
+from local_endpoint.hosting.deployment import Deployment
+from local_endpoint.hosting.endpoints import Endpoints
 from local_endpoint.hosting.fleet import Fleet
 from local_endpoint.hosting.instance import Instance
 from local_endpoint.storage.location import TargetModel
@@ -45,6 +47,8 @@ HEADERS = {
     "PrefixAwareId": "X-Amzn-SageMaker-Prefix-Aware-Id",
 }
 NO_INSTANCE_WAIT_S = 0.1
+# Index of the container that serves: there is one per instance. (Direct invocation would choose it by its hostname.)
+ONLY_CONTAINER = 0
 
 
 @dataclass(frozen=True)
@@ -146,7 +150,7 @@ class DataPlane:
 
     @staticmethod
     def _target(request: Invocation, fleet: Fleet) -> TargetModel | None:
-        target, definition = request.target_model, fleet.definition
+        target, definition = request.target_model, fleet.definition.containers[ONLY_CONTAINER]
         if not definition.multi_model:
             if target is not None:
                 raise validation_error(
@@ -171,8 +175,9 @@ class DataPlane:
         try:
             for last in [False] * (TRIES - 1) + [True]:
                 try:
-                    with fleet.pick(model, deadline_s, avoid=instance) as instance:
-                        answer = self._serve_on(instance, request, model, deadline_s, timing)
+                    with fleet.pick(ONLY_CONTAINER, model, deadline_s, avoid=instance) as instance:
+                        container = instance.containers[ONLY_CONTAINER]
+                        answer = self._serve_on(container, request, model, deadline_s, timing)
                     status = answer.status
                     return answer
                 except ContainerGone as error:
@@ -191,7 +196,7 @@ class DataPlane:
                 total_s = time.monotonic() - started_s
                 self._events.emit(
                     Invoked(
-                        Where(its.region, its.endpoint, its.variant, instance.id),
+                        Where(its.region, its.endpoint, its.name, instance.id),
                         model.target if model else None,
                         status,
                         timing.cache_hit,
@@ -202,53 +207,53 @@ class DataPlane:
                 )
 
     def _serve_on(
-        self, instance: Instance, request: Invocation, model: TargetModel | None, deadline_s: float, timing: _Timing
+        self, container: Container, request: Invocation, model: TargetModel | None, deadline_s: float, timing: _Timing
     ) -> Answer:
         """Raises ``ContainerGone`` where another instance may still serve the request."""
         if model is None:
-            return self._call(instance, request, None, deadline_s, timing)
+            return self._call(container, request, None, deadline_s, timing)
         reloads, tries = 1, self._limits.invoke_tries
         while True:
             waiting_since_s = time.monotonic()
-            with instance.cache.use(model, deadline_s) as hit:
+            with container.cache.use(model, deadline_s) as hit:
                 timing.waited_s += time.monotonic() - waiting_since_s
                 timing.cache_hit = timing.cache_hit and hit
-                unloads_before = instance.cache.unloads
+                unloads_before = container.cache.unloads
                 try:
-                    return self._call(instance, request, model, deadline_s, timing)
+                    return self._call(container, request, model, deadline_s, timing)
                 except _NotLoaded as error:
                     if reloads == 0:
-                        raise instance.model_error(error.answer) from None
+                        raise container.model_error(error.answer) from None
                     reloads -= 1
-                    instance.cache.forget(model)
+                    container.cache.forget(model)
                 except _NoMemory as error:
                     tries -= 1
-                    if tries == 0 or not instance.cache.make_memory(model, unloads_before, deadline_s):
-                        raise instance.model_error(error.answer) from None
+                    if tries == 0 or not container.cache.make_memory(model, unloads_before, deadline_s):
+                        raise container.model_error(error.answer) from None
 
     def _call(
-        self, instance: Instance, request: Invocation, model: TargetModel | None, deadline_s: float, timing: _Timing
+        self, container: Container, request: Invocation, model: TargetModel | None, deadline_s: float, timing: _Timing
     ) -> Answer:
         started_s = time.monotonic()
         timeout_s = max(LEAST_INVOCATION_S, deadline_s - started_s)
         timeout_s = min(timeout_s, self._limits.response_timeout_s)
         try:
-            answer = instance.client.invoke(
+            answer = container.client.invoke(
                 model.name if model else None, request.body, self._request_headers(request), timeout_s
             )
         except ContainerTimeout:
-            raise instance.model_timeout() from None
+            raise container.model_timeout() from None
         finally:
             timing.model_latency_s += time.monotonic() - started_s
         if 200 <= answer.status < 300:
             return answer
-        if model and answer.status == 404 and self._is_not_loaded(instance, model, answer):
+        if model and answer.status == 404 and self._is_not_loaded(container, model, answer):
             raise _NotLoaded(answer)
         if model and answer.status == 507:
             raise _NoMemory(answer)
-        raise instance.model_error(answer)
+        raise container.model_error(answer)
 
-    def _is_not_loaded(self, instance: Instance, model: TargetModel, answer: Answer) -> bool:
+    def _is_not_loaded(self, container: Container, model: TargetModel, answer: Answer) -> bool:
         """404 is the contract's "not loaded", but a model may answer it too: the container knows.
 
         It drops a model by itself, whose last worker died and could not be replaced. Its answer says so in MMS's
@@ -257,7 +262,7 @@ class DataPlane:
         if MODEL_NOT_FOUND in answer.body:
             return True
         try:
-            return not instance.client.is_loaded(model.name, self._limits.ping_timeout_s)
+            return not container.client.is_loaded(model.name, self._limits.ping_timeout_s)
         except ContainerTimeout:
             return False
 
@@ -273,7 +278,7 @@ class DataPlane:
     def _response_headers(answer: Answer, fleet: Fleet) -> dict[str, str]:
         headers = {
             "Content-Type": answer.headers.get("Content-Type") or "application/octet-stream",
-            "x-Amzn-Invoked-Production-Variant": fleet.definition.variant,
+            "x-Amzn-Invoked-Production-Variant": fleet.definition.name,
         }
         attributes = answer.headers.get("X-Amzn-SageMaker-Custom-Attributes")
         if attributes is not None:

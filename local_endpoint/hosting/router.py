@@ -17,6 +17,8 @@ class Sample:
     """The model is loaded here."""
     is_on_disk: bool
     """The model's artifact is here: loading it needs no download."""
+    takes_copy: bool
+    """A copy may be loaded here: the last one did not fail a moment ago."""
     model_users: int
     """Requests of this model in flight here, or waiting for it."""
     in_flight: int
@@ -45,8 +47,9 @@ def choose(samples: Sequence[Sample], busy_invocations: int) -> Choice:
     ready = [sample for sample in holders if sample.is_ready] or holders
     best = min(ready, key=lambda sample: (sample.model_users, sample.in_flight, sample.index))
     is_on_its_way = any(not sample.is_ready for sample in holders)
-    if best.is_ready and best.model_users >= busy_invocations and others and not is_on_its_way:
-        return Choice(best.index, _newcomer(others, busy_invocations).index)
+    takers = [sample for sample in others if sample.takes_copy]
+    if best.is_ready and best.model_users >= busy_invocations and takers and not is_on_its_way:
+        return Choice(best.index, _newcomer(takers, busy_invocations).index)
     return Choice(best.index)
 
 

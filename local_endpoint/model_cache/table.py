@@ -2,6 +2,8 @@
 
     ABSENT ──fetch──► ON_DISK ──POST /models──► LOADED ──DELETE──► ON_DISK ──remove──► ABSENT
     PREPARING covers fetch and load, UNLOADING the DELETE (and the removal where nothing is to be kept).
+    LOAD_TIMED_OUT follows PREPARING where the container did not answer POST /models in time: it may have the model by
+    now, or later. Such a model is loaded again when it is asked for, and may be evicted like one that is loaded.
 
 A model that is absent and that nobody waits for has no entry, so that targets which do not exist leave nothing behind.
 """
@@ -23,8 +25,15 @@ class State(enum.Enum):
     ABSENT = "absent"
     PREPARING = "preparing"
     ON_DISK = "on disk"
+    LOAD_TIMED_OUT = "load timed out"
     LOADED = "loaded"
     UNLOADING = "unloading"
+
+
+# From these a model is prepared when somebody asks for it.
+TO_BE_PREPARED = (State.ABSENT, State.ON_DISK, State.LOAD_TIMED_OUT)
+# In these the container has the model, or may have it.
+EVICTABLE = (State.LOADED, State.LOAD_TIMED_OUT)
 
 
 @dataclass
@@ -32,6 +41,7 @@ class Attempt:
     """One try to make a model ready; those who wait for it share its error."""
 
     error: Exception | None = None
+    load_timed_out: bool = False
 
 
 @dataclass
@@ -80,8 +90,8 @@ class ModelTable:
 
     # ---- holding ``changed`` ----
 
-    def in_state(self, state: State) -> list[Entry]:
-        return [each for each in self._entries.values() if each.state is state]
+    def in_state(self, *states: State) -> list[Entry]:
+        return [each for each in self._entries.values() if each.state in states]
 
     def entry(self, model: TargetModel) -> Entry:
         """Made where there is none."""
@@ -104,7 +114,7 @@ class ModelTable:
         self._forget_if_gone(entry)
 
     def settle_unloaded(self, entry: Entry) -> None:
-        """It is not loaded, nor on its way."""
+        """It is not loaded, nor on its way: ON_DISK or ABSENT."""
         self.set_state(entry, State.ON_DISK if entry.on_disk else State.ABSENT)
 
     def put_on_disk(self, entry: Entry, size_bytes: int) -> None:

@@ -116,9 +116,10 @@ def instances_of(local: LocalEndpoint) -> list[Instance]:
     deployment = local.endpoints.deployment(DEFAULT_REGION, demonstration.NAME)
     fleets = deployment.fleets.values() if deployment else ()
     return [
-        Instance(each.id, ContainerApi(f"http://{each.container.host}:{each.container.port}"))
+        Instance(each.id, ContainerApi(f"http://{container.running.host}:{container.running.port}"))
         for fleet in fleets
         for each in fleet.instances
+        for container in each.containers
     ]
 
 
@@ -162,8 +163,9 @@ def explained(local: LocalEndpoint, log: Path) -> Iterator[None]:
         deployment = local.endpoints.deployment(DEFAULT_REGION, demonstration.NAME)
         for fleet in deployment.fleets.values() if deployment else ():
             for instance in fleet.instances:  # their own files go when they are stopped
-                tail = instance.container.log_tail(CONTAINER_LOG_LINES)
-                logging.info("the log of instance %s:\n%s", instance.id, tail)
+                for container in instance.containers:
+                    tail = container.running.log_tail(CONTAINER_LOG_LINES)
+                    logging.info("the log of instance %s:\n%s", instance.id, tail)
         lines = log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
         end = "\n".join(f"  | {line}" for line in lines)
         raise Failure(f"{error}\nThe end of the log, {log}:\n{end}") from None

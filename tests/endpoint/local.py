@@ -17,9 +17,10 @@ from botocore.config import Config
 
 from local_endpoint.app import LocalEndpoint
 from local_endpoint.configuration import Configuration, Limits
+from local_endpoint.events import Event, ModelLoaded, ModelUnloaded
 from local_endpoint.hosting.instance import Instance
 from local_endpoint.hosting.janitor import Janitor
-from local_endpoint.hosting.runtimes import Runtime, make_runtime
+from local_endpoint.hosting.runtimes import RunningContainer, Runtime, make_runtime
 from local_endpoint.hosting.runtimes.process import ContainerProcess, ProcessRuntime
 from tests.harness.waiting import wait_until
 
@@ -70,6 +71,8 @@ class Local:
             limits=Limits(**limits),  # type: ignore[arg-type]
         )
         self.app = LocalEndpoint(configuration, make_runtime if real else _fake_container)
+        self.events: list[Event] = []
+        self.app.events.subscribe(self.events.append)
 
     def __enter__(self) -> Local:
         self.app.start()
@@ -202,15 +205,56 @@ class Local:
     def is_gone(self, name: str) -> bool:
         return name not in [each["EndpointName"] for each in self.sagemaker.list_endpoints()["Endpoints"]]
 
+    def loaded(self, instance: Instance) -> list[str]:
+        """Targets of the models that are loaded on ``instance``, sorted: as its events tell."""
+        found: set[str] = set()
+        for event in list(self.events):
+            if event.where.instance == instance.id and isinstance(event, ModelLoaded):
+                found.add(event.target)
+            elif event.where.instance == instance.id and isinstance(event, ModelUnloaded):
+                found.discard(event.target)
+        return sorted(found)
+
+    def folder(self, instance: Instance) -> Path:
+        """The instance's disk."""
+        assert self.app.work_dir is not None
+        return self.app.work_dir / instance.id
+
+    def count(self, kind: type[Event], target: str) -> int:
+        """How many events of this kind there have been of a model."""
+        return sum(isinstance(event, kind) and event.target == target for event in list(self.events))
+
     def instances(self, name: str = "endpoint", variant: str = "AllTraffic") -> list[Instance]:
         deployment = self.app.endpoints.deployment(REGION, name)
         assert deployment is not None
         return deployment.fleets[variant].instances
 
 
+def running(instance: Instance) -> RunningContainer:
+    """The only container of an instance, as the runtime has it."""
+    (container,) = instance.containers
+    return container.running
+
+
+def base_dir(instance: Instance) -> Path:
+    """What is /opt/ml in the instance's only container, as this machine sees it (not with Docker)."""
+    return Path(running(instance).base_dir)
+
+
+def address(instance: Instance) -> str:
+    """Where the instance's only container listens."""
+    return f"http://{running(instance).host}:{running(instance).port}"
+
+
+def on_disk(instance: Instance) -> list[str]:
+    """Targets of the models whose artifacts are on the disk of a fake container's instance, sorted."""
+    targets_by_name = {line["name"]: line["target"] for line in journal(instance, "load")}
+    return sorted(targets_by_name.get(path.name, path.name) for path in (base_dir(instance) / "models").iterdir())
+
+
 def journal(instance: Instance, call: str | None = None) -> list[dict[str, Any]]:
     """What a fake container was asked, in order."""
-    file = Path(instance.container.base_dir, "journal.jsonl")
+    file = base_dir(instance) / "journal.jsonl"
     lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     return [line for line in lines if call is None or line["call"] == call]
 
@@ -241,5 +285,6 @@ def pids(local: Local, name: str = "endpoint") -> set[int]:
 
 
 def pid_of(instance: Instance) -> int:
-    assert isinstance(instance.container, ContainerProcess)
-    return instance.container.pid
+    process = running(instance)
+    assert isinstance(process, ContainerProcess)
+    return process.pid

@@ -8,7 +8,6 @@ import tarfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 import requests
@@ -16,7 +15,7 @@ from botocore.exceptions import ClientError
 
 from local_endpoint.storage.location import S3Location
 from local_endpoint.storage.objects import ObjectReader
-from tests.endpoint.local import BUCKET, PREFIX, Local, behaving, journal, message, pack, refused
+from tests.endpoint.local import BUCKET, PREFIX, Local, base_dir, behaving, journal, message, pack, refused
 
 GROUP = "/aws/sagemaker/Endpoints/endpoint"
 
@@ -36,7 +35,7 @@ def test_a_model_is_downloaded_unpacked_loaded_and_invoked(local: Local) -> None
     instance = local.instances()[0]
     load = journal(instance, "load")[0]
     assert load["target"] == "a/b.tar.gz"
-    assert load["url"] == f"{instance.container.base_dir}/models/{load['name']}/model"
+    assert load["url"] == f"{base_dir(instance)}/models/{load['name']}/model"
     assert answer["path"] == f"/models/{load['name']}/invoke"
     assert "tar" not in load["name"]
 
@@ -189,9 +188,9 @@ def test_bad_archives_are_refused_and_leave_nothing_behind(local: Local) -> None
     for name in ("rubbish", "climbs", "links"):
         response = refused(local, "ValidationError", 400, f"{name}.tar.gz")
         assert f'Failed to extract model data archive from URL "{PREFIX}{name}.tar.gz"' in message(response)
-    base = local.instances()[0].container.base_dir
-    assert list(Path(base, "models").iterdir()) == []
-    assert list(Path(base, "downloads").iterdir()) == []
+    base = base_dir(local.instances()[0])
+    assert list((base / "models").iterdir()) == []
+    assert list((base / "downloads").iterdir()) == []
     assert not journal(local.instances()[0])
 
 
@@ -225,5 +224,5 @@ def test_sixty_four_clients_on_a_prefix_of_a_thousand_models(local: Local) -> No
         answers = list(clients.map(lambda number: local.invoke(f"{number}.tar.gz")["text"], range(1000)))
     assert answers == [str(number) for number in range(1000)]
     assert time.monotonic() - started_s < 60
-    loaded = [instance.cache.models.loaded_count for instance in local.instances()]
+    loaded = [len(local.loaded(instance)) for instance in local.instances()]
     assert sum(loaded) == 600

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -65,7 +64,7 @@ def test_without_a_state_folder_everything_is_gone_at_the_end() -> None:
     with Local() as local:
         local.upload("models/m.tar.gz", behaving())
         local.deploy()
-        folder = Path(local.instances()[0].container.base_dir).parent
+        folder = local.folder(local.instances()[0]).parent
         assert folder.is_dir()
     assert not folder.exists()
     with Local() as local:

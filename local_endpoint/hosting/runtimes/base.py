@@ -20,7 +20,7 @@ class LaunchSpec:
     instance_type: str
 
 
-class Container(Protocol):
+class RunningContainer(Protocol):
     """One running container."""
 
     host: str
@@ -50,5 +50,5 @@ class Runtime(Protocol):
     def check(self, image: str, multi_model: bool) -> None:
         """Raises ``StartFailure``, in AWS's words, if the image is missing or may not serve so many models."""
 
-    def start(self, spec: LaunchSpec) -> Container:
+    def start(self, spec: LaunchSpec) -> RunningContainer:
         """Raises ``StartFailure``. The container does not answer yet when this returns."""

@@ -45,7 +45,7 @@ def missing_label(image: str, label: str) -> str:
 
 
 class DockerContainer:
-    """One container. Satisfies ``Container``."""
+    """One container. Satisfies ``RunningContainer``."""
 
     def __init__(self, container: Any, port: int, janitor: Janitor) -> None:
         self.host = HOST

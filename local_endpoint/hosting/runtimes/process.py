@@ -22,7 +22,7 @@ HOST = "127.0.0.1"
 
 
 class ContainerProcess:
-    """One process group. Satisfies ``Container``."""
+    """One process group. Satisfies ``RunningContainer``."""
 
     def __init__(
         self,
