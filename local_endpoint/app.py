@@ -15,7 +15,7 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_ba
 
 from local_endpoint.access.authorization import Access, AllowAll
 from local_endpoint.configuration import Configuration
-from local_endpoint.control_plane.operations import ControlPlane
+from local_endpoint.control_plane.control_plane import ControlPlane
 from local_endpoint.data_plane.invocations import DataPlane
 from local_endpoint.events import Events
 from local_endpoint.hosting.context import HostingContext

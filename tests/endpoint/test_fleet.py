@@ -213,7 +213,7 @@ def test_an_instance_that_dies_before_its_start_returns_fails_the_start(scripted
 def test_a_replacement_that_dies_before_its_start_returns_is_replaced_and_no_other(scripted: Fleet) -> None:
     scripted.start()
     ScriptedInstance.script[:] = ["dies", "dies", "lives"]
-    scripted.instances[0].die()
+    ScriptedInstance.started[0].die()
     wait_until(lambda: len(scripted.instances) == 2, "it was not replaced")
     assert len(ScriptedInstance.started) == 2 + 3
     assert all(each.is_alive() for each in scripted.instances)
