@@ -15,6 +15,7 @@ from local_endpoint.configuration import child_environment
 from local_endpoint.errors import StartFailure
 from local_endpoint.hosting.janitor import Janitor
 from local_endpoint.hosting.runtimes.base import LaunchSpec
+from local_endpoint.hosting.runtimes.container_log import ContainerLog
 from local_endpoint.hosting.runtimes.ports import return_port, take_port
 
 ENTRY_POINT = Path(__file__).resolve().parents[3] / "container" / "dockerd-entrypoint.py"
@@ -30,7 +31,7 @@ class ContainerProcess:
         port: int,
         base_dir: Path,
         temp_dir: Path,
-        log: Path,
+        log: ContainerLog,
         janitor: Janitor,
     ) -> None:
         self.host = HOST
@@ -68,6 +69,7 @@ class ContainerProcess:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
+        self._log.close()
         self._is_stopped = True
         self._janitor.forget_group(self.pid)
         return_port(self.port)
@@ -75,9 +77,7 @@ class ContainerProcess:
         self._janitor.forget_folder(self._temp_dir)
 
     def log_tail(self, lines: int = 20) -> str:
-        with contextlib.suppress(OSError):
-            return "\n".join(self._log.read_text(errors="replace").splitlines()[-lines:])
-        return ""
+        return self._log.tail(lines)
 
 
 class ProcessRuntime:
@@ -101,7 +101,7 @@ class ProcessRuntime:
         except OSError:
             temp_dir.rmdir()
             raise
-        log = spec.base_dir / "container.log"
+        log = ContainerLog(spec.base_dir / "container.log")
         environment = {
             **child_environment(),
             **spec.environment,
@@ -112,18 +112,19 @@ class ProcessRuntime:
             "TMPDIR": str(temp_dir),
         }
         try:
-            with log.open("ab") as output:
-                process = subprocess.Popen(
-                    self._command,
-                    env=environment,
-                    cwd=temp_dir,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                )
-        except OSError as error:
+            process = subprocess.Popen(
+                self._command,
+                env=environment,
+                cwd=temp_dir,
+                stdin=subprocess.DEVNULL,
+                stdout=log.write_end,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        except (OSError, ValueError) as error:  # ValueError: a zero byte in the environment
+            log.close()
             return_port(port)
             shutil.rmtree(temp_dir, ignore_errors=True)
             raise StartFailure(f"The container could not be started: {error}") from None
+        log.follow()
         return ContainerProcess(process, port, spec.base_dir, temp_dir, log, self._janitor)
