@@ -9,7 +9,7 @@ It is told how to behave by the model's ``Environment``:
     FAKE_STUBBORN        takes no notice of SIGTERM
     FAKE_PING_STATUS     what /ping answers      FAKE_MODELS_STATUS   what GET /models answers
 
-and by ``behaviour.json`` in a model: load_s, load_status, invoke_s, invoke_status, invoke_body, forgets (the model is
+and by ``behaviour.json`` in a model: load_s, load_status, load_message, invoke_s, invoke_status, invoke_body, forgets (the model is
 unloaded by its own invocation, once), dies (the process ends when it is invoked), tolerates (so many other models may
 be loaded; with more an invocation is answered 507). It writes what it was asked to ``<base>/journal.jsonl``, with the
 number of loads that were going on at that moment.
@@ -105,7 +105,11 @@ class Handler(BaseHTTPRequestHandler):
                 status = its.get("load_status", 200)
             if status == 200:
                 loaded[name] = {**its, "url": str(url)}
-        self.answer(status, {"status": "Workers scaled"} if status == 200 else {"code": status, "message": "no"})
+        if status == 200:
+            self.answer(status, {"status": "Workers scaled"})
+        else:
+            kind = "BadRequestException" if status < 500 else "InternalServerException"
+            self.answer(status, {"code": status, "type": kind, "message": its.get("load_message", "no")})
 
     def invoke(self, name: str, body: bytes) -> None:
         its: dict[str, Any] | None = {"url": str(BASE / "model")} if self.path == "/invocations" else loaded.get(name)

@@ -139,6 +139,19 @@ def test_a_load_that_fails_is_a_model_error_and_the_next_request_tries_again(loc
     assert local.invoke("m.tar.gz")["text"] == "mended"
 
 
+@pytest.mark.parametrize(("status", "side"), [(400, "client"), (422, "client"), (500, "server"), (507, "server")])
+def test_the_reason_of_a_failed_load_reaches_the_caller(local: Local, status: int, side: str) -> None:
+    reason = 'model-0000.params has 12 bytes; "weight" (5×3, float32) needs 60. Save the parameters again.'
+    local.deploy()
+    local.upload("models/m.tar.gz", behaving(load_status=status, load_message=reason))
+    response = refused(local, "ModelError", 424, "m.tar.gz")
+    assert response["OriginalStatusCode"] == status
+    answered = json.loads(response["OriginalMessage"])
+    assert (answered["code"], answered["message"]) == (status, reason)
+    quoted = f'Received {side} error ({status}) from primary with message "{response["OriginalMessage"]}". See https://'
+    assert message(response).startswith(quoted)
+
+
 def test_unknown_endpoints_and_missing_targets_are_refused(local: Local) -> None:
     local.deploy()
     response = refused(local, "ValidationError", 400, "m.tar.gz", endpoint="nobody")

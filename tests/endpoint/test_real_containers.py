@@ -90,7 +90,10 @@ def test_errors_of_the_container_and_its_models_arrive_as_boto3s_own(
     next(broken.glob("*.params")).write_bytes(b"not parameters")
     real.upload("models/broken.tar.gz", pack_folder(broken))
     response = refused(real, "ModelError", 424, "broken.tar.gz", ROW)
-    assert response["OriginalStatusCode"] == 500
+    answered = json.loads(response["OriginalMessage"])  # the container's own words
+    assert response["OriginalStatusCode"] == answered["code"]
+    assert answered["message"]
+    assert f'with message "{response["OriginalMessage"]}"' in message(response)
     assert real.loaded(real.instances()[0]) == ["times-1.tar.gz"]
     assert first_number(real, 1) == 1
 
