@@ -23,7 +23,10 @@ from local_endpoint.hosting.definitions import VariantDefinition
 from local_endpoint.hosting.fleet import Fleet
 from local_endpoint.hosting.instance import Instance
 from local_endpoint.hosting.runtimes import process
-from tests.endpoint.local import Local, behaving, journal, message, on_disk, pack, pids, refused
+from local_endpoint.model_cache import cache
+from local_endpoint.storage.location import S3Location
+from local_endpoint.storage.objects import ObjectReader
+from tests.endpoint.local import BUCKET, Local, behaving, journal, message, on_disk, pack, pids, refused
 from tests.endpoint.traffic import Traffic
 from tests.harness.waiting import wait_until
 
@@ -53,6 +56,28 @@ def test_a_busy_instance_gets_help_from_another_which_loads_a_copy(local: Local)
         wait_until(lambda: all(len(journal(each, "invoke")) > 10 for each in local.instances()), "one does all")
     assert not traffic.failures
     assert [len(journal(each, "load")) for each in local.instances()] == [1, 1], both
+
+
+def test_a_copy_that_failed_is_tried_again_ever_later_not_with_every_request(
+    local: Local, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "COPY_PAUSES_S", (0.05, 600.0))
+    size_bytes, asked = ObjectReader.size_bytes, []
+
+    def count(reader: ObjectReader, location: S3Location) -> int:
+        asked.append(location.key)
+        return size_bytes(reader, location)
+
+    monkeypatch.setattr(ObjectReader, "size_bytes", count)
+    local.deploy(instances=2)
+    local.upload("models/m.tar.gz", behaving(invoke_s=0.05))
+    local.invoke("m.tar.gz")
+    local.s3.delete_object(Bucket=BUCKET, Key="models/m.tar.gz")  # no copy can be made
+    with Traffic(lambda _: local.invoke("m.tar.gz"), clients=12) as traffic:
+        wait_until(lambda: len(asked) == 3, "no copy was tried, or not again")
+        traffic.wait_for_more(200)
+    assert traffic.failures == []
+    assert len(asked) == 3
 
 
 def test_an_instance_killed_under_load_is_replaced_and_no_request_is_lost(local: Local) -> None:
