@@ -15,7 +15,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from local_endpoint.app import LocalEndpoint
 from local_endpoint.configuration import DEFAULT_REGION, Configuration
-from local_endpoint.s3_location import S3Location, TargetModel
+from local_endpoint.storage.location import S3Location, TargetModel
 from scripts.programs import demonstration, manual_commands
 from scripts.programs.console import Failure, any_port, run
 from scripts.programs.container_api import ContainerApi

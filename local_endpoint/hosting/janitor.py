@@ -27,7 +27,7 @@ GRACE_S = 10.0
 ENGINE_TIMEOUT_S = 30.0
 
 
-class Guardian:
+class Janitor:
     """The local endpoint's side. Safe to use from many threads."""
 
     def __init__(self) -> None:

@@ -8,10 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from local_endpoint import validation
-from local_endpoint.access import Access, InvokeRequest
+from local_endpoint.access.authorization import Access, InvokeRequest
 from local_endpoint.configuration import ACCOUNT, DEFAULT_REGION, Limits
 from local_endpoint.container_client import Answer
-from local_endpoint.endpoints import Deployment, Endpoints
 from local_endpoint.errors import (
     AwsError,
     ContainerGone,
@@ -20,9 +19,10 @@ from local_endpoint.errors import (
     validation_error,
 )
 from local_endpoint.events import Events, Invoked, Where
-from local_endpoint.fleet import Fleet
-from local_endpoint.instances import Instance
-from local_endpoint.s3_location import TargetModel
+from local_endpoint.hosting.endpoints import Deployment, Endpoints
+from local_endpoint.hosting.fleet import Fleet
+from local_endpoint.hosting.instance import Instance
+from local_endpoint.storage.location import TargetModel
 
 # An invocation that waited long for its model still gets this much of its container (our choice).
 LEAST_INVOCATION_S = 8.0

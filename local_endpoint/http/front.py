@@ -14,10 +14,10 @@ from typing import Any
 from urllib.parse import unquote
 
 from local_endpoint.configuration import DEFAULT_REGION, Limits
-from local_endpoint.control_plane import ControlPlane
-from local_endpoint.data_plane import DataPlane, Invocation
+from local_endpoint.control_plane.operations import ControlPlane
+from local_endpoint.data_plane.invocations import DataPlane, Invocation
 from local_endpoint.errors import AwsError, validation_error
-from local_endpoint.s3_storage import Pieces, stream_body
+from local_endpoint.storage.object_files import Pieces, stream_body
 
 logger = logging.getLogger(__name__)
 

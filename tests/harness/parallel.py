@@ -1,4 +1,4 @@
-"""Tests side by side (pytest-xdist): which belong to one process, in which order, and what they have to show.
+"""Tests in parallel (pytest-xdist): which belong to one process, in which order, and what they have to show.
 
 Tests of one file share its fixtures, so that they run one after the other; those that share a server of the contract's,
 or the Docker engine, too. What takes long comes first.

@@ -18,10 +18,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from local_endpoint.errors import StartFailure
-from local_endpoint.fleet import Fleet, wait_until
-from local_endpoint.instances import Definition, Surroundings, missing_model_data
-from local_endpoint.resources import Resources
-from local_endpoint.s3_location import S3Location
+from local_endpoint.hosting.fleet import Fleet, wait_until
+from local_endpoint.hosting.instance import Definition, HostingContext, missing_model_data
+from local_endpoint.storage.location import S3Location
+from local_endpoint.storage.resources import Resources
 
 logger = logging.getLogger(__name__)
 
@@ -92,9 +92,9 @@ class Deployment:
 class Endpoints:
     """All endpoints of this machine. What the API shows of them is in ``Resources``, what runs is here."""
 
-    def __init__(self, resources: Resources, around: Surroundings) -> None:
+    def __init__(self, resources: Resources, context: HostingContext) -> None:
         self._resources = resources
-        self._around = around
+        self._context = context
         self._lock = threading.Lock()
         self._serving: dict[tuple[str, str], Deployment] = {}
         self._starting: set[Deployment] = set()
@@ -207,7 +207,7 @@ class Endpoints:
         fleets = {}
         for variant in variants:
             definition = self._definition(region, name, variant)
-            fleets[variant["VariantName"]] = Fleet(definition, variant.get("InitialInstanceCount", 1), self._around)
+            fleets[variant["VariantName"]] = Fleet(definition, variant.get("InitialInstanceCount", 1), self._context)
         deployment = Deployment(config["EndpointConfigName"], variants, fleets)
         with self._lock:
             if self._closing.is_set():
@@ -230,13 +230,13 @@ class Endpoints:
         containers = model.get("Containers") or [model["PrimaryContainer"]]
         if len(containers) > 1:
             raise StartFailure("Endpoints of several containers are not supported by this local endpoint.")
-        definition = Definition.of(region, endpoint, variant, containers[0], self._around.limits)
+        definition = Definition.of(region, endpoint, variant, containers[0], self._context.limits)
         self._check_location(definition.location)
         return definition
 
     def _check_location(self, location: S3Location | None) -> None:
         # the archive of a single model is looked for when it is fetched; a prefix may still be empty
-        if location is not None and not self._around.objects.bucket_exists(location.bucket):
+        if location is not None and not self._context.objects.bucket_exists(location.bucket):
             raise StartFailure(missing_model_data(location))
 
     def _create(self, region: str, name: str) -> None:
@@ -292,13 +292,13 @@ class Endpoints:
             return
         before = self._serve(region, name, deployment)
         if before is not None:
-            before.retire(self._around.limits.drain_timeout_s, self._closing)
+            before.retire(self._context.limits.drain_timeout_s, self._closing)
 
     def _delete(self, region: str, name: str) -> None:
         with self._lock:
             deployment = self._serving.pop((region, name.lower()), None)
         if deployment is not None:
-            deployment.retire(self._around.limits.drain_timeout_s, self._closing)
+            deployment.retire(self._context.limits.drain_timeout_s, self._closing)
         self._resources.remove("endpoint", region, name)
         logger.info("endpoint %s is deleted", name)
 
@@ -327,7 +327,7 @@ class Endpoints:
             deployments = [*self._serving.values(), *self._starting]
             self._serving.clear()
             threads = list(self._threads)
-        deadline_s = time.monotonic() + self._around.limits.stop_timeout_s
+        deadline_s = time.monotonic() + self._context.limits.stop_timeout_s
         with ThreadPoolExecutor(max(1, len(deployments))) as stoppers:
             list(stoppers.map(Deployment.stop, deployments))
         for thread in threads:

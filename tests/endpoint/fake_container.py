@@ -2,12 +2,12 @@
 
 It is told how to behave by the model's ``Environment``:
 
-    STAND_IN_CAPACITY        models that fit; a further load is answered 507
-    STAND_IN_START_S         seconds until it listens
-    STAND_IN_EXIT            ends at once with this status
-    STAND_IN_EXIT_IF         ends at once with status 1 if there is a file of this name
-    STAND_IN_STUBBORN        takes no notice of SIGTERM
-    STAND_IN_PING_STATUS     what /ping answers      STAND_IN_MODELS_STATUS   what GET /models answers
+    FAKE_CAPACITY        models that fit; a further load is answered 507
+    FAKE_START_S         seconds until it listens
+    FAKE_EXIT            ends at once with this status
+    FAKE_EXIT_IF         ends at once with status 1 if there is a file of this name
+    FAKE_STUBBORN        takes no notice of SIGTERM
+    FAKE_PING_STATUS     what /ping answers      FAKE_MODELS_STATUS   what GET /models answers
 
 and by ``behaviour.json`` in a model: load_s, load_status, invoke_s, invoke_status, invoke_body, forgets (the model is
 unloaded by its own invocation, once), dies (the process ends when it is invoked), tolerates (so many other models may
@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 BASE = Path(os.environ["SAGEMAKER_BASE_DIR"])
-CAPACITY = int(os.environ.get("STAND_IN_CAPACITY", "1000000"))
+CAPACITY = int(os.environ.get("FAKE_CAPACITY", "1000000"))
 ENVIRONMENT = dict(os.environ)
 
 loaded: dict[str, dict[str, Any]] = {}
@@ -61,10 +61,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self.path == "/ping":
-            self.answer(int(ENVIRONMENT.get("STAND_IN_PING_STATUS", "200")), {})
+            self.answer(int(ENVIRONMENT.get("FAKE_PING_STATUS", "200")), {})
         elif self.path == "/models":
             models = [{"modelName": name, "modelUrl": its["url"]} for name, its in loaded.items()]
-            self.answer(int(ENVIRONMENT.get("STAND_IN_MODELS_STATUS", "200")), {"models": models})
+            self.answer(int(ENVIRONMENT.get("FAKE_MODELS_STATUS", "200")), {"models": models})
         elif self.path.removeprefix("/models/") in loaded:
             self.answer(200, {"modelName": self.path.removeprefix("/models/")})
         else:
@@ -139,7 +139,7 @@ class Handler(BaseHTTPRequestHandler):
             "text": text.read_text() if text.exists() else None,
             "environment": ENVIRONMENT,
         }
-        self.answer(its.get("invoke_status", 200), told, {"X-Amzn-SageMaker-Custom-Attributes": "from=stand-in"})
+        self.answer(its.get("invoke_status", 200), told, {"X-Amzn-SageMaker-Custom-Attributes": "from=fake-container"})
 
 
 class Server(ThreadingHTTPServer):
@@ -148,13 +148,13 @@ class Server(ThreadingHTTPServer):
 
 
 if __name__ == "__main__":
-    if "STAND_IN_STUBBORN" in ENVIRONMENT:
+    if "FAKE_STUBBORN" in ENVIRONMENT:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    if Path(ENVIRONMENT.get("STAND_IN_EXIT_IF", "/nonexistent")).exists():
-        print("the stand-in found the file that ends it")
+    if Path(ENVIRONMENT.get("FAKE_EXIT_IF", "/nonexistent")).exists():
+        print("the fake container found the file that ends it")
         sys.exit(1)
-    time.sleep(float(ENVIRONMENT.get("STAND_IN_START_S", "0")))
-    if "STAND_IN_EXIT" in ENVIRONMENT:
-        print("the stand-in was told to end")
-        sys.exit(int(ENVIRONMENT["STAND_IN_EXIT"]))
+    time.sleep(float(ENVIRONMENT.get("FAKE_START_S", "0")))
+    if "FAKE_EXIT" in ENVIRONMENT:
+        print("the fake container was told to end")
+        sys.exit(int(ENVIRONMENT["FAKE_EXIT"]))
     Server(("127.0.0.1", int(ENVIRONMENT["SAGEMAKER_BIND_TO_PORT"])), Handler).serve_forever()

@@ -13,7 +13,7 @@ from werkzeug.datastructures import Headers
 from werkzeug.test import EnvironBuilder, run_wsgi_app
 
 from local_endpoint.configuration import DEFAULT_REGION
-from local_endpoint.s3_location import S3Location
+from local_endpoint.storage.location import S3Location
 
 
 class ObjectUnavailable(Exception):

@@ -10,19 +10,19 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from local_endpoint.artifact_store import ArtifactStore, larger_than_disk
 from local_endpoint.configuration import Limits
 from local_endpoint.container_client import Answer, ContainerClient
 from local_endpoint.errors import AwsError, ContainerError, ContainerGone, service_unavailable
 from local_endpoint.events import Event, ModelUnloaded, Where
-from local_endpoint.model_table import Entry, ModelTable, State, least_recently_used
-from local_endpoint.s3_location import S3Location
+from local_endpoint.model_cache.artifacts import ArtifactStore, larger_than_disk
+from local_endpoint.model_cache.table import Entry, ModelTable, State, least_recently_used
+from local_endpoint.storage.location import S3Location
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class CacheOwner:
+class CacheContext:
     """What a cache must know of its instance."""
 
     where: Where
@@ -37,7 +37,7 @@ def instance_ended() -> ContainerGone:
     return ContainerGone("the instance was ended")
 
 
-class ModelRoom:
+class Eviction:
     """Unloads and removes what the cache's table holds. Safe to use from many threads."""
 
     def __init__(
@@ -46,7 +46,7 @@ class ModelRoom:
         client: ContainerClient,
         store: ArtifactStore,
         limits: Limits,
-        owner: CacheOwner,
+        context: CacheContext,
         disk_bytes: int,
     ) -> None:
         self._models = models
@@ -54,7 +54,7 @@ class ModelRoom:
         self._client = client
         self._store = store
         self._limits = limits
-        self._owner = owner
+        self._context = context
         self._disk_limit_bytes = disk_bytes
         self._loading: set[str] = set()  # names that the container is loading at this moment
         self.unloads = 0
@@ -111,16 +111,16 @@ class ModelRoom:
         except ContainerError as error:
             logger.warning("unloading %s failed: %s", entry.model.target, error)
         if gone:
-            self._owner.emit(ModelUnloaded(self._owner.where, entry.model.target, time.monotonic() - started_s))
+            self._context.emit(ModelUnloaded(self._context.where, entry.model.target, time.monotonic() - started_s))
             if remove:
                 self.remove(entry)
         with self._changed:
             if gone:
                 self.unloads += 1
-                self._models.rest(entry)
+                self._models.settle_unloaded(entry)
             else:
                 self._models.set_state(entry, State.LOADED)
-                self._models.touch(entry)  # so that the next victim is another one
+                self._models.mark_used(entry)  # so that the next victim is another one
             self._changed.notify_all()
 
     # ---- disk ----
@@ -130,7 +130,7 @@ class ModelRoom:
         if archive_bytes > self._disk_limit_bytes:
             raise larger_than_disk(location, archive_bytes, self._disk_limit_bytes)
 
-    def make_disk_room(self, needed_bytes: int, deadline_s: float) -> None:
+    def free_disk(self, needed_bytes: int, deadline_s: float) -> None:
         """Drops artifacts that nobody uses, those not loaded first, until ``needed_bytes`` more fit on the disk.
 
         An archive's own size is only a lower bound of what it unfolds to, so the limit may be passed for a moment.
@@ -167,7 +167,7 @@ class ModelRoom:
             else:
                 self.remove(victim)
                 with self._changed:
-                    self._models.rest(victim)
+                    self._models.settle_unloaded(victim)
                     self._changed.notify_all()
 
     def remove(self, entry: Entry) -> None:

@@ -30,7 +30,7 @@ from moto.s3.models import FakeDeleteMarker, s3_backends
 
 from local_endpoint.configuration import ACCOUNT, DEFAULT_REGION
 from local_endpoint.errors import StateError, StateInUse, StateUnreadable
-from local_endpoint.s3_storage import FileValue, ObjectFiles, copy_file
+from local_endpoint.storage.object_files import FileValue, ObjectFiles, copy_file
 
 logger = logging.getLogger(__name__)
 

@@ -13,11 +13,11 @@ from pathlib import Path
 
 from local_endpoint.configuration import child_environment
 from local_endpoint.errors import StartFailure
-from local_endpoint.guardian import Guardian
-from local_endpoint.runtimes.base import LaunchSpec
-from local_endpoint.runtimes.ports import return_port, take_port
+from local_endpoint.hosting.janitor import Janitor
+from local_endpoint.hosting.runtimes.base import LaunchSpec
+from local_endpoint.hosting.runtimes.ports import return_port, take_port
 
-ENTRY_POINT = Path(__file__).resolve().parents[2] / "container" / "dockerd-entrypoint.py"
+ENTRY_POINT = Path(__file__).resolve().parents[3] / "container" / "dockerd-entrypoint.py"
 HOST = "127.0.0.1"
 
 
@@ -31,7 +31,7 @@ class ContainerProcess:
         base_dir: Path,
         temp_dir: Path,
         log: Path,
-        guardian: Guardian,
+        janitor: Janitor,
     ) -> None:
         self.host = HOST
         self.port = port
@@ -41,9 +41,9 @@ class ContainerProcess:
         self._temp_dir = temp_dir
         self._log = log
         self._is_stopped = False
-        self._guardian = guardian
-        guardian.watch_folder(temp_dir)
-        guardian.watch_group(self.pid)
+        self._janitor = janitor
+        janitor.watch_folder(temp_dir)
+        janitor.watch_group(self.pid)
 
     def exit_reason(self) -> str | None:
         status = self._process.poll()
@@ -69,10 +69,10 @@ class ContainerProcess:
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
         self._is_stopped = True
-        self._guardian.forget_group(self.pid)
+        self._janitor.forget_group(self.pid)
         return_port(self.port)
         shutil.rmtree(self._temp_dir, ignore_errors=True)
-        self._guardian.forget_folder(self._temp_dir)
+        self._janitor.forget_folder(self._temp_dir)
 
     def log_tail(self, lines: int = 20) -> str:
         with contextlib.suppress(OSError):
@@ -83,8 +83,8 @@ class ContainerProcess:
 class ProcessRuntime:
     """Satisfies ``Runtime``. Any image name is accepted: it is always this checkout's container that runs."""
 
-    def __init__(self, guardian: Guardian, command: list[str] | None = None) -> None:
-        self._guardian = guardian
+    def __init__(self, janitor: Janitor, command: list[str] | None = None) -> None:
+        self._janitor = janitor
         self._command = command or [sys.executable, str(ENTRY_POINT), "serve"]
 
     def require(self) -> None:
@@ -126,4 +126,4 @@ class ProcessRuntime:
             return_port(port)
             shutil.rmtree(temp_dir, ignore_errors=True)
             raise StartFailure(f"The container could not be started: {error}") from None
-        return ContainerProcess(process, port, spec.base_dir, temp_dir, log, self._guardian)
+        return ContainerProcess(process, port, spec.base_dir, temp_dir, log, self._janitor)

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from local_endpoint.s3_location import TargetModel
+from local_endpoint.storage.location import TargetModel
 
 
 class State(enum.Enum):
@@ -36,7 +36,7 @@ class Attempt:
 
 @dataclass
 class Entry:
-    """One model. Guarded by the table's condition."""
+    """One model. Protected by the table's condition."""
 
     model: TargetModel
     state: State = State.ABSENT
@@ -87,14 +87,14 @@ class ModelTable:
         """Made where there is none."""
         return self._entries.setdefault(model.name, Entry(model))
 
-    def enter(self, entry: Entry) -> None:
+    def acquire(self, entry: Entry) -> None:
         entry.users += 1
 
-    def leave(self, entry: Entry) -> None:
+    def release(self, entry: Entry) -> None:
         entry.users -= 1
         self._forget_if_gone(entry)
 
-    def touch(self, entry: Entry) -> None:
+    def mark_used(self, entry: Entry) -> None:
         """It is the last used of all now."""
         entry.last_used = next(self._clock)
 
@@ -103,7 +103,7 @@ class ModelTable:
         entry.state = state
         self._forget_if_gone(entry)
 
-    def rest(self, entry: Entry) -> None:
+    def settle_unloaded(self, entry: Entry) -> None:
         """It is not loaded, nor on its way."""
         self.set_state(entry, State.ON_DISK if entry.on_disk else State.ABSENT)
 

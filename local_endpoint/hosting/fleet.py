@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from local_endpoint.errors import StartFailure, service_unavailable
-from local_endpoint.instances import Definition, Instance, Surroundings
-from local_endpoint.model_table import State
-from local_endpoint.router import Sample, choose
-from local_endpoint.s3_location import TargetModel
+from local_endpoint.hosting.instance import Definition, HostingContext, Instance
+from local_endpoint.hosting.router import Sample, choose
+from local_endpoint.model_cache.table import State
+from local_endpoint.storage.location import TargetModel
 
 logger = logging.getLogger(__name__)
 
@@ -25,10 +25,10 @@ TRIES_TO_GROW = 3
 class Fleet:
     """``start`` → ``pick`` for every request → ``stop``."""
 
-    def __init__(self, definition: Definition, count: int, around: Surroundings) -> None:
+    def __init__(self, definition: Definition, count: int, context: HostingContext) -> None:
         self.definition = definition
         self.desired_count = count
-        self._around = around
+        self._context = context
         self._lock = threading.Condition()  # notified when an instance becomes ready
         self._ready: list[Instance] = []
         self._all: set[Instance] = set()
@@ -39,7 +39,7 @@ class Fleet:
 
     def start(self) -> None:
         """Brings all instances up, at the same time. Raises ``StartFailure``; what came up is to be stopped then."""
-        self._around.runtime.check(self.definition.image, self.definition.multi_model)
+        self._context.runtime.check(self.definition.image, self.definition.multi_model)
         count = self.desired_count
         with ThreadPoolExecutor(max(1, count), thread_name_prefix=f"start-{self.definition.endpoint}") as starters:
             failures = [each.exception() for each in [starters.submit(self._start_one) for _ in range(count)]]
@@ -48,7 +48,7 @@ class Fleet:
                 raise failure
 
     def _start_one(self) -> None:
-        instance = Instance(self.definition, self._around, self._replace)
+        instance = Instance(self.definition, self._context, self._replace)
         with self._lock:
             if self._stopping.is_set():
                 raise StartFailure("The endpoint was deleted while it started.")
@@ -123,7 +123,7 @@ class Fleet:
             raise
 
     def _drain_and_end(self, instance: Instance) -> None:
-        wait_until(lambda: instance.in_flight == 0, self._around.limits.drain_timeout_s, self._stopping)
+        wait_until(lambda: instance.in_flight == 0, self._context.limits.drain_timeout_s, self._stopping)
         self._end(instance)
 
     def stop(self) -> None:
@@ -163,7 +163,7 @@ class Fleet:
             else:
                 choice = choose(
                     [self._sample(index, each, model) for index, each in enumerate(instances)],
-                    self._around.limits.busy_invocations,
+                    self._context.limits.busy_invocations,
                 )
                 instance = instances[choice.serve]
                 copy_to = instances[choice.copy_to] if choice.copy_to is not None else None

@@ -14,14 +14,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from local_endpoint.artifact_store import ArtifactStore
 from local_endpoint.configuration import Limits
 from local_endpoint.container_client import Answer, ContainerClient
 from local_endpoint.errors import AwsError, ContainerError, ContainerTimeout, model_not_ready
 from local_endpoint.events import ModelDownloaded, ModelLoaded
-from local_endpoint.model_room import CacheOwner, ModelRoom, instance_ended
-from local_endpoint.model_table import Attempt, Entry, ModelTable, State
-from local_endpoint.s3_location import TargetModel
+from local_endpoint.model_cache.artifacts import ArtifactStore
+from local_endpoint.model_cache.eviction import CacheContext, Eviction, instance_ended
+from local_endpoint.model_cache.table import Attempt, Entry, ModelTable, State
+from local_endpoint.storage.location import TargetModel
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ class ModelCache:
         client: ContainerClient,
         store: ArtifactStore,
         limits: Limits,
-        owner: CacheOwner,
+        context: CacheContext,
         *,
         keep: bool = True,
         disk_bytes: int | None = None,
@@ -43,16 +43,16 @@ class ModelCache:
         self._client = client
         self._store = store
         self._limits = limits
-        self._owner = owner
+        self._context = context
         self._keep = keep
         self.models = ModelTable()
         self._changed = self.models.changed
-        self._room = ModelRoom(self.models, client, store, limits, owner, disk_bytes or limits.disk_bytes)
+        self._eviction = Eviction(self.models, client, store, limits, context, disk_bytes or limits.disk_bytes)
         self._one_at_a_time = threading.Lock()
         self._jobs = 0
         workers = limits.loads_at_once * (1 if keep else 2)
-        self._preparers = ThreadPoolExecutor(workers, thread_name_prefix=f"prepare-{owner.where.instance}")
-        self._tidiers = ThreadPoolExecutor(2, thread_name_prefix=f"tidy-{owner.where.instance}")
+        self._preparers = ThreadPoolExecutor(workers, thread_name_prefix=f"prepare-{context.where.instance}")
+        self._tidiers = ThreadPoolExecutor(2, thread_name_prefix=f"tidy-{context.where.instance}")
 
     # ---- using a model ----
 
@@ -79,13 +79,13 @@ class ModelCache:
         with self._changed:
             entry = self.models.entry(model)
             if entry.state is State.LOADED:
-                self.models.rest(entry)
+                self.models.settle_unloaded(entry)
                 self._changed.notify_all()
 
     @property
     def unloads(self) -> int:
         """How many models have been unloaded so far."""
-        return self._room.unloads
+        return self._eviction.unloads
 
     def make_memory(self, model: TargetModel, unloads_before: int, deadline_s: float) -> bool:
         """For an invocation of ``model`` that was answered 507: unloads another, as for a load that was.
@@ -94,7 +94,7 @@ class ModelCache:
         """
         with self._changed:
             entry = self.models.entry(model)
-        return self._room.unload_one(unloads_before, deadline_s, keep=entry)
+        return self._eviction.unload_one(unloads_before, deadline_s, keep=entry)
 
     def close(self) -> None:
         """Whoever waits for a model gets ``ContainerGone`` now; what is under way ends soon."""
@@ -113,14 +113,14 @@ class ModelCache:
     def _acquire(self, model: TargetModel, deadline_s: float) -> tuple[Entry, bool]:
         with self._changed:
             entry = self.models.entry(model)
-            self.models.enter(entry)
+            self.models.acquire(entry)
             hit = entry.state is State.LOADED
             try:
                 self._wait_until_loaded(entry, deadline_s)
             except BaseException:
-                self.models.leave(entry)
+                self.models.release(entry)
                 raise
-            self.models.touch(entry)
+            self.models.mark_used(entry)
             return entry, hit
 
     def _wait_until_loaded(self, entry: Entry, deadline_s: float) -> None:
@@ -146,11 +146,11 @@ class ModelCache:
 
     def _release(self, entry: Entry) -> None:
         with self._changed:
-            self.models.touch(entry)
-            self.models.leave(entry)
+            self.models.mark_used(entry)
+            self.models.release(entry)
             if not self._keep and entry.users == 0 and entry.state is State.LOADED and not self.models.closed:
                 self.models.set_state(entry, State.UNLOADING)
-                self._start(self._tidiers, self._room.unload, entry, True)
+                self._start(self._tidiers, self._eviction.unload, entry, True)
             self._changed.notify_all()  # a load may wait for a model that nobody uses
 
     # ---- work in the background ----
@@ -165,7 +165,7 @@ class ModelCache:
             if not self.models.closed:
                 job(*arguments)
         except Exception:
-            logger.exception("a job of %s failed", self._owner.where.instance)
+            logger.exception("a job of %s failed", self._context.where.instance)
         finally:
             with self._changed:
                 self._jobs -= 1
@@ -186,15 +186,15 @@ class ModelCache:
             error = instance_ended()  # its container and its folder are gone, which looks like many things
         if entry.on_disk and _is_models_own(error):
             # it may be mended in S3: fetch it anew next time
-            self._room.remove(entry)
-        self._room.load_ended(entry.model.name)
+            self._eviction.remove(entry)
+        self._eviction.load_ended(entry.model.name)
         with self._changed:
             attempt.error = error
             if error is None:
                 self.models.set_state(entry, State.LOADED)
-                self.models.touch(entry)
+                self.models.mark_used(entry)
             else:
-                self.models.rest(entry)
+                self.models.settle_unloaded(entry)
             self._changed.notify_all()
 
     def _try_to_prepare(self, entry: Entry) -> Exception | None:
@@ -218,14 +218,14 @@ class ModelCache:
         started_s = time.monotonic()
         location = entry.model.location
         archive_bytes = self._store.archive_bytes(location)
-        self._room.check_disk(location, archive_bytes)
-        self._room.make_disk_room(archive_bytes, deadline_s)
+        self._eviction.check_disk(location, archive_bytes)
+        self._eviction.free_disk(archive_bytes, deadline_s)
         size_bytes = self._store.fetch(location, self._store.model_folder(entry.model.name), deadline_s)
         with self._changed:
             self.models.put_on_disk(entry, size_bytes)
-        self._room.make_disk_room(0, deadline_s)
-        self._owner.emit(
-            ModelDownloaded(self._owner.where, entry.model.target, time.monotonic() - started_s, size_bytes)
+        self._eviction.free_disk(0, deadline_s)
+        self._context.emit(
+            ModelDownloaded(self._context.where, entry.model.target, time.monotonic() - started_s, size_bytes)
         )
 
     def _load(self, entry: Entry, deadline_s: float) -> None:
@@ -238,7 +238,7 @@ class ModelCache:
                 raise TimeoutError("others were making room all the time")
             try:
                 for _ in range(self._limits.load_tries - 1):
-                    if not self._room.unload_one(unloads_before, deadline_s):
+                    if not self._eviction.unload_one(unloads_before, deadline_s):
                         break
                     answer, unloads_before = self._try_load(entry.model, deadline_s)
                     if answer.status != 507:
@@ -246,19 +246,19 @@ class ModelCache:
             finally:
                 self._one_at_a_time.release()
         if answer.status not in (200, 409):  # 409: it is loaded already
-            raise self._owner.model_error(answer)
-        self._owner.emit(ModelLoaded(self._owner.where, entry.model.target, time.monotonic() - started_s))
+            raise self._context.model_error(answer)
+        self._context.emit(ModelLoaded(self._context.where, entry.model.target, time.monotonic() - started_s))
 
     def _try_load(self, model: TargetModel, deadline_s: float) -> tuple[Answer, int]:
         """The container's answer, and how many models had been unloaded when it was asked."""
-        url = f"{self._owner.container_models_dir}/{model.name}/model"
-        unloads_before = self._room.load_begins(model.name)
+        url = f"{self._context.container_models_dir}/{model.name}/model"
+        unloads_before = self._eviction.load_begins(model.name)
         try:
             answer = self._client.load(model.name, url, model.target, max(1.0, deadline_s - time.monotonic()))
         except ContainerTimeout:
-            raise self._owner.model_timeout() from None
+            raise self._context.model_timeout() from None
         if answer.status not in (200, 409):
-            self._room.load_ended(model.name)
+            self._eviction.load_ended(model.name)
         return answer, unloads_before
 
 

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from local_endpoint.configuration import Configuration
-from local_endpoint.guardian import Guardian
-from local_endpoint.runtimes.base import Container, LaunchSpec, Runtime
+from local_endpoint.hosting.janitor import Janitor
+from local_endpoint.hosting.runtimes.base import Container, LaunchSpec, Runtime
 
 
-def make_runtime(configuration: Configuration, guardian: Guardian) -> Runtime:
+def make_runtime(configuration: Configuration, janitor: Janitor) -> Runtime:
     """The runtime of that name; its module is imported only then (Docker's SDK is not needed for processes)."""
     if configuration.runtime == "process":
-        from local_endpoint.runtimes.process import ProcessRuntime
+        from local_endpoint.hosting.runtimes.process import ProcessRuntime
 
-        return ProcessRuntime(guardian)
+        return ProcessRuntime(janitor)
     if configuration.runtime == "docker":
-        from local_endpoint.runtimes.docker import DockerRuntime
+        from local_endpoint.hosting.runtimes.docker import DockerRuntime
 
-        return DockerRuntime(guardian)
+        return DockerRuntime(janitor)
     raise ValueError(f"there is no runtime {configuration.runtime!r}; there are process and docker")
 
 

@@ -12,10 +12,10 @@ import docker
 from docker.errors import DockerException, ImageNotFound, NotFound
 
 from local_endpoint.errors import StartFailure
-from local_endpoint.guardian import Guardian
-from local_endpoint.instance_types import memory_bytes
-from local_endpoint.runtimes.base import LaunchSpec
-from local_endpoint.runtimes.ports import return_port, take_port
+from local_endpoint.hosting.instance_types import memory_bytes
+from local_endpoint.hosting.janitor import Janitor
+from local_endpoint.hosting.runtimes.base import LaunchSpec
+from local_endpoint.hosting.runtimes.ports import return_port, take_port
 
 logger = logging.getLogger(__name__)
 
@@ -47,13 +47,13 @@ def missing_label(image: str, label: str) -> str:
 class DockerContainer:
     """One container. Satisfies ``Container``."""
 
-    def __init__(self, container: Any, port: int, guardian: Guardian) -> None:
+    def __init__(self, container: Any, port: int, janitor: Janitor) -> None:
         self.host = HOST
         self.port = port
         self.base_dir = "/opt/ml"
         self._container = container
-        self._guardian = guardian
-        guardian.watch_container(container.name)
+        self._janitor = janitor
+        janitor.watch_container(container.name)
 
     def exit_reason(self) -> str | None:
         try:
@@ -93,10 +93,10 @@ class DockerContainer:
             except ENGINE_ERRORS as error:
                 logger.warning("container %s could not be removed: %s", self._container.name, error)
                 continue
-            self._guardian.forget_container(self._container.name)
+            self._janitor.forget_container(self._container.name)
             return_port(self.port)
             return
-        # the port stays taken, as it may be; the guardian knows of the container, and tries again at the end
+        # the port stays taken, as it may be; the janitor knows of the container, and tries again at the end
 
     def log_tail(self, lines: int = 20) -> str:
         try:
@@ -108,8 +108,8 @@ class DockerContainer:
 class DockerRuntime:
     """Satisfies ``Runtime``. Images are never pulled."""
 
-    def __init__(self, guardian: Guardian) -> None:
-        self._guardian = guardian
+    def __init__(self, janitor: Janitor) -> None:
+        self._janitor = janitor
         self._client: Any = None
 
     def require(self) -> None:
@@ -140,7 +140,7 @@ class DockerRuntime:
     def start(self, spec: LaunchSpec) -> DockerContainer:
         port = take_port(HOST)
         try:
-            return DockerContainer(self._run(spec, port), port, self._guardian)
+            return DockerContainer(self._run(spec, port), port, self._janitor)
         except BaseException:
             return_port(port)
             raise

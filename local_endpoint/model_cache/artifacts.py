@@ -8,11 +8,11 @@ import threading
 import time
 from pathlib import Path
 
-from local_endpoint.archives import BadArchive, extract
 from local_endpoint.configuration import Limits
 from local_endpoint.errors import AwsError, ContainerGone, validation_error
-from local_endpoint.objects import ObjectReader, ObjectUnavailable
-from local_endpoint.s3_location import S3Location
+from local_endpoint.model_cache.archives import BadArchive, extract
+from local_endpoint.storage.location import S3Location
+from local_endpoint.storage.objects import ObjectReader, ObjectUnavailable
 
 
 def download_refused(location: S3Location) -> AwsError:

@@ -14,10 +14,10 @@ from collections.abc import Callable
 from typing import Any
 
 from local_endpoint import validation
-from local_endpoint.endpoints import IN_PROGRESS, Endpoints
 from local_endpoint.errors import ValidationException
-from local_endpoint.resources import Resources, arn
-from local_endpoint.s3_location import S3Location
+from local_endpoint.hosting.endpoints import IN_PROGRESS, Endpoints
+from local_endpoint.storage.location import S3Location
+from local_endpoint.storage.resources import Resources, arn
 
 Parameters = dict[str, Any]
 TITLES = {"model": "model", "endpoint-config": "endpoint configuration", "endpoint": "endpoint"}

@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from local_endpoint.artifact_store import ArtifactStore, download_refused
 from local_endpoint.configuration import GIB, Limits
 from local_endpoint.container_client import Answer, ContainerClient
 from local_endpoint.errors import AwsError, StartFailure, model_error, model_timeout
 from local_endpoint.events import Events, Where
-from local_endpoint.model_cache import ModelCache
-from local_endpoint.model_room import CacheOwner
-from local_endpoint.objects import ObjectReader
-from local_endpoint.runtimes import Container, LaunchSpec, Runtime
-from local_endpoint.s3_location import S3Location
+from local_endpoint.hosting.runtimes import Container, LaunchSpec, Runtime
+from local_endpoint.model_cache.artifacts import ArtifactStore, download_refused
+from local_endpoint.model_cache.cache import ModelCache
+from local_endpoint.model_cache.eviction import CacheContext
+from local_endpoint.storage.location import S3Location
+from local_endpoint.storage.objects import ObjectReader
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ class Definition:
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class HostingContext:
     """What all instances of one local endpoint share."""
 
     runtime: Runtime
@@ -96,13 +96,13 @@ class Surroundings:
 class Instance:
     """``start`` → serve → ``stop``. ``died`` is called once, from a thread of its own, if it ends or falls silent."""
 
-    def __init__(self, definition: Definition, around: Surroundings, died: Callable[[Instance], None]) -> None:
+    def __init__(self, definition: Definition, context: HostingContext, died: Callable[[Instance], None]) -> None:
         self.id = "i-" + secrets.token_hex(8)
         self.definition = definition
-        self.in_flight = 0  # guarded by the fleet's lock
-        self._around = around
+        self.in_flight = 0  # protected by the fleet's lock
+        self._context = context
         self._died = died
-        self._base_dir = around.work_dir / self.id
+        self._base_dir = context.work_dir / self.id
         self._container: Container | None = None
         self._client: ContainerClient | None = None
         self._cache: ModelCache | None = None
@@ -116,22 +116,22 @@ class Instance:
     def start(self) -> None:
         """Brings the container up and returns when it is healthy. Raises ``StartFailure``."""
         self._base_dir.mkdir(parents=True)
-        limits, definition = self._around.limits, self.definition
-        store = ArtifactStore(self._base_dir, self._around.objects, limits, definition.disk_bytes)
+        limits, definition = self._context.limits, self.definition
+        store = ArtifactStore(self._base_dir, self._context.objects, limits, definition.disk_bytes)
         if not definition.multi_model and definition.location is not None:
             self._fetch_only_model(store, definition.location)
         container, client = self._start_container()
         self._container, self._client = container, client
         if definition.multi_model:
-            owner = CacheOwner(
+            context = CacheContext(
                 Where(definition.region, definition.endpoint, definition.variant, self.id),
-                self._around.events.emit,
+                self._context.events.emit,
                 self.model_error,
                 self.model_timeout,
                 f"{container.base_dir}/models",
             )
             self._cache = ModelCache(
-                client, store, limits, owner, keep=definition.keep_models, disk_bytes=definition.disk_bytes
+                client, store, limits, context, keep=definition.keep_models, disk_bytes=definition.disk_bytes
             )
         threading.Thread(target=self._watch_exit, name=f"watch-{self.id}", daemon=True).start()
         threading.Thread(target=self._watch_health, name=f"health-{self.id}", daemon=True).start()
@@ -153,7 +153,7 @@ class Instance:
 
     def _start_container(self) -> tuple[Container, ContainerClient]:
         """A container that ends at once is started once more: its port may have been taken meanwhile."""
-        definition, limits = self.definition, self._around.limits
+        definition, limits = self.definition, self._context.limits
         spec = LaunchSpec(
             name=self.id,
             image=definition.image,
@@ -164,7 +164,7 @@ class Instance:
         )
         deadline_s = time.monotonic() + definition.startup_timeout_s
         for last in [False] * (START_TRIES - 1) + [True]:
-            container = self._around.runtime.start(spec)
+            container = self._context.runtime.start(spec)
             client = ContainerClient(container.host, container.port)
             try:
                 while True:
@@ -229,7 +229,7 @@ class Instance:
             self._report_death()
 
     def _watch_health(self) -> None:
-        limits = self._around.limits
+        limits = self._context.limits
         failures = 0
         while not self._stopping.wait(limits.health_interval_s):
             if self.client.is_healthy(limits.ping_timeout_s, self.definition.multi_model):
@@ -259,7 +259,7 @@ class Instance:
             if self._client is not None:
                 self._client.close()
             if self._container is not None:
-                self._container.stop(self._around.limits.stop_timeout_s)
+                self._container.stop(self._context.limits.stop_timeout_s)
             if self._cache is not None and not self._cache.wait_until_idle(IDLE_TIMEOUT_S):
                 logger.warning("instance %s: something still works in its folder", self.id)
             shutil.rmtree(self._base_dir, ignore_errors=True)
