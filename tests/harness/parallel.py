@@ -1,35 +1,36 @@
 """Tests in parallel (pytest-xdist): which belong to one process, in which order, and what they have to show.
 
-Tests of one file share its fixtures, so that they run one after the other; those that share a server of the contract's,
-or the Docker engine, too. What takes long comes first.
+Tests of one file share its fixtures, so that they run one after the other; those of the contract share a server, and
+those of the image the Docker engine. What takes long comes first.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 SHOWN = "shown"
-DOCKER = "docker"
+DOCKER, CONTRACT = "docker", "contract"
+UNIT = "tests/unit/"
 FRESH_MACHINE = "tests/image/test_fresh_machine.py"  # needs the engine, but not the image
-# In seconds, with others beside it on two cores; as far as it is worth saying (--durations 0).
+# In seconds, with others beside it on two cores; as far as it is worth saying (the table at the end of a run).
 _LONG = {
-    DOCKER: 450,
+    DOCKER: 300,
     FRESH_MACHINE: 200,
-    "tests/integration/test_workers_faults.py": 170,
-    "tests/integration/test_quickstart.py": 150,
-    "tests/contract, spawn": 150,
-    "tests/integration/test_server.py": 140,
     "tests/endpoint/test_real_containers.py": 130,
-    "tests/integration/test_setup.py": 110,
+    "tests/integration/test_quickstart.py": 100,
+    "tests/integration/test_workers_faults.py": 90,
+    "tests/integration/test_server.py": 80,
     "tests/integration/test_admission.py": 80,
-    "tests/integration/test_drain.py": 80,
     "tests/endpoint/test_server.py": 75,
+    "tests/integration/test_setup.py": 60,
+    "tests/integration/test_drain.py": 60,
     "tests/endpoint/test_limits.py": 60,
-    "tests/integration/test_packages.py": 60,
+    "tests/integration/test_limits.py": 50,
+    "tests/integration/test_packages.py": 40,
+    CONTRACT: 40,
 }
 
 
@@ -42,11 +43,20 @@ class Groups(LoadScopeScheduling):
 
 def group_of(nodeid: str) -> str:
     """The tests of one group run one after the other."""
-    file, _, test = nodeid.partition("::")
-    if (file.startswith("tests/image/") and file != FRESH_MACHINE) or "docker" in nodeid:
+    file = nodeid.partition("::")[0]
+    if (file.startswith("tests/image/") and file != FRESH_MACHINE) or ("docker" in nodeid and not is_unit(nodeid)):
         return DOCKER
-    how = re.search(r"\[(fork|spawn)\b", test)
-    return f"tests/contract, {how[1]}" if how and file.startswith("tests/contract/") else file
+    return CONTRACT if file.startswith("tests/contract/") else file
+
+
+def is_unit(nodeid: str) -> bool:
+    """Whether it is a test of a unit, by its folder."""
+    return nodeid.startswith(UNIT)
+
+
+def is_quick(item: pytest.Item) -> bool:
+    """Whether ``./scripts/test --quick`` runs it without being told: units that start no server."""
+    return is_unit(item.nodeid) and item.get_closest_marker("slow") is None
 
 
 def arrange(items: list[pytest.Item]) -> None:

@@ -143,17 +143,3 @@ def test_what_is_unloaded_can_be_had_at_once(server: ServerProcess, heavy: Path)
             loaded.append(name)
         assert psutil.pid_exists(server.front_end().pid)
         assert all(answers(server, name) for name in loaded)
-
-
-def test_spawned_workers_ask_before_they_load_too(heavy: Path) -> None:
-    with ServerProcess(
-        MME_WORKERS="spawn", MME_MEMORY_LIMIT_MB=str(LIMIT_MB), MME_MEMORY_RESERVE_MB=str(RESERVE_MB)
-    ) as server:
-        loaded = load_until_full(server, heavy)
-        assert loaded
-        refused = f"heavy-{len(loaded)}"
-        wait_until(lambda: refusals(server), "the refusal is logged")
-        assert all(answers(server, name) for name in loaded)
-        assert server.unload(loaded.pop()).status_code == 200
-        assert server.load(refused).status_code == 200, server.log_tail()
-        assert answers(server, refused)
