@@ -140,7 +140,7 @@ class Soak:
         started_s = told_s = time.monotonic()
         while (now_s := time.monotonic()) < started_s + duration_s:
             if not self.server.is_running():
-                raise BenchmarkError(f"the server ended\n{self.server.log_tail()}")
+                raise BenchmarkError(f"the server ended\n{self.server.program.log_tail()}")
             if now_s - told_s >= PROGRESS_S:
                 told_s = now_s
                 progress(f"{now_s - started_s:5.0f} s  {self._so_far()}")
