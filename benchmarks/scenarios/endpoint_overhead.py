@@ -7,10 +7,10 @@ connection; boto3 is measured too, for what a client's own library adds.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
 import subprocess
-import sys
 import tarfile
 import tempfile
 import time
@@ -28,7 +28,9 @@ from benchmarks.connection import Connection
 from benchmarks.failure import BenchmarkError
 from benchmarks.options import Options
 from benchmarks.report import ROOT, Result, Target, milliseconds, progress
+from benchmarks.servers.base import python
 from benchmarks.summary import Summary
+from tests.harness.marked_process import MarkedProcess
 
 MODEL = models.multiplier(2)
 TARGET = "model.tar.gz"
@@ -37,7 +39,9 @@ TYPE = "application/json"
 NAME = "overhead"
 WARM_UP_INVOCATIONS = 50
 START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 60.0
 WANTED_OVERHEAD_MS = 5.0
+_UP = re.compile(r"is up on (http://\S+:\d+)")
 DIRECT, FRONT, BOTO3 = "container directly", "through the front", "through the front, by boto3"
 # What performs so many invocations in a row and returns the seconds of each.
 Block = Callable[[int], list[float]]
@@ -83,31 +87,23 @@ def run(chosen: OverheadOptions) -> Result:
 
 @contextmanager
 def local_endpoint() -> Iterator[tuple[str, psutil.Process]]:
-    """The program, up and running: its address and its process."""
-    with tempfile.TemporaryFile("w+") as log:
-        program = subprocess.Popen(
-            [sys.executable, "-P", "-m", "scripts.programs.local_endpoint", "--port", "0"],
-            cwd=ROOT,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
+    """The program, up and running: its address and its process. Raises ``BenchmarkError`` where it does not come up."""
+    with tempfile.TemporaryDirectory(prefix="mb-") as folder:
+        program = MarkedProcess(Path(folder) / "local_endpoint.log")
+        program.spawn(python("-m", "scripts.programs.local_endpoint", "--port", "0"), cwd=ROOT)
+        assert program.process is not None
         try:
-            yield wait_for_url(program, log), psutil.Process(program.pid)
+            program.wait_until_ready(lambda: _UP.search(program.log()) is not None, timeout_s=START_TIMEOUT_S)
+            found = _UP.search(program.log())
+            assert found is not None
+            yield found[1], psutil.Process(program.process.pid)
+        except AssertionError as error:
+            raise BenchmarkError(f"the local endpoint did not come up: {error}") from None
         finally:
-            program.terminate()
-            program.wait()
-
-
-def wait_for_url(program: subprocess.Popen[bytes], log: Any) -> str:
-    """Raises ``BenchmarkError`` where it does not come up."""
-    deadline_s = time.monotonic() + START_TIMEOUT_S
-    while program.poll() is None and time.monotonic() < deadline_s:
-        log.seek(0)
-        if found := re.search(r"is up on (http://\S+:\d+)", log.read()):
-            return found[1]
-        time.sleep(0.1)
-    log.seek(0)
-    raise BenchmarkError(f"the local endpoint did not come up:\n{log.read()}")
+            program.process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                program.process.wait(STOP_TIMEOUT_S)
+            program.kill()
 
 
 def deploy(url: str, folder: Path) -> Any:

@@ -9,8 +9,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
-import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,14 +20,11 @@ from benchmarks import memory
 from benchmarks.connection import Connection
 from benchmarks.failure import BenchmarkError
 from benchmarks.report import ROOT
+from tests.harness.marked_process import MarkedProcess
 from tests.harness.ports import free_port
 
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 40.0
-_POLL_S = 0.05
-_LOG_TAIL_LINES = 30
-# In the environment of all that a target starts: what is left of it is found by it.
-_MARK = "MME_BENCHMARK"
 # What would change a server's behaviour is not taken over from whoever runs the benchmark.
 _NOT_INHERITED = ("SAGEMAKER_", "MMS_", "MXNET_", "OMP_", "KMP_", "DNNL_", "ONEDNN_")
 
@@ -58,8 +53,7 @@ class Server(ABC):
         self.log_file = self.folder / "server.log"
         self.port = free_port()
         self.connection = Connection(self.port)
-        self._mark = uuid.uuid4().hex
-        self._process: subprocess.Popen[bytes] | None = None
+        self.program = MarkedProcess(self.log_file)
 
     @abstractmethod
     def command(self) -> list[str]:
@@ -92,23 +86,11 @@ class Server(ABC):
 
     def start(self) -> None:
         """Returns when /ping answers. Raises ``BenchmarkError`` with the log's end."""
-        with self.log_file.open("wb") as log:
-            self._process = subprocess.Popen(
-                self.command(),
-                env={**self.environment(), _MARK: self._mark},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C is for us; we end the server in order
-                cwd=self.folder,
-            )
-        deadline_s = time.monotonic() + START_TIMEOUT_S
-        while not self._answers():
-            if self._process.poll() is not None:
-                raise BenchmarkError(f"{self.name}: ended with {self._process.returncode}\n{self.log_tail()}")
-            if time.monotonic() > deadline_s:
-                raise BenchmarkError(f"{self.name}: no answer within {START_TIMEOUT_S:.0f} s\n{self.log_tail()}")
-            time.sleep(_POLL_S)
+        self.program.spawn(self.command(), environment=self.environment(), cwd=self.folder)
+        try:
+            self.program.wait_until_ready(self._answers, timeout_s=START_TIMEOUT_S)
+        except AssertionError as error:
+            raise BenchmarkError(f"{self.name}: {error}") from None
 
     def _answers(self) -> bool:
         try:
@@ -120,30 +102,17 @@ class Server(ABC):
         """Ends the server and all that it started, and removes its folders. Ctrl-C is not listened to meanwhile."""
         with _uninterrupted():
             self.connection.close()
-            if self._process is not None:
-                self._process.terminate()
+            if self.program.process is not None:
+                self.program.process.terminate()
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    self._process.wait(STOP_TIMEOUT_S)
-                for process in self._survivors():
-                    with contextlib.suppress(psutil.Error):
-                        process.kill()
-                self._process.wait()
+                    self.program.process.wait(STOP_TIMEOUT_S)
+                self.program.kill()
             self.remove_folders()
 
     def remove_folders(self) -> None:
         """Removes all files of this server."""
         shutil.rmtree(self.folder, ignore_errors=True)
         shutil.rmtree(self.base_dir, ignore_errors=True)
-
-    def _survivors(self) -> list[psutil.Process]:
-        found = []
-        for process in psutil.process_iter():
-            try:
-                if process.environ().get(_MARK) == self._mark:
-                    found.append(process)
-            except psutil.Error:
-                continue
-        return found
 
     # ---- models ----
 
@@ -165,8 +134,8 @@ class Server(ABC):
 
     def root_process(self) -> psutil.Process:
         """The process that all others descend from."""
-        assert self._process is not None
-        return psutil.Process(self._process.pid)
+        assert self.program.process is not None
+        return psutil.Process(self.program.process.pid)
 
     def memory(self) -> memory.TreeMemory:
         """What the whole server holds now."""
@@ -175,11 +144,6 @@ class Server(ABC):
     def descendants(self) -> dict[int, psutil.Process]:
         """All processes below the first, by pid."""
         return {process.pid: process for process in self.root_process().children(recursive=True)}
-
-    def log_tail(self) -> str:
-        """The last lines of the log, for error messages."""
-        lines = self.log_file.read_text(errors="replace").splitlines() if self.log_file.exists() else []
-        return "\n".join(f"  | {line}" for line in lines[-_LOG_TAIL_LINES:])
 
 
 @contextlib.contextmanager
@@ -194,12 +158,12 @@ def _uninterrupted() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def running(targets: Sequence[Server]) -> Iterator[dict[str, Server]]:
-    """Starts these targets and ends them; yields them by name."""
+def running(servers: Sequence[Server]) -> Iterator[dict[str, Server]]:
+    """Starts these servers and ends them; yields them by name."""
     with contextlib.ExitStack() as stack:
-        for target in targets:  # folders exist already, also of those that are never started
-            stack.callback(target.remove_folders)
-        yield {target.name: stack.enter_context(target) for target in targets}
+        for server in servers:  # folders exist already, also of those that are never started
+            stack.callback(server.remove_folders)
+        yield {server.name: stack.enter_context(server) for server in servers}
 
 
 def python(*arguments: str) -> list[str]:

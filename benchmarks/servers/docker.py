@@ -34,10 +34,10 @@ class DockerServer(Server):
 
     @property
     def _container(self) -> str:
-        return f"mme-benchmark-{self._mark[:12]}"
+        return f"mme-benchmark-{self.program.mark[:12]}"
 
     def stop(self) -> None:
-        """Ends the container, then as any target."""
+        """Ends the container, then as any server."""
         with contextlib.suppress(OSError):
             subprocess.run(["docker", "rm", "--force", self._container], capture_output=True)
         super().stop()

@@ -6,7 +6,6 @@ import random
 import shutil
 import struct
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from benchmarks.connection import Connection
 from benchmarks.failure import BenchmarkError
 from benchmarks.soak.limited_server import LimitedServer
 from benchmarks.soak.platform import Platform, timed
-from benchmarks.soak.record import Kill, Record
+from benchmarks.soak.record import Record
 from benchmarks.soak.traffic import CLEAR_REFUSAL, LOAD_HANG_S
 
 CLEAR_FAILURE = "a broken artifact fails to load, clearly and not with 507"
@@ -37,7 +36,7 @@ class _Periodic(threading.Thread):
             while not self._stopping.wait(self.chance.uniform(0.5, 1.5) * self._every_s):
                 self.act()
         except Exception as error:
-            self.record.breaks("the soak itself works", f"{self.name}: {error!r}")
+            self.record.violates("the soak itself works", f"{self.name}: {error!r}")
 
     def act(self) -> None:
         """Once."""
@@ -65,9 +64,12 @@ class Killer(_Periodic):
         if not loaded:
             return
         model = self.chance.choice(loaded)
-        started_s = time.monotonic()
-        if self._server.kill(f"mme {model}") is not None:
-            self.record.add_kill(Kill(model, started_s, time.monotonic()))
+        kill = self.record.begin_kill(model)
+        pid = None
+        try:
+            pid = self._server.kill(f"mme {model}")
+        finally:
+            self.record.end_kill(kill, pid)
 
 
 class Breaker(_Periodic):
@@ -94,14 +96,14 @@ class Breaker(_Periodic):
             self.record.count("broken artifacts refused as documented")
         else:
             said = f"{answer.status} instead of {status}: {answer.body[:200].decode(errors='replace')}"
-            self.record.breaks(CLEAR_FAILURE, f"{name}: {said}")
+            self.record.violates(CLEAR_FAILURE, f"{name}: {said}")
         if answer.status == 200:
             self._connection.unload(name)
         invoked = timed(
             self.record, "unknown model", name, lambda: self._connection.invoke(name, b"[1]", "application/json")
         )
         if invoked.status != 404:
-            self.record.breaks(CLEAR_REFUSAL, f"invocation of {name}, which is not loaded: {invoked.status}")
+            self.record.violates(CLEAR_REFUSAL, f"invocation of {name}, which is not loaded: {invoked.status}")
 
     def run(self) -> None:
         super().run()

@@ -60,7 +60,8 @@ class LimitedServer(Server):
 
     def is_running(self) -> bool:
         """Whether the server's first process lives."""
-        return self._process is not None and self._process.poll() is None
+        process = self.program.process
+        return process is not None and process.poll() is None
 
 
 class SettingLimitedServer(LimitedServer, OurServer):

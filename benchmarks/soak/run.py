@@ -5,24 +5,23 @@ Prints and writes what happened. Exit code 1 if anything happened that must not.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
+import os
+import shutil
 import sys
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from benchmarks.connection import Connection
 from benchmarks.failure import BenchmarkError
 from benchmarks.load.generator import busy_core
-from benchmarks.options import positive
-from benchmarks.report import Result, Target, progress
+from benchmarks.report import RESULTS_DIR, Result, Target, progress
 from benchmarks.soak.catalogue import choose, install_all
 from benchmarks.soak.faults import Breaker, Killer, install_broken
 from benchmarks.soak.limited_server import LimitedServer, make_limited_server
+from benchmarks.soak.options import SoakOptions
 from benchmarks.soak.platform import Platform
 from benchmarks.soak.record import Record
 from benchmarks.soak.traffic import LOAD_HANG_S, Client
@@ -40,63 +39,11 @@ SETTLE_S = 90.0
 LEAST_SETTLE_S = 25.0
 MEMORY_TOLERANCE = 0.05
 PROGRESS_S = 10.0
+# So many violations are printed with all that happened around them; a file has all.
+SHOWN_VIOLATIONS = 3
 _POLL_S = 0.25
 # How long clients may take to get their last answers.
 _JOIN_S = 400.0
-
-
-@dataclass(frozen=True)
-class SoakOptions:
-    """What a soak is told. ``memory_mb`` in MiB."""
-
-    minutes: float = 10.0
-    clients: int = 8
-    models: int = 60
-    memory_mb: int = 2048
-    seed: int = 1
-    native: bool = False
-    busy_core: bool = False
-    output: Path | None = None
-    log: Path | None = None
-
-    @classmethod
-    def parse(cls, arguments: Sequence[str]) -> SoakOptions:
-        """The command line."""
-        parser = argparse.ArgumentParser(
-            prog="./scripts/soak",
-            description="Drives the server to its limits as SageMaker would: many models in little memory, several "
-            "clients, workers killed at random, broken artifacts and bad requests in between. Judges what happened.",
-            epilog="With a Docker engine the server runs in `docker run --memory`, else in a cgroup of its own (as "
-            "root), else under MME_MEMORY_LIMIT_MB. MME_ variables of the caller reach it. "
-            "Exit code 0: all requirements are met; 1: one is not, or something failed; 2: used wrongly.",
-        )
-        parser.add_argument(
-            "--minutes", type=_minutes, default=cls.minutes, help="how long traffic flows (default 10, may be 0.5)"
-        )
-        parser.add_argument(
-            "--clients", type=positive, default=cls.clients, help="requests in flight at once (default 8)"
-        )
-        parser.add_argument("--models", type=positive, default=cls.models, help="how many models (default 60)")
-        parser.add_argument(
-            "--memory",
-            dest="memory_mb",
-            type=_memory_mb,
-            default=cls.memory_mb,
-            metavar="SIZE",
-            help="the limit, default 2g",
-        )
-        parser.add_argument("--seed", type=int, default=cls.seed, help="of all that is random (default 1)")
-        parser.add_argument("--native", action="store_true", help="without Docker, even where there is an engine")
-        parser.add_argument("--busy-core", action="store_true", help="keep a core busy beside it, all the time")
-        parser.add_argument(
-            "--output", type=Path, metavar="FILE", help="where the JSON result goes (benchmarks/results)"
-        )
-        parser.add_argument("--log", type=Path, metavar="FILE", help="where the server's log is kept")
-        return cls(**vars(parser.parse_args(arguments)))
-
-    def recorded(self) -> dict[str, Any]:
-        """The options as the JSON result has them."""
-        return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -106,12 +53,32 @@ def main(arguments: Sequence[str]) -> int:
     server = make_limited_server(options.memory_mb, native=options.native)
     try:
         with busy_core() if options.busy_core else contextlib.nullcontext():
-            Soak(server, options, result).run()
+            soak = Soak(server, options, result)
+            soak.run()
+        explain(soak.record, server, options, result)
     finally:
         if options.log is not None and server.log_file.exists():
             options.log.write_bytes(server.log_file.read_bytes())
         server.stop()
     return result.finish(options.output)
+
+
+def explain(record: Record, server: LimitedServer, options: SoakOptions, result: Result) -> None:
+    """For what was not met: writes what happened around it and keeps the server's log, both beside the result."""
+    if not record.violations:
+        return
+    folder = options.output.parent if options.output is not None else RESULTS_DIR
+    folder.mkdir(parents=True, exist_ok=True)
+    name = options.output.stem if options.output is not None else f"soak-{result.started:%Y%m%dT%H%M%SZ}"
+    explained = [record.explain(each) for each in record.violations]
+    (folder / f"{name}-violations.txt").write_text("\n\n".join(map("\n".join, explained)) + "\n")
+    shutil.copyfile(server.log_file, folder / f"{name}-server.log")
+    for lines in explained[:SHOWN_VIOLATIONS]:
+        result.notes += [*lines, ""]
+    result.notes.append(
+        f"all violations with what happened around them: {os.path.relpath(folder)}/{name}-violations.txt"
+    )
+    result.notes.append(f"the server's log: {os.path.relpath(folder)}/{name}-server.log")
 
 
 class Soak:
@@ -121,7 +88,7 @@ class Soak:
         self.server = server
         self.options = options
         self.result = result
-        self.record = Record()
+        self.record = Record(server.log_file)
         self.models = choose(options.models)
         self.platform = Platform(server, [model.name for model in self.models], self.record)
         self.duration_s = options.minutes * 60
@@ -164,7 +131,7 @@ class Soak:
         for thread in threads:
             thread.join(max(0.0, deadline_s - time.monotonic()))
             if thread.is_alive():
-                self.record.breaks("nothing hangs", f"{thread.name} did not end within {_JOIN_S:.0f} s")
+                self.record.violates("nothing hangs", f"{thread.name} did not end within {_JOIN_S:.0f} s")
         with Connection(self.server.port, timeout_s=LOAD_HANG_S) as connection:
             self.platform.unload_all(connection)
 
@@ -173,7 +140,7 @@ class Soak:
         started_s = told_s = time.monotonic()
         while (now_s := time.monotonic()) < started_s + duration_s:
             if not self.server.is_running():
-                raise BenchmarkError(f"the server ended\n{self.server.log_tail()}")
+                raise BenchmarkError(f"the server ended\n{self.server.program.log_tail()}")
             if now_s - told_s >= PROGRESS_S:
                 told_s = now_s
                 progress(f"{now_s - started_s:5.0f} s  {self._so_far()}")
@@ -184,7 +151,7 @@ class Soak:
         return (
             f"{record.total('invoke')} invocations, {counts['right answers']} right, "
             f"{record.total('load')} loads, {record.total('load', 507)} × 507, {record.total('unload')} unloads, "
-            f"{counts['workers killed']} killed, {sum(record.broken_counts.values())} broken requirements"
+            f"{counts['workers killed']} killed, {record.violation_counts.total()} violations"
         )
 
     def settle(self, wanted: Census | None = None) -> Census:
@@ -208,19 +175,19 @@ class Soak:
         """Fills the result from what was recorded and counted."""
         record, result = self.record, self.result
         if kernel_kills:
-            record.breaks("the kernel kills nothing", f"{kernel_kills} processes")
+            record.violates("the kernel kills nothing", f"{kernel_kills} processes")
         for leak in _leaks(start, end):
-            record.breaks("processes, descriptors and memory are back at their start", leak)
+            record.violates("processes, descriptors and memory are back at their start", leak)
         for role in ("front_ends", "zygotes"):
             if start[role] != end[role]:
-                record.breaks("the front end and the zygote live on", f"{role}: {start[role]} became {end[role]}")
+                record.violates("the front end and the zygote live on", f"{role}: {start[role]} became {end[role]}")
         with Connection(self.server.port) as connection:
             ping = connection.ping()
             listed = connection.request("GET", "/models")
         if ping.status != 200 or b'"Healthy"' not in ping.body:
-            record.breaks("the server is healthy at the end", f"{ping.status} {ping.body!r}")
+            record.violates("the server is healthy at the end", f"{ping.status} {ping.body!r}")
         if b'"modelName"' in listed.body:
-            record.breaks("the server is healthy at the end", f"models are left: {listed.body[:300]!r}")
+            record.violates("the server is healthy at the end", f"models are left: {listed.body[:300]!r}")
         excused = sum(number for what, number in record.counts.items() if what.startswith("excused"))
         result.headers = ["", ""]
         rows: list[tuple[str, Any]] = [
@@ -249,7 +216,7 @@ class Soak:
                 "fresh": fresh,
                 "start": start,
                 "end": end,
-                "broken": record.broken,
+                "violations": dict(record.violation_counts),
             }
         ]
         growth = end["memory_bytes"] / start["memory_bytes"] - 1
@@ -266,9 +233,8 @@ class Soak:
             Target("memory grown", growth * 100, "≤", MEMORY_TOLERANCE * 100, "%"),
         ]
         result.errors = [
-            f"NOT MET: {requirement} ({record.broken_counts[requirement]} ×): {example}"
-            for requirement, examples in record.broken.items()
-            for example in examples
+            f"NOT MET: {each.requirement} ({record.violation_counts[each.requirement]} ×): {each.example}"
+            for each in record.violations
         ]
 
 
@@ -289,24 +255,6 @@ def _in_words(census: Census) -> str:
         f"{census['processes']} processes, {census['descriptors']} descriptors, {census['memory_bytes'] / 1e6:.0f} MB "
         f"(front end {census['front_end_bytes'] / 1e6:.0f})"
     )
-
-
-def _minutes(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0.05 <= value <= 24 * 60:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of minutes from 0.05 to 1440")
-    return value
-
-
-def _memory_mb(text: str) -> int:
-    """MiB of ``2g``, ``1500m`` or a plain number of MiB."""
-    number, unit = (text[:-1], text[-1:].lower()) if text[-1:].lower() in "gm" else (text, "m")
-    if not number.isdigit() or int(number) * (1024 if unit == "g" else 1) < 512:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size of at least 512m, such as 2g")
-    return int(number) * (1024 if unit == "g" else 1)
 
 
 if __name__ == "__main__":
