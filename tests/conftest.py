@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from xdist.remote import Producer
 
-from tests.harness import side_by_side
+from tests.harness import parallel
 from tests.harness.docker import image
 
 __all__ = ["image", "shared"]
@@ -36,17 +36,17 @@ def shared() -> Path:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes long comes first."""
-    side_by_side.arrange(items)
+    parallel.arrange(items)
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> side_by_side.Groups:
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> parallel.Groups:
     """Where tests run side by side (``--numprocesses``)."""
-    return side_by_side.Groups(config, log)
+    return parallel.Groups(config, log)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """What tests have to show, at the end."""
     reports = [report for kind in ("passed", "failed") for report in terminalreporter.getreports(kind)]
-    for text in side_by_side.shown(reports):
+    for text in parallel.shown(reports):
         terminalreporter.write_line(text)

@@ -7,7 +7,6 @@ connection; boto3 is measured too, for what a client's own library adds.
 
 from __future__ import annotations
 
-import argparse
 import io
 import re
 import subprocess
@@ -15,8 +14,9 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ import psutil
 from benchmarks import models, options
 from benchmarks.connection import Connection
 from benchmarks.failure import BenchmarkError
+from benchmarks.options import Options
 from benchmarks.report import ROOT, Result, Target, milliseconds, progress
 from benchmarks.summary import Summary
 
@@ -42,21 +43,42 @@ DIRECT, FRONT, BOTO3 = "container directly", "through the front", "through the f
 Block = Callable[[int], list[float]]
 
 
+@dataclass(frozen=True)
+class OverheadOptions(Options):
+    """How many blocks of each way, and how many invocations in a block."""
+
+    rounds: int = 20
+    block: int = 100
+
+    @classmethod
+    def parse(cls, arguments: Sequence[str]) -> OverheadOptions:
+        """The command line after the scenario's name."""
+        parser = options.parser("endpoint_overhead", __doc__)
+        parser.add_argument("--rounds", type=options.positive, help="blocks of each (default 20, quick 5)")
+        parser.add_argument(
+            "--block", type=options.positive, default=cls.block, help="invocations per block (default 100)"
+        )
+        given = parser.parse_args(arguments)
+        rounds = given.rounds or (5 if given.quick else cls.rounds)
+        return cls(**options.common(given), rounds=rounds, block=given.block)
+
+
 def main(arguments: list[str]) -> int:
     """Runs the scenario; returns the exit code."""
-    parser = options.parser("endpoint_overhead", __doc__)
-    parser.add_argument("--rounds", type=options.positive, help="blocks of each (default 20, quick 5)")
-    parser.add_argument("--block", type=options.positive, default=100, help="invocations per block (default 100)")
-    chosen = parser.parse_args(arguments)
-    chosen.rounds = chosen.rounds or (5 if chosen.quick else 20)
-    result = Result("endpoint_overhead", {**options.recorded(chosen), "model": MODEL})
+    chosen = OverheadOptions.parse(arguments)
+    return run(chosen).finish(chosen.output)
+
+
+def run(chosen: OverheadOptions) -> Result:
+    """The three ways in turn."""
+    result = Result("endpoint_overhead", {**chosen.recorded(), "model": MODEL})
     folder = models.ensure([MODEL])[MODEL]
     progress("starting the local endpoint")
     with local_endpoint() as (url, process):
         runtime = deploy(url, folder)
         with Connection(port_of(url)) as front, Connection(container_port(process)) as container:
             report(take_turns(blocks(front, container, runtime), chosen), result)
-    return result.finish(chosen.output)
+    return result
 
 
 @contextmanager
@@ -159,7 +181,7 @@ def blocks(front: Connection, container: Connection, runtime: Any) -> dict[str, 
     return {DIRECT: directly, FRONT: through_the_front, BOTO3: by_boto3}
 
 
-def take_turns(ways: dict[str, Block], chosen: argparse.Namespace) -> dict[str, list[float]]:
+def take_turns(ways: dict[str, Block], chosen: OverheadOptions) -> dict[str, list[float]]:
     """All samples of each way, in seconds."""
     samples: dict[str, list[float]] = {way: [] for way in ways}
     for invoke in ways.values():

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from benchmarks.connection import Answer, Connection
+from benchmarks.servers import Server
 from benchmarks.soak.record import Record
-from benchmarks.targets import Target
 
 # SageMaker goes on trying to load a model for so long.
 LOAD_DEADLINE_S = 360.0
@@ -44,8 +44,8 @@ class _Slot:
 class Platform:
     """Shared by all clients; each brings a connection of its own."""
 
-    def __init__(self, target: Target, names: Sequence[str], record: Record) -> None:
-        self._target = target
+    def __init__(self, server: Server, names: Sequence[str], record: Record) -> None:
+        self._server = server
         self._record = record
         self._slots = {name: _Slot() for name in names}
         self._changed = threading.Condition()
@@ -156,7 +156,7 @@ class Platform:
         refusals = 0
         while True:
             tried_s = time.monotonic()
-            answer = self._call("load", name, lambda: connection.load(name, self._target.model_url(name)))
+            answer = self._call("load", name, lambda: connection.load(name, self._server.model_url(name)))
             if answer.status == 200:
                 break
             late = time.monotonic() > started_s + LOAD_DEADLINE_S
@@ -165,8 +165,8 @@ class Platform:
                 if self.make_room(connection):
                     self._record.count("unloaded on 507")
                 continue
-            if answer.status >= 500 and self._record.was_shot(name, tried_s, time.monotonic()) and not late:
-                self._record.count("loads whose worker was shot")
+            if answer.status >= 500 and self._record.was_killed(name, tried_s, time.monotonic()) and not late:
+                self._record.count("loads whose worker was killed")
                 continue
             requirement = ONLY_507_AFTER_ROOM if refusals else LOADS
             self._record.breaks(requirement, f"load of {name} after {refusals} refusals: {_said(answer)}")

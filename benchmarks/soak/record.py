@@ -13,7 +13,7 @@ MOST_EXAMPLES = 20
 
 
 @dataclass(frozen=True)
-class Shot:
+class Kill:
     """A worker was killed between these two moments (``time.monotonic``)."""
 
     model: str
@@ -33,7 +33,7 @@ class Record:
     broken: dict[str, list[str]] = field(default_factory=dict)
     broken_counts: Counter[str] = field(default_factory=Counter)
     longest_s: dict[str, float] = field(default_factory=dict)
-    shots: list[Shot] = field(default_factory=list)
+    kills: list[Kill] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def answered(self, call: str, status: int, elapsed_s: float) -> None:
@@ -55,17 +55,17 @@ class Record:
             if len(examples) < MOST_EXAMPLES:
                 examples.append(f"{time.strftime('%H:%M:%S')} {example}")
 
-    def add_shot(self, shot: Shot) -> None:
+    def add_kill(self, kill: Kill) -> None:
         """A worker has been killed."""
         with self._lock:
-            self.shots.append(shot)
-            self.counts["workers shot"] += 1
+            self.kills.append(kill)
+            self.counts["workers killed"] += 1
 
-    def was_shot(self, model: str, from_s: float, to_s: float) -> bool:
+    def was_killed(self, model: str, from_s: float, to_s: float) -> bool:
         """Whether a worker of ``model`` was killed while something was asked of it."""
         with self._lock:
             return any(
-                shot.model == model and shot.from_s <= to_s and shot.to_s >= from_s - INSTANT_S for shot in self.shots
+                kill.model == model and kill.from_s <= to_s and kill.to_s >= from_s - INSTANT_S for kill in self.kills
             )
 
     def total(self, call: str, *statuses: int) -> int:

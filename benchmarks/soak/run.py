@@ -1,4 +1,4 @@
-"""A soak from start to verdict: warm up, count, traffic with mischief, unload all, count again, judge.
+"""A soak from start to verdict: warm up, count, traffic with faults, unload all, count again, judge.
 
 Prints and writes what happened. Exit code 1 if anything happened that must not.
 """
@@ -6,20 +6,23 @@ Prints and writes what happened. Exit code 1 if anything happened that must not.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.connection import Connection
 from benchmarks.failure import BenchmarkError
-from benchmarks.options import positive, recorded
+from benchmarks.load.generator import busy_core
+from benchmarks.options import positive
 from benchmarks.report import Result, Target, progress
-from benchmarks.soak.box import Box, make_box
 from benchmarks.soak.catalogue import choose, install_all
-from benchmarks.soak.mischief import Breaker, Killer, install_broken
+from benchmarks.soak.faults import Breaker, Killer, install_broken
+from benchmarks.soak.limited_server import LimitedServer, make_limited_server
 from benchmarks.soak.platform import Platform
 from benchmarks.soak.record import Record
 from benchmarks.soak.traffic import LOAD_HANG_S, Client
@@ -29,7 +32,7 @@ Census = dict[str, Any]
 # The traffic before the first count, as a share of the soak, in which the server and its JVM grow to their size.
 WARM_UP_SHARE = 0.2
 LONGEST_WARM_UP_S = 90.0
-SHOT_EVERY_S = 3.0
+KILL_EVERY_S = 3.0
 BREAK_EVERY_S = 4.0
 # After everything is unloaded: how long until processes, descriptors and memory must be back, and how long it is waited
 # for in any case: the front end collects garbage every 20 s while it is idle, and what is counted is to be in use.
@@ -42,81 +45,115 @@ _POLL_S = 0.25
 _JOIN_S = 400.0
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    made = argparse.ArgumentParser(
-        prog="./scripts/soak",
-        description="Drives the server to its limits as SageMaker would: many models in little memory, several "
-        "clients, workers killed at random, broken artifacts and bad requests in between. Judges what happened.",
-        epilog="With a Docker engine the server runs in `docker run --memory`, else in a cgroup of its own (as root), "
-        "else under MME_MEMORY_LIMIT_MB. MME_ variables of the caller reach it. "
-        "Exit code 0: all requirements are met; 1: one is not, or something failed; 2: used wrongly.",
-    )
-    made.add_argument("--minutes", type=_minutes, default=10.0, help="how long traffic flows (default 10, may be 0.5)")
-    made.add_argument("--clients", type=positive, default=8, help="requests in flight at once (default 8)")
-    made.add_argument("--models", type=positive, default=60, help="how many models there are (default 60)")
-    made.add_argument("--memory", type=_memory_mb, default="2g", metavar="SIZE", help="the limit, default 2g")
-    made.add_argument("--seed", type=int, default=1, help="of all that is random (default 1)")
-    made.add_argument("--native", action="store_true", help="without Docker, even where there is an engine")
-    made.add_argument("--output", type=Path, metavar="FILE", help="where the JSON result goes (benchmarks/results)")
-    made.add_argument("--log", type=Path, metavar="FILE", help="where the server's log is kept")
-    return made
+@dataclass(frozen=True)
+class SoakOptions:
+    """What a soak is told. ``memory_mb`` in MiB."""
+
+    minutes: float = 10.0
+    clients: int = 8
+    models: int = 60
+    memory_mb: int = 2048
+    seed: int = 1
+    native: bool = False
+    busy_core: bool = False
+    output: Path | None = None
+    log: Path | None = None
+
+    @classmethod
+    def parse(cls, arguments: Sequence[str]) -> SoakOptions:
+        """The command line."""
+        parser = argparse.ArgumentParser(
+            prog="./scripts/soak",
+            description="Drives the server to its limits as SageMaker would: many models in little memory, several "
+            "clients, workers killed at random, broken artifacts and bad requests in between. Judges what happened.",
+            epilog="With a Docker engine the server runs in `docker run --memory`, else in a cgroup of its own (as "
+            "root), else under MME_MEMORY_LIMIT_MB. MME_ variables of the caller reach it. "
+            "Exit code 0: all requirements are met; 1: one is not, or something failed; 2: used wrongly.",
+        )
+        parser.add_argument(
+            "--minutes", type=_minutes, default=cls.minutes, help="how long traffic flows (default 10, may be 0.5)"
+        )
+        parser.add_argument(
+            "--clients", type=positive, default=cls.clients, help="requests in flight at once (default 8)"
+        )
+        parser.add_argument("--models", type=positive, default=cls.models, help="how many models (default 60)")
+        parser.add_argument(
+            "--memory",
+            dest="memory_mb",
+            type=_memory_mb,
+            default=cls.memory_mb,
+            metavar="SIZE",
+            help="the limit, default 2g",
+        )
+        parser.add_argument("--seed", type=int, default=cls.seed, help="of all that is random (default 1)")
+        parser.add_argument("--native", action="store_true", help="without Docker, even where there is an engine")
+        parser.add_argument("--busy-core", action="store_true", help="keep a core busy beside it, all the time")
+        parser.add_argument(
+            "--output", type=Path, metavar="FILE", help="where the JSON result goes (benchmarks/results)"
+        )
+        parser.add_argument("--log", type=Path, metavar="FILE", help="where the server's log is kept")
+        return cls(**vars(parser.parse_args(arguments)))
+
+    def recorded(self) -> dict[str, Any]:
+        """The options as the JSON result has them."""
+        return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
 
 
 def main(arguments: Sequence[str]) -> int:
     """Runs a soak; returns the exit code."""
-    options = parser().parse_args(arguments)
-    result = Result("soak", recorded(options))
-    box = make_box(options.memory, native=options.native)
+    options = SoakOptions.parse(arguments)
+    result = Result("soak", options.recorded())
+    server = make_limited_server(options.memory_mb, native=options.native)
     try:
-        Soak(box, options, result).run()
+        with busy_core() if options.busy_core else contextlib.nullcontext():
+            Soak(server, options, result).run()
     finally:
-        if options.log is not None and box.log_file.exists():
-            options.log.write_bytes(box.log_file.read_bytes())
-        box.stop()
+        if options.log is not None and server.log_file.exists():
+            options.log.write_bytes(server.log_file.read_bytes())
+        server.stop()
     return result.finish(options.output)
 
 
 class Soak:
     """One run; fills ``result``."""
 
-    def __init__(self, box: Box, options: argparse.Namespace, result: Result) -> None:
-        self.box = box
+    def __init__(self, server: LimitedServer, options: SoakOptions, result: Result) -> None:
+        self.server = server
         self.options = options
         self.result = result
         self.record = Record()
         self.models = choose(options.models)
-        self.platform = Platform(box, [model.name for model in self.models], self.record)
+        self.platform = Platform(server, [model.name for model in self.models], self.record)
         self.duration_s = options.minutes * 60
 
     def run(self) -> None:
         """The whole of it. Raises ``BenchmarkError`` where the server does not start or ends."""
         progress(f"installing {len(self.models)} models and finding their right answers")
-        install_all(self.models, self.box)
-        install_broken(self.box)
-        self.box.start()
-        progress(f"the server runs: {self.box.where}")
-        fresh = self.box.census()
+        install_all(self.models, self.server)
+        install_broken(self.server)
+        self.server.start()
+        progress(f"the server runs: {self.server.where}")
+        fresh = self.server.census()
         warm_up_s = min(self.duration_s * WARM_UP_SHARE, LONGEST_WARM_UP_S)
         progress(f"warming up for {warm_up_s:.0f} s")
-        self.traffic(warm_up_s, mischief=False)
+        self.traffic(warm_up_s, faults=False)
         start = self.settle()
         progress(f"{self.options.clients} clients for {self.duration_s:.0f} s, {_in_words(start)} at the start")
-        self.traffic(self.duration_s, mischief=True)
+        self.traffic(self.duration_s, faults=True)
         end = self.settle(start)
-        self.judge(fresh, start, end, self.box.kernel_kills())
+        self.judge(fresh, start, end, self.server.kernel_kills())
 
-    def traffic(self, duration_s: float, *, mischief: bool) -> None:
-        """All clients, for so long, until their last answers; with killer and breaker if ``mischief``."""
+    def traffic(self, duration_s: float, *, faults: bool) -> None:
+        """All clients, for so long, until their last answers; with killer and breaker if ``faults``."""
         stopping = threading.Event()
         seed = self.options.seed
         threads: list[threading.Thread] = [
-            Client(number, seed, self.box, self.platform, self.models, self.record, stopping)
+            Client(number, seed, self.server, self.platform, self.models, self.record, stopping)
             for number in range(self.options.clients)
         ]
-        if mischief:
-            threads.append(Killer(seed, SHOT_EVERY_S, self.box, self.platform, self.record, stopping))
-            threads.append(Breaker(seed, BREAK_EVERY_S, self.box, self.platform, self.record, stopping))
+        if faults:
+            threads.append(Killer(seed, KILL_EVERY_S, self.server, self.platform, self.record, stopping))
+            threads.append(Breaker(seed, BREAK_EVERY_S, self.server, self.platform, self.record, stopping))
         for thread in threads:
             thread.start()
         try:
@@ -128,15 +165,15 @@ class Soak:
             thread.join(max(0.0, deadline_s - time.monotonic()))
             if thread.is_alive():
                 self.record.breaks("nothing hangs", f"{thread.name} did not end within {_JOIN_S:.0f} s")
-        with Connection(self.box.port, timeout_s=LOAD_HANG_S) as connection:
+        with Connection(self.server.port, timeout_s=LOAD_HANG_S) as connection:
             self.platform.unload_all(connection)
 
     def _watch(self, duration_s: float) -> None:
         """Tells what happens, every few seconds, and sees that the server lives."""
         started_s = told_s = time.monotonic()
         while (now_s := time.monotonic()) < started_s + duration_s:
-            if not self.box.is_running():
-                raise BenchmarkError(f"the server ended\n{self.box.log_tail()}")
+            if not self.server.is_running():
+                raise BenchmarkError(f"the server ended\n{self.server.log_tail()}")
             if now_s - told_s >= PROGRESS_S:
                 told_s = now_s
                 progress(f"{now_s - started_s:5.0f} s  {self._so_far()}")
@@ -147,17 +184,17 @@ class Soak:
         return (
             f"{record.total('invoke')} invocations, {counts['right answers']} right, "
             f"{record.total('load')} loads, {record.total('load', 507)} × 507, {record.total('unload')} unloads, "
-            f"{counts['workers shot']} shot, {sum(record.broken_counts.values())} broken requirements"
+            f"{counts['workers killed']} killed, {sum(record.broken_counts.values())} broken requirements"
         )
 
     def settle(self, wanted: Census | None = None) -> Census:
         """The census when it is as ``wanted``, or else does not change any more, or when time is up."""
         began_s = time.monotonic()
         time.sleep(LEAST_SETTLE_S)
-        found = self.box.census()
+        found = self.server.census()
         while time.monotonic() < began_s + SETTLE_S:
             time.sleep(1.0)
-            before, found = found, self.box.census()
+            before, found = found, self.server.census()
             if wanted is not None and not _leaks(wanted, found):
                 break
             still = all(found[each] == before[each] for each in ("processes", "descriptors"))
@@ -177,7 +214,7 @@ class Soak:
         for role in ("front_ends", "zygotes"):
             if start[role] != end[role]:
                 record.breaks("the front end and the zygote live on", f"{role}: {start[role]} became {end[role]}")
-        with Connection(self.box.port) as connection:
+        with Connection(self.server.port) as connection:
             ping = connection.ping()
             listed = connection.request("GET", "/models")
         if ping.status != 200 or b'"Healthy"' not in ping.body:
@@ -187,7 +224,7 @@ class Soak:
         excused = sum(number for what, number in record.counts.items() if what.startswith("excused"))
         result.headers = ["", ""]
         rows: list[tuple[str, Any]] = [
-            ("memory limit", self.box.where),
+            ("memory limit", self.server.where),
             ("models, clients", f"{len(self.models)}, {self.options.clients}"),
             ("kernel kills", kernel_kills),
             *sorted(record.statuses.items()),
@@ -203,7 +240,7 @@ class Soak:
         result.table = [[name, str(value)] for name, value in rows]
         result.rows = [
             {
-                "where": self.box.where,
+                "where": self.server.where,
                 "kernel_kills": kernel_kills,
                 "statuses": dict(record.statuses),
                 "counts": dict(record.counts),

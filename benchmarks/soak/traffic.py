@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 from benchmarks.connection import Answer, Connection
+from benchmarks.servers import Server
 from benchmarks.soak.catalogue import SoakModel
 from benchmarks.soak.platform import GaveUp, Platform, timed
 from benchmarks.soak.record import Record
-from benchmarks.targets import Target
 
 # AWS advises clients of SageMaker to wait so long for an answer; the container has 60 s.
 HANG_S = 70.0
@@ -22,8 +22,8 @@ BAD_SHARE = 0.1
 MOST_IN_A_ROW = 6
 MOST_TRIES = 20
 
-RIGHT_ANSWER = "a request of a healthy model has its right answer, but where its worker was shot"
-MODELS_STAY = "a loaded model stays loaded, also where its worker is shot"
+RIGHT_ANSWER = "a request of a healthy model has its right answer, but where its worker was killed"
+MODELS_STAY = "a loaded model stays loaded, also where its worker is killed"
 UNANSWERED = "wrong or missing answers"
 CLEAR_REFUSAL = "a bad request gets the 4xx that is documented"
 
@@ -52,7 +52,7 @@ class Client(threading.Thread):
         self,
         number: int,
         seed: int,
-        target: Target,
+        server: Server,
         platform: Platform,
         models: Sequence[SoakModel],
         record: Record,
@@ -67,8 +67,8 @@ class Client(threading.Thread):
         self._popularity = list(accumulate(1 / (rank + 3) for rank in range(len(self._models))))
         self._record = record
         self._stopping = stopping
-        self.loading = Connection(target.port, timeout_s=LOAD_HANG_S)
-        self.invoking = Connection(target.port, timeout_s=HANG_S)
+        self.loading = Connection(server.port, timeout_s=LOAD_HANG_S)
+        self.invoking = Connection(server.port, timeout_s=HANG_S)
 
     def run(self) -> None:
         """Until it is told to stop."""
@@ -93,13 +93,13 @@ class Client(threading.Thread):
             return
         question = model.question(self._chance)
         headers = {"Content-Type": question.content_type, "Accept": question.accept}
-        answer, shot, refusals = self._invoke("invoke", model.name, question.body, headers)
+        answer, killed, refusals = self._invoke("invoke", model.name, question.body, headers)
         if answer.status == 200 and question.is_answered_by(answer.body):
             self._record.count("right answers")
             if refusals:
                 self._record.count("invocations that were refused at first and then answered")
-        elif answer.status >= 500 and shot:
-            self._record.count(f"excused: its worker was shot in that instant ({answer.status})")
+        elif answer.status >= 500 and killed:
+            self._record.count(f"excused: its worker was killed in that instant ({answer.status})")
         else:
             self._record.count(UNANSWERED)
             said = answer.body[:200].decode(errors="replace")
@@ -107,13 +107,13 @@ class Client(threading.Thread):
             self._record.breaks(
                 RIGHT_ANSWER,
                 f"{asked}: {answer.status} after {answer.elapsed_s:.1f} s and {refusals} refusals"
-                f"{', shot' if shot else ''}: {said}",
+                f"{', killed' if killed else ''}: {said}",
             )
 
     def _invoke(self, call: str, name: str, body: bytes, headers: dict[str, str]) -> tuple[Answer, bool, int]:
-        """Asks as the platform does: the last answer, whether a worker was shot meanwhile, how often it was refused.
+        """Asks as the platform does: the last answer, whether a worker was killed meanwhile, how often it was refused.
 
-        On 507 room is made. A model that the server has dropped is loaded again: its worker was shot, and found no
+        On 507 room is made. A model that the server has dropped is loaded again: its worker was killed, and found no
         memory any more. That is never excused, but the request can still be answered.
         """
         path = f"/models/{name}/invoke"
@@ -122,9 +122,9 @@ class Client(threading.Thread):
             loads = self._platform.loads(name)
             started_s = time.monotonic()
             answer = timed(self._record, call, name, lambda: self.invoking.request("POST", path, body, headers))
-            shot = self._record.was_shot(name, started_s, time.monotonic())
-            if shot or refusals >= MOST_TRIES:
-                return answer, shot, refusals
+            killed = self._record.was_killed(name, started_s, time.monotonic())
+            if killed or refusals >= MOST_TRIES:
+                return answer, killed, refusals
             if answer.status == 507:
                 self._record.count("invocations answered 507 for lack of memory")
                 self._platform.make_room(self.loading)
@@ -132,18 +132,18 @@ class Client(threading.Thread):
                 self._record.breaks(MODELS_STAY, f"{call} of {name}: {answer.status}")
                 self._platform.restore(name, loads, self.loading)
             else:
-                return answer, shot, refusals
+                return answer, killed, refusals
             refusals += 1
 
     def _ask_badly(self, model: SoakModel) -> None:
         bad = _BAD_FOR_ALL if model.kind == "multiplier" else _BAD_FOR_ALL + _BAD_FOR_IMAGES
         body, content_type, accept, status = self._chance.choice(bad)
         headers = {"Content-Type": content_type, "Accept": accept}
-        answer, shot, _ = self._invoke("bad request", model.name, body, headers)
+        answer, killed, _ = self._invoke("bad request", model.name, body, headers)
         if answer.status == status:
             self._record.count("bad requests refused as documented")
-        elif answer.status >= 500 and shot:
-            self._record.count("bad requests whose worker was shot")
+        elif answer.status >= 500 and killed:
+            self._record.count("bad requests whose worker was killed")
         else:
             said = answer.body[:200].decode(errors="replace")
             self._record.breaks(

@@ -81,7 +81,7 @@ def test_invoking_an_unknown_model_is_404(server: ServerProcess, name: str) -> N
     assert server.invoke(name, ONE_ROW).status_code == 404
 
 
-def test_two_models_answer_side_by_side(server: ServerProcess, loaded: Loader) -> None:
+def test_two_models_answer_in_parallel(server: ServerProcess, loaded: Loader) -> None:
     double, triple = loaded(factor=2), loaded(factor=3)
 
     def ask(turn: int) -> tuple[int, float]:

@@ -17,13 +17,13 @@ from botocore.config import Config
 
 from local_endpoint.app import LocalEndpoint
 from local_endpoint.configuration import Configuration, Limits
-from local_endpoint.guardian import Guardian
-from local_endpoint.instances import Instance
-from local_endpoint.runtimes import Runtime, make_runtime
-from local_endpoint.runtimes.process import ContainerProcess, ProcessRuntime
+from local_endpoint.hosting.instance import Instance
+from local_endpoint.hosting.janitor import Janitor
+from local_endpoint.hosting.runtimes import Runtime, make_runtime
+from local_endpoint.hosting.runtimes.process import ContainerProcess, ProcessRuntime
 from tests.harness.waiting import wait_until
 
-STAND_IN = Path(__file__).with_name("stand_in.py")
+FAKE_CONTAINER = Path(__file__).with_name("fake_container.py")
 REGION = "us-east-1"
 ROLE = "arn:aws:iam::123456789012:role/tests"
 BUCKET = "test-models"
@@ -49,16 +49,16 @@ def pack_folder(folder: Path) -> bytes:
 
 
 def behaving(**behaviour: Any) -> bytes:
-    """A model that makes the stand-in behave so."""
+    """A model that makes the fake container behave so."""
     return pack({"behaviour.json": json.dumps(behaviour)})
 
 
-def _stand_in(_: Configuration, guardian: Guardian) -> Runtime:
-    return ProcessRuntime(guardian, [sys.executable, str(STAND_IN)])
+def _fake_container(_: Configuration, janitor: Janitor) -> Runtime:
+    return ProcessRuntime(janitor, [sys.executable, str(FAKE_CONTAINER)])
 
 
 class Local:
-    """A local endpoint in this process, from ``with`` to its end. Containers are stand-ins unless ``real``."""
+    """A local endpoint in this process, from ``with`` to its end. Containers are fake containers unless ``real``."""
 
     def __init__(
         self, *, real: bool = False, runtime: str = "process", state_dir: Path | None = None, **limits: float
@@ -69,7 +69,7 @@ class Local:
             state_dir=state_dir,
             limits=Limits(**limits),  # type: ignore[arg-type]
         )
-        self.app = LocalEndpoint(configuration, make_runtime if real else _stand_in)
+        self.app = LocalEndpoint(configuration, make_runtime if real else _fake_container)
 
     def __enter__(self) -> Local:
         self.app.start()
@@ -209,7 +209,7 @@ class Local:
 
 
 def journal(instance: Instance, call: str | None = None) -> list[dict[str, Any]]:
-    """What a stand-in was asked, in order."""
+    """What a fake container was asked, in order."""
     file = Path(instance.container.base_dir, "journal.jsonl")
     lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     return [line for line in lines if call is None or line["call"] == call]

@@ -1,4 +1,4 @@
-"""InvokeEndpoint with real boto3, against containers that are stand-ins: caching, errors, hostile requests."""
+"""InvokeEndpoint with real boto3, against containers that are fake containers: caching, errors, hostile requests."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import pytest
 import requests
 from botocore.exceptions import ClientError
 
-from local_endpoint.objects import ObjectReader
-from local_endpoint.s3_location import S3Location
+from local_endpoint.storage.location import S3Location
+from local_endpoint.storage.objects import ObjectReader
 from tests.endpoint.local import BUCKET, PREFIX, Local, behaving, journal, message, pack, refused
 
 GROUP = "/aws/sagemaker/Endpoints/endpoint"
@@ -30,7 +30,7 @@ def test_a_model_is_downloaded_unpacked_loaded_and_invoked(local: Local) -> None
     raw = local.invoke_raw("a/b.tar.gz", CustomAttributes="trace=1", Accept="application/json")
     assert raw["ContentType"] == "application/json"
     assert raw["InvokedProductionVariant"] == "AllTraffic"
-    assert raw["CustomAttributes"] == "from=stand-in"
+    assert raw["CustomAttributes"] == "from=fake-container"
     answer = json.loads(raw["Body"].read())
     assert answer["text"] == "hello"
     instance = local.instances()[0]
@@ -96,7 +96,7 @@ def test_a_single_model_endpoint_serves_its_archive(local: Local) -> None:
 
 
 def test_an_object_overwritten_in_place_goes_on_answering_as_before_until_it_is_dropped(local: Local) -> None:
-    local.deploy(Environment={"STAND_IN_CAPACITY": "1"})
+    local.deploy(Environment={"FAKE_CAPACITY": "1"})
     local.upload("models/m.tar.gz", pack({"text": "old"}))
     assert local.invoke("m.tar.gz")["text"] == "old"
     local.upload("models/m.tar.gz", pack({"text": "new"}))
@@ -219,7 +219,7 @@ def test_streaming_and_asynchronous_invocations_are_refused_not_faked(local: Loc
 def test_sixty_four_clients_on_a_prefix_of_a_thousand_models(local: Local) -> None:
     for number in range(1000):
         local.upload(f"models/{number}.tar.gz", pack({"text": str(number)}))
-    local.deploy(instances=2, Environment={"STAND_IN_CAPACITY": "300"})
+    local.deploy(instances=2, Environment={"FAKE_CAPACITY": "300"})
     started_s = time.monotonic()
     with ThreadPoolExecutor(64) as clients:
         answers = list(clients.map(lambda number: local.invoke(f"{number}.tar.gz")["text"], range(1000)))

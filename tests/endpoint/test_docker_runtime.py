@@ -12,7 +12,7 @@ from typing import Any
 import docker
 import pytest
 
-from local_endpoint.runtimes.docker import MULTI_MODELS_LABEL, OWN_LABEL, DockerContainer
+from local_endpoint.hosting.runtimes.docker import MULTI_MODELS_LABEL, OWN_LABEL, DockerContainer
 from tests.endpoint.local import Local, message, refused
 from tests.endpoint.program import Program, deploy_real
 from tests.endpoint.traffic import Traffic

@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from local_endpoint import fleet
-from local_endpoint.runtimes import process
+from local_endpoint.hosting import fleet
+from local_endpoint.hosting.runtimes import process
 from tests.endpoint.local import Local, behaving, journal, message, pack, pids, refused
 from tests.endpoint.traffic import Traffic
 from tests.harness.waiting import wait_until
@@ -74,7 +74,7 @@ def test_a_request_that_kills_every_container_it_reaches_ends_in_an_error(local:
 def test_an_update_loses_no_request_and_ends_the_old_instances(local: Local) -> None:
     local.upload("models/m.tar.gz", behaving(invoke_s=0.02))
     local.deploy(instances=2, Environment={"VERSION": "1"})
-    local.create_model("second", Environment={"VERSION": "2", "STAND_IN_START_S": "0.5"})
+    local.create_model("second", Environment={"VERSION": "2", "FAKE_START_S": "0.5"})
     local.create_config("second", "second", instances=3)
     before = pids(local)
     with Traffic(lambda _: local.invoke("m.tar.gz")["environment"]["VERSION"]) as traffic:
@@ -97,7 +97,7 @@ def test_an_update_loses_no_request_and_ends_the_old_instances(local: Local) -> 
 def test_an_update_that_does_not_come_up_leaves_the_old_configuration_in_service(local: Local) -> None:
     local.upload("models/m.tar.gz", behaving())
     local.deploy()
-    local.create_model("broken", Environment={"STAND_IN_EXIT": "1"})
+    local.create_model("broken", Environment={"FAKE_EXIT": "1"})
     local.create_config("broken", "broken")
     before = pids(local)
     with Traffic(lambda _: local.invoke("m.tar.gz"), clients=2) as traffic:
@@ -144,7 +144,7 @@ def test_scaling_up_that_cannot_succeed_ends_with_the_reason_and_the_former_numb
     monkeypatch.setattr(fleet, "RETRY_S", (0.1,))
     obstacle = tmp_path / "obstacle"
     local.upload("models/m.tar.gz", behaving())
-    local.deploy(Environment={"STAND_IN_EXIT_IF": str(obstacle)})
+    local.deploy(Environment={"FAKE_EXIT_IF": str(obstacle)})
     obstacle.touch()
     wanted = [{"VariantName": "AllTraffic", "DesiredInstanceCount": 3, "DesiredWeight": 2.0}]
     with Traffic(lambda _: local.invoke("m.tar.gz"), clients=2) as traffic:
@@ -202,7 +202,7 @@ def test_an_update_may_retain_what_scaling_has_changed(
 
 def test_a_model_that_was_unloaded_is_loaded_again_where_it_is_on_the_disk(local: Local) -> None:
     """Also when that instance is the busier one: a download is saved."""
-    local.deploy(instances=2, Environment={"STAND_IN_CAPACITY": "2"})
+    local.deploy(instances=2, Environment={"FAKE_CAPACITY": "2"})
     local.upload("models/m.tar.gz", behaving())
     local.upload("models/slow.tar.gz", behaving(invoke_s=2.0))
     local.invoke("m.tar.gz")
@@ -245,7 +245,7 @@ def test_variants_share_the_traffic_by_weight_and_can_be_named(local: Local) -> 
 
 def test_when_the_only_instance_dies_requests_wait_for_the_one_that_replaces_it(local: Local) -> None:
     local.upload("models/m.tar.gz", behaving())
-    local.deploy(Environment={"STAND_IN_START_S": "0.5"})
+    local.deploy(Environment={"FAKE_START_S": "0.5"})
     before = local.invoke("m.tar.gz")["pid"]
     with Traffic(lambda _: local.invoke("m.tar.gz")["pid"]) as traffic:
         traffic.wait_for_more()

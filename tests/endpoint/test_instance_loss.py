@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from local_endpoint.errors import ContainerGone
-from local_endpoint.model_table import State
-from local_endpoint.s3_location import S3Location, TargetModel
+from local_endpoint.model_cache.table import State
+from local_endpoint.storage.location import S3Location, TargetModel
 from tests.endpoint.local import BUCKET, Local, behaving, journal, pack, pid_of
 from tests.harness.waiting import wait_until
 

@@ -15,15 +15,15 @@ from tests.endpoint.local import PREFIX, Local, behaving, pack
     [
         (
             "no-ping",
-            {"Environment": {"STAND_IN_PING_STATUS": "500"}},
+            {"Environment": {"FAKE_PING_STATUS": "500"}},
             "The primary container for production variant AllTraffic did not pass the ping health check.",
         ),
         (
             "no-models",
-            {"Environment": {"STAND_IN_MODELS_STATUS": "404"}},
+            {"Environment": {"FAKE_MODELS_STATUS": "404"}},
             "The primary container for production variant AllTraffic did not pass the ping health check.",
         ),
-        ("exits", {"Environment": {"STAND_IN_EXIT": "3"}}, "it ended with status 3"),
+        ("exits", {"Environment": {"FAKE_EXIT": "3"}}, "it ended with status 3"),
         (
             "no-bucket",
             {"url": "s3://there-is-no-such-bucket/models/"},
@@ -48,9 +48,7 @@ def test_an_endpoint_that_cannot_come_up_fails_with_the_reason(name: str, model:
 
 def test_the_start_up_time_of_a_variant_wins_over_the_default() -> None:
     with Local(startup_timeout_s=0.5) as local:
-        local.deploy(
-            variant={"ContainerStartupHealthCheckTimeoutInSeconds": 60}, Environment={"STAND_IN_START_S": "1.5"}
-        )
+        local.deploy(variant={"ContainerStartupHealthCheckTimeoutInSeconds": 60}, Environment={"FAKE_START_S": "1.5"})
 
 
 def test_the_download_time_of_a_variant_wins_over_the_default() -> None:

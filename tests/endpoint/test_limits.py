@@ -29,7 +29,7 @@ def test_unloading_is_bounded() -> None:
 
 def test_the_disk_drops_what_nobody_uses() -> None:
     with Local(disk_bytes=250_000) as local:
-        local.deploy(Environment={"STAND_IN_CAPACITY": "2"})
+        local.deploy(Environment={"FAKE_CAPACITY": "2"})
         for name in "abcd":
             local.upload(f"models/{name}.tar.gz", pack({"text": name * 100_000}))
             local.invoke(f"{name}.tar.gz")
@@ -90,7 +90,7 @@ def test_so_many_models_and_no_more_are_loaded_at_once() -> None:
 
 def test_a_load_waits_for_a_model_that_may_go_for_a_while_only() -> None:
     with Local(victim_wait_s=0.3) as local:
-        local.deploy(Environment={"STAND_IN_CAPACITY": "1"})
+        local.deploy(Environment={"FAKE_CAPACITY": "1"})
         local.upload("models/busy.tar.gz", behaving(invoke_s=4))
         local.upload("models/other.tar.gz", behaving())
         with ThreadPoolExecutor(1) as caller:
@@ -130,7 +130,7 @@ def test_the_retry_trap(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_invocation_that_takes_too_long_is_status_0(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("local_endpoint.data_plane.LEAST_INVOCATION_S", 0.3)
+    monkeypatch.setattr("local_endpoint.data_plane.invocations.LEAST_INVOCATION_S", 0.3)
     with Local(response_timeout_s=0.5) as local:
         local.deploy()
         local.upload("models/slow.tar.gz", behaving(invoke_s=2.0))
@@ -152,7 +152,7 @@ def test_an_instance_that_falls_silent_is_replaced() -> None:
 
 def test_a_start_during_the_shutdown_leaves_nothing_behind() -> None:
     with Local() as local:
-        local.create_model("slow", Environment={"STAND_IN_START_S": "30"})
+        local.create_model("slow", Environment={"FAKE_START_S": "30"})
         local.create_config("slow", "slow")
         local.sagemaker.create_endpoint(EndpointName="slow", EndpointConfigName="slow")
         work_dir = local.app.work_dir
@@ -167,7 +167,7 @@ def test_a_start_during_the_shutdown_leaves_nothing_behind() -> None:
 def test_a_container_that_takes_no_notice_of_sigterm_is_ended_in_time() -> None:
     with Local() as local:
         local.upload("models/slow.tar.gz", behaving(invoke_s=120))
-        local.deploy(instances=2, Environment={"STAND_IN_STUBBORN": "1"})
+        local.deploy(instances=2, Environment={"FAKE_STUBBORN": "1"})
         with ThreadPoolExecutor(1) as caller:
             in_flight = caller.submit(local.invoke, "slow.tar.gz")
             wait_until(lambda: any(journal(each, "invoke") for each in local.instances()), "it was not invoked")

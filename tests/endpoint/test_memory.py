@@ -12,7 +12,7 @@ from tests.harness.waiting import wait_until
 
 
 def test_on_507_the_least_recently_used_model_goes_and_comes_back_without_download(local: Local) -> None:
-    local.deploy(Environment={"STAND_IN_CAPACITY": "2"})
+    local.deploy(Environment={"FAKE_CAPACITY": "2"})
     for name in "abc":
         local.upload(f"models/{name}.tar.gz", pack({"text": name}))
     for name in "aba":
@@ -28,7 +28,7 @@ def test_on_507_the_least_recently_used_model_goes_and_comes_back_without_downlo
 
 
 def test_a_model_with_a_request_in_flight_is_never_unloaded(local: Local) -> None:
-    local.deploy(Environment={"STAND_IN_CAPACITY": "1"})
+    local.deploy(Environment={"FAKE_CAPACITY": "1"})
     local.upload("models/slow.tar.gz", behaving(invoke_s=1.0))
     local.upload("models/other.tar.gz", behaving())
     instance_journal = lambda call: journal(local.instances()[0], call)  # noqa: E731
@@ -44,7 +44,7 @@ def test_a_model_with_a_request_in_flight_is_never_unloaded(local: Local) -> Non
 
 
 def test_when_nothing_can_be_unloaded_507_reaches_the_client(local: Local) -> None:
-    local.deploy(Environment={"STAND_IN_CAPACITY": "0"})
+    local.deploy(Environment={"FAKE_CAPACITY": "0"})
     local.upload("models/m.tar.gz", behaving())
     response = refused(local, "ModelError", 424, "m.tar.gz")
     assert response["OriginalStatusCode"] == 507
@@ -124,7 +124,7 @@ def test_a_models_own_404_is_passed_on(local: Local) -> None:
 
 
 def test_clients_of_more_models_than_fit_wait_for_each_other_instead_of_failing(local: Local) -> None:
-    local.deploy(Environment={"STAND_IN_CAPACITY": "1"})
+    local.deploy(Environment={"FAKE_CAPACITY": "1"})
     for number in range(8):
         local.upload(f"models/{number}.tar.gz", behaving(load_s=0.02, invoke_s=0.01))
     with ThreadPoolExecutor(16) as clients:

@@ -20,8 +20,8 @@ import pytest
 import requests
 
 from local_endpoint.events import ModelDownloaded, ModelLoaded
-from local_endpoint.instances import Instance
-from local_endpoint.runtimes.process import ContainerProcess
+from local_endpoint.hosting.instance import Instance
+from local_endpoint.hosting.runtimes.process import ContainerProcess
 from tests.endpoint.local import BUCKET, PREFIX, Local, message, pack, refused
 from tests.endpoint.traffic import Traffic
 from tests.harness.waiting import wait_until

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from local_endpoint.router import Choice, Sample, choose
+from local_endpoint.hosting.router import Choice, Sample, choose
 
 BUSY = 4
 

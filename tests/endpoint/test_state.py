@@ -13,8 +13,8 @@ import pytest
 import requests
 
 from local_endpoint.errors import StateInUse, StateUnreadable
-from local_endpoint.s3_storage import ObjectFiles
-from local_endpoint.state import StateFolder
+from local_endpoint.storage.object_files import ObjectFiles
+from local_endpoint.storage.state import StateFolder
 from tests.endpoint.local import BUCKET, Local, behaving, pack
 from tests.endpoint.program import ROOT
 from tests.harness.waiting import wait_until

@@ -70,7 +70,7 @@ def test_what_another_endpoint_uses_is_kept_and_said_to_be(local: Local) -> None
 def test_what_an_endpoint_is_moving_to_counts_as_used(local: Local) -> None:
     local.deploy("mme")
     local.deploy("other")
-    local.create_model("slow", Environment={"STAND_IN_START_S": "6"})
+    local.create_model("slow", Environment={"FAKE_START_S": "6"})
     local.create_config("mme-next", "slow")
     local.sagemaker.add_tags(
         ResourceArn=local.sagemaker.describe_endpoint_config(EndpointConfigName="mme-next")["EndpointConfigArn"],
@@ -181,8 +181,8 @@ def test_an_update_keeps_the_number_of_instances_that_scaling_has_made(local: Lo
 
 
 def test_a_failed_endpoint_is_not_said_to_serve_after_an_update_that_failed(local: Local) -> None:
-    local.deploy("mme", wanted="Failed", Environment={"STAND_IN_EXIT": "1"})
-    told = call(local, "update_endpoint", "--name", "mme", "--env", "STAND_IN_EXIT=2", code=1).stderr
+    local.deploy("mme", wanted="Failed", Environment={"FAKE_EXIT": "1"})
+    told = call(local, "update_endpoint", "--name", "mme", "--env", "FAKE_EXIT=2", code=1).stderr
     assert "the update failed, mme is Failed: The primary container" in told
     assert "serves" not in told
 

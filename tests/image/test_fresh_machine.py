@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness.docker import BUILD_OPTIONS, REPOSITORY, docker, reason_without_engine
-from tests.harness.side_by_side import show
+from tests.harness.parallel import show
 
 # As the Dockerfile's own base; where other images cannot be had, tests build from this one alone.
 BASE_IMAGE = "debian:bookworm-slim"

@@ -15,7 +15,7 @@ import pytest
 
 from tests.harness import models
 from tests.harness.docker import POLL_S, DockerServer, Image, docker
-from tests.harness.side_by_side import show
+from tests.harness.parallel import show
 from tests.harness.waiting import wait_until
 from tests.harness.wheels import write_requirements, write_wheel
 

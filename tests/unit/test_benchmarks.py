@@ -22,8 +22,8 @@ from PIL import Image
 from benchmarks import memory, models, report, run
 from benchmarks.connection import Connection
 from benchmarks.failure import BenchmarkError
+from benchmarks.servers import base
 from benchmarks.summary import Ratio, Summary, percentile
-from benchmarks.targets import base
 from tests.harness.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -232,7 +232,7 @@ def test_every_scenario_explains_itself(scenario: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["no_such_benchmark"], ["latency", "--targets", "stock,stock"], ["memory", "--counts", "3"]]
+    "arguments", [[], ["no_such_benchmark"], ["latency", "--servers", "stock,stock"], ["memory", "--counts", "3"]]
 )
 def test_wrong_use_is_exit_code_2(arguments: list[str]) -> None:
     done = subprocess.run([*BENCH, *arguments], capture_output=True, text=True, cwd=ROOT)
@@ -291,7 +291,7 @@ def test_a_real_run_measures_both_servers_and_leaves_nothing(folder: Path) -> No
 
 @pytest.mark.slow
 def test_an_interrupted_run_leaves_nothing(folder: Path) -> None:
-    with _bench(folder, "latency", "--targets", "ours", "--rounds", "100000") as bench:
+    with _bench(folder, "latency", "--servers", "ours", "--rounds", "100000") as bench:
         wait_until(lambda: "round 1 of" in _messages(folder), "the run is under way", 120)
         started = psutil.Process(bench.pid).children(recursive=True)
         bases = {base_dir for process in started if (base_dir := process.environ().get("SAGEMAKER_BASE_DIR"))}
