@@ -8,14 +8,15 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import select
 import signal
 import socket
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mme.errors import Refusal
 from mme.zygote import protocol
+from mme.zygote.hang_up import has_ended
 from mme.zygote.launcher import Launch
 
 logger = logging.getLogger("mme.zygote")
@@ -36,7 +37,7 @@ class ModelSlot:
     has_loaded: bool = False  # in any worker, at any time
     taken_bytes: int = 0  # by a worker, as far as is known
     kept: list[str] = field(default_factory=list)  # keys of memory that is kept for next workers (Admission.keep)
-    refused: list[tuple[socket.socket, int]] = field(default_factory=list)  # answered when the launcher is gone
+    refused: list[tuple[socket.socket, Refusal]] = field(default_factory=list)  # answered when the launcher is gone
 
     @classmethod
     def of_launcher(cls, pid: int) -> ModelSlot:
@@ -82,12 +83,16 @@ class Worker:
     connection: socket.socket
     slot: int  # of its session's record
     ended_by_us: bool = False
+    given_up: bool = False  # killed because the front end had hung up on it
 
     def is_hung_up(self) -> bool:
         """Whether the front end has closed the connection."""
-        poll = select.poll()
-        poll.register(self.connection, select.POLLRDHUP)
-        return bool(poll.poll(0))
+        return has_ended(self.connection)
+
+    def give_up(self) -> None:
+        """Kills it and what it has started: the front end has hung up on it (``HangUps``)."""
+        self.given_up = True
+        kill_group(self.pid)
 
     def hang_up(self) -> None:
         """Ends the connection, also where a worker that is just being forked still has a copy of it."""
@@ -102,7 +107,7 @@ class Worker:
         what = f"worker {self.pid} of model {self.model.launch.model_name}"
         if code > 0:
             logger.warning("%s ended with exit code %d", what, code)
-        elif -code == signal.SIGIO:
+        elif self.given_up:
             logger.warning("%s was killed: the front end had given up on it", what)
         elif -code == signal.SIGKILL:
             logger.error("%s was killed, probably for lack of memory", what)

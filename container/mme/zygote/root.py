@@ -19,15 +19,15 @@ from pathlib import Path
 
 from mme.capacity.admission import Admission
 from mme.capacity.memory import MIB
-from mme.errors import MmeError
+from mme.errors import MmeError, Refusal
 from mme.logs import configure_logging
 from mme.settings import Settings
 from mme.zygote import protocol
 from mme.zygote.event_loop import EventLoop
+from mme.zygote.hang_up import HangUps
 from mme.zygote.launcher import ALIVE, LAUNCHES, is_process, start_time
 from mme.zygote.load_policy import LoadPolicy
 from mme.zygote.model_slot import ModelSlot, Worker, is_launcher, kill, kill_group, remove_log_files, send_at_once
-from mme.zygote.session import EXIT_NO_MEMORY, EXIT_REFUSED
 from mme.zygote.session_records import MOST_SESSIONS, SessionRecords, WorkerState
 from mme.zygote.template import warm_up
 from mme.zygote.worker_process import Inherited, raise_oom_score, run_worker
@@ -45,8 +45,6 @@ _FILES_MADE_S = 1.0
 # How long the memory of a worker that has died is kept for the next one.
 _KEPT_S = 10.0
 _SIGNALS = {signal.SIGTERM, signal.SIGCHLD}
-# What a load is answered by the exit code of its worker.
-_REFUSALS = {EXIT_NO_MEMORY: 507, EXIT_REFUSED: 400}
 
 
 class Zygote:
@@ -78,6 +76,7 @@ class Zygote:
         self._models: dict[int, ModelSlot] = {}  # by launcher
         self._workers: dict[int, Worker] = {}  # by process
         self._records = SessionRecords(shared)
+        self._hang_ups = HangUps(self._records)
         self._started_ticks = int(start_time(os.getpid()))
         self._free_slots = list(range(MOST_SESSIONS - 1, -1, -1))
 
@@ -89,6 +88,7 @@ class Zygote:
         self._loop.watch(self._alive, self.handle_supervisor)
         launches = os.open(self._runtime_dir / LAUNCHES, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         self._loop.watch(launches, lambda: self.handle_launches(launches))
+        self._loop.watch(self._hang_ups.fileno(), self._hang_ups.handle)
         # From here on launchers get past opening it.
         os.open(self._runtime_dir / ALIVE, os.O_RDWR | os.O_CLOEXEC)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -192,8 +192,8 @@ class Zygote:
             self._drop(model)
 
     def _answer_refused(self, model: ModelSlot) -> None:
-        for connection, status in model.refused:
-            self._answer_load(model, connection, status)
+        for connection, refusal in model.refused:
+            self._answer_load(model, connection, refusal)
         model.refused.clear()
 
     def _forget_launcher(self, model: ModelSlot) -> None:
@@ -235,11 +235,13 @@ class Zygote:
         try:
             worker.pid = self._fork(worker)
         except OSError as error:
-            logger.error("no worker for model %s (507): %s; %s", model.launch.model_name, error, self._memory())
+            reason = f"no process can be forked for model {model.launch.model_name!r}: {error.strerror}"
+            logger.error("%s (507); %s", reason, self._memory())
             self._free_slots.append(worker.slot)
-            self.refuse_load(model, worker, 507)
+            self.refuse_load(model, worker, Refusal(507, f"{reason}. Unload other models, or use a larger instance."))
             return
         model.workers[worker.pid] = self._workers[worker.pid] = worker
+        self._hang_ups.add(worker)
         self._loop.cancel(model.launch.pid)
 
     def _fork(self, worker: Worker) -> int:
@@ -280,6 +282,7 @@ class Zygote:
         if worker is None:
             return
         del worker.model.workers[pid]
+        self._hang_ups.remove(worker)
         model = worker.model
         if model.standard_input < 0 and not model.workers and model.launch.pid in self._models:
             self._loop.after(_ORPHAN_GRACE_S, model.launch.pid, lambda: self._drop(model))
@@ -294,10 +297,9 @@ class Zygote:
         self._free_slots.append(worker.slot)
         if not worker.ended_by_us:
             worker.report(code)
-            killed = code == -signal.SIGKILL  # by the kernel, as far as can be told
-            refusal = 507 if killed else _REFUSALS.get(code)
-            if state == WorkerState.LOADING and refusal:
-                self.refuse_load(model, worker, refusal)
+            killed = code == -signal.SIGKILL and not worker.given_up  # by the kernel, as far as can be told
+            if state == WorkerState.LOADING and not worker.given_up:
+                self.refuse_load(model, worker, record.refusal or refusal_of_exit(model.launch.model_name, code))
                 if killed and model.has_loaded:  # (one that was refused has put back what was kept for it)
                     self.keep_memory(model)
                 return
@@ -325,8 +327,8 @@ class Zygote:
         except (OSError, MmeError) as error:
             logger.error("what is kept for model %s stays kept: %s", model.launch.model_name, error)
 
-    def refuse_load(self, model: ModelSlot, worker: Worker, status: int) -> None:
-        """Answers ``status`` to a load, and closes the connection.
+    def refuse_load(self, model: ModelSlot, worker: Worker, refusal: Refusal) -> None:
+        """Answers ``refusal`` to a load, and closes the connection.
 
         MMS unregisters the model then, but in a thread that it has interrupted itself: if the launcher lives, waiting
         for its end fails, and MMS puts the model back (ModelManager.unregisterModel), so that the platform's next try
@@ -340,16 +342,26 @@ class Zygote:
         ):
             worker.hang_up()
         elif self._multi_model and model.standard_input >= 0:
-            model.refused.append((worker.connection, status))
+            model.refused.append((worker.connection, refusal))
             kill(model.launch.pid)
         else:
-            self._answer_load(model, worker.connection, status)
+            self._answer_load(model, worker.connection, refusal)
 
-    def _answer_load(self, model: ModelSlot, connection: socket.socket, status: int) -> None:
-        send_at_once(connection, protocol.load_response(status, "The reason is in the log of the worker."))
+    def _answer_load(self, model: ModelSlot, connection: socket.socket, refusal: Refusal) -> None:
+        send_at_once(connection, protocol.load_response(refusal.status, refusal.message))
         connection.close()
         folder = Path(model.launch.temporary_dir)
         self._loop.after(_FILES_MADE_S, folder, lambda: remove_log_files(folder))
+
+
+def refusal_of_exit(model_name: str, code: int) -> Refusal:
+    """Why a load ended with its process, which could not say it itself; ``code`` is negative for a signal."""
+    what = f"the worker of model {model_name!r}"
+    if code == -signal.SIGKILL:
+        remedy = "Unload other models, or use a larger instance."
+        return Refusal(507, f"{what} was killed while it loaded, probably for lack of memory. {remedy}")
+    how = f"crashed ({signal.Signals(-code).name})" if code < 0 else f"ended with exit code {code}"
+    return Refusal(500, f"{what} {how} while it loaded. Its last lines in the log may say why.")
 
 
 def main() -> int:
