@@ -35,6 +35,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 ENGINE_STARTER = REPOSITORY.parent / "shared" / "tools" / "docker-engine"
 BUILD_AND_PUSH = REPOSITORY / "build_and_push.sh"
 BUILD_OPTIONS = "--network host"
+BASE_IMAGE = "debian:trixie-slim"  # the Dockerfile's default
 # The tag stays after the tests: with it the layers stay, and the next build takes seconds.
 TEST_IMAGE = "demo-sagemaker-multimodel-test"
 # A first build fetches some 500 MB.
