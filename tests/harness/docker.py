@@ -204,6 +204,12 @@ class DockerServer(ContainerClient):
         self.start_s = time.monotonic() - started_s
         return self
 
+    def start_again(self) -> None:
+        """``docker start`` of a container that has ended; waits until /ping answers."""
+        docker("start", self.name)
+        self._end_was_awaited = False
+        wait_until(self._answers, lambda: f"the server answers again\n{self.log_tail()}", START_TIMEOUT_S)
+
     def launch(self) -> None:
         """Starts the container as SageMaker does (``docker run IMAGE serve``) and returns at once."""
         environment = [part for name, value in self.settings.items() for part in ("--env", f"{name}={value}")]
