@@ -259,7 +259,8 @@ class DockerServer(ContainerClient):
 
     def execute(self, *command: str) -> str:
         """Runs a command in the container, as root, and returns its output; fails the test if it fails."""
-        exit_code, (output, errors) = self.container().exec_run(list(command), user="root", demux=True)
+        ran: Any = self.container().exec_run(list(command), user="root", demux=True)
+        exit_code, (output, errors) = ran
         assert exit_code == 0, f"{command} exited {exit_code}: {(errors or b'').decode(errors='replace')}"
         return (output or b"").decode(errors="replace")
 
