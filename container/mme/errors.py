@@ -12,12 +12,25 @@
         └── UnsupportedMediaType 415  the Content-Type is unknown
 
 A message names the model or file, what was found, what is allowed, and the remedy. It may reach a client; stack
-traces never do.
+traces never do. A ``Refusal`` is what the caller of a load learns of the error that ended it.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+LONGEST_REFUSAL_BYTES = 1000
+# From here on a message is no sentence any more but a stack trace: Python's own, or MXNet's.
+_STACK_TRACE = re.compile(r"Traceback \(most recent call last\)|^\s*Stack trace|^\s*\[bt\]", re.MULTILINE)
+# An absolute path: quoted, or a word of its own (no media type, no URL).
+_PATH = re.compile(
+    r"""(?P<quote>['"])(?P<quoted>/[^'"\n]*)(?P=quote)"""
+    r"""|(?<![\w./])(?P<bare>/[^/\s'",;:()][^\s'",;:()]*)"""
+)
 
 
 class MmeError(Exception):
@@ -82,3 +95,50 @@ class UnsupportedMediaType(RequestError):
     status = 415
     phrase = "Unsupported Media Type"
     kind = "UnsupportedMediaTypeException"
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a load ends without a model, as the caller is answered: an HTTP status and one sentence or two.
+
+    The message fits into ``LONGEST_REFUSAL_BYTES`` of UTF-8.
+    """
+
+    status: int
+    message: str
+
+    def __post_init__(self) -> None:
+        encoded = self.message.encode(errors="replace")
+        if len(encoded) > LONGEST_REFUSAL_BYTES:
+            encoded = encoded[: LONGEST_REFUSAL_BYTES - len("…".encode())]
+            object.__setattr__(self, "message", encoded.decode(errors="ignore") + "…")
+
+    @classmethod
+    def of(cls, error: BaseException, model_dir: str | os.PathLike[str] | None = None) -> Refusal:
+        """What the caller may know of ``error``: no stack trace, and paths only within the model's folder."""
+        if isinstance(error, MmeError):
+            status, message = error.status, str(error)
+        else:
+            status = InsufficientMemory.status if isinstance(error, MemoryError) else MmeError.status
+            message = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        return cls(status, public_message(message, model_dir))
+
+
+def public_message(message: str, model_dir: str | os.PathLike[str] | None = None) -> str:
+    """``message`` in one line, without what follows of a stack trace; paths in ``model_dir`` are relative to that.
+
+    Of other paths the last part alone stays.
+    """
+    folders = [] if model_dir is None else [Path(model_dir), Path(os.path.realpath(model_dir))]
+
+    def shown(found: re.Match[str]) -> str:
+        quote, path = found["quote"] or "", Path(found["quoted"] or found["bare"])
+        for folder in folders:
+            if path == folder:
+                return f"{quote}the model's folder{quote}"
+            if path.is_relative_to(folder):
+                return f"{quote}{path.relative_to(folder)}{quote}"
+        return f"{quote}…/{path.name}{quote}" if path.name else found[0]
+
+    text = _PATH.sub(shown, _STACK_TRACE.split(message, maxsplit=1)[0])
+    return " ".join(text.split())

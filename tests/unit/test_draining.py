@@ -10,17 +10,6 @@ import pytest
 
 from mme.supervisor.connections import Connection, connections_to, count_in_flight, stop_listening
 from mme.supervisor.draining import UNCLEAR_MS, is_quiet
-from mme.zygote.session_records import (
-    MOST_WORKERS,
-    DrainQuota,
-    State,
-    is_any_busy,
-    is_any_loaded,
-    make_shared,
-    map_shared,
-    taken_by,
-    taken_mib,
-)
 from tests.harness.waiting import wait_until
 
 IDLE = Connection(1, received_bytes=9, sent_segments=1, since_received_ms=80, since_sent_ms=40, unacknowledged_bytes=0)
@@ -122,56 +111,3 @@ def test_all_is_quiet_where_nobody_waits(
     connections: list[Connection] | None, workers_are_busy: bool | None, quiet: bool
 ) -> None:
     assert is_quiet(connections, workers_are_busy) is quiet
-
-
-@pytest.fixture
-def page() -> memoryview:
-    descriptor = make_shared()
-    try:
-        return map_shared(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def test_a_worker_is_busy_while_it_loads_and_predicts(page: memoryview) -> None:
-    for state, busy in [
-        (State.STARTED, False),
-        (State.LOADING, True),
-        (State.READY, False),
-        (State.PREDICTING, True),
-    ]:
-        page[MOST_WORKERS - 1] = state
-        assert is_any_busy(page) is busy
-
-
-def test_a_worker_is_loaded_until_it_ends(page: memoryview) -> None:
-    for state, loaded in [
-        (State.LOADING, False),
-        (State.READY, True),
-        (State.PREDICTING, True),
-        (State.STARTED, False),
-    ]:
-        page[7] = state
-        assert is_any_loaded(page) is loaded
-
-
-def test_what_models_took_is_told_apart_and_from_all_else(page: memoryview) -> None:
-    for slot, size_mib in [(0, 1), (1, 2**32 - 1), (MOST_WORKERS - 1, 7)]:
-        taken_by(page, slot)[:] = size_mib.to_bytes(4, "little")
-    assert [taken_mib(page, slot) for slot in (0, 1, 2, MOST_WORKERS - 1)] == [1, 2**32 - 1, 0, 7]
-    assert not is_any_loaded(page)
-    assert not DrainQuota(page).is_exceeded_by(1)
-
-
-def test_a_worker_answers_what_was_under_way_and_then_turns_away(page: memoryview) -> None:
-    worker, other = DrainQuota(page), DrainQuota(page)
-    assert not any(worker.is_exceeded_by(1) for _ in range(10))
-    DrainQuota(page).after(3)
-    assert [worker.is_exceeded_by(1) for _ in range(5)] == [False, False, False, True, True]
-    assert [other.is_exceeded_by(2) for _ in range(3)] == [False, False, True]
-    assert not is_any_busy(page)
-
-
-def test_where_nothing_was_under_way_all_are_turned_away(page: memoryview) -> None:
-    DrainQuota(page).after(0)
-    assert DrainQuota(page).is_exceeded_by(1)

@@ -32,7 +32,7 @@ from mme.logs import json_output
 from mme.settings import Settings
 from mme.supervisor.privileges import environment_for_models
 from mme.zygote.launcher import LAUNCHES, write_home
-from mme.zygote.session_records import DrainQuota, is_any_busy, is_any_loaded, make_shared, map_shared
+from mme.zygote.session_records import DrainQuota, SessionRecords, make_shared
 
 logger = logging.getLogger("mme.zygote")
 
@@ -57,7 +57,7 @@ class ZygoteHandle:
         self._front_end_variables = write_home(runtime_dir, "fork", "")
         # Kept open: announcements of launchers wait in it while there is no zygote to read them.
         self._launches = os.open(runtime_dir / LAUNCHES, os.O_RDWR | os.O_CLOEXEC)
-        self._pages: list[memoryview] = []  # shared with workers, one page per zygote: workers may outlive it
+        self._records: list[SessionRecords] = []  # one per zygote: workers may outlive it
         self._alive_write = -1
         self._ready_read = -1
         self._guarded: list[int] = []
@@ -72,7 +72,7 @@ class ZygoteHandle:
         alive_read, self._alive_write = os.pipe2(os.O_CLOEXEC)
         self._ready_read, ready_write = os.pipe2(os.O_CLOEXEC)
         shared = make_shared()
-        self._pages.append(map_shared(shared))
+        self._records.append(SessionRecords(shared))
         python_path = os.pathsep.join(filter(None, [str(PACKAGE_DIR), self.settings.python_path]))
         command = [sys.executable, "-P", "-m", "mme.zygote.root"]
         output = json_output("zygote") if self.settings.log_format == "json" else None
@@ -120,16 +120,16 @@ class ZygoteHandle:
 
     def is_busy(self) -> bool:
         """Whether a worker loads its model or works on a request."""
-        return bool(self._pages) and is_any_busy(self._pages[-1])
+        return bool(self._records) and self._records[-1].is_any_busy()
 
     def has_loaded_worker(self) -> bool:
         """Whether a worker has its model."""
-        return bool(self._pages) and is_any_loaded(self._pages[-1])
+        return bool(self._records) and self._records[-1].is_any_loaded()
 
     def set_drain_quota(self, requests: int) -> None:
         """Has each worker answer so many requests, and 503 to all that come then. For good."""
-        for page in self._pages:
-            DrainQuota(page).after(requests)
+        for records in self._records:
+            DrainQuota(records).after(requests)
 
     def _tell(self, pid: int) -> None:
         try:

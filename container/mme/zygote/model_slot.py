@@ -80,7 +80,7 @@ class Worker:
     pid: int
     model: ModelSlot
     connection: socket.socket
-    slot: int  # its byte in the shared page of states
+    slot: int  # of its session's record
     ended_by_us: bool = False
 
     def is_hung_up(self) -> bool:

@@ -27,8 +27,8 @@ from mme.zygote.event_loop import EventLoop
 from mme.zygote.launcher import ALIVE, LAUNCHES, is_process, start_time
 from mme.zygote.load_policy import LoadPolicy
 from mme.zygote.model_slot import ModelSlot, Worker, is_launcher, kill, kill_group, remove_log_files, send_at_once
-from mme.zygote.session import EXIT_NO_MEMORY, EXIT_REFUSED, Busy
-from mme.zygote.session_records import MOST_WORKERS, map_shared, taken_by, taken_mib
+from mme.zygote.session import EXIT_NO_MEMORY, EXIT_REFUSED
+from mme.zygote.session_records import MOST_SESSIONS, SessionRecords, WorkerState
 from mme.zygote.template import warm_up
 from mme.zygote.worker_process import Inherited, raise_oom_score, run_worker
 
@@ -77,9 +77,9 @@ class Zygote:
         self._guarded: dict[int, bytes] = {}  # process → when it was started
         self._models: dict[int, ModelSlot] = {}  # by launcher
         self._workers: dict[int, Worker] = {}  # by process
-        self._states = map_shared(shared)
+        self._records = SessionRecords(shared)
         self._started_ticks = int(start_time(os.getpid()))
-        self._free_slots = list(range(MOST_WORKERS - 1, -1, -1))
+        self._free_slots = list(range(MOST_SESSIONS - 1, -1, -1))
 
     # ---- life ----
 
@@ -227,12 +227,11 @@ class Zygote:
             return  # it has gone again
         connection.setblocking(True)
         if not self._free_slots:
-            logger.error("no worker for model %s: there are %d", model.launch.model_name, MOST_WORKERS)
+            logger.error("no worker for model %s: there are %d", model.launch.model_name, MOST_SESSIONS)
             connection.close()
             return
         worker = Worker(-1, model, connection, self._free_slots.pop())
-        self._states[worker.slot] = Busy.STARTED
-        taken_by(self._states, worker.slot)[:] = bytes(4)
+        self._records.take(worker.slot)
         try:
             worker.pid = self._fork(worker)
         except OSError as error:
@@ -250,7 +249,7 @@ class Zygote:
             pid = os.fork()
             if pid == 0:
                 launch, connection, slot = worker.model.launch, worker.connection, worker.slot
-                run_worker(launch, connection, self._states, slot, self._inherited, self._admission, self._load_policy)
+                run_worker(launch, connection, self._records, slot, self._inherited, self._admission, self._load_policy)
             try:
                 os.setpgid(pid, pid)  # the child does the same; whoever is first, from here on it leads a group
             except OSError:
@@ -286,25 +285,26 @@ class Zygote:
             self._loop.after(_ORPHAN_GRACE_S, model.launch.pid, lambda: self._drop(model))
         kill_group(pid)  # what the handler has started
         code = os.waitstatus_to_exitcode(status)
-        state = self._states[worker.slot]
-        self._states[worker.slot] = Busy.STARTED
-        if state >= Busy.READY:
+        record = self._records[worker.slot]
+        state = record.state
+        record.state = WorkerState.STARTED
+        if state >= WorkerState.READY:
             model.has_loaded = True
-            model.taken_bytes = taken_mib(self._states, worker.slot) * MIB
+            model.taken_bytes = record.taken_mib * MIB
         self._free_slots.append(worker.slot)
         if not worker.ended_by_us:
             worker.report(code)
             killed = code == -signal.SIGKILL  # by the kernel, as far as can be told
             refusal = 507 if killed else _REFUSALS.get(code)
-            if state == Busy.LOADING and refusal:
+            if state == WorkerState.LOADING and refusal:
                 self.refuse_load(model, worker, refusal)
                 if killed and model.has_loaded:  # (one that was refused has put back what was kept for it)
                     self.keep_memory(model)
                 return
-            if state == Busy.PREDICTING and killed:
+            if state == WorkerState.PREDICTING and killed:
                 send_at_once(worker.connection, protocol.predict_response(None, {}, "Out of resources", 507))
         worker.hang_up()  # at once: what the front end still sends is lost
-        if state >= Busy.READY and code != 0 and not worker.ended_by_us:  # 0: the front end has hung up
+        if state >= WorkerState.READY and code != 0 and not worker.ended_by_us:  # 0: the front end has hung up
             self.keep_memory(model)
 
     def keep_memory(self, model: ModelSlot) -> None:
@@ -335,7 +335,9 @@ class Zygote:
         Where the model has been loaded before there is no answer: after that MMS would send this connection a request
         that waits, as if it could be served there. It tries again, and GuardedManager.java unloads what is hopeless.
         """
-        if model.has_loaded or any(self._states[other.slot] >= Busy.READY for other in model.workers.values()):
+        if model.has_loaded or any(
+            self._records[other.slot].state >= WorkerState.READY for other in model.workers.values()
+        ):
             worker.hang_up()
         elif self._multi_model and model.standard_input >= 0:
             model.refused.append((worker.connection, status))

@@ -29,7 +29,7 @@ from mme.capacity.memory import MIB
 from mme.errors import InsufficientMemory, MmeError, ModelRefused
 from mme.zygote import protocol
 from mme.zygote.load_policy import LoadPolicy
-from mme.zygote.session_records import DrainQuota, State
+from mme.zygote.session_records import DrainQuota, SessionRecord, WorkerState
 
 # What predict() of MMS's service returns is written by us: no copies of bodies.
 mms.service.create_predict_response = protocol.readable_response
@@ -44,28 +44,28 @@ _FILES_POLLS = 1000
 _IDLE_MS = 200
 
 
-class Busy(State):
+class Busy:
     """What is true while a request is worked on: this process is to die if the front end hangs up.
 
     A handler may be anywhere then, in a loop or deep in C++, so the kernel does it: SIGIO, which ends a process unless
     it is handled, when anything happens on the connection. Between a request and its response that can only be its
-    end: the front end gave up waiting, unregistered the model, or died. ``state`` is one shared byte that tells the
-    zygote the same, which answers in our place if the kernel kills us for lack of memory.
+    end: the front end gave up waiting, unregistered the model, or died. ``record`` tells the zygote the same, which
+    answers in our place if the kernel kills us for lack of memory.
     """
 
-    def __init__(self, connection: socket.socket, state: memoryview) -> None:
+    def __init__(self, connection: socket.socket, record: SessionRecord) -> None:
         self._connection = connection
-        self._state = state
+        self._record = record
         fcntl.fcntl(connection, fcntl.F_SETOWN, os.getpid())
         self._flags = fcntl.fcntl(connection, fcntl.F_GETFL)
         self._poll = select.poll()
         self._poll.register(connection, select.POLLRDHUP)
 
     @contextmanager
-    def __call__(self, state: int) -> Iterator[None]:
+    def __call__(self, state: WorkerState) -> Iterator[None]:
         """Raises ``Disconnected`` if the front end has hung up already."""
         fcntl.fcntl(self._connection, fcntl.F_SETFL, self._flags | os.O_ASYNC)
-        self._state[0] = state
+        self._record.state = state
         try:
             if self.hung_up():
                 raise protocol.Disconnected
@@ -75,7 +75,7 @@ class Busy(State):
 
     def over(self) -> None:
         """To be called when the response is about to be sent."""
-        self._state[0] = self.READY
+        self._record.state = WorkerState.READY
 
     def hung_up(self, wait_ms: int = 0) -> bool:
         """Whether the front end has closed the connection; waits up to ``wait_ms`` for it."""
@@ -87,8 +87,7 @@ def serve(
     *,
     temporary_dir: str,
     decode_bodies: bool,
-    state: memoryview,
-    taken: memoryview,
+    record: SessionRecord,
     drain_quota: DrainQuota,
     admission: Admission,
     load_policy: LoadPolicy,
@@ -97,12 +96,12 @@ def serve(
 
     0; or 1 where the model did not load, of which MMS learns by the end of the connection; or ``EXIT_NO_MEMORY`` where
     it did not for lack of memory, ``EXIT_REFUSED`` where it must not: the zygote answers in our place then
-    (``Zygote.refuse_load``). ``temporary_dir`` is where the front end makes log files; ``state`` is the byte
-    shared with the zygote, ``taken`` where that is told what the model took; ``drain_quota`` says when to answer 503
+    (``Zygote.refuse_load``). ``temporary_dir`` is where the front end makes log files; ``record`` is
+    shared with the zygote; ``drain_quota`` says when to answer 503
     to everything, ``admission`` whether there is memory for the model, ``gate`` whether it may load.
     """
     reader = protocol.RequestReader(connection, decode_bodies=decode_bodies)
-    busy = Busy(connection, state)
+    busy = Busy(connection, record)
     model = LoadedModel(admission, load_policy)
     requests = select.poll()
     requests.register(connection, select.POLLIN | select.POLLRDHUP)
@@ -117,10 +116,10 @@ def serve(
                 protocol.send(connection, protocol.readable_response(None, {}, "Out of resources", 507))
                 continue
             if command == protocol.LOAD:
-                with busy(Busy.LOADING):
+                with busy(WorkerState.LOADING):
                     if not model.load(request):
                         return EXIT_NO_MEMORY
-                taken[:] = model.taken_mib.to_bytes(len(taken), "little")
+                record.taken_mib = model.taken_mib
                 busy.over()
                 protocol.send(connection, protocol.load_response(200, model.loaded_message()))
                 LogFiles(temporary_dir, request["ioFileDescriptor"].decode()).remove(connection)
@@ -128,7 +127,7 @@ def serve(
                 protocol.send(connection, model.reject_while_draining(request))
                 continue
             else:
-                with busy(Busy.PREDICTING):
+                with busy(WorkerState.PREDICTING):
                     response = model.predict(request)
                 busy.over()
                 protocol.send(connection, response)

@@ -1,80 +1,172 @@
-"""The page that a zygote, its workers and the supervisor share: what each worker is at, and when to turn away.
+"""What a zygote, its workers and the supervisor know in common: one record per session, in shared memory.
 
-0 … 65535            a byte per worker: its ``State``; 0 where there is no worker
-65536 … 65539        0 while all is well; in a drain, 1 + the requests that each worker is to answer yet
-65540 … 327683       four bytes per worker, little-endian: MiB that its model took, once it is loaded
+``_SharedRecords`` is the layout: a header, then an array of ``SessionRecord``. The zygote gives each session a record
+and reads it when the session ends; the session writes it; the supervisor looks at all of them. Each field has one
+writer at a time, so nothing is locked. A record that nobody has used yet costs no memory.
 """
 
 from __future__ import annotations
 
+import ctypes
+import enum
 import mmap
 import os
+import time
 
-MOST_WORKERS = 65536
-_TURN_AWAY_BYTES = 4
-_TAKEN = MOST_WORKERS + _TURN_AWAY_BYTES
-_TAKEN_BYTES = 4
-SHARED_BYTES = _TAKEN + MOST_WORKERS * _TAKEN_BYTES
+from mme.errors import LONGEST_REFUSAL_BYTES, Refusal
+
+MOST_SESSIONS = 65536
 
 
-class State:
-    """What a worker is at."""
+class WorkerState(enum.IntEnum):
+    """What a session is at. ``STARTED`` is also that of a record that no session has."""
 
-    STARTED, LOADING, READY, PREDICTING = range(4)
+    STARTED = 0
+    LOADING = 1
+    READY = 2
+    PREDICTING = 3
+
+
+class SessionRecord(ctypes.Structure):
+    """One session. All but ``clear`` is called by the session itself; the zygote reads."""
+
+    _fields_ = [
+        ("_state", ctypes.c_uint8),
+        ("refusal_status", ctypes.c_uint16),  # 0: the load was not refused
+        ("taken_mib", ctypes.c_uint32),  # by the model, once it is loaded
+        ("requests", ctypes.c_uint64),
+        ("client_errors", ctypes.c_uint64),  # answered 4xx
+        ("server_errors", ctypes.c_uint64),  # answered 5xx but 507
+        ("memory_errors", ctypes.c_uint64),  # answered 507
+        ("busy_ns", ctypes.c_uint64),  # spent on requests
+        ("last_request_ns", ctypes.c_uint64),  # its end, in time.monotonic_ns()
+        ("_refusal_message", ctypes.c_char * LONGEST_REFUSAL_BYTES),  # UTF-8, filled up with zeros
+    ]
+    _state: int
+    refusal_status: int
+    taken_mib: int
+    requests: int
+    client_errors: int
+    server_errors: int
+    memory_errors: int
+    busy_ns: int
+    last_request_ns: int
+    _refusal_message: bytes
+
+    @property
+    def state(self) -> WorkerState:
+        return WorkerState(self._state)
+
+    @state.setter
+    def state(self, state: WorkerState) -> None:
+        self._state = state
+
+    @property
+    def refusal(self) -> Refusal | None:
+        """Why the load was refused; None where it was not."""
+        if not self.refusal_status:
+            return None
+        return Refusal(self.refusal_status, self._refusal_message.decode(errors="replace"))
+
+    @refusal.setter
+    def refusal(self, refusal: Refusal) -> None:
+        self._refusal_message = refusal.message.encode()
+        self.refusal_status = refusal.status  # last: who reads it finds the message complete
+
+    def count(self, status: int, busy_ns: int) -> None:
+        """A request has been answered with ``status``, after ``busy_ns``."""
+        self.requests += 1
+        if status == 507:
+            self.memory_errors += 1
+        elif status >= 500:
+            self.server_errors += 1
+        elif status >= 400:
+            self.client_errors += 1
+        self.busy_ns += busy_ns
+        self.last_request_ns = time.monotonic_ns()
+
+    def clear(self) -> None:
+        """For the next session."""
+        ctypes.memset(ctypes.byref(self), 0, ctypes.sizeof(self))
+
+
+class _SharedRecords(ctypes.Structure):
+    _fields_ = [
+        ("drain_quota", ctypes.c_uint32),  # 0: no drain; else 1 + the requests that each worker is to answer yet
+        ("used_records", ctypes.c_uint32),  # records from here on have never been used
+        ("sessions", SessionRecord * MOST_SESSIONS),
+    ]
+    drain_quota: int
+    used_records: int
+    sessions: ctypes.Array[SessionRecord]
+
+
+SHARED_BYTES = ctypes.sizeof(_SharedRecords)
+_RECORD_BYTES = ctypes.sizeof(SessionRecord)
+_FIRST_STATE = _SharedRecords.sessions.offset + SessionRecord._state.offset  # type: ignore[attr-defined]
 
 
 def make_shared() -> int:
-    """A descriptor of the page, all zeros."""
-    descriptor = os.memfd_create("mme-workers", os.MFD_CLOEXEC)
+    """A descriptor of the shared memory, all zeros."""
+    descriptor = os.memfd_create("mme-sessions", os.MFD_CLOEXEC)
     os.truncate(descriptor, SHARED_BYTES)
     return descriptor
 
 
-def map_shared(descriptor: int) -> memoryview:
-    """The page itself; it stays when the descriptor is closed."""
-    return memoryview(mmap.mmap(descriptor, SHARED_BYTES))
+class SessionRecords:
+    """The shared memory behind a descriptor of ``make_shared``; it stays when the descriptor is closed."""
 
+    def __init__(self, descriptor: int) -> None:
+        self._bytes = memoryview(mmap.mmap(descriptor, SHARED_BYTES))
+        self._shared = _SharedRecords.from_buffer(self._bytes)
 
-def is_any_busy(page: memoryview) -> bool:
-    """Whether a worker loads its model or works on a request."""
-    return _is_any(page, State.LOADING, State.PREDICTING)
+    def __getitem__(self, slot: int) -> SessionRecord:
+        return self._shared.sessions[slot]
 
+    def take(self, slot: int) -> SessionRecord:
+        """Called by the zygote alone: record ``slot``, emptied, for a new session."""
+        self._shared.used_records = max(self._shared.used_records, slot + 1)
+        record = self[slot]
+        record.clear()
+        return record
 
-def is_any_loaded(page: memoryview) -> bool:
-    """Whether a worker has its model."""
-    return _is_any(page, State.READY, State.PREDICTING)
+    @property
+    def drain_quota(self) -> int:
+        """1 + the requests that each worker is to answer yet; 0 where the server does not drain."""
+        return self._shared.drain_quota
 
+    @drain_quota.setter
+    def drain_quota(self, quota: int) -> None:
+        self._shared.drain_quota = quota
 
-def _is_any(page: memoryview, *wanted: int) -> bool:
-    states = bytes(page[:MOST_WORKERS])
-    return any(states.find(state) >= 0 for state in wanted)
+    def is_any_busy(self) -> bool:
+        """Whether a session loads its model or works on a request."""
+        return self._is_any(WorkerState.LOADING, WorkerState.PREDICTING)
 
+    def is_any_loaded(self) -> bool:
+        """Whether a session has its model."""
+        return self._is_any(WorkerState.READY, WorkerState.PREDICTING)
 
-def taken_by(page: memoryview, slot: int) -> memoryview:
-    """Where worker ``slot`` says what its model took; ``taken_mib`` reads it."""
-    start = _TAKEN + slot * _TAKEN_BYTES
-    return page[start : start + _TAKEN_BYTES]
-
-
-def taken_mib(page: memoryview, slot: int) -> int:
-    """What the model of worker ``slot`` took; 0 where it has not been loaded."""
-    return int.from_bytes(taken_by(page, slot), "little")
+    def _is_any(self, *wanted: WorkerState) -> bool:
+        end = _FIRST_STATE + self._shared.used_records * _RECORD_BYTES
+        states = bytes(self._bytes[_FIRST_STATE:end:_RECORD_BYTES])
+        return any(states.find(state) >= 0 for state in wanted)
 
 
 class DrainQuota:
     """When a worker is to answer 503: never, until the server drains; then to all but so many requests."""
 
-    def __init__(self, page: memoryview) -> None:
-        self._word = page[MOST_WORKERS : MOST_WORKERS + _TURN_AWAY_BYTES]
+    def __init__(self, records: SessionRecords) -> None:
+        self._records = records
         self._answered = 0
 
     def after(self, requests: int) -> None:
         """Called by the supervisor: each worker is to answer so many more."""
-        self._word[:] = (1 + requests).to_bytes(4, "little")
+        self._records.drain_quota = 1 + requests
 
     def is_exceeded_by(self, requests: int) -> bool:
         """Called by a worker with the number of requests in a batch: whether they come too late."""
-        allowed = int.from_bytes(self._word, "little")
+        allowed = self._records.drain_quota
         if not allowed:
             return False
         too_late = self._answered >= allowed - 1

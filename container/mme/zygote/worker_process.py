@@ -30,7 +30,7 @@ from mme.supervisor.privileges import forbid_new_privileges
 from mme.zygote.launcher import Launch
 from mme.zygote.load_policy import LoadPolicy
 from mme.zygote.output import let_output_be_read
-from mme.zygote.session_records import DrainQuota, taken_by
+from mme.zygote.session_records import DrainQuota, SessionRecords
 
 # Should the kernel have to kill, then one worker before the zygote, and that before the front end.
 OOM_SCORE_ABOVE_ZYGOTE = 200
@@ -51,7 +51,7 @@ class Inherited:
 def run_worker(
     launch: Launch,
     connection: socket.socket,
-    page: memoryview,
+    records: SessionRecords,
     slot: int,
     inherited: Inherited,
     admission: Admission,
@@ -59,7 +59,7 @@ def run_worker(
 ) -> NoReturn:
     """Runs in the forked process: becomes a worker of ``launch``, serves ``connection``, and ends.
 
-    ``slot`` is its place in the shared ``page``.
+    ``slot`` is that of its record.
 
     Leaves by ``os._exit``: what the zygote has registered for its own exit is not to run here.
     """
@@ -72,9 +72,8 @@ def run_worker(
             connection,
             temporary_dir=launch.temporary_dir,
             decode_bodies=launch.environment.get(b"MMS_DECODE_INPUT_REQUEST", b"true") == b"true",
-            state=page[slot : slot + 1],
-            taken=taken_by(page, slot),
-            drain_quota=DrainQuota(page),
+            record=records[slot],
+            drain_quota=DrainQuota(records),
             admission=admission,
             load_policy=load_policy,
         )
