@@ -21,7 +21,7 @@ def pythons() -> list[str]:
     found = [sys.executable] if sys.version_info >= (3, 12) else []
     for minor in (12, 13, 14):
         installed = sorted(Path.home().glob(f".pyenv/versions/3.{minor}.*/bin/python"))
-        candidates = [shutil.which(f"python3.{minor}"), *map(str, installed)]
+        candidates: list[str | None] = [shutil.which(f"python3.{minor}"), *map(str, installed)]
         for path in filter(None, candidates):
             probe = subprocess.run([path, "-c", ""], capture_output=True, check=False)
             if probe.returncode == 0 and path not in found:
