@@ -86,6 +86,26 @@ def private_bytes(processes: Iterable[psutil.Process]) -> int:
     return sum(of_process(process.pid).private_bytes for process in processes)
 
 
+def minor_faults(supervisor: psutil.Process) -> dict[int, int]:
+    """By process: how often each of a server's processes but the JVM and the supervisor has touched a page that it did
+    not have, so far, without a disk being read."""
+    found = {}
+    for process in supervisor.children(recursive=True):
+        if is_jvm(process):
+            continue
+        try:
+            stat = Path(f"/proc/{process.pid}/stat").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        found[process.pid] = parse_minor_faults(stat)
+    return found
+
+
+def parse_minor_faults(stat: str) -> int:
+    """What /proc/PID/stat says (``minflt``, its tenth field; the second may hold blanks and brackets)."""
+    return int(stat.rpartition(")")[2].split()[7])
+
+
 def is_jvm(process: psutil.Process) -> bool:
     """Is this the front end's process?"""
     try:

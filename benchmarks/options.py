@@ -1,16 +1,31 @@
-"""The command line that all scenarios share."""
+"""The command line that all scenarios share, and what becomes of it: options that nothing changes any more."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.targets import TARGETS, Target
+from benchmarks.servers import SERVERS, Server
 
 
-def parser(scenario: str, description: str | None) -> argparse.ArgumentParser:
-    """A parser with the options that every scenario has; scenarios add their own."""
+@dataclass(frozen=True)
+class Options:
+    """What every scenario is told. Each has a subclass with its own, which ``parse`` makes of a command line."""
+
+    quick: bool = False
+    servers: tuple[str, ...] = ("stock", "ours")
+    output: Path | None = None
+
+    def recorded(self) -> dict[str, Any]:
+        """The options as the JSON result has them."""
+        return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
+
+
+def parser(scenario: str, description: str | None, servers: Sequence[str] = Options.servers) -> argparse.ArgumentParser:
+    """A parser with the options that every scenario has; scenarios add their own. ``servers``: the default."""
     made = argparse.ArgumentParser(
         prog=f"./scripts/bench {scenario}",
         description=description,
@@ -19,14 +34,20 @@ def parser(scenario: str, description: str | None) -> argparse.ArgumentParser:
     )
     made.add_argument("--quick", action="store_true", help="fewer rounds and models: under 60 s, for a first look")
     made.add_argument(
-        "--targets",
-        type=_targets,
+        "--servers",
+        "--targets",  # its name until the servers were called so
+        type=_servers,
         metavar="LIST",
-        default=["stock", "ours"],
-        help=f"what is measured, separated by commas: {', '.join(TARGETS)} (default stock,ours)",
+        default=tuple(servers),
+        help=f"what is measured, separated by commas: {', '.join(SERVERS)} (default {','.join(servers)})",
     )
     made.add_argument("--output", type=Path, metavar="FILE", help="where the JSON result goes (benchmarks/results)")
     return made
+
+
+def common(given: argparse.Namespace) -> dict[str, Any]:
+    """The fields of ``Options`` out of what a parser has read."""
+    return {"quick": given.quick, "servers": given.servers, "output": given.output}
 
 
 def positive(text: str) -> int:
@@ -36,19 +57,14 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def recorded(options: argparse.Namespace) -> dict[str, Any]:
-    """The options as the JSON result has them."""
-    return {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
+def make_server(name: str) -> Server:
+    """A server that is not started yet."""
+    return SERVERS[name]()
 
 
-def make_target(name: str) -> Target:
-    """A target that is not started yet."""
-    return TARGETS[name]()
-
-
-def _targets(text: str) -> list[str]:
+def _servers(text: str) -> tuple[str, ...]:
     names = text.split(",")
-    unknown = [name for name in names if name not in TARGETS]
+    unknown = [name for name in names if name not in SERVERS]
     if unknown or len(set(names)) != len(names):
-        raise argparse.ArgumentTypeError(f"{text!r}: choose from {', '.join(TARGETS)}, each once")
-    return names
+        raise argparse.ArgumentTypeError(f"{text!r}: choose from {', '.join(SERVERS)}, each once")
+    return tuple(names)

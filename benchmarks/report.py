@@ -17,6 +17,7 @@ from typing import Any
 
 import psutil
 
+from benchmarks.summary import Ratio
 from mme.settings import Settings
 from mme.supervisor import preflight
 
@@ -37,6 +38,12 @@ class Target:
     limit: float
     unit: str = ""
     spread: str = ""
+
+    @classmethod
+    def of_ratio(cls, what: str, ratio: Ratio | None, comparison: str, limit: float) -> Target:
+        """A ratio with the spread of its rounds; None: not measured."""
+        spread = f"({ratio.lowest:.2f}–{ratio.highest:.2f})" if ratio else ""
+        return cls(what, ratio.value if ratio else None, comparison, limit, spread=spread)
 
     @property
     def met(self) -> bool | None:
@@ -61,6 +68,7 @@ class Result:
     settings: dict[str, Any]
     headers: list[str] = field(default_factory=list)
     table: list[list[str]] = field(default_factory=list)
+    further_tables: list[tuple[list[str], list[list[str]]]] = field(default_factory=list)  # headers and rows
     rows: list[dict[str, Any]] = field(default_factory=list)
     targets: list[Target] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -91,6 +99,8 @@ class Result:
             "",
             *table(self.headers, self.table),
         ]
+        for headers, rows in self.further_tables:
+            lines += ["", *table(headers, rows)]
         if self.targets:
             rows = [target.cells() for target in self.targets]
             lines += ["", *table(["target", "measured", "wanted", ""], rows, left_columns=2)]

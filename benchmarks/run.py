@@ -32,13 +32,16 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("scenario", choices=summaries, metavar="SCENARIO", help=", ".join(summaries))
     parser.add_argument("options", nargs=argparse.REMAINDER, help="options of the scenario, for example --quick")
     parsed = parser.parse_args(arguments)
-    for number in (signal.SIGINT, signal.SIGTERM):  # either ends the servers in order
-        signal.signal(number, _interrupt)
     module = importlib.import_module(f"benchmarks.scenarios.{parsed.scenario}")
+    numbers = (signal.SIGINT, signal.SIGTERM)  # either ends the servers in order
+    before = [signal.signal(number, _interrupt) for number in numbers]
     try:
         return module.main(parsed.options)
     except BenchmarkError as error:
         raise Failure(str(error)) from error
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
 
 def scenarios() -> dict[str, str]:

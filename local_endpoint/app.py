@@ -13,21 +13,21 @@ from typing import Any
 
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 
-from local_endpoint.access import Access, AllowAll
+from local_endpoint.access.authorization import Access, AllowAll
 from local_endpoint.configuration import Configuration
-from local_endpoint.control_plane import ControlPlane
-from local_endpoint.data_plane import DataPlane
-from local_endpoint.endpoints import Endpoints
+from local_endpoint.control_plane.control_plane import ControlPlane
+from local_endpoint.data_plane.invocations import DataPlane
 from local_endpoint.events import Events
-from local_endpoint.front import Front
-from local_endpoint.guardian import Guardian
-from local_endpoint.http_server import HttpServer
-from local_endpoint.instances import Surroundings
-from local_endpoint.objects import ObjectReader
-from local_endpoint.resources import Resources
-from local_endpoint.runtimes import Runtime, make_runtime
-from local_endpoint.s3_storage import ObjectFiles
-from local_endpoint.state import KeepingS3, StateFolder, reset_moto
+from local_endpoint.hosting.context import HostingContext
+from local_endpoint.hosting.endpoints import Endpoints
+from local_endpoint.hosting.janitor import Janitor
+from local_endpoint.hosting.runtimes import Runtime, make_runtime
+from local_endpoint.http.front import Front
+from local_endpoint.http.server import HttpServer
+from local_endpoint.storage.object_files import ObjectFiles
+from local_endpoint.storage.objects import ObjectReader
+from local_endpoint.storage.resources import Resources
+from local_endpoint.storage.state import KeepingS3, StateFolder, reset_moto
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class LocalEndpoint:
     def __init__(
         self,
         configuration: Configuration,
-        make_its_runtime: Callable[[Configuration, Guardian], Runtime] = make_runtime,
+        make_its_runtime: Callable[[Configuration, Janitor], Runtime] = make_runtime,
         access: Access | None = None,
     ) -> None:
         self.configuration = configuration
@@ -93,10 +93,10 @@ class LocalEndpoint:
             state = StateFolder(configuration.state_dir)
             cleanup.callback(state.close)
 
-        guardian = Guardian()
-        cleanup.callback(guardian.close)
+        janitor = Janitor()
+        cleanup.callback(janitor.close)
         work_dir = self.work_dir = Path(tempfile.mkdtemp(prefix="local-endpoint-"))
-        guardian.watch_folder(work_dir)
+        janitor.watch_folder(work_dir)
         cleanup.callback(shutil.rmtree, work_dir, ignore_errors=True)
 
         reset_moto()
@@ -106,11 +106,11 @@ class LocalEndpoint:
         cleanup.callback(reset_moto)
         moto: Any = DomainDispatcherApplication(_create_backend_app)
 
-        runtime = self._make_runtime(configuration, guardian)
+        runtime = self._make_runtime(configuration, janitor)
         runtime.require()
         resources = Resources(state.resources_file if state else None)
-        around = Surroundings(runtime, ObjectReader(moto), configuration.limits, self.events, work_dir)
-        self._endpoints = Endpoints(resources, around)
+        context = HostingContext(runtime, ObjectReader(moto), configuration.limits, self.events, work_dir)
+        self._endpoints = Endpoints(resources, context)
         front = Front(
             KeepingS3(moto, state) if state else moto,
             ControlPlane(resources, self._endpoints),

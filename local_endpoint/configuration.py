@@ -39,7 +39,7 @@ class Limits:
     """Most bytes that an archive may unfold to (our choice)."""
     archive_members: int = 100_000
     disk_bytes: int = 30 * GIB
-    """Room for artifacts per instance; ``VolumeSizeInGB`` overrides it (our choice; AWS sizes it by instance type)."""
+    """Space for artifacts per instance; ``VolumeSizeInGB`` overrides it (our choice; AWS sizes it by instance type)."""
     load_tries: int = 16
     """How often a load that was answered 507 is tried, one model being unloaded before each new try (our choice)."""
     invoke_tries: int = 4

@@ -1,15 +1,17 @@
-"""What every test may use."""
+"""What every test may use, and what happens around all of them."""
 
 from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 from xdist.remote import Producer
+from xdist.workermanage import WorkerController
 
-from tests.harness import side_by_side
+from tests.harness import durations, parallel, run
 from tests.harness.docker import image
 
 __all__ = ["image", "shared"]
@@ -24,6 +26,9 @@ for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+RUN_FOLDER = pytest.StashKey[Path]()
+LEFT_BEHIND = pytest.StashKey[list[str]]()
+ALL = "--all"
 
 
 @pytest.fixture(scope="session")
@@ -34,19 +39,83 @@ def shared() -> Path:
     return SHARED
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes long comes first."""
-    side_by_side.arrange(items)
+# ---- which tests run, and in which order ----
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(ALL, action="store_true", help="also the tests marked ci, as .ci/run does")
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest chooses by -m
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests marked ``ci`` wait for ``--all``; unit tests are quick unless marked slow; what takes long comes first."""
+    for item in items:
+        if item.get_closest_marker("ci") and not config.getoption(ALL):
+            item.add_marker(pytest.mark.skip(reason="fetches, packs or waits for long: ./scripts/test --all"))
+        if parallel.is_quick(item):
+            item.add_marker("quick")
+    parallel.arrange(items)
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> side_by_side.Groups:
-    """Where tests run side by side (``--numprocesses``)."""
-    return side_by_side.Groups(config, log)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> parallel.Groups:
+    """Where tests run in parallel (``--numprocesses``)."""
+    return parallel.Groups(config, log)
+
+
+# ---- the run's own folder, and what is left in the end ----
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    workerinput = getattr(config, "workerinput", None)
+    if workerinput is None:
+        config.stash[RUN_FOLDER] = run.begin()
+    else:
+        run.join(Path(workerinput["run_folder"]))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: WorkerController) -> None:
+    """What a process of pytest-xdist is told."""
+    node.workerinput["run_folder"] = str(node.config.stash[RUN_FOLDER])
+
+
+@pytest.hookimpl(trylast=True)  # the processes of pytest-xdist have ended
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if RUN_FOLDER not in session.config.stash:
+        return
+    left = session.config.stash[LEFT_BEHIND] = run.end(session.config.stash[RUN_FOLDER])
+    if left and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+# ---- what the run cost ----
+
+
+def pytest_runtestloop() -> None:
+    durations.cpu_since_last_call_s()  # what came before the tests is not theirs
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    report.cpu_s = durations.cpu_since_last_call_s()  # type: ignore[attr-defined]  # kept on its way between processes
+    return report
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """What tests have to show, at the end."""
+    """What tests have to show, what the groups cost, and what was left behind."""
     reports = [report for kind in ("passed", "failed") for report in terminalreporter.getreports(kind)]
-    for text in side_by_side.shown(reports):
+    for text in parallel.shown(reports):
         terminalreporter.write_line(text)
+    phases = [each for each in reports + terminalreporter.getreports("") if isinstance(each, pytest.TestReport)]
+    costs = durations.by_group(phases, parallel.group_of)
+    if len(costs) > 1:
+        terminalreporter.section("slowest groups")
+        for line in durations.table(costs):
+            terminalreporter.write_line(line)
+    left = terminalreporter.config.stash.get(LEFT_BEHIND, [])
+    if left:
+        terminalreporter.section("left behind by the tests, which fails the run", red=True)
+        for line in left:
+            terminalreporter.write_line(line)

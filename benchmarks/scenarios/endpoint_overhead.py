@@ -7,16 +7,16 @@ connection; boto3 is measured too, for what a client's own library adds.
 
 from __future__ import annotations
 
-import argparse
+import contextlib
 import io
 import re
 import subprocess
-import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,11 @@ import psutil
 from benchmarks import models, options
 from benchmarks.connection import Connection
 from benchmarks.failure import BenchmarkError
+from benchmarks.options import Options
 from benchmarks.report import ROOT, Result, Target, milliseconds, progress
+from benchmarks.servers.base import python
 from benchmarks.summary import Summary
+from tests.harness.marked_process import MarkedProcess
 
 MODEL = models.multiplier(2)
 TARGET = "model.tar.gz"
@@ -36,56 +39,71 @@ TYPE = "application/json"
 NAME = "overhead"
 WARM_UP_INVOCATIONS = 50
 START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 60.0
 WANTED_OVERHEAD_MS = 5.0
+_UP = re.compile(r"is up on (http://\S+:\d+)")
 DIRECT, FRONT, BOTO3 = "container directly", "through the front", "through the front, by boto3"
 # What performs so many invocations in a row and returns the seconds of each.
 Block = Callable[[int], list[float]]
 
 
+@dataclass(frozen=True)
+class OverheadOptions(Options):
+    """How many blocks of each way, and how many invocations in a block."""
+
+    rounds: int = 20
+    block: int = 100
+
+    @classmethod
+    def parse(cls, arguments: Sequence[str]) -> OverheadOptions:
+        """The command line after the scenario's name."""
+        parser = options.parser("endpoint_overhead", __doc__)
+        parser.add_argument("--rounds", type=options.positive, help="blocks of each (default 20, quick 5)")
+        parser.add_argument(
+            "--block", type=options.positive, default=cls.block, help="invocations per block (default 100)"
+        )
+        given = parser.parse_args(arguments)
+        rounds = given.rounds or (5 if given.quick else cls.rounds)
+        return cls(**options.common(given), rounds=rounds, block=given.block)
+
+
 def main(arguments: list[str]) -> int:
     """Runs the scenario; returns the exit code."""
-    parser = options.parser("endpoint_overhead", __doc__)
-    parser.add_argument("--rounds", type=options.positive, help="blocks of each (default 20, quick 5)")
-    parser.add_argument("--block", type=options.positive, default=100, help="invocations per block (default 100)")
-    chosen = parser.parse_args(arguments)
-    chosen.rounds = chosen.rounds or (5 if chosen.quick else 20)
-    result = Result("endpoint_overhead", {**options.recorded(chosen), "model": MODEL})
+    chosen = OverheadOptions.parse(arguments)
+    return run(chosen).finish(chosen.output)
+
+
+def run(chosen: OverheadOptions) -> Result:
+    """The three ways in turn."""
+    result = Result("endpoint_overhead", {**chosen.recorded(), "model": MODEL})
     folder = models.ensure([MODEL])[MODEL]
     progress("starting the local endpoint")
     with local_endpoint() as (url, process):
         runtime = deploy(url, folder)
         with Connection(port_of(url)) as front, Connection(container_port(process)) as container:
             report(take_turns(blocks(front, container, runtime), chosen), result)
-    return result.finish(chosen.output)
+    return result
 
 
 @contextmanager
 def local_endpoint() -> Iterator[tuple[str, psutil.Process]]:
-    """The program, up and running: its address and its process."""
-    with tempfile.TemporaryFile("w+") as log:
-        program = subprocess.Popen(
-            [sys.executable, "-P", "-m", "scripts.programs.local_endpoint", "--port", "0"],
-            cwd=ROOT,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
+    """The program, up and running: its address and its process. Raises ``BenchmarkError`` where it does not come up."""
+    with tempfile.TemporaryDirectory(prefix="mb-") as folder:
+        program = MarkedProcess(Path(folder) / "local_endpoint.log")
+        program.spawn(python("-m", "scripts.programs.local_endpoint", "--port", "0"), cwd=ROOT)
+        assert program.process is not None
         try:
-            yield wait_for_url(program, log), psutil.Process(program.pid)
+            program.wait_until_ready(lambda: _UP.search(program.log()) is not None, timeout_s=START_TIMEOUT_S)
+            found = _UP.search(program.log())
+            assert found is not None
+            yield found[1], psutil.Process(program.process.pid)
+        except AssertionError as error:
+            raise BenchmarkError(f"the local endpoint did not come up: {error}") from None
         finally:
-            program.terminate()
-            program.wait()
-
-
-def wait_for_url(program: subprocess.Popen[bytes], log: Any) -> str:
-    """Raises ``BenchmarkError`` where it does not come up."""
-    deadline_s = time.monotonic() + START_TIMEOUT_S
-    while program.poll() is None and time.monotonic() < deadline_s:
-        log.seek(0)
-        if found := re.search(r"is up on (http://\S+:\d+)", log.read()):
-            return found[1]
-        time.sleep(0.1)
-    log.seek(0)
-    raise BenchmarkError(f"the local endpoint did not come up:\n{log.read()}")
+            program.process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                program.process.wait(STOP_TIMEOUT_S)
+            program.kill()
 
 
 def deploy(url: str, folder: Path) -> Any:
@@ -159,7 +177,7 @@ def blocks(front: Connection, container: Connection, runtime: Any) -> dict[str, 
     return {DIRECT: directly, FRONT: through_the_front, BOTO3: by_boto3}
 
 
-def take_turns(ways: dict[str, Block], chosen: argparse.Namespace) -> dict[str, list[float]]:
+def take_turns(ways: dict[str, Block], chosen: OverheadOptions) -> dict[str, list[float]]:
     """All samples of each way, in seconds."""
     samples: dict[str, list[float]] = {way: [] for way in ways}
     for invoke in ways.values():

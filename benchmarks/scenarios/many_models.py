@@ -6,13 +6,14 @@ models at a time, ``--loaders`` connections do it. Stock holds fewer: see --stoc
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 import random
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import psutil
@@ -21,10 +22,11 @@ from benchmarks import models, options
 from benchmarks.connection import Answer, Connection
 from benchmarks.failure import BenchmarkError
 from benchmarks.memory import TreeMemory
+from benchmarks.options import Options
 from benchmarks.report import Result, Target, megabytes, milliseconds, progress
 from benchmarks.scenarios.memory import IDLE_S
+from benchmarks.servers import Server
 from benchmarks.summary import Summary
-from benchmarks.targets import Target as Server
 
 INVOCATIONS = 200
 SEED = 7
@@ -38,20 +40,46 @@ MEMORY_SHARE = 0.8
 LEAST_FREE_BYTES = 1e9
 
 
+@dataclass(frozen=True)
+class ManyModelsOptions(Options):
+    """How many models in our server and in stock MMS, and how many loads at the same time."""
+
+    models: int = WANTED_MODELS
+    stock_models: int = 1
+    loaders: int = 4
+
+    @classmethod
+    def parse(cls, arguments: Sequence[str]) -> ManyModelsOptions:
+        """The command line after the scenario's name."""
+        parser = options.parser("many_models", __doc__)
+        parser.add_argument("--models", type=options.positive, help="models in our server (default 1000, quick 100)")
+        parser.add_argument(
+            "--stock-models",
+            type=options.positive,
+            help=f"models in stock MMS (default: what fits in {MEMORY_SHARE:g} of the free memory at 130 MB each, "
+            "quick 8)",
+        )
+        parser.add_argument(
+            "--loaders", type=options.positive, default=cls.loaders, help="loads at the same time (default 4)"
+        )
+        given = parser.parse_args(arguments)
+        return cls(
+            **options.common(given),
+            models=given.models or (100 if given.quick else WANTED_MODELS),
+            stock_models=given.stock_models or (8 if given.quick else stock_models_that_fit()),
+            loaders=given.loaders,
+        )
+
+
 def main(arguments: list[str]) -> int:
     """Runs the scenario; returns the exit code."""
-    parser = options.parser("many_models", __doc__)
-    parser.add_argument("--models", type=options.positive, help="models in our server (default 1000, quick 100)")
-    parser.add_argument(
-        "--stock-models",
-        type=options.positive,
-        help=f"models in stock MMS (default: what fits in {MEMORY_SHARE:g} of the free memory at 130 MB each, quick 8)",
-    )
-    parser.add_argument("--loaders", type=options.positive, default=4, help="loads at the same time (default 4)")
-    chosen = parser.parse_args(arguments)
-    chosen.models = chosen.models or (100 if chosen.quick else WANTED_MODELS)
-    chosen.stock_models = chosen.stock_models or (8 if chosen.quick else stock_models_that_fit())
-    result = Result("many_models", {**options.recorded(chosen), "invocations": INVOCATIONS, "warm_up": "none"})
+    chosen = ManyModelsOptions.parse(arguments)
+    return run(chosen).finish(chosen.output)
+
+
+def run(chosen: ManyModelsOptions) -> Result:
+    """One server after the other."""
+    result = Result("many_models", {**chosen.recorded(), "invocations": INVOCATIONS, "warm_up": "none"})
     result.headers = [
         "server",
         "models",
@@ -68,13 +96,13 @@ def main(arguments: list[str]) -> int:
         "p99",
     ]
     result.notes = [f"{chosen.loaders} loads at a time; each model is invoked for the first time."]
-    for name in chosen.targets:
+    for name in chosen.servers:
         count = chosen.stock_models if name == "stock" else chosen.models
         models.ensure([models.multiplier(factor) for factor in range(1, count + 1)])
         progress(f"starting {name}")
-        with options.make_target(name) as server:
+        with options.make_server(name) as server:
             measure(server, count, chosen, result)
-    return result.finish(chosen.output)
+    return result
 
 
 def stock_models_that_fit() -> int:
@@ -82,7 +110,7 @@ def stock_models_that_fit() -> int:
     return max(1, min(WANTED_MODELS, int(psutil.virtual_memory().available * MEMORY_SHARE / STOCK_MODEL_BYTES)))
 
 
-def measure(server: Server, count: int, chosen: argparse.Namespace, result: Result) -> None:
+def measure(server: Server, count: int, chosen: ManyModelsOptions, result: Result) -> None:
     """Loads ``count`` models, invokes some, reads the memory and reports."""
     factors = range(1, count + 1)
     for factor in factors:

@@ -26,9 +26,9 @@ from PIL import Image
 
 from benchmarks import models
 from benchmarks.failure import BenchmarkError
-from benchmarks.targets import Target
-from benchmarks.targets.base import clean_environment, python
-from benchmarks.targets.in_process import WORKER_ENVIRONMENT
+from benchmarks.servers import Server
+from benchmarks.servers.base import clean_environment, python
+from benchmarks.servers.in_process import WORKER_ENVIRONMENT
 
 # Of 60 models, so many of each kind; what they take together is several times 2 GB.
 MIX = {"multiplier": 18, "tiny": 16, "squeezenet": 12, "resnet_18": 8, "resnet_152": 6}
@@ -78,13 +78,13 @@ class SoakModel:
         which = chance.randrange(PHOTOS)
         return Question(photo(which), models.PHOTO_TYPE, accept, self.right_answers[which])
 
-    def install(self, target: Target, artifacts: dict[str, Path]) -> None:
+    def install(self, server: Server, artifacts: dict[str, Path]) -> None:
         """Puts the model's files, its own copies, where the server finds them."""
-        target.install(artifacts[self._artifact], self.name, copy=True)
+        server.install(artifacts[self._artifact], self.name, copy=True)
         if self.kind != "multiplier":
             mean = [20.0 * self.number, 90.0, 120.0]
             text = json.dumps({"do_rescale": False, "image_mean": mean, "image_std": [60.0] * 3})
-            (target.models_dir / self.name / "model" / "preprocessor_config.json").write_text(text)
+            (server.models_dir / self.name / "model" / "preprocessor_config.json").write_text(text)
 
     @property
     def _artifact(self) -> str:
@@ -103,13 +103,13 @@ def choose(count: int) -> list[SoakModel]:
     return [SoakModel(f"{place:03d}-{kind}", kind, number) for place, (kind, number) in enumerate(numbered)]
 
 
-def install_all(chosen: list[SoakModel], target: Target) -> None:
+def install_all(chosen: list[SoakModel], server: Server) -> None:
     """Makes the models, installs them, and finds the right answers."""
     artifacts = models.ensure(sorted({model._artifact for model in chosen}))
     for model in chosen:
-        model.install(target, artifacts)
+        model.install(server, artifacts)
     seeing = [model for model in chosen if model.kind != "multiplier"]
-    folders = [str(target.models_dir / model.name / "model") for model in seeing]
+    folders = [str(server.models_dir / model.name / "model") for model in seeing]
     for model, answers in zip(seeing, _right_answers(folders), strict=True):
         model.right_answers = [np.array(answer, np.float32) for answer in answers]
 

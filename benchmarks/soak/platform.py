@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from benchmarks.connection import Answer, Connection
+from benchmarks.servers import Server
 from benchmarks.soak.record import Record
-from benchmarks.targets import Target
 
 # SageMaker goes on trying to load a model for so long.
 LOAD_DEADLINE_S = 360.0
@@ -44,8 +44,8 @@ class _Slot:
 class Platform:
     """Shared by all clients; each brings a connection of its own."""
 
-    def __init__(self, target: Target, names: Sequence[str], record: Record) -> None:
-        self._target = target
+    def __init__(self, server: Server, names: Sequence[str], record: Record) -> None:
+        self._server = server
         self._record = record
         self._slots = {name: _Slot() for name in names}
         self._changed = threading.Condition()
@@ -140,7 +140,7 @@ class Platform:
         deadline_s = time.monotonic() + LOAD_DEADLINE_S
         while slot.busy:
             if not self._changed.wait(deadline_s - time.monotonic()) and time.monotonic() > deadline_s:
-                self._record.breaks(NO_HANG, f"{name} was not loaded within {LOAD_DEADLINE_S:.0f} s")
+                self._record.violates(NO_HANG, f"{name} was not loaded within {LOAD_DEADLINE_S:.0f} s")
                 raise GaveUp(name)
 
     def _leave_busy(self, slot: _Slot, *, loaded: bool, in_flight: int = 0) -> None:
@@ -156,7 +156,7 @@ class Platform:
         refusals = 0
         while True:
             tried_s = time.monotonic()
-            answer = self._call("load", name, lambda: connection.load(name, self._target.model_url(name)))
+            answer = self._call("load", name, lambda: connection.load(name, self._server.model_url(name)))
             if answer.status == 200:
                 break
             late = time.monotonic() > started_s + LOAD_DEADLINE_S
@@ -165,11 +165,12 @@ class Platform:
                 if self.make_room(connection):
                     self._record.count("unloaded on 507")
                 continue
-            if answer.status >= 500 and self._record.was_shot(name, tried_s, time.monotonic()) and not late:
-                self._record.count("loads whose worker was shot")
+            if answer.status >= 500 and self._record.was_killed(name, tried_s, time.monotonic()) and not late:
+                self._record.count("loads whose worker was killed")
                 continue
             requirement = ONLY_507_AFTER_ROOM if refusals else LOADS
-            self._record.breaks(requirement, f"load of {name} after {refusals} refusals: {_said(answer)}")
+            said = f"load of {name} after {refusals} refusals: {_said(answer)}"
+            self._record.violates(requirement, said, name, tried_s)
             raise GaveUp(name)
         if refusals:
             self._record.count("loads that were refused at first and then done")
@@ -178,7 +179,7 @@ class Platform:
     def _unload(self, name: str, connection: Connection) -> None:
         answer = self._call("unload", name, lambda: connection.unload(name))
         if answer.status != 200:
-            self._record.breaks(UNLOADS, f"unload of {name}: {_said(answer)}")
+            self._record.violates(UNLOADS, f"unload of {name}: {_said(answer)}")
 
     def _call(self, call: str, name: str, do: Callable[[], Answer]) -> Answer:
         return timed(self._record, call, name, do)
@@ -191,11 +192,11 @@ def timed(record: Record, call: str, name: str, do: Callable[[], Answer]) -> Ans
         answer = do()
     except TimeoutError:
         elapsed_s = time.monotonic() - started_s
-        record.breaks(NO_HANG, f"{call} of {name}: no answer within {elapsed_s:.0f} s")
+        record.violates(NO_HANG, f"{call} of {name}: no answer within {elapsed_s:.0f} s", name, started_s)
         answer = Answer(0, b"no answer", elapsed_s)
     except OSError as error:
         answer = Answer(0, str(error).encode(), time.monotonic() - started_s)
-    record.answered(call, answer.status, time.monotonic() - started_s)
+    record.answered(call, name, answer.status, time.monotonic() - started_s)
     return answer
 
 

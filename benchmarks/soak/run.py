@@ -1,25 +1,27 @@
-"""A soak from start to verdict: warm up, count, traffic with mischief, unload all, count again, judge.
+"""A soak from start to verdict: warm up, count, traffic with faults, unload all, count again, judge.
 
 Prints and writes what happened. Exit code 1 if anything happened that must not.
 """
 
 from __future__ import annotations
 
-import argparse
+import contextlib
+import os
+import shutil
 import sys
 import threading
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from benchmarks.connection import Connection
 from benchmarks.failure import BenchmarkError
-from benchmarks.options import positive, recorded
-from benchmarks.report import Result, Target, progress
-from benchmarks.soak.box import Box, make_box
+from benchmarks.load.generator import busy_core
+from benchmarks.report import RESULTS_DIR, Result, Target, progress
 from benchmarks.soak.catalogue import choose, install_all
-from benchmarks.soak.mischief import Breaker, Killer, install_broken
+from benchmarks.soak.faults import Breaker, Killer, install_broken
+from benchmarks.soak.limited_server import LimitedServer, make_limited_server
+from benchmarks.soak.options import SoakOptions
 from benchmarks.soak.platform import Platform
 from benchmarks.soak.record import Record
 from benchmarks.soak.traffic import LOAD_HANG_S, Client
@@ -29,7 +31,7 @@ Census = dict[str, Any]
 # The traffic before the first count, as a share of the soak, in which the server and its JVM grow to their size.
 WARM_UP_SHARE = 0.2
 LONGEST_WARM_UP_S = 90.0
-SHOT_EVERY_S = 3.0
+KILL_EVERY_S = 3.0
 BREAK_EVERY_S = 4.0
 # After everything is unloaded: how long until processes, descriptors and memory must be back, and how long it is waited
 # for in any case: the front end collects garbage every 20 s while it is idle, and what is counted is to be in use.
@@ -37,86 +39,88 @@ SETTLE_S = 90.0
 LEAST_SETTLE_S = 25.0
 MEMORY_TOLERANCE = 0.05
 PROGRESS_S = 10.0
+# So many violations are printed with all that happened around them; a file has all.
+SHOWN_VIOLATIONS = 3
 _POLL_S = 0.25
 # How long clients may take to get their last answers.
 _JOIN_S = 400.0
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    made = argparse.ArgumentParser(
-        prog="./scripts/soak",
-        description="Drives the server to its limits as SageMaker would: many models in little memory, several "
-        "clients, workers killed at random, broken artifacts and bad requests in between. Judges what happened.",
-        epilog="With a Docker engine the server runs in `docker run --memory`, else in a cgroup of its own (as root), "
-        "else under MME_MEMORY_LIMIT_MB. MME_ variables of the caller reach it. "
-        "Exit code 0: all requirements are met; 1: one is not, or something failed; 2: used wrongly.",
-    )
-    made.add_argument("--minutes", type=_minutes, default=10.0, help="how long traffic flows (default 10, may be 0.5)")
-    made.add_argument("--clients", type=positive, default=8, help="requests in flight at once (default 8)")
-    made.add_argument("--models", type=positive, default=60, help="how many models there are (default 60)")
-    made.add_argument("--memory", type=_memory_mb, default="2g", metavar="SIZE", help="the limit, default 2g")
-    made.add_argument("--seed", type=int, default=1, help="of all that is random (default 1)")
-    made.add_argument("--native", action="store_true", help="without Docker, even where there is an engine")
-    made.add_argument("--output", type=Path, metavar="FILE", help="where the JSON result goes (benchmarks/results)")
-    made.add_argument("--log", type=Path, metavar="FILE", help="where the server's log is kept")
-    return made
-
-
 def main(arguments: Sequence[str]) -> int:
     """Runs a soak; returns the exit code."""
-    options = parser().parse_args(arguments)
-    result = Result("soak", recorded(options))
-    box = make_box(options.memory, native=options.native)
+    options = SoakOptions.parse(arguments)
+    result = Result("soak", options.recorded())
+    server = make_limited_server(options.memory_mb, native=options.native)
     try:
-        Soak(box, options, result).run()
+        with busy_core() if options.busy_core else contextlib.nullcontext():
+            soak = Soak(server, options, result)
+            soak.run()
+        explain(soak.record, server, options, result)
     finally:
-        if options.log is not None and box.log_file.exists():
-            options.log.write_bytes(box.log_file.read_bytes())
-        box.stop()
+        if options.log is not None and server.log_file.exists():
+            options.log.write_bytes(server.log_file.read_bytes())
+        server.stop()
     return result.finish(options.output)
+
+
+def explain(record: Record, server: LimitedServer, options: SoakOptions, result: Result) -> None:
+    """For what was not met: writes what happened around it and keeps the server's log, both beside the result."""
+    if not record.violations:
+        return
+    folder = options.output.parent if options.output is not None else RESULTS_DIR
+    folder.mkdir(parents=True, exist_ok=True)
+    name = options.output.stem if options.output is not None else f"soak-{result.started:%Y%m%dT%H%M%SZ}"
+    explained = [record.explain(each) for each in record.violations]
+    (folder / f"{name}-violations.txt").write_text("\n\n".join(map("\n".join, explained)) + "\n")
+    shutil.copyfile(server.log_file, folder / f"{name}-server.log")
+    for lines in explained[:SHOWN_VIOLATIONS]:
+        result.notes += [*lines, ""]
+    result.notes.append(
+        f"all violations with what happened around them: {os.path.relpath(folder)}/{name}-violations.txt"
+    )
+    result.notes.append(f"the server's log: {os.path.relpath(folder)}/{name}-server.log")
 
 
 class Soak:
     """One run; fills ``result``."""
 
-    def __init__(self, box: Box, options: argparse.Namespace, result: Result) -> None:
-        self.box = box
+    def __init__(self, server: LimitedServer, options: SoakOptions, result: Result) -> None:
+        self.server = server
         self.options = options
         self.result = result
-        self.record = Record()
+        self.record = Record(server.log_file)
         self.models = choose(options.models)
-        self.platform = Platform(box, [model.name for model in self.models], self.record)
+        self.platform = Platform(server, [model.name for model in self.models], self.record)
         self.duration_s = options.minutes * 60
 
     def run(self) -> None:
         """The whole of it. Raises ``BenchmarkError`` where the server does not start or ends."""
         progress(f"installing {len(self.models)} models and finding their right answers")
-        install_all(self.models, self.box)
-        install_broken(self.box)
-        self.box.start()
-        progress(f"the server runs: {self.box.where}")
-        fresh = self.box.census()
+        install_all(self.models, self.server)
+        install_broken(self.server)
+        self.server.start()
+        progress(f"the server runs: {self.server.where}")
+        fresh = self.server.census()
         warm_up_s = min(self.duration_s * WARM_UP_SHARE, LONGEST_WARM_UP_S)
         progress(f"warming up for {warm_up_s:.0f} s")
-        self.traffic(warm_up_s, mischief=False)
+        self.traffic(warm_up_s, faults=False)
         start = self.settle()
         progress(f"{self.options.clients} clients for {self.duration_s:.0f} s, {_in_words(start)} at the start")
-        self.traffic(self.duration_s, mischief=True)
+        self.traffic(self.duration_s, faults=True)
         end = self.settle(start)
-        self.judge(fresh, start, end, self.box.kernel_kills())
+        self.judge(fresh, start, end, self.server.kernel_kills())
 
-    def traffic(self, duration_s: float, *, mischief: bool) -> None:
-        """All clients, for so long, until their last answers; with killer and breaker if ``mischief``."""
+    def traffic(self, duration_s: float, *, faults: bool) -> None:
+        """All clients, for so long, until their last answers; with killer and breaker if ``faults``."""
         stopping = threading.Event()
         seed = self.options.seed
         threads: list[threading.Thread] = [
-            Client(number, seed, self.box, self.platform, self.models, self.record, stopping)
+            Client(number, seed, self.server, self.platform, self.models, self.record, stopping)
             for number in range(self.options.clients)
         ]
-        if mischief:
-            threads.append(Killer(seed, SHOT_EVERY_S, self.box, self.platform, self.record, stopping))
-            threads.append(Breaker(seed, BREAK_EVERY_S, self.box, self.platform, self.record, stopping))
+        if faults:
+            threads.append(Killer(seed, KILL_EVERY_S, self.server, self.platform, self.record, stopping))
+            threads.append(Breaker(seed, BREAK_EVERY_S, self.server, self.platform, self.record, stopping))
         for thread in threads:
             thread.start()
         try:
@@ -127,16 +131,16 @@ class Soak:
         for thread in threads:
             thread.join(max(0.0, deadline_s - time.monotonic()))
             if thread.is_alive():
-                self.record.breaks("nothing hangs", f"{thread.name} did not end within {_JOIN_S:.0f} s")
-        with Connection(self.box.port, timeout_s=LOAD_HANG_S) as connection:
+                self.record.violates("nothing hangs", f"{thread.name} did not end within {_JOIN_S:.0f} s")
+        with Connection(self.server.port, timeout_s=LOAD_HANG_S) as connection:
             self.platform.unload_all(connection)
 
     def _watch(self, duration_s: float) -> None:
         """Tells what happens, every few seconds, and sees that the server lives."""
         started_s = told_s = time.monotonic()
         while (now_s := time.monotonic()) < started_s + duration_s:
-            if not self.box.is_running():
-                raise BenchmarkError(f"the server ended\n{self.box.log_tail()}")
+            if not self.server.is_running():
+                raise BenchmarkError(f"the server ended\n{self.server.program.log_tail()}")
             if now_s - told_s >= PROGRESS_S:
                 told_s = now_s
                 progress(f"{now_s - started_s:5.0f} s  {self._so_far()}")
@@ -147,17 +151,17 @@ class Soak:
         return (
             f"{record.total('invoke')} invocations, {counts['right answers']} right, "
             f"{record.total('load')} loads, {record.total('load', 507)} × 507, {record.total('unload')} unloads, "
-            f"{counts['workers shot']} shot, {sum(record.broken_counts.values())} broken requirements"
+            f"{counts['workers killed']} killed, {record.violation_counts.total()} violations"
         )
 
     def settle(self, wanted: Census | None = None) -> Census:
         """The census when it is as ``wanted``, or else does not change any more, or when time is up."""
         began_s = time.monotonic()
         time.sleep(LEAST_SETTLE_S)
-        found = self.box.census()
+        found = self.server.census()
         while time.monotonic() < began_s + SETTLE_S:
             time.sleep(1.0)
-            before, found = found, self.box.census()
+            before, found = found, self.server.census()
             if wanted is not None and not _leaks(wanted, found):
                 break
             still = all(found[each] == before[each] for each in ("processes", "descriptors"))
@@ -171,23 +175,23 @@ class Soak:
         """Fills the result from what was recorded and counted."""
         record, result = self.record, self.result
         if kernel_kills:
-            record.breaks("the kernel kills nothing", f"{kernel_kills} processes")
+            record.violates("the kernel kills nothing", f"{kernel_kills} processes")
         for leak in _leaks(start, end):
-            record.breaks("processes, descriptors and memory are back at their start", leak)
+            record.violates("processes, descriptors and memory are back at their start", leak)
         for role in ("front_ends", "zygotes"):
             if start[role] != end[role]:
-                record.breaks("the front end and the zygote live on", f"{role}: {start[role]} became {end[role]}")
-        with Connection(self.box.port) as connection:
+                record.violates("the front end and the zygote live on", f"{role}: {start[role]} became {end[role]}")
+        with Connection(self.server.port) as connection:
             ping = connection.ping()
             listed = connection.request("GET", "/models")
         if ping.status != 200 or b'"Healthy"' not in ping.body:
-            record.breaks("the server is healthy at the end", f"{ping.status} {ping.body!r}")
+            record.violates("the server is healthy at the end", f"{ping.status} {ping.body!r}")
         if b'"modelName"' in listed.body:
-            record.breaks("the server is healthy at the end", f"models are left: {listed.body[:300]!r}")
+            record.violates("the server is healthy at the end", f"models are left: {listed.body[:300]!r}")
         excused = sum(number for what, number in record.counts.items() if what.startswith("excused"))
         result.headers = ["", ""]
         rows: list[tuple[str, Any]] = [
-            ("memory limit", self.box.where),
+            ("memory limit", self.server.where),
             ("models, clients", f"{len(self.models)}, {self.options.clients}"),
             ("kernel kills", kernel_kills),
             *sorted(record.statuses.items()),
@@ -203,7 +207,7 @@ class Soak:
         result.table = [[name, str(value)] for name, value in rows]
         result.rows = [
             {
-                "where": self.box.where,
+                "where": self.server.where,
                 "kernel_kills": kernel_kills,
                 "statuses": dict(record.statuses),
                 "counts": dict(record.counts),
@@ -212,7 +216,7 @@ class Soak:
                 "fresh": fresh,
                 "start": start,
                 "end": end,
-                "broken": record.broken,
+                "violations": dict(record.violation_counts),
             }
         ]
         growth = end["memory_bytes"] / start["memory_bytes"] - 1
@@ -229,9 +233,8 @@ class Soak:
             Target("memory grown", growth * 100, "≤", MEMORY_TOLERANCE * 100, "%"),
         ]
         result.errors = [
-            f"NOT MET: {requirement} ({record.broken_counts[requirement]} ×): {example}"
-            for requirement, examples in record.broken.items()
-            for example in examples
+            f"NOT MET: {each.requirement} ({record.violation_counts[each.requirement]} ×): {each.example}"
+            for each in record.violations
         ]
 
 
@@ -252,24 +255,6 @@ def _in_words(census: Census) -> str:
         f"{census['processes']} processes, {census['descriptors']} descriptors, {census['memory_bytes'] / 1e6:.0f} MB "
         f"(front end {census['front_end_bytes'] / 1e6:.0f})"
     )
-
-
-def _minutes(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0.05 <= value <= 24 * 60:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of minutes from 0.05 to 1440")
-    return value
-
-
-def _memory_mb(text: str) -> int:
-    """MiB of ``2g``, ``1500m`` or a plain number of MiB."""
-    number, unit = (text[:-1], text[-1:].lower()) if text[-1:].lower() in "gm" else (text, "m")
-    if not number.isdigit() or int(number) * (1024 if unit == "g" else 1) < 512:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size of at least 512m, such as 2g")
-    return int(number) * (1024 if unit == "g" else 1)
 
 
 if __name__ == "__main__":

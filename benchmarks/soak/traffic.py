@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import threading
 import time
 from collections.abc import Sequence
-from itertools import accumulate
+from dataclasses import dataclass
 
 from benchmarks.connection import Answer, Connection
+from benchmarks.servers import Server
 from benchmarks.soak.catalogue import SoakModel
 from benchmarks.soak.platform import GaveUp, Platform, timed
 from benchmarks.soak.record import Record
-from benchmarks.targets import Target
 
 # AWS advises clients of SageMaker to wait so long for an answer; the container has 60 s.
 HANG_S = 70.0
@@ -22,8 +23,8 @@ BAD_SHARE = 0.1
 MOST_IN_A_ROW = 6
 MOST_TRIES = 20
 
-RIGHT_ANSWER = "a request of a healthy model has its right answer, but where its worker was shot"
-MODELS_STAY = "a loaded model stays loaded, also where its worker is shot"
+RIGHT_ANSWER = "a request of a healthy model has its right answer; a kill costs two at most: 500 or 507, never 503"
+MODELS_STAY = "a loaded model stays loaded, also where its worker is killed"
 UNANSWERED = "wrong or missing answers"
 CLEAR_REFUSAL = "a bad request gets the 4xx that is documented"
 
@@ -52,7 +53,7 @@ class Client(threading.Thread):
         self,
         number: int,
         seed: int,
-        target: Target,
+        server: Server,
         platform: Platform,
         models: Sequence[SoakModel],
         record: Record,
@@ -64,11 +65,11 @@ class Client(threading.Thread):
         self._models = list(models)
         # popularity falls with the rank, as it does in reality; ranks are the same for all clients
         random.Random(seed).shuffle(self._models)
-        self._popularity = list(accumulate(1 / (rank + 3) for rank in range(len(self._models))))
+        self._popularity = list(itertools.accumulate(1 / (rank + 3) for rank in range(len(self._models))))
         self._record = record
         self._stopping = stopping
-        self.loading = Connection(target.port, timeout_s=LOAD_HANG_S)
-        self.invoking = Connection(target.port, timeout_s=HANG_S)
+        self.loading = Connection(server.port, timeout_s=LOAD_HANG_S)
+        self.invoking = Connection(server.port, timeout_s=HANG_S)
 
     def run(self) -> None:
         """Until it is told to stop."""
@@ -82,7 +83,7 @@ class Client(threading.Thread):
                 except GaveUp:
                     continue
         except Exception as error:
-            self._record.breaks("the soak itself works", f"{self.name}: {error!r}")
+            self._record.violates("the soak itself works", f"{self.name}: {error!r}")
         finally:
             self.loading.close()
             self.invoking.close()
@@ -93,60 +94,64 @@ class Client(threading.Thread):
             return
         question = model.question(self._chance)
         headers = {"Content-Type": question.content_type, "Accept": question.accept}
-        answer, shot, refusals = self._invoke("invoke", model.name, question.body, headers)
+        given = self._invoke("invoke", model.name, question.body, headers)
+        answer = given.answer
         if answer.status == 200 and question.is_answered_by(answer.body):
             self._record.count("right answers")
-            if refusals:
+            if given.refusals:
                 self._record.count("invocations that were refused at first and then answered")
-        elif answer.status >= 500 and shot:
-            self._record.count(f"excused: its worker was shot in that instant ({answer.status})")
-        else:
+        elif not given.is_excused:
             self._record.count(UNANSWERED)
-            said = answer.body[:200].decode(errors="replace")
             asked = f"{model.name} ({question.content_type} → {question.accept})"
-            self._record.breaks(
-                RIGHT_ANSWER,
-                f"{asked}: {answer.status} after {answer.elapsed_s:.1f} s and {refusals} refusals"
-                f"{', shot' if shot else ''}: {said}",
-            )
-
-    def _invoke(self, call: str, name: str, body: bytes, headers: dict[str, str]) -> tuple[Answer, bool, int]:
-        """Asks as the platform does: the last answer, whether a worker was shot meanwhile, how often it was refused.
-
-        On 507 room is made. A model that the server has dropped is loaded again: its worker was shot, and found no
-        memory any more. That is never excused, but the request can still be answered.
-        """
-        path = f"/models/{name}/invoke"
-        refusals = 0
-        while True:
-            loads = self._platform.loads(name)
-            started_s = time.monotonic()
-            answer = timed(self._record, call, name, lambda: self.invoking.request("POST", path, body, headers))
-            shot = self._record.was_shot(name, started_s, time.monotonic())
-            if shot or refusals >= MOST_TRIES:
-                return answer, shot, refusals
-            if answer.status == 507:
-                self._record.count("invocations answered 507 for lack of memory")
-                self._platform.make_room(self.loading)
-            elif answer.status == 404 or (answer.status == 503 and b"The model was unloaded" in answer.body):
-                self._record.breaks(MODELS_STAY, f"{call} of {name}: {answer.status}")
-                self._platform.restore(name, loads, self.loading)
-            else:
-                return answer, shot, refusals
-            refusals += 1
+            self._record.violates(RIGHT_ANSWER, f"{asked}: {given.in_words()}", model.name, given.sent_s)
 
     def _ask_badly(self, model: SoakModel) -> None:
         bad = _BAD_FOR_ALL if model.kind == "multiplier" else _BAD_FOR_ALL + _BAD_FOR_IMAGES
         body, content_type, accept, status = self._chance.choice(bad)
         headers = {"Content-Type": content_type, "Accept": accept}
-        answer, shot, _ = self._invoke("bad request", model.name, body, headers)
-        if answer.status == status:
+        given = self._invoke("bad request", model.name, body, headers)
+        if given.answer.status == status:
             self._record.count("bad requests refused as documented")
-        elif answer.status >= 500 and shot:
-            self._record.count("bad requests whose worker was shot")
-        else:
-            said = answer.body[:200].decode(errors="replace")
-            self._record.breaks(
-                CLEAR_REFUSAL,
-                f"{model.name}: {content_type} {body[:20]!r}: {answer.status} instead of {status}: {said}",
-            )
+        elif not given.is_excused:
+            asked = f"{model.name}: {content_type} {body[:20]!r}: not {status}"
+            self._record.violates(CLEAR_REFUSAL, f"{asked}: {given.in_words()}", model.name, given.sent_s)
+
+    def _invoke(self, call: str, name: str, body: bytes, headers: dict[str, str]) -> Given:
+        """Asks as the platform does: on 507 room is made, and it is asked again.
+
+        A model that the server has dropped is loaded again: its worker was killed, and found no memory any more. That
+        is never excused, but the request can still be answered.
+        """
+        path = f"/models/{name}/invoke"
+        for refusals in itertools.count():
+            loads = self._platform.loads(name)
+            sent_s = time.monotonic()
+            answer = timed(self._record, call, name, lambda: self.invoking.request("POST", path, body, headers))
+            is_excused = self._record.excuses(name, answer.status, sent_s, time.monotonic())
+            given = Given(answer, sent_s, refusals, is_excused)
+            if is_excused or refusals >= MOST_TRIES:
+                break
+            if answer.status == 507:
+                self._record.count("invocations answered 507 for lack of memory")
+                self._platform.make_room(self.loading)
+            elif answer.status == 404 or (answer.status == 503 and b"The model was unloaded" in answer.body):
+                self._record.violates(MODELS_STAY, f"{call} of {name}: {given.in_words()}", name, sent_s)
+                self._platform.restore(name, loads, self.loading)
+            else:
+                break
+        return given
+
+
+@dataclass(frozen=True)
+class Given:
+    """The last answer to a request. ``is_excused``: the worker that had it was killed meanwhile."""
+
+    answer: Answer
+    sent_s: float
+    refusals: int
+    is_excused: bool
+
+    def in_words(self) -> str:
+        """For the record."""
+        said = self.answer.body[:200].decode(errors="replace")
+        return f"{self.answer.status} after {self.answer.elapsed_s:.1f} s and {self.refusals} refusals: {said}"

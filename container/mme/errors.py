@@ -7,6 +7,7 @@
     ├── InsufficientMemory       507  also a MemoryError, so MMS answers 507 of itself
     └── RequestError             400
         ├── BadRequest           400  the body is not what the model takes
+        │   └── RequestTooLarge  400  it takes more memory than one request may
         ├── ModelRefused         400  a model may not be loaded from there, by that name or with that handler
         ├── NotAcceptable        406  nothing that the Accept header names can be produced
         └── UnsupportedMediaType 415  the Content-Type is unknown
@@ -22,6 +23,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 LONGEST_REFUSAL_BYTES = 1000
 # From here on a message is no sentence any more but a stack trace: Python's own, or MXNet's.
@@ -40,9 +42,13 @@ class MmeError(Exception):
     phrase = "Internal Server Error"
     kind = "InternalServerException"
 
+    def to_dict(self) -> dict[str, Any]:
+        """What a client is told: ``code``, ``type`` and ``message``, as MMS words its own errors."""
+        return {"code": self.status, "type": self.kind, "message": str(self)}
+
     def body(self) -> bytes:
-        """The answer's body: one line of JSON with ``code``, ``type`` and ``message``, as MMS words its own errors."""
-        return json.dumps({"code": self.status, "type": self.kind, "message": str(self)}).encode()
+        """The answer's body: ``to_dict`` as one line of JSON."""
+        return json.dumps(self.to_dict()).encode()
 
 
 class SettingError(MmeError):
@@ -58,11 +64,33 @@ class ModelLoadError(MmeError):
 
 
 class InsufficientMemory(MmeError, MemoryError):
-    """There is not enough memory for this model or request. The platform unloads something and tries again."""
+    """There is not enough memory for this model or request now. The platform unloads something and tries again.
+
+    What would not fit into an empty server either is a ``RequestTooLarge`` or a ``ModelLoadError`` instead.
+    """
 
     status = 507
     phrase = "Insufficient Storage"
     kind = "InsufficientMemoryException"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        need_bytes: int | None = None,
+        free_bytes: int | None = None,
+        limit_bytes: int | None = None,
+    ) -> None:
+        """``free_bytes`` is what can be had of ``limit_bytes``; each None where it is not known."""
+        super().__init__(message)
+        self.need_bytes = need_bytes
+        self.free_bytes = free_bytes
+        self.limit_bytes = limit_bytes
+
+    def to_dict(self) -> dict[str, Any]:
+        """With what is known of ``need_bytes``, ``free_bytes`` and ``limit_bytes``."""
+        figures = {"need_bytes": self.need_bytes, "free_bytes": self.free_bytes, "limit_bytes": self.limit_bytes}
+        return {**super().to_dict(), **{name: size for name, size in figures.items() if size is not None}}
 
 
 class RequestError(MmeError):
@@ -75,6 +103,10 @@ class RequestError(MmeError):
 
 class BadRequest(RequestError):
     """The body is not what the model takes."""
+
+
+class RequestTooLarge(BadRequest):
+    """The request would take more memory than one request may, whatever else is loaded: unloading does not help."""
 
 
 class ModelRefused(RequestError):

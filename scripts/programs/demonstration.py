@@ -18,11 +18,11 @@ import requests
 from botocore.exceptions import ClientError, WaiterError
 
 from scripts.programs.aws import is_missing
+from scripts.programs.call_statistics import CallStatistics
 from scripts.programs.console import readable_size
 from scripts.programs.container_api import ContainerApi
 from scripts.programs.progress import steps_bar, waiting
 from scripts.programs.samples import Model, Samples
-from scripts.programs.tally import Tally
 
 NAME = "digits"  # of the endpoint, its configuration and its model
 BUCKET = "digits-models"
@@ -133,14 +133,14 @@ class Demonstration:
             f"{RANDOM_CALLS} invocations: any of the {len(models)} models, any of the {len(self._samples.pictures)} "
             "held-out pictures"
         )
-        tally = Tally(model.target for model in models)
+        statistics = CallStatistics(model.target for model in models)
         with steps_bar("invoking", RANDOM_CALLS, "calls") as bar:
             for _ in range(RANDOM_CALLS):
                 model, picture = random.choice(models), random.choice(self._samples.pictures)
                 best, latency_ms = self._invoke(model, picture.file)
-                tally.add(model.target, f"class={picture.truth} " in best[0], latency_ms)
+                statistics.add(model.target, f"class={picture.truth} " in best[0], latency_ms)
                 bar.update()
-        for line in tally.table():
+        for line in statistics.table():
             print(f"  {line}")
         print("  The first call of a new model is its longest: download and load.", flush=True)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from local_endpoint.s3_location import S3Location
+from local_endpoint.storage.location import S3Location
 from scripts.programs.aws import client, parse_s3_url, plain_errors
 from scripts.programs.console import Failure, readable_size, run
 

@@ -11,9 +11,9 @@ from mme.frameworks.mxnet.adapter import artifacts as mxnet_artifacts
 from mme.frameworks.registry import adapter_for
 from scripts.programs.archives import Archive, Entry, entries, write_archive
 from scripts.programs.console import Failure, readable_size, run
+from scripts.programs.model_check import try_model
 from scripts.programs.mxnet_files import check_file
 from scripts.programs.progress import bytes_bar
-from scripts.programs.trial import try_model
 
 SUFFIX = ".tar.gz"
 

@@ -15,8 +15,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from local_endpoint.app import LocalEndpoint
 from local_endpoint.configuration import DEFAULT_REGION, Configuration
-from local_endpoint.s3_location import S3Location, TargetModel
-from scripts.programs import by_hand, demonstration
+from local_endpoint.storage.location import S3Location, TargetModel
+from scripts.programs import demonstration, manual_commands
 from scripts.programs.console import Failure, any_port, run
 from scripts.programs.container_api import ContainerApi
 from scripts.programs.demonstration import Demonstration, Instance, Unexpected, heading, holder_of
@@ -92,7 +92,7 @@ def invite(local: LocalEndpoint, samples: Samples) -> None:
     target = samples.first[0].target
     instance, models = holder_of(opaque_name(target), instances_of(local))
     model = next(each for each in models if each["modelName"] == opaque_name(target))
-    place = by_hand.Place(
+    place = manual_commands.Place(
         endpoint_url=local.url,
         region=DEFAULT_REGION,
         endpoint=demonstration.NAME,
@@ -103,7 +103,7 @@ def invite(local: LocalEndpoint, samples: Samples) -> None:
         model_folder=model["modelUrl"],
     )
     print("\nThe endpoint stays up; Ctrl-C cleans up and stops it. By hand, in another terminal:\n")
-    print("\n".join(by_hand.lines(place)), flush=True)
+    print("\n".join(manual_commands.lines(place)), flush=True)
 
 
 def opaque_name(target: str) -> str:
@@ -116,9 +116,10 @@ def instances_of(local: LocalEndpoint) -> list[Instance]:
     deployment = local.endpoints.deployment(DEFAULT_REGION, demonstration.NAME)
     fleets = deployment.fleets.values() if deployment else ()
     return [
-        Instance(each.id, ContainerApi(f"http://{each.container.host}:{each.container.port}"))
+        Instance(each.id, ContainerApi(f"http://{container.running.host}:{container.running.port}"))
         for fleet in fleets
         for each in fleet.instances
+        for container in each.containers
     ]
 
 
@@ -162,8 +163,9 @@ def explained(local: LocalEndpoint, log: Path) -> Iterator[None]:
         deployment = local.endpoints.deployment(DEFAULT_REGION, demonstration.NAME)
         for fleet in deployment.fleets.values() if deployment else ():
             for instance in fleet.instances:  # their own files go when they are stopped
-                tail = instance.container.log_tail(CONTAINER_LOG_LINES)
-                logging.info("the log of instance %s:\n%s", instance.id, tail)
+                for container in instance.containers:
+                    tail = container.running.log_tail(CONTAINER_LOG_LINES)
+                    logging.info("the log of instance %s:\n%s", instance.id, tail)
         lines = log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
         end = "\n".join(f"  | {line}" for line in lines)
         raise Failure(f"{error}\nThe end of the log, {log}:\n{end}") from None

@@ -6,6 +6,7 @@ Names tell too little: an endpoint's own may look like that of another's update,
 from __future__ import annotations
 
 import hashlib
+import secrets
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,8 +15,11 @@ from scripts.programs.aws import describe_endpoint, find_config
 
 TAG = "multi-model-scripts:updated-endpoint"
 _LONGEST_NAME = 63
-_UPDATE_TIME = "-%Y%m%d-%H%M%S"
-_UPDATE_TIME_LENGTH = 16
+_UPDATE_TIME = "-%Y%m%d-%H%M%S-"
+_UPDATE_BYTES = 3  # random ones, for two updates within a second, of this machine or others
+_SUFFIX_LENGTH = len("-20260101-000000-") + 2 * _UPDATE_BYTES
+_DIGEST_LENGTH = 8
+_KEPT_LENGTH = _LONGEST_NAME - _SUFFIX_LENGTH - _DIGEST_LENGTH - 1  # of a long name
 
 
 @dataclass
@@ -31,8 +35,8 @@ class Parts:
 
 
 def name_of_update(endpoint: str) -> str:
-    """A new name for a configuration and a model of ``endpoint``: its name and the time."""
-    return _name_before_time(endpoint) + time.strftime(_UPDATE_TIME)
+    """A new name for a configuration and a model of ``endpoint``: its name, the time, and what tells it from others."""
+    return _name_before_time(endpoint) + time.strftime(_UPDATE_TIME) + secrets.token_hex(_UPDATE_BYTES)
 
 
 def tags_of_update(sagemaker: Any, endpoint: str, predecessor_arn: str) -> list[dict[str, str]]:
@@ -52,7 +56,7 @@ def tags_of(sagemaker: Any, arn: str) -> list[dict[str, str]]:
 
 def made_by_updates(sagemaker: Any, endpoint: str) -> Parts:
     """What updates of ``endpoint`` have made and is still there."""
-    start = _name_before_time(endpoint)
+    start = endpoint[:_KEPT_LENGTH]  # all of their names have it; the tag tells whose they are
 
     def tagged(operation: str, list_key: str, kind: str) -> list[str]:
         pages = sagemaker.get_paginator(operation).paginate(NameContains=start)
@@ -92,8 +96,7 @@ def models_of(config: dict[str, Any] | None) -> list[str]:
 
 def _name_before_time(endpoint: str) -> str:
     """The endpoint's name; of a long one the beginning, and a digest that tells it from others that begin so."""
-    room = _LONGEST_NAME - _UPDATE_TIME_LENGTH
-    if len(endpoint) <= room:
+    if len(endpoint) <= _LONGEST_NAME - _SUFFIX_LENGTH:
         return endpoint
-    digest = hashlib.sha256(endpoint.encode()).hexdigest()[:8]
-    return f"{endpoint[: room - 9]}-{digest}"
+    digest = hashlib.sha256(endpoint.encode()).hexdigest()[:_DIGEST_LENGTH]
+    return f"{endpoint[:_KEPT_LENGTH]}-{digest}"

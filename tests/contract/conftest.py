@@ -1,4 +1,4 @@
-"""One server per way of making workers, for all tests of this folder; each test uses model names of its own."""
+"""One server for all tests of this folder, and one in the image; each test uses model names of its own."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ import pytest
 
 from tests.harness import models
 from tests.harness.docker import DockerServer
-from tests.harness.server import WORKER_MODES, ServerProcess
+from tests.harness.server import ServerProcess
 
-IN_DOCKER = pytest.param("docker", marks=[pytest.mark.docker, pytest.mark.timeout(1300)])
+HERE, IN_IMAGE = "here", "docker"
+DOCKER_MARKS = [pytest.mark.docker, pytest.mark.timeout(1300)]
 
 
-@pytest.fixture(scope="package", params=[*WORKER_MODES, IN_DOCKER])
+@pytest.fixture(scope="package", params=[HERE, pytest.param(IN_IMAGE, marks=DOCKER_MARKS)])
 def server(request: pytest.FixtureRequest) -> Iterator[ServerProcess | DockerServer]:
-    """A running server in multi-model mode: on this machine with each way of making workers, and in the image."""
-    if request.param == "docker":
+    """A running server in multi-model mode: on this machine, and in the image."""
+    if request.param == IN_IMAGE:
         with DockerServer(request.getfixturevalue("image")) as container:
             yield container
     else:
-        with ServerProcess(MME_WORKERS=request.param) as running:
+        with ServerProcess() as running:
             yield running
 
 

@@ -17,6 +17,7 @@ LONGER_THAN_A_TEST_MS = 600_000
 BATCH_IS_AWAITED_S = 1.0  # for so long no request of an unfinished batch is answered
 
 
+@pytest.mark.quick
 def test_ping_answers_200(server: ServerProcess) -> None:
     assert server.ping().status_code == 200
 
@@ -27,6 +28,7 @@ def test_list_answers_200_and_a_list(server: ServerProcess) -> None:
     assert isinstance(answer.json()["models"], list)
 
 
+@pytest.mark.quick
 def test_a_model_lives_from_load_to_unload(server: ServerProcess, name: str) -> None:
     models.multiplier(server.model_dir(name), factor=3)
 
@@ -59,12 +61,14 @@ def test_a_model_can_be_loaded_again_after_unload(server: ServerProcess, name: s
         assert server.unload(name).status_code == 200
 
 
+@pytest.mark.quick
 def test_loading_a_loaded_model_is_409(server: ServerProcess, loaded: Loader) -> None:
     name = loaded(factor=2)
     assert server.load(name).status_code == 409
     assert server.invoke(name, ONE_ROW).status_code == 200, "the model that was loaded first still answers"
 
 
+@pytest.mark.quick
 def test_loading_from_a_missing_path_is_404(server: ServerProcess, name: str) -> None:
     assert server.load(name).status_code == 404
     assert server.describe(name).status_code == 404
@@ -81,7 +85,7 @@ def test_invoking_an_unknown_model_is_404(server: ServerProcess, name: str) -> N
     assert server.invoke(name, ONE_ROW).status_code == 404
 
 
-def test_two_models_answer_side_by_side(server: ServerProcess, loaded: Loader) -> None:
+def test_two_models_answer_in_parallel(server: ServerProcess, loaded: Loader) -> None:
     double, triple = loaded(factor=2), loaded(factor=3)
 
     def ask(turn: int) -> tuple[int, float]:
@@ -109,6 +113,7 @@ def test_the_list_is_paged_beyond_100_models(server: ServerProcess, loaded: Load
     assert names <= set(found)
 
 
+@pytest.mark.quick
 def test_a_model_that_fails_to_load_is_500_and_not_listed(server: ServerProcess, name: str) -> None:
     folder = models.multiplier(server.model_dir(name))
     (folder / "model-0000.params").unlink()
@@ -146,6 +151,7 @@ def test_long_headers_after_many_short_answers_come_back(server: ServerProcess, 
     assert answer.headers["X-Amzn-SageMaker-Custom-Attributes"] == "x" * 1024
 
 
+@pytest.mark.quick
 def test_an_image_gets_the_five_best_classes(server: ServerProcess, loaded: Loader) -> None:
     import io
 

@@ -1,4 +1,7 @@
-"""Every golden request, over HTTP: each content type in and out, and each fault with its status and message."""
+"""Golden requests over HTTP: each content type in and out, and each fault with its status and message.
+
+All of them run in process, too (``tests/unit/test_model_handler_requests.py``), and a dozen in the image.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,26 @@ from typing import Any
 
 import pytest
 
+from tests.contract.conftest import DOCKER_MARKS, HERE, IN_IMAGE
 from tests.harness import requests as golden
 from tests.harness.requests import GoldenRequest
 from tests.harness.server import ServerProcess
+
+# What the image could lack: a decoder of images, a library of a content type, a part of the handler.
+IN_THE_IMAGE_TOO = {
+    "json_rows",
+    "json_by_name",
+    "csv_rows",
+    "npy_rows",
+    "image_jpeg",
+    "image_png",
+    "image_webp",
+    "image_multipart",
+    "two_outputs",
+    "json_syntax",
+    "npy_pickle",
+    "content_type_unknown",
+}
 
 
 @pytest.fixture(scope="module")
@@ -33,10 +53,16 @@ def model_for(server: ServerProcess) -> Iterator[Callable[[GoldenRequest], str]]
         assert server.unload(name).status_code == 200
 
 
-@pytest.mark.parametrize(
-    "request_",
-    [pytest.param(each, id=f"{kind}-{each.name}") for kind in ("valid", "invalid") for each in golden.load(kind)],
-)
+ALL = [(kind, each) for kind in ("valid", "invalid") for each in golden.load(kind)]
+PLACES = [pytest.param(HERE, each, id=f"{HERE}-{kind}-{each.name}") for kind, each in ALL]
+PLACES += [
+    pytest.param(IN_IMAGE, each, id=f"{IN_IMAGE}-{kind}-{each.name}", marks=DOCKER_MARKS)
+    for kind, each in ALL
+    if each.name in IN_THE_IMAGE_TOO
+]
+
+
+@pytest.mark.parametrize(("server", "request_"), PLACES, indirect=["server"])
 def test_a_request_gets_its_answer(
     server: ServerProcess, model_for: Callable[[GoldenRequest], Any], request_: GoldenRequest
 ) -> None:

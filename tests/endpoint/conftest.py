@@ -20,7 +20,7 @@ def _no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def module_local() -> Iterator[Local]:
-    """A local endpoint for all tests of a module; its containers are stand-ins."""
+    """A local endpoint for all tests of a module; its containers are fake containers."""
     with Local(health_interval_s=0.2) as running:
         yield running
 

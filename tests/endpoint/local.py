@@ -17,13 +17,14 @@ from botocore.config import Config
 
 from local_endpoint.app import LocalEndpoint
 from local_endpoint.configuration import Configuration, Limits
-from local_endpoint.guardian import Guardian
-from local_endpoint.instances import Instance
-from local_endpoint.runtimes import Runtime, make_runtime
-from local_endpoint.runtimes.process import ContainerProcess, ProcessRuntime
+from local_endpoint.events import Event, ModelLoaded, ModelUnloaded
+from local_endpoint.hosting.instance import Instance
+from local_endpoint.hosting.janitor import Janitor
+from local_endpoint.hosting.runtimes import RunningContainer, Runtime, make_runtime
+from local_endpoint.hosting.runtimes.process import ContainerProcess, ProcessRuntime
 from tests.harness.waiting import wait_until
 
-STAND_IN = Path(__file__).with_name("stand_in.py")
+FAKE_CONTAINER = Path(__file__).with_name("fake_container.py")
 REGION = "us-east-1"
 ROLE = "arn:aws:iam::123456789012:role/tests"
 BUCKET = "test-models"
@@ -49,16 +50,16 @@ def pack_folder(folder: Path) -> bytes:
 
 
 def behaving(**behaviour: Any) -> bytes:
-    """A model that makes the stand-in behave so."""
+    """A model that makes the fake container behave so."""
     return pack({"behaviour.json": json.dumps(behaviour)})
 
 
-def _stand_in(_: Configuration, guardian: Guardian) -> Runtime:
-    return ProcessRuntime(guardian, [sys.executable, str(STAND_IN)])
+def _fake_container(_: Configuration, janitor: Janitor) -> Runtime:
+    return ProcessRuntime(janitor, [sys.executable, str(FAKE_CONTAINER)])
 
 
 class Local:
-    """A local endpoint in this process, from ``with`` to its end. Containers are stand-ins unless ``real``."""
+    """A local endpoint in this process, from ``with`` to its end. Containers are fake containers unless ``real``."""
 
     def __init__(
         self, *, real: bool = False, runtime: str = "process", state_dir: Path | None = None, **limits: float
@@ -69,7 +70,9 @@ class Local:
             state_dir=state_dir,
             limits=Limits(**limits),  # type: ignore[arg-type]
         )
-        self.app = LocalEndpoint(configuration, make_runtime if real else _stand_in)
+        self.app = LocalEndpoint(configuration, make_runtime if real else _fake_container)
+        self.events: list[Event] = []
+        self.app.events.subscribe(self.events.append)
 
     def __enter__(self) -> Local:
         self.app.start()
@@ -202,15 +205,56 @@ class Local:
     def is_gone(self, name: str) -> bool:
         return name not in [each["EndpointName"] for each in self.sagemaker.list_endpoints()["Endpoints"]]
 
+    def loaded(self, instance: Instance) -> list[str]:
+        """Targets of the models that are loaded on ``instance``, sorted: as its events tell."""
+        found: set[str] = set()
+        for event in list(self.events):
+            if event.where.instance == instance.id and isinstance(event, ModelLoaded):
+                found.add(event.target)
+            elif event.where.instance == instance.id and isinstance(event, ModelUnloaded):
+                found.discard(event.target)
+        return sorted(found)
+
+    def folder(self, instance: Instance) -> Path:
+        """The instance's disk."""
+        assert self.app.work_dir is not None
+        return self.app.work_dir / instance.id
+
+    def count(self, kind: type[Event], target: str) -> int:
+        """How many events of this kind there have been of a model."""
+        return sum(isinstance(event, kind) and event.target == target for event in list(self.events))
+
     def instances(self, name: str = "endpoint", variant: str = "AllTraffic") -> list[Instance]:
         deployment = self.app.endpoints.deployment(REGION, name)
         assert deployment is not None
         return deployment.fleets[variant].instances
 
 
+def running(instance: Instance) -> RunningContainer:
+    """The only container of an instance, as the runtime has it."""
+    (container,) = instance.containers
+    return container.running
+
+
+def base_dir(instance: Instance) -> Path:
+    """What is /opt/ml in the instance's only container, as this machine sees it (not with Docker)."""
+    return Path(running(instance).base_dir)
+
+
+def address(instance: Instance) -> str:
+    """Where the instance's only container listens."""
+    return f"http://{running(instance).host}:{running(instance).port}"
+
+
+def on_disk(instance: Instance) -> list[str]:
+    """Targets of the models whose artifacts are on the disk of a fake container's instance, sorted."""
+    targets_by_name = {line["name"]: line["target"] for line in journal(instance, "load")}
+    return sorted(targets_by_name.get(path.name, path.name) for path in (base_dir(instance) / "models").iterdir())
+
+
 def journal(instance: Instance, call: str | None = None) -> list[dict[str, Any]]:
-    """What a stand-in was asked, in order."""
-    file = Path(instance.container.base_dir, "journal.jsonl")
+    """What a fake container was asked, in order."""
+    file = base_dir(instance) / "journal.jsonl"
     lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     return [line for line in lines if call is None or line["call"] == call]
 
@@ -241,5 +285,6 @@ def pids(local: Local, name: str = "endpoint") -> set[int]:
 
 
 def pid_of(instance: Instance) -> int:
-    assert isinstance(instance.container, ContainerProcess)
-    return instance.container.pid
+    process = running(instance)
+    assert isinstance(process, ContainerProcess)
+    return process.pid

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from local_endpoint.archives import BadArchive, extract
+from local_endpoint.model_cache.archives import BadArchive, extract
 from tests.endpoint.local import pack
 
 LIMIT = 10_000_000

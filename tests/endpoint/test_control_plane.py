@@ -202,7 +202,7 @@ def test_regions_do_not_see_each_others_endpoints(shared: Local) -> None:
 
 
 def test_an_endpoint_is_creating_until_its_container_answers(shared: Local) -> None:
-    shared.create_model("slow", Environment={"STAND_IN_START_S": "1.5"})
+    shared.create_model("slow", Environment={"FAKE_START_S": "1.5"})
     shared.create_config("slow", "slow")
     shared.sagemaker.create_endpoint(EndpointName="slow", EndpointConfigName="slow")
     created = shared.describe("slow")

@@ -1,4 +1,4 @@
-"""InvokeEndpoint with real boto3, against containers that are stand-ins: caching, errors, hostile requests."""
+"""InvokeEndpoint with real boto3, against containers that are fake containers: caching, errors, hostile requests."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ import tarfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 import requests
 from botocore.exceptions import ClientError
 
-from local_endpoint.objects import ObjectReader
-from local_endpoint.s3_location import S3Location
-from tests.endpoint.local import BUCKET, PREFIX, Local, behaving, journal, message, pack, refused
+from local_endpoint.storage.location import S3Location
+from local_endpoint.storage.objects import ObjectReader
+from tests.endpoint.local import BUCKET, PREFIX, Local, base_dir, behaving, journal, message, pack, refused
 
 GROUP = "/aws/sagemaker/Endpoints/endpoint"
 
@@ -30,13 +29,13 @@ def test_a_model_is_downloaded_unpacked_loaded_and_invoked(local: Local) -> None
     raw = local.invoke_raw("a/b.tar.gz", CustomAttributes="trace=1", Accept="application/json")
     assert raw["ContentType"] == "application/json"
     assert raw["InvokedProductionVariant"] == "AllTraffic"
-    assert raw["CustomAttributes"] == "from=stand-in"
+    assert raw["CustomAttributes"] == "from=fake-container"
     answer = json.loads(raw["Body"].read())
     assert answer["text"] == "hello"
     instance = local.instances()[0]
     load = journal(instance, "load")[0]
     assert load["target"] == "a/b.tar.gz"
-    assert load["url"] == f"{instance.container.base_dir}/models/{load['name']}/model"
+    assert load["url"] == f"{base_dir(instance)}/models/{load['name']}/model"
     assert answer["path"] == f"/models/{load['name']}/invoke"
     assert "tar" not in load["name"]
 
@@ -96,7 +95,7 @@ def test_a_single_model_endpoint_serves_its_archive(local: Local) -> None:
 
 
 def test_an_object_overwritten_in_place_goes_on_answering_as_before_until_it_is_dropped(local: Local) -> None:
-    local.deploy(Environment={"STAND_IN_CAPACITY": "1"})
+    local.deploy(Environment={"FAKE_CAPACITY": "1"})
     local.upload("models/m.tar.gz", pack({"text": "old"}))
     assert local.invoke("m.tar.gz")["text"] == "old"
     local.upload("models/m.tar.gz", pack({"text": "new"}))
@@ -138,6 +137,19 @@ def test_a_load_that_fails_is_a_model_error_and_the_next_request_tries_again(loc
     assert refused(local, "ModelError", 424, "m.tar.gz")["OriginalStatusCode"] == 500
     local.upload("models/m.tar.gz", pack({"text": "mended"}))
     assert local.invoke("m.tar.gz")["text"] == "mended"
+
+
+@pytest.mark.parametrize(("status", "side"), [(400, "client"), (422, "client"), (500, "server"), (507, "server")])
+def test_the_reason_of_a_failed_load_reaches_the_caller(local: Local, status: int, side: str) -> None:
+    reason = 'model-0000.params has 12 bytes; "weight" (5×3, float32) needs 60. Save the parameters again.'
+    local.deploy()
+    local.upload("models/m.tar.gz", behaving(load_status=status, load_message=reason))
+    response = refused(local, "ModelError", 424, "m.tar.gz")
+    assert response["OriginalStatusCode"] == status
+    answered = json.loads(response["OriginalMessage"])
+    assert (answered["code"], answered["message"]) == (status, reason)
+    quoted = f'Received {side} error ({status}) from primary with message "{response["OriginalMessage"]}". See https://'
+    assert message(response).startswith(quoted)
 
 
 def test_unknown_endpoints_and_missing_targets_are_refused(local: Local) -> None:
@@ -189,9 +201,9 @@ def test_bad_archives_are_refused_and_leave_nothing_behind(local: Local) -> None
     for name in ("rubbish", "climbs", "links"):
         response = refused(local, "ValidationError", 400, f"{name}.tar.gz")
         assert f'Failed to extract model data archive from URL "{PREFIX}{name}.tar.gz"' in message(response)
-    base = local.instances()[0].container.base_dir
-    assert list(Path(base, "models").iterdir()) == []
-    assert list(Path(base, "downloads").iterdir()) == []
+    base = base_dir(local.instances()[0])
+    assert list((base / "models").iterdir()) == []
+    assert list((base / "downloads").iterdir()) == []
     assert not journal(local.instances()[0])
 
 
@@ -219,11 +231,11 @@ def test_streaming_and_asynchronous_invocations_are_refused_not_faked(local: Loc
 def test_sixty_four_clients_on_a_prefix_of_a_thousand_models(local: Local) -> None:
     for number in range(1000):
         local.upload(f"models/{number}.tar.gz", pack({"text": str(number)}))
-    local.deploy(instances=2, Environment={"STAND_IN_CAPACITY": "300"})
+    local.deploy(instances=2, Environment={"FAKE_CAPACITY": "300"})
     started_s = time.monotonic()
     with ThreadPoolExecutor(64) as clients:
         answers = list(clients.map(lambda number: local.invoke(f"{number}.tar.gz")["text"], range(1000)))
     assert answers == [str(number) for number in range(1000)]
     assert time.monotonic() - started_s < 60
-    loaded = [instance.cache.models.loaded_count for instance in local.instances()]
+    loaded = [len(local.loaded(instance)) for instance in local.instances()]
     assert sum(loaded) == 600

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from local_endpoint import guardian as guardian_module
 from local_endpoint.errors import StartFailure
-from local_endpoint.guardian import Guardian
-from local_endpoint.runtimes import docker as docker_runtime
-from local_endpoint.runtimes import ports
-from local_endpoint.runtimes.base import LaunchSpec
-from local_endpoint.runtimes.docker import DockerContainer, DockerRuntime
+from local_endpoint.hosting import janitor as janitor_module
+from local_endpoint.hosting.janitor import Janitor
+from local_endpoint.hosting.runtimes import docker as docker_runtime
+from local_endpoint.hosting.runtimes import ports
+from local_endpoint.hosting.runtimes.base import LaunchSpec
+from local_endpoint.hosting.runtimes.docker import DockerContainer, DockerRuntime
 from tests.endpoint.program import ROOT
 from tests.harness.waiting import wait_until
 
@@ -91,8 +91,8 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
 
 
 @pytest.fixture
-def guardian() -> Iterator[Guardian]:
-    made = Guardian()
+def janitor() -> Iterator[Janitor]:
+    made = Janitor()
     yield made
     made.close()
 
@@ -119,9 +119,9 @@ def test_without_an_engine_the_local_endpoint_says_so_at_its_start(tmp_path: Pat
 @pytest.mark.parametrize("part", ["GET images", "GET networks", "POST containers/create", "POST containers/c1/start"])
 @pytest.mark.parametrize("status", [400, 500])
 def test_what_the_engine_refuses_becomes_the_reason_and_costs_no_port(
-    engine: Engine, guardian: Guardian, tmp_path: Path, part: str, status: int
+    engine: Engine, janitor: Janitor, tmp_path: Path, part: str, status: int
 ) -> None:
-    runtime = DockerRuntime(guardian)
+    runtime = DockerRuntime(janitor)
     runtime.require()
     engine.refuses[part] = status
     taken = set(ports._given)
@@ -134,8 +134,8 @@ def test_what_the_engine_refuses_becomes_the_reason_and_costs_no_port(
         assert engine.asked[-1].startswith("DELETE containers/")  # nothing half-made is left
 
 
-def test_an_engine_that_goes_away_becomes_the_reason(engine: Engine, guardian: Guardian, tmp_path: Path) -> None:
-    runtime = DockerRuntime(guardian)
+def test_an_engine_that_goes_away_becomes_the_reason(engine: Engine, janitor: Janitor, tmp_path: Path) -> None:
+    runtime = DockerRuntime(janitor)
     runtime.require()
     engine.shutdown()
     engine.server_close()
@@ -148,9 +148,9 @@ def test_an_engine_that_goes_away_becomes_the_reason(engine: Engine, guardian: G
     assert ports._given == taken
 
 
-def test_a_removal_that_fails_is_tried_again(engine: Engine, guardian: Guardian, tmp_path: Path) -> None:
-    """An engine that restarts is back soon. Until then the container keeps its port, and the guardian knows of it."""
-    container = DockerRuntime(guardian).start(spec(tmp_path))
+def test_a_removal_that_fails_is_tried_again(engine: Engine, janitor: Janitor, tmp_path: Path) -> None:
+    """An engine that restarts is back soon. Until then the container keeps its port, and the janitor knows of it."""
+    container = DockerRuntime(janitor).start(spec(tmp_path))
     assert isinstance(container, DockerContainer)
     engine.refuses["DELETE"] = 500
     container.stop(0)
@@ -161,9 +161,9 @@ def test_a_removal_that_fails_is_tried_again(engine: Engine, guardian: Guardian,
     assert container.port not in ports._given
 
 
-def test_without_the_docker_program_the_guardian_asks_the_engine_itself(engine: Engine) -> None:
+def test_without_the_docker_program_the_janitor_asks_the_engine_itself(engine: Engine) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-I", "-S", guardian_module.__file__],
+        [sys.executable, "-I", "-S", janitor_module.__file__],
         stdin=subprocess.PIPE,
         env={"PATH": "/nonexistent", "DOCKER_HOST": os.environ["DOCKER_HOST"]},
         text=True,

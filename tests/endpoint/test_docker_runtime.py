@@ -12,7 +12,7 @@ from typing import Any
 import docker
 import pytest
 
-from local_endpoint.runtimes.docker import MULTI_MODELS_LABEL, OWN_LABEL, DockerContainer
+from local_endpoint.hosting.runtimes.docker import MULTI_MODELS_LABEL, OWN_LABEL
 from tests.endpoint.local import Local, message, refused
 from tests.endpoint.program import Program, deploy_real
 from tests.endpoint.traffic import Traffic
@@ -96,9 +96,8 @@ def test_an_image_of_the_users_own_is_run_limited_replaced_and_removed(
 
     with Traffic(lambda number: local.invoke(f"times-{2 + number % 2}.tar.gz", ROW), clients=4) as traffic:
         traffic.wait_for_more()
-        victim = next(each for each in local.instances() if each.cache.models.loaded())
-        assert isinstance(victim.container, DockerContainer)
-        engine.containers.get(f"local-endpoint-{victim.id}").kill()
+        victim = next(each for each in local.instances() if local.loaded(each))
+        engine.containers.get(f"local-endpoint-{victim.id}-1").kill()
         wait_until(lambda: len(local.instances()) == 2 and victim not in local.instances(), "it was not replaced", 60)
         traffic.wait_for_more()
     assert traffic.failures == []

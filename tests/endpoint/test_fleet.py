@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, ClassVar
 
 import psutil
 import pytest
 
-from local_endpoint import fleet
-from local_endpoint.runtimes import process
-from tests.endpoint.local import Local, behaving, journal, message, pack, pids, refused
+from local_endpoint.configuration import Limits
+from local_endpoint.errors import StartFailure
+from local_endpoint.events import Events
+from local_endpoint.hosting import fleet
+from local_endpoint.hosting.context import HostingContext
+from local_endpoint.hosting.definitions import VariantDefinition
+from local_endpoint.hosting.fleet import Fleet
+from local_endpoint.hosting.instance import Instance
+from local_endpoint.hosting.runtimes import process
+from local_endpoint.model_cache import cache
+from local_endpoint.storage.location import S3Location
+from local_endpoint.storage.objects import ObjectReader
+from tests.endpoint.local import BUCKET, Local, behaving, journal, message, on_disk, pack, pids, refused
 from tests.endpoint.traffic import Traffic
 from tests.harness.waiting import wait_until
 
@@ -29,7 +42,7 @@ def test_models_spread_over_the_instances(local: Local) -> None:
     for number in range(9):
         local.upload(f"models/{number}.tar.gz", behaving())
         local.invoke(f"{number}.tar.gz")
-    assert [instance.cache.models.loaded_count for instance in local.instances()] == [3, 3, 3]
+    assert [len(local.loaded(instance)) for instance in local.instances()] == [3, 3, 3]
 
 
 def test_a_busy_instance_gets_help_from_another_which_loads_a_copy(local: Local) -> None:
@@ -37,12 +50,34 @@ def test_a_busy_instance_gets_help_from_another_which_loads_a_copy(local: Local)
     local.upload("models/m.tar.gz", behaving(invoke_s=0.05))
     local.invoke("m.tar.gz")
     with Traffic(lambda _: local.invoke("m.tar.gz"), clients=12) as traffic:
-        wait_until(lambda: all(each.cache.models.loaded() for each in local.instances()), "no copy was made")
+        wait_until(lambda: all(local.loaded(each) for each in local.instances()), "no copy was made")
         traffic.wait_for_more(50)
         both = [journal(each, "invoke") for each in local.instances()]
         wait_until(lambda: all(len(journal(each, "invoke")) > 10 for each in local.instances()), "one does all")
     assert not traffic.failures
     assert [len(journal(each, "load")) for each in local.instances()] == [1, 1], both
+
+
+def test_a_copy_that_failed_is_tried_again_ever_later_not_with_every_request(
+    local: Local, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "COPY_PAUSES_S", (0.05, 600.0))
+    size_bytes, asked = ObjectReader.size_bytes, []
+
+    def count(reader: ObjectReader, location: S3Location) -> int:
+        asked.append(location.key)
+        return size_bytes(reader, location)
+
+    monkeypatch.setattr(ObjectReader, "size_bytes", count)
+    local.deploy(instances=2)
+    local.upload("models/m.tar.gz", behaving(invoke_s=0.05))
+    local.invoke("m.tar.gz")
+    local.s3.delete_object(Bucket=BUCKET, Key="models/m.tar.gz")  # no copy can be made
+    with Traffic(lambda _: local.invoke("m.tar.gz"), clients=12) as traffic:
+        wait_until(lambda: len(asked) == 3, "no copy was tried, or not again")
+        traffic.wait_for_more(200)
+    assert traffic.failures == []
+    assert len(asked) == 3
 
 
 def test_an_instance_killed_under_load_is_replaced_and_no_request_is_lost(local: Local) -> None:
@@ -74,7 +109,7 @@ def test_a_request_that_kills_every_container_it_reaches_ends_in_an_error(local:
 def test_an_update_loses_no_request_and_ends_the_old_instances(local: Local) -> None:
     local.upload("models/m.tar.gz", behaving(invoke_s=0.02))
     local.deploy(instances=2, Environment={"VERSION": "1"})
-    local.create_model("second", Environment={"VERSION": "2", "STAND_IN_START_S": "0.5"})
+    local.create_model("second", Environment={"VERSION": "2", "FAKE_START_S": "0.5"})
     local.create_config("second", "second", instances=3)
     before = pids(local)
     with Traffic(lambda _: local.invoke("m.tar.gz")["environment"]["VERSION"]) as traffic:
@@ -97,7 +132,7 @@ def test_an_update_loses_no_request_and_ends_the_old_instances(local: Local) -> 
 def test_an_update_that_does_not_come_up_leaves_the_old_configuration_in_service(local: Local) -> None:
     local.upload("models/m.tar.gz", behaving())
     local.deploy()
-    local.create_model("broken", Environment={"STAND_IN_EXIT": "1"})
+    local.create_model("broken", Environment={"FAKE_EXIT": "1"})
     local.create_config("broken", "broken")
     before = pids(local)
     with Traffic(lambda _: local.invoke("m.tar.gz"), clients=2) as traffic:
@@ -138,13 +173,84 @@ def test_the_number_of_instances_can_be_changed_under_load(local: Local) -> None
     assert traffic.failures == []
 
 
+def test_an_instance_that_dies_while_others_drain_is_replaced(local: Local) -> None:
+    """Those that are on their way out do not count towards the number that is wanted."""
+    local.deploy(instances=3)
+    for number in range(3):
+        local.upload(f"models/{number}.tar.gz", behaving(invoke_s=2.0))
+    with ThreadPoolExecutor(3) as callers:
+        answers = [callers.submit(local.invoke, f"{number}.tar.gz") for number in range(3)]
+        instances = local.instances()
+        wait_until(lambda: all(journal(each, "invoke") for each in instances), "not all were invoked")
+        local.sagemaker.update_endpoint_weights_and_capacities(
+            EndpointName="endpoint",
+            DesiredWeightsAndCapacities=[{"VariantName": "AllTraffic", "DesiredInstanceCount": 1}],
+        )
+        wait_until(lambda: len(local.instances()) == 1, "none was taken out")
+        (kept,) = pids(local)
+        os.kill(kept, signal.SIGKILL)
+        wait_until(lambda: pids(local) not in ({kept}, set()), "the one that died was not replaced")
+        assert [each.exception() for each in answers] == [None] * 3
+    description = local.wait("endpoint", "InService")
+    assert description["ProductionVariants"][0]["CurrentInstanceCount"] == 1
+
+
+class ScriptedInstance(Instance):
+    """An instance without containers, whose start goes as the next item of ``script`` says."""
+
+    script: ClassVar[list[str]] = []
+    started: ClassVar[list[ScriptedInstance]] = []
+
+    def start(self) -> None:
+        self.started.append(self)
+        if (self.script.pop(0) if self.script else "lives") == "dies":
+            # as a container that answers its first /ping and ends before its start has returned
+            watcher = threading.Thread(target=self._on_container_end, args=("it ended with status 1",))
+            watcher.start()
+            watcher.join()
+
+    def die(self) -> None:
+        self._on_container_end("it was killed")
+
+
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Fleet]:
+    """A fleet of two scripted instances, not started."""
+    monkeypatch.setattr(fleet, "Instance", ScriptedInstance)
+    monkeypatch.setattr(fleet, "RETRY_S", (0.01,))
+    monkeypatch.setattr(ScriptedInstance, "script", [])
+    monkeypatch.setattr(ScriptedInstance, "started", [])
+    definition = VariantDefinition("us-east-1", "endpoint", "v", "ml.m5.large", 1, 1, 1, containers=())
+    nothing: Any = None
+    context = HostingContext(nothing, nothing, Limits(), Events(), tmp_path)
+    made = Fleet(definition, 2, context)
+    yield made
+    made.stop()
+
+
+def test_an_instance_that_dies_before_its_start_returns_fails_the_start(scripted: Fleet) -> None:
+    ScriptedInstance.script[:] = ["lives", "dies"]
+    with pytest.raises(StartFailure, match="died right after it had started: it ended with status 1"):
+        scripted.start()
+    assert len(ScriptedInstance.started) == 2
+
+
+def test_a_replacement_that_dies_before_its_start_returns_is_replaced_and_no_other(scripted: Fleet) -> None:
+    scripted.start()
+    ScriptedInstance.script[:] = ["dies", "dies", "lives"]
+    ScriptedInstance.started[0].die()
+    wait_until(lambda: len(scripted.instances) == 2, "it was not replaced")
+    assert len(ScriptedInstance.started) == 2 + 3
+    assert all(each.is_alive() for each in scripted.instances)
+
+
 def test_scaling_up_that_cannot_succeed_ends_with_the_reason_and_the_former_number(
     local: Local, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fleet, "RETRY_S", (0.1,))
     obstacle = tmp_path / "obstacle"
     local.upload("models/m.tar.gz", behaving())
-    local.deploy(Environment={"STAND_IN_EXIT_IF": str(obstacle)})
+    local.deploy(Environment={"FAKE_EXIT_IF": str(obstacle)})
     obstacle.touch()
     wanted = [{"VariantName": "AllTraffic", "DesiredInstanceCount": 3, "DesiredWeight": 2.0}]
     with Traffic(lambda _: local.invoke("m.tar.gz"), clients=2) as traffic:
@@ -202,25 +308,25 @@ def test_an_update_may_retain_what_scaling_has_changed(
 
 def test_a_model_that_was_unloaded_is_loaded_again_where_it_is_on_the_disk(local: Local) -> None:
     """Also when that instance is the busier one: a download is saved."""
-    local.deploy(instances=2, Environment={"STAND_IN_CAPACITY": "2"})
+    local.deploy(instances=2, Environment={"FAKE_CAPACITY": "2"})
     local.upload("models/m.tar.gz", behaving())
     local.upload("models/slow.tar.gz", behaving(invoke_s=2.0))
     local.invoke("m.tar.gz")
-    holder = next(each for each in local.instances() if each.cache.models.loaded())
+    holder = next(each for each in local.instances() if local.loaded(each))
     (other,) = [each for each in local.instances() if each is not holder]
     for number in range(3):
         local.upload(f"models/{number}.tar.gz", behaving())
     for name in ("0", "slow", "1", "2"):  # in turn to the other and the holder, where the last takes m's place
         local.invoke(f"{name}.tar.gz")
-    assert holder.cache.models.loaded() == ["2.tar.gz", "slow.tar.gz"]
-    assert other.cache.models.on_disk() == ["0.tar.gz", "1.tar.gz"]
+    assert local.loaded(holder) == ["2.tar.gz", "slow.tar.gz"]
+    assert on_disk(other) == ["0.tar.gz", "1.tar.gz"]
     with ThreadPoolExecutor(1) as caller:
         asked = len(journal(holder, "invoke"))
         slow = caller.submit(local.invoke, "slow.tar.gz")
         wait_until(lambda: len(journal(holder, "invoke")) > asked, "it was not invoked")
         local.invoke("m.tar.gz")
         assert not slow.done()
-    assert "m.tar.gz" not in other.cache.models.on_disk()
+    assert "m.tar.gz" not in on_disk(other)
 
 
 def test_variants_share_the_traffic_by_weight_and_can_be_named(local: Local) -> None:
@@ -245,7 +351,7 @@ def test_variants_share_the_traffic_by_weight_and_can_be_named(local: Local) -> 
 
 def test_when_the_only_instance_dies_requests_wait_for_the_one_that_replaces_it(local: Local) -> None:
     local.upload("models/m.tar.gz", behaving())
-    local.deploy(Environment={"STAND_IN_START_S": "0.5"})
+    local.deploy(Environment={"FAKE_START_S": "0.5"})
     before = local.invoke("m.tar.gz")["pid"]
     with Traffic(lambda _: local.invoke("m.tar.gz")["pid"]) as traffic:
         traffic.wait_for_more()

@@ -6,13 +6,12 @@ import os
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
 from local_endpoint.errors import ContainerGone
-from local_endpoint.model_table import State
-from local_endpoint.s3_location import S3Location, TargetModel
+from local_endpoint.model_cache.table import State
+from local_endpoint.storage.location import S3Location, TargetModel
 from tests.endpoint.local import BUCKET, Local, behaving, journal, pack, pid_of
 from tests.harness.waiting import wait_until
 
@@ -42,7 +41,7 @@ def test_requests_that_wait_for_models_of_a_killed_instance_are_answered_by_anot
             failures = [answer.exception() for answer in answers]
         assert not any(failures), failures
         assert time.monotonic() - started_s < 30  # the full time-out is 60
-        assert not Path(victim.container.base_dir).exists()
+        assert not local.folder(victim).exists()
 
 
 def test_an_instance_that_is_stopped_while_models_are_on_their_way_leaves_no_folder() -> None:
@@ -54,14 +53,14 @@ def test_an_instance_that_is_stopped_while_models_are_on_their_way_leaves_no_fol
             wait_until(lambda: any(journal(each, "load") for each in local.instances()), "nothing is being loaded")
             holder = next(each for each in local.instances() if journal(each, "load"))
             holder.stop()
-            wait_until(lambda: not Path(holder.container.base_dir).exists(), "its folder is still there")
+            wait_until(lambda: not local.folder(holder).exists(), "its folder is still there")
             assert [answer.exception() for answer in answers] == [None] * 8
 
 
 def test_whoever_waits_for_a_model_when_the_cache_is_closed_is_told_at_once(local: Local) -> None:
     local.deploy()
     local.upload("models/slow.tar.gz", behaving(load_s=20))
-    cache = local.instances()[0].cache
+    cache = local.instances()[0].containers[0].cache
 
     def wait() -> None:
         with cache.use(model("slow"), in_a_minute()):
@@ -82,7 +81,7 @@ def test_a_model_that_was_in_use_when_the_cache_was_closed_is_given_back_in_peac
     """The answer is there by then; that its model cannot be unloaded any more is nobody's concern."""
     local.deploy(MultiModelConfig={"ModelCacheSetting": "Disabled"})
     local.upload("models/m.tar.gz", behaving())
-    cache = local.instances()[0].cache
+    cache = local.instances()[0].containers[0].cache
     with cache.use(model("m"), in_a_minute()):
         cache.close()
     assert cache.wait_until_idle(5)
@@ -97,7 +96,7 @@ def test_targets_that_do_not_exist_leave_nothing_behind(local: Local) -> None:
     for target in [*(f"missing-{number}.tar.gz" for number in range(20)), "bad.tar.gz", "broken.tar.gz"]:
         with pytest.raises(local.runtime.exceptions.ClientError):
             local.invoke(target)
-    models = local.instances()[0].cache.models
+    models = local.instances()[0].containers[0].cache.models
     assert len(models) == 1
     entry = models.get(model("m").name)
     assert entry is not None
@@ -108,4 +107,4 @@ def test_models_that_are_dropped_after_use_leave_nothing_behind(local: Local) ->
     local.deploy(MultiModelConfig={"ModelCacheSetting": "Disabled"})
     local.upload("models/m.tar.gz", behaving())
     local.invoke("m.tar.gz")
-    wait_until(lambda: len(local.instances()[0].cache.models) == 0, "it is still there")
+    wait_until(lambda: len(local.instances()[0].containers[0].cache.models) == 0, "it is still there")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from local_endpoint.instance_types import GIB, memory_bytes
+from local_endpoint.hosting.instance_types import GIB, memory_bytes
 
 
 @pytest.mark.parametrize(

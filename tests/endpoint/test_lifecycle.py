@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,15 +14,15 @@ from tests.endpoint.local import PREFIX, Local, behaving, pack
     [
         (
             "no-ping",
-            {"Environment": {"STAND_IN_PING_STATUS": "500"}},
+            {"Environment": {"FAKE_PING_STATUS": "500"}},
             "The primary container for production variant AllTraffic did not pass the ping health check.",
         ),
         (
             "no-models",
-            {"Environment": {"STAND_IN_MODELS_STATUS": "404"}},
+            {"Environment": {"FAKE_MODELS_STATUS": "404"}},
             "The primary container for production variant AllTraffic did not pass the ping health check.",
         ),
-        ("exits", {"Environment": {"STAND_IN_EXIT": "3"}}, "it ended with status 3"),
+        ("exits", {"Environment": {"FAKE_EXIT": "3"}}, "it ended with status 3"),
         (
             "no-bucket",
             {"url": "s3://there-is-no-such-bucket/models/"},
@@ -48,9 +47,7 @@ def test_an_endpoint_that_cannot_come_up_fails_with_the_reason(name: str, model:
 
 def test_the_start_up_time_of_a_variant_wins_over_the_default() -> None:
     with Local(startup_timeout_s=0.5) as local:
-        local.deploy(
-            variant={"ContainerStartupHealthCheckTimeoutInSeconds": 60}, Environment={"STAND_IN_START_S": "1.5"}
-        )
+        local.deploy(variant={"ContainerStartupHealthCheckTimeoutInSeconds": 60}, Environment={"FAKE_START_S": "1.5"})
 
 
 def test_the_download_time_of_a_variant_wins_over_the_default() -> None:
@@ -67,7 +64,7 @@ def test_without_a_state_folder_everything_is_gone_at_the_end() -> None:
     with Local() as local:
         local.upload("models/m.tar.gz", behaving())
         local.deploy()
-        folder = Path(local.instances()[0].container.base_dir).parent
+        folder = local.folder(local.instances()[0]).parent
         assert folder.is_dir()
     assert not folder.exists()
     with Local() as local:

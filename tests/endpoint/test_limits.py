@@ -9,8 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
+import requests
 
-from tests.endpoint.local import Local, behaving, journal, message, pack, pids, refused, targets
+from tests.endpoint.local import Local, address, behaving, journal, message, on_disk, pack, pids, refused, targets
 from tests.harness.waiting import wait_until
 
 
@@ -24,18 +25,16 @@ def test_unloading_is_bounded() -> None:
         assert refused(local, "ModelError", 424, "never.tar.gz")["OriginalStatusCode"] == 507
         instance = local.instances()[0]
         assert targets(journal(instance, "load")).count("never.tar.gz") == 3
-        assert instance.cache.models.loaded_count >= 1
+        assert len(local.loaded(instance)) >= 1
 
 
 def test_the_disk_drops_what_nobody_uses() -> None:
     with Local(disk_bytes=250_000) as local:
-        local.deploy(Environment={"STAND_IN_CAPACITY": "2"})
+        local.deploy(Environment={"FAKE_CAPACITY": "2"})
         for name in "abcd":
             local.upload(f"models/{name}.tar.gz", pack({"text": name * 100_000}))
             local.invoke(f"{name}.tar.gz")
-        cache = local.instances()[0].cache
-        assert cache.models.on_disk() == ["c.tar.gz", "d.tar.gz"]
-        assert cache.models.disk_bytes == 200_000
+        assert on_disk(local.instances()[0]) == ["c.tar.gz", "d.tar.gz"]
         assert local.invoke("a.tar.gz")["text"] == "a" * 100_000
 
 
@@ -51,8 +50,8 @@ def test_an_archive_larger_than_the_disk_is_refused_and_costs_no_model_its_place
         local.upload("models/unfolds.tar.gz", pack({"zeros": "0" * 300_000}))  # a small archive
         text = message(refused(local, "ValidationError", 400, "unfolds.tar.gz"))
         assert "it unfolds to more than 250,000 bytes" in text
-        cache = local.instances()[0].cache
-        assert cache.models.loaded() == cache.models.on_disk() == ["m.tar.gz"]
+        instance = local.instances()[0]
+        assert local.loaded(instance) == on_disk(instance) == ["m.tar.gz"]
 
 
 def test_a_load_that_hangs_is_given_up_and_can_be_tried_again() -> None:
@@ -65,9 +64,47 @@ def test_a_load_that_hangs_is_given_up_and_can_be_tried_again() -> None:
         assert response["OriginalStatusCode"] == 0
         assert "Your invocation timed out while waiting for a response" in message(response)
         instance = local.instances()[0]
-        assert instance.cache.models.on_disk() == ["hangs.tar.gz"]
+        assert on_disk(instance) == ["hangs.tar.gz"]
         # the container has gone on; it says 409 to the next load, or has it by now
         wait_until(lambda: loads_in_the_end(local, "hangs.tar.gz"), "it never loads")
+
+
+def test_a_model_whose_load_timed_out_is_evicted_when_memory_is_short() -> None:
+    """The container may have finished the load by then, and nobody but us can free its memory."""
+    with Local(load_timeout_s=1, load_tries=2) as local:
+        local.deploy(Environment={"FAKE_CAPACITY": "1"})
+        local.upload("models/late.tar.gz", behaving(load_s=2))
+        assert refused(local, "ModelError", 424, "late.tar.gz")["OriginalStatusCode"] == 0
+        instance = local.instances()[0]
+        wait_until(lambda: requests.get(f"{address(instance)}/models", timeout=5).json()["models"], "it never loads")
+        local.upload("models/other.tar.gz", behaving())
+        local.invoke("other.tar.gz")
+        assert targets(journal(instance, "unload")) == ["late.tar.gz"]
+        assert on_disk(instance) == ["late.tar.gz", "other.tar.gz"]
+
+
+def test_a_model_whose_load_timed_out_and_is_not_there_frees_nothing_and_is_not_asked_for_twice() -> None:
+    with Local(load_timeout_s=1, load_tries=3) as local:
+        local.deploy(Environment={"FAKE_CAPACITY": "1"})
+        local.upload("models/hangs.tar.gz", behaving(load_s=30))
+        refused(local, "ModelError", 424, "hangs.tar.gz")
+        for name in ("one", "two"):
+            local.upload(f"models/{name}.tar.gz", behaving())
+            local.invoke(f"{name}.tar.gz")  # the second takes the first one's place
+        assert targets(journal(local.instances()[0], "unload")) == ["hangs.tar.gz", "one.tar.gz"]
+
+
+def test_a_model_whose_load_timed_out_goes_from_the_disk_when_it_has_been_unloaded() -> None:
+    with Local(load_timeout_s=1, disk_bytes=250_000) as local:
+        local.deploy()
+        local.upload("models/late.tar.gz", pack({"behaviour.json": '{"load_s": 2}', "text": "l" * 200_000}))
+        refused(local, "ModelError", 424, "late.tar.gz")
+        instance = local.instances()[0]
+        wait_until(lambda: requests.get(f"{address(instance)}/models", timeout=5).json()["models"], "it never loads")
+        local.upload("models/other.tar.gz", pack({"text": "o" * 200_000}))
+        local.invoke("other.tar.gz")
+        assert targets(journal(instance, "unload")) == ["late.tar.gz"]
+        wait_until(lambda: on_disk(instance) == ["other.tar.gz"], "it is still on the disk")
 
 
 def loads_in_the_end(local: Local, target: str) -> bool:
@@ -90,7 +127,7 @@ def test_so_many_models_and_no_more_are_loaded_at_once() -> None:
 
 def test_a_load_waits_for_a_model_that_may_go_for_a_while_only() -> None:
     with Local(victim_wait_s=0.3) as local:
-        local.deploy(Environment={"STAND_IN_CAPACITY": "1"})
+        local.deploy(Environment={"FAKE_CAPACITY": "1"})
         local.upload("models/busy.tar.gz", behaving(invoke_s=4))
         local.upload("models/other.tar.gz", behaving())
         with ThreadPoolExecutor(1) as caller:
@@ -109,7 +146,7 @@ def test_a_model_that_is_not_ready_in_time_goes_on_loading_and_serves_later() ->
         local.upload("models/slow.tar.gz", behaving(load_s=1.5))
         response = refused(local, "ModelNotReadyException", 429, "slow.tar.gz")
         assert "slow.tar.gz" in message(response)
-        wait_until(lambda: local.instances()[0].cache.models.loaded(), "it was not loaded")
+        wait_until(lambda: local.loaded(local.instances()[0]), "it was not loaded")
         local.invoke("slow.tar.gz")
         assert len(journal(local.instances()[0], "load")) == 1
 
@@ -130,7 +167,7 @@ def test_the_retry_trap(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_invocation_that_takes_too_long_is_status_0(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("local_endpoint.data_plane.LEAST_INVOCATION_S", 0.3)
+    monkeypatch.setattr("local_endpoint.data_plane.invocations.LEAST_INVOCATION_S", 0.3)
     with Local(response_timeout_s=0.5) as local:
         local.deploy()
         local.upload("models/slow.tar.gz", behaving(invoke_s=2.0))
@@ -152,12 +189,12 @@ def test_an_instance_that_falls_silent_is_replaced() -> None:
 
 def test_a_start_during_the_shutdown_leaves_nothing_behind() -> None:
     with Local() as local:
-        local.create_model("slow", Environment={"STAND_IN_START_S": "30"})
+        local.create_model("slow", Environment={"FAKE_START_S": "30"})
         local.create_config("slow", "slow")
         local.sagemaker.create_endpoint(EndpointName="slow", EndpointConfigName="slow")
         work_dir = local.app.work_dir
         assert work_dir is not None
-        wait_until(lambda: list(work_dir.glob("i-*/container.log")), "it was not started")
+        wait_until(lambda: list(work_dir.glob("i-*/*/container.log")), "it was not started")
         children = psutil.Process().children(recursive=True)
     assert not [child for child in children if child.is_running()]
     assert not work_dir.exists()
@@ -167,7 +204,7 @@ def test_a_start_during_the_shutdown_leaves_nothing_behind() -> None:
 def test_a_container_that_takes_no_notice_of_sigterm_is_ended_in_time() -> None:
     with Local() as local:
         local.upload("models/slow.tar.gz", behaving(invoke_s=120))
-        local.deploy(instances=2, Environment={"STAND_IN_STUBBORN": "1"})
+        local.deploy(instances=2, Environment={"FAKE_STUBBORN": "1"})
         with ThreadPoolExecutor(1) as caller:
             in_flight = caller.submit(local.invoke, "slow.tar.gz")
             wait_until(lambda: any(journal(each, "invoke") for each in local.instances()), "it was not invoked")

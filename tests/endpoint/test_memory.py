@@ -6,13 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import requests
 
-from tests.endpoint.local import BUCKET, Local, behaving, journal, pack, refused, targets
+from tests.endpoint.local import BUCKET, Local, address, behaving, journal, on_disk, pack, refused, targets
 from tests.endpoint.traffic import Traffic
 from tests.harness.waiting import wait_until
 
 
 def test_on_507_the_least_recently_used_model_goes_and_comes_back_without_download(local: Local) -> None:
-    local.deploy(Environment={"STAND_IN_CAPACITY": "2"})
+    local.deploy(Environment={"FAKE_CAPACITY": "2"})
     for name in "abc":
         local.upload(f"models/{name}.tar.gz", pack({"text": name}))
     for name in "aba":
@@ -20,15 +20,15 @@ def test_on_507_the_least_recently_used_model_goes_and_comes_back_without_downlo
     local.invoke("c.tar.gz")  # b is the older one
     instance = local.instances()[0]
     assert targets(journal(instance, "unload")) == ["b.tar.gz"]
-    assert instance.cache.models.loaded() == ["a.tar.gz", "c.tar.gz"]
-    assert instance.cache.models.on_disk() == ["a.tar.gz", "b.tar.gz", "c.tar.gz"]
+    assert local.loaded(instance) == ["a.tar.gz", "c.tar.gz"]
+    assert on_disk(instance) == ["a.tar.gz", "b.tar.gz", "c.tar.gz"]
     local.s3.delete_object(Bucket=BUCKET, Key="models/b.tar.gz")
     assert local.invoke("b.tar.gz")["text"] == "b"  # it was on the disk
     assert targets(journal(instance, "unload")) == ["b.tar.gz", "a.tar.gz"]
 
 
 def test_a_model_with_a_request_in_flight_is_never_unloaded(local: Local) -> None:
-    local.deploy(Environment={"STAND_IN_CAPACITY": "1"})
+    local.deploy(Environment={"FAKE_CAPACITY": "1"})
     local.upload("models/slow.tar.gz", behaving(invoke_s=1.0))
     local.upload("models/other.tar.gz", behaving())
     instance_journal = lambda call: journal(local.instances()[0], call)  # noqa: E731
@@ -44,7 +44,7 @@ def test_a_model_with_a_request_in_flight_is_never_unloaded(local: Local) -> Non
 
 
 def test_when_nothing_can_be_unloaded_507_reaches_the_client(local: Local) -> None:
-    local.deploy(Environment={"STAND_IN_CAPACITY": "0"})
+    local.deploy(Environment={"FAKE_CAPACITY": "0"})
     local.upload("models/m.tar.gz", behaving())
     response = refused(local, "ModelError", 424, "m.tar.gz")
     assert response["OriginalStatusCode"] == 507
@@ -57,7 +57,7 @@ def test_model_cache_setting_disabled_drops_a_model_after_each_invocation(local:
     for _ in range(2):
         local.invoke("m.tar.gz")
         wait_until(
-            lambda: not instance.cache.models.on_disk() and not instance.cache.models.loaded(),
+            lambda: not on_disk(instance) and not local.loaded(instance),
             "the model is still there",
         )
     assert [line["call"] for line in journal(instance)] == ["load", "invoke", "unload"] * 2
@@ -80,7 +80,7 @@ def test_a_model_that_the_container_drops_under_traffic_is_loaded_again_and_nobo
         for _ in range(10):
             traffic.wait_for_more(20)
             name = traffic.answers[-1].split("/")[2]
-            requests.delete(f"http://127.0.0.1:{instance.container.port}/models/{name}", timeout=10)
+            requests.delete(f"{address(instance)}/models/{name}", timeout=10)
     assert traffic.failures == []
     assert len(journal(instance, "load")) > 5
 
@@ -94,7 +94,7 @@ def test_an_invocation_that_lacks_memory_gets_it_from_idle_models(local: Local) 
     local.invoke("large.tar.gz")
     instance = local.instances()[0]
     assert targets(journal(instance, "unload")) == ["a.tar.gz", "b.tar.gz"]
-    assert instance.cache.models.loaded() == ["c.tar.gz", "d.tar.gz", "large.tar.gz"]
+    assert local.loaded(instance) == ["c.tar.gz", "d.tar.gz", "large.tar.gz"]
 
 
 def test_an_invocation_that_lacks_memory_is_tried_a_few_times_only(local: Local) -> None:
@@ -124,7 +124,7 @@ def test_a_models_own_404_is_passed_on(local: Local) -> None:
 
 
 def test_clients_of_more_models_than_fit_wait_for_each_other_instead_of_failing(local: Local) -> None:
-    local.deploy(Environment={"STAND_IN_CAPACITY": "1"})
+    local.deploy(Environment={"FAKE_CAPACITY": "1"})
     for number in range(8):
         local.upload(f"models/{number}.tar.gz", behaving(load_s=0.02, invoke_s=0.01))
     with ThreadPoolExecutor(16) as clients:

@@ -74,7 +74,7 @@ def test_the_whole_story_from_upload_to_deletion(local: Local, tmp_path: Path) -
 
 def test_a_deployment_that_fails_says_why_and_what_to_do(local: Local) -> None:
     deploy = ("deploy", "--name", "mme", "--image", "an-image", "--models", PREFIX, "--role", ROLE)
-    failed = call(local, *deploy, "--env", "STAND_IN_EXIT=1", code=1)
+    failed = call(local, *deploy, "--env", "FAKE_EXIT=1", code=1)
     assert "did not pass the ping health check" in failed.stderr
     assert "./scripts/delete_endpoint --name mme --all" in failed.stderr
     again = call(local, *deploy, code=1)
@@ -93,7 +93,7 @@ def test_a_deployment_that_is_refused_half_way_leaves_nothing_behind(local: Loca
 
 def test_an_update_that_fails_leaves_the_endpoint_and_nothing_new(local: Local) -> None:
     local.deploy("mme")
-    failed = call(local, "update_endpoint", "--name", "mme", "--env", "STAND_IN_EXIT=1", code=1)
+    failed = call(local, "update_endpoint", "--name", "mme", "--env", "FAKE_EXIT=1", code=1)
     assert "the update failed, mme serves with mme as it did" in failed.stderr
     assert [each["ModelName"] for each in local.sagemaker.list_models()["Models"]] == ["mme"]
     assert "name at least one change" in call(local, "update_endpoint", "--name", "mme", code=2).stderr

@@ -8,10 +8,10 @@ import random
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import psutil
 
+from local_endpoint.events import ModelUnloaded
 from tests.endpoint.local import BUCKET, PREFIX, Local, message, pack_folder, pids, refused
 from tests.endpoint.traffic import Traffic
 from tests.harness import models
@@ -90,8 +90,11 @@ def test_errors_of_the_container_and_its_models_arrive_as_boto3s_own(
     next(broken.glob("*.params")).write_bytes(b"not parameters")
     real.upload("models/broken.tar.gz", pack_folder(broken))
     response = refused(real, "ModelError", 424, "broken.tar.gz", ROW)
-    assert response["OriginalStatusCode"] == 500
-    assert real.instances()[0].cache.models.loaded() == ["times-1.tar.gz"]
+    answered = json.loads(response["OriginalMessage"])  # the container's own words
+    assert response["OriginalStatusCode"] == answered["code"]
+    assert answered["message"]
+    assert f'with message "{response["OriginalMessage"]}"' in message(response)
+    assert real.loaded(real.instances()[0]) == ["times-1.tar.gz"]
     assert first_number(real, 1) == 1
 
     real.s3.delete_object(Bucket=BUCKET, Key="models/times-1.tar.gz")
@@ -119,14 +122,13 @@ def test_models_that_do_not_fit_take_turns(real: Local, tmp_path: Path) -> None:
     archive = pack_folder(models.heavy_model(tmp_path / "heavy", weights_mb=200))
     for number in range(8):
         real.upload(f"models/heavy-{number}.tar.gz", archive)
-    unloaded: list[Any] = []
-    real.app.events.subscribe(lambda event: unloaded.append(event) if "Unloaded" in type(event).__name__ else None)
     real.deploy(Environment={"MME_MEMORY_LIMIT_MB": "1500"})
     row = json.dumps([[1.0] * 1024]).encode()
     for turn in range(2):
         for number in range(8):
             assert real.invoke(f"heavy-{number}.tar.gz", row)["predictions"], (turn, number)
-    cache = real.instances()[0].cache
-    assert 0 < cache.models.loaded_count < 8
-    assert len(cache.models.on_disk()) == 8
-    assert unloaded[0].target == "heavy-0.tar.gz"
+    (instance,) = real.instances()
+    assert 0 < len(real.loaded(instance)) < 8
+    assert len(list(real.folder(instance).glob("*/models/*"))) == 8
+    unloaded = [event.target for event in real.events if isinstance(event, ModelUnloaded)]
+    assert unloaded[0] == "heavy-0.tar.gz"

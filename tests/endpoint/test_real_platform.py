@@ -12,7 +12,6 @@ import json
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -20,9 +19,9 @@ import pytest
 import requests
 
 from local_endpoint.events import ModelDownloaded, ModelLoaded
-from local_endpoint.instances import Instance
-from local_endpoint.runtimes.process import ContainerProcess
-from tests.endpoint.local import BUCKET, PREFIX, Local, message, pack, refused
+from local_endpoint.hosting.instance import Instance
+from local_endpoint.hosting.runtimes.process import ContainerProcess
+from tests.endpoint.local import BUCKET, PREFIX, Local, address, message, pack, refused, running
 from tests.endpoint.traffic import Traffic
 from tests.harness.waiting import wait_until
 
@@ -32,11 +31,10 @@ RESPONSE_TIMEOUT_S = 5.0
 
 @dataclass
 class Platform:
-    """A local endpoint with its two endpoints, and what it downloaded and loaded so far."""
+    """A local endpoint with its two endpoints."""
 
     local: Local
     multipliers: dict[int, bytes]
-    events: list[Any]
 
     def answer(self, target: str, endpoint: str = "endpoint") -> float:
         """What the model makes of a 1."""
@@ -44,25 +42,22 @@ class Platform:
 
     def holder(self, target: str) -> Instance:
         """The only instance of ``endpoint`` that has the model loaded."""
-        (found,) = [each for each in self.local.instances() if target in each.cache.models.loaded()]
+        (found,) = [each for each in self.local.instances() if target in self.local.loaded(each)]
         return found
-
-    def count(self, kind: type[ModelDownloaded | ModelLoaded], target: str) -> int:
-        return sum(isinstance(event, kind) and event.target == target for event in self.events)
 
 
 def models_of(instance: Instance) -> list[dict[str, str]]:
     """The container's own word."""
-    address = f"http://{instance.container.host}:{instance.container.port}/models"
-    return list(requests.get(address, timeout=10).json()["models"])
+    return list(requests.get(f"{address(instance)}/models", timeout=10).json()["models"])
 
 
 def processes_of(instance: Instance) -> list[psutil.Process]:
     """All of the container, those in Docker as this machine sees them."""
-    if isinstance(instance.container, ContainerProcess):
-        pid = instance.container.pid
+    its = running(instance)
+    if isinstance(its, ContainerProcess):
+        pid = its.pid
     else:
-        container: Any = instance.container._container  # type: ignore[attr-defined]
+        container: Any = its._container  # type: ignore[attr-defined]
         container.reload()
         pid = container.attrs["State"]["Pid"]
         if not psutil.pid_exists(pid):
@@ -88,8 +83,7 @@ def frozen(instance: Instance) -> Iterator[None]:
 def module_platform(request: pytest.FixtureRequest, multipliers: dict[int, bytes]) -> Iterator[Platform]:
     image = request.getfixturevalue("image").tag if request.param == "docker" else "an-image"
     with Local(real=True, runtime=request.param, response_timeout_s=RESPONSE_TIMEOUT_S) as local:
-        made = Platform(local, multipliers, [])
-        local.app.events.subscribe(made.events.append)
+        made = Platform(local, multipliers)
         local.deploy(instances=2, Image=image)
         local.deploy("fleeting", url=f"s3://{BUCKET}/", Image=image, MultiModelConfig={"ModelCacheSetting": "Disabled"})
         for factor in (1, 2):  # the one on one instance, the other on the other
@@ -125,10 +119,10 @@ def test_a_model_that_is_not_ready_in_time_is_ready_later_after_one_load(platfor
             raise AssertionError("all went to the instance that works")
         assert response["ResponseMetadata"]["HTTPStatusCode"] == 429
         assert message(response).startswith(f"Model {target} is not ready for inference")
-        assert target not in standing_still.cache.models.loaded()
-    wait_until(lambda: target in standing_still.cache.models.loaded(), "it was not loaded")
+        assert target not in platform.local.loaded(standing_still)
+    wait_until(lambda: target in platform.local.loaded(standing_still), "it was not loaded")
     assert platform.answer(target) == 3
-    assert (platform.count(ModelDownloaded, target), platform.count(ModelLoaded, target)) == (1, 1)
+    assert (platform.local.count(ModelDownloaded, target), platform.local.count(ModelLoaded, target)) == (1, 1)
 
 
 def test_a_container_that_does_not_answer_in_time_is_status_0(platform: Platform) -> None:
@@ -146,9 +140,9 @@ def test_models_are_dropped_after_each_use_where_the_cache_is_disabled(platform:
     assert traffic.failures == []
     assert set(traffic.answers) == {1, 2}
     (instance,) = platform.local.instances("fleeting")
-    wait_until(lambda: not instance.cache.models.on_disk(), "artifacts are left")
+    folder = platform.local.folder(instance)
+    wait_until(lambda: not list(folder.glob("*/models/*")), "artifacts are left")
     assert models_of(instance) == []
-    assert list(Path(instance._base_dir, "models").iterdir()) == []
 
 
 def links() -> bytes:
@@ -175,7 +169,8 @@ def test_bad_archives_are_refused_and_never_reach_the_container(platform: Platfo
         assert f'Failed to extract model data archive from URL "{PREFIX}{name}.tar.gz"' in text
     assert [models_of(each) for each in platform.local.instances()] == known
     for instance in platform.local.instances():
-        assert not [path for path in instance._base_dir.rglob("*") if path.name in ("escaped", "unpacked-*")]
+        folder = platform.local.folder(instance)
+        assert not [path for path in folder.rglob("*") if path.name == "escaped" or path.match("unpacked-*")]
 
 
 @pytest.mark.parametrize("target", ["../up.tar.gz", "/slash.tar.gz", "a b.tar.gz", "%2e%2e%2fx", "y" * 1017])
@@ -216,12 +211,11 @@ def test_objects_that_are_missing_or_forbidden_are_validation_errors(platform: P
 
 def test_a_model_that_the_container_has_dropped_is_loaded_again(platform: Platform) -> None:
     holder = platform.holder("times-2.tar.gz")
-    loads = platform.count(ModelLoaded, "times-2.tar.gz")
+    loads = platform.local.count(ModelLoaded, "times-2.tar.gz")
     for each in models_of(holder):
-        address = f"http://{holder.container.host}:{holder.container.port}/models/{each['modelName']}"
-        assert requests.delete(address, timeout=10).status_code == 200
+        assert requests.delete(f"{address(holder)}/models/{each['modelName']}", timeout=10).status_code == 200
     assert platform.answer("times-2.tar.gz") == 2
-    assert platform.count(ModelLoaded, "times-2.tar.gz") == loads + 1
+    assert platform.local.count(ModelLoaded, "times-2.tar.gz") == loads + 1
 
 
 def test_the_largest_body_is_served(platform: Platform) -> None:

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from local_endpoint.router import Choice, Sample, choose
+from local_endpoint.hosting.router import Choice, Sample, choose
 
 BUSY = 4
 
 
-def sample(index: int, state: str = "", users: int = 0, in_flight: int | None = None, models: int = 0) -> Sample:
+def sample(
+    index: int,
+    state: str = "",
+    users: int = 0,
+    in_flight: int | None = None,
+    models: int = 0,
+    takes_copy: bool = True,
+) -> Sample:
     return Sample(
         index=index,
         has_model=state in ("ready", "coming"),
         is_ready=state == "ready",
         is_on_disk=state != "",
+        takes_copy=takes_copy,
         model_users=users,
         in_flight=users if in_flight is None else in_flight,
         models=models,
@@ -63,3 +71,13 @@ def test_unless_that_one_has_much_more_to_do() -> None:
 def test_a_copy_goes_where_the_model_is_on_the_disk() -> None:
     samples = [sample(0), sample(1, "ready", users=BUSY), sample(2, "on disk", in_flight=1)]
     assert choose(samples, BUSY) == Choice(1, copy_to=2)
+
+
+def test_no_copy_goes_where_the_last_one_failed_a_moment_ago() -> None:
+    samples = [sample(0, takes_copy=False), sample(1, "ready", users=BUSY), sample(2, models=5)]
+    assert choose(samples, BUSY) == Choice(1, copy_to=2)
+    assert choose(samples[:2], BUSY) == Choice(1)
+
+
+def test_a_model_that_nobody_has_is_loaded_also_where_a_copy_failed() -> None:
+    assert choose([sample(0, takes_copy=False)], BUSY) == Choice(0)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from local_endpoint.s3_location import S3Location, TargetModel
+from local_endpoint.storage.location import S3Location, TargetModel
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def test_an_invocation_that_breaks_off_does_not_reach_a_model(local: Local) -> N
         connection.sendall(f"{head}Content-Length: 1000\r\n\r\n".encode() + b"x" * 300)
         connection.shutdown(socket.SHUT_WR)
         assert connection.recv(65536).startswith(b"HTTP/1.1 400 ")
-    assert local.instances()[0].cache.models.loaded() == []
+    assert local.loaded(local.instances()[0]) == []
 
 
 def test_a_bucket_may_be_called_endpoints(local: Local) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from local_endpoint.s3_storage import LAZY_BYTES, MEMORY_BYTES, FileValue, ObjectBuffer, Pieces, stream_body
+from local_endpoint.storage.object_files import LAZY_BYTES, MEMORY_BYTES, FileValue, ObjectBuffer, Pieces, stream_body
 
 
 def upload(framed: bytes, length: int) -> dict[str, Any]:

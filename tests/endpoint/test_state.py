@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import subprocess
@@ -13,8 +14,8 @@ import pytest
 import requests
 
 from local_endpoint.errors import StateInUse, StateUnreadable
-from local_endpoint.s3_storage import ObjectFiles
-from local_endpoint.state import StateFolder
+from local_endpoint.storage.object_files import ObjectFiles
+from local_endpoint.storage.state import StateFolder
 from tests.endpoint.local import BUCKET, Local, behaving, pack
 from tests.endpoint.program import ROOT
 from tests.harness.waiting import wait_until
@@ -49,6 +50,74 @@ def test_state_outlives_a_restart_and_one_endpoint_uses_it_at_a_time(tmp_path: P
         local.upload("models/new.tar.gz", behaving())
     with Local(state_dir=tmp_path) as local:
         assert len(local.s3.list_objects_v2(Bucket="test-models")["Contents"]) == 3
+
+
+def test_what_an_upload_costs_does_not_depend_on_how_many_objects_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Local(state_dir=tmp_path) as local:
+        looked_through: list[str] = []
+        keep_bucket = StateFolder.keep_bucket
+
+        def note(state: StateFolder, name: str) -> None:
+            looked_through.append(name)
+            keep_bucket(state, name)
+
+        monkeypatch.setattr(StateFolder, "keep_bucket", note)
+        for number in range(3):
+            local.upload(f"models/ü {number}+%", b"1")
+        local.upload("models/ü 0+%", b"2")
+        local.s3.copy_object(Bucket=BUCKET, Key="copy", CopySource={"Bucket": BUCKET, "Key": "models/ü 1+%"})
+        local.s3.delete_object(Bucket=BUCKET, Key="models/ü 2+%")
+        upload = local.s3.create_multipart_upload(Bucket=BUCKET, Key="parts")["UploadId"]
+        part = local.s3.upload_part(Bucket=BUCKET, Key="parts", UploadId=upload, PartNumber=1, Body=b"3")
+        parts = {"Parts": [{"PartNumber": 1, "ETag": part["ETag"]}]}
+        local.s3.complete_multipart_upload(Bucket=BUCKET, Key="parts", UploadId=upload, MultipartUpload=parts)
+        assert looked_through == []
+        local.upload("one", b"4")
+        local.s3.delete_objects(Bucket=BUCKET, Delete={"Objects": [{"Key": "one"}]})
+        assert looked_through == [BUCKET]
+    assert len(list(tmp_path.glob("s3/*/*.data"))) == 4  # nothing of what was replaced is left
+    with Local(state_dir=tmp_path) as local:
+        kept = {each["Key"] for each in local.s3.list_objects_v2(Bucket=BUCKET)["Contents"]}
+        bodies = {key: local.s3.get_object(Bucket=BUCKET, Key=key)["Body"].read() for key in kept}
+        assert bodies == {"models/ü 0+%": b"2", "models/ü 1+%": b"1", "copy": b"1", "parts": b"3"}
+
+
+def test_an_object_is_kept_whole_whenever_the_local_endpoint_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the rename of the data and that of the record, the object is still the one before."""
+    with Local(state_dir=tmp_path) as local:
+        local.upload("key", b"before")
+        monkeypatch.setattr("local_endpoint.storage.state._write_json", write_nothing)
+        local.upload("key", b"after")
+        monkeypatch.undo()
+    with Local(state_dir=tmp_path) as local:
+        kept = local.s3.get_object(Bucket=BUCKET, Key="key")
+        body = kept["Body"].read()
+        assert kept["ETag"] == f'"{hashlib.md5(body).hexdigest()}"'
+        assert body == b"before"
+        assert len(list(tmp_path.glob("s3/*/*.data"))) == 1
+
+
+def write_nothing(path: Path, value: object) -> None:
+    raise OSError("killed")
+
+
+def test_a_state_folder_of_an_earlier_release_is_read(tmp_path: Path) -> None:
+    with Local(state_dir=tmp_path) as local:
+        local.upload("key", b"before")
+    (record_file,) = tmp_path.glob(RECORD)
+    record = json.loads(record_file.read_text())
+    (tmp_path / "s3" / BUCKET / record.pop("data")).rename(record_file.with_suffix(".data"))
+    record_file.write_text(json.dumps(record))
+    with Local(state_dir=tmp_path) as local:
+        assert local.s3.get_object(Bucket=BUCKET, Key="key")["Body"].read() == b"before"
+        local.upload("key", b"after")
+    with Local(state_dir=tmp_path) as local:
+        assert local.s3.get_object(Bucket=BUCKET, Key="key")["Body"].read() == b"after"
+    assert len(list(tmp_path.glob("s3/*/*.data"))) == 1
 
 
 def all_files(folder: Path) -> dict[str, bytes]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
+import hashlib
+import re
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from scripts.programs import delete_endpoint
+from scripts.programs import delete_endpoint, update_endpoint, updates
 from scripts.programs.console import Failure
-from scripts.programs.updates import TAG, tags_of
+from scripts.programs.updates import TAG, made_by_updates, name_of_update, tags_of
 from tests.endpoint.local import PREFIX, ROLE, Local, pids
 from tests.endpoint.test_programs import call
 from tests.harness.waiting import wait_until
@@ -37,6 +41,36 @@ def test_another_endpoint_whose_name_looks_like_an_updates_keeps_what_it_has(loc
     assert local.describe("mme-20250101-120000")["EndpointStatus"] == "InService"
 
 
+def test_two_updates_within_a_second_have_names_of_their_own(local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(updates, "time", SimpleNamespace(strftime=lambda _: "-20260101-000000-"))
+    local.deploy("mme")
+    config = local.sagemaker.describe_endpoint_config(EndpointConfigName="mme")
+    arguments = argparse.Namespace(
+        name="mme", image=None, models=None, cache=None, env=[("A", "1")], instance_type=None, instances=None
+    )
+    made = [update_endpoint.make_config(local.sagemaker, config, None, arguments)[0] for _ in range(2)]
+    assert len(set(made)) == 2
+    assert all(re.fullmatch(r"mme-20260101-000000-[0-9a-f]{6}", name) for name in made)
+    assert names(local) == (sorted(["mme", *made]), sorted(["mme", *made]))
+
+
+@pytest.mark.parametrize("length", [1, 40, 41, 47, 48, 63])
+def test_the_name_of_an_update_is_one_that_aws_allows(length: int) -> None:
+    assert re.fullmatch(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}", name_of_update("x" * length))
+
+
+@pytest.mark.parametrize("length", [31, 40, 47, 63])
+def test_what_updates_of_an_earlier_release_made_is_found(local: Local, length: int) -> None:
+    """Their names had no random end, and more of a long endpoint's name."""
+    endpoint = "x" * length
+    start = endpoint if length <= 47 else f"{endpoint[:38]}-{hashlib.sha256(endpoint.encode()).hexdigest()[:8]}"
+    made = f"{start}-20260101-000000"
+    container = {"Image": "an-image", "Mode": "MultiModel", "ModelDataUrl": PREFIX}
+    tags = [{"Key": TAG, "Value": endpoint}]
+    local.sagemaker.create_model(ModelName=made, ExecutionRoleArn=ROLE, PrimaryContainer=container, Tags=tags)
+    assert list(made_by_updates(local.sagemaker, endpoint).models) == [made]
+
+
 def test_of_two_long_names_with_the_same_beginning_each_keeps_its_own(local: Local) -> None:
     beginning = "x" * 50
     staging, production = f"{beginning}-staging", f"{beginning}-production"
@@ -44,7 +78,7 @@ def test_of_two_long_names_with_the_same_beginning_each_keeps_its_own(local: Loc
         local.deploy(name)
         call(local, "update_endpoint", "--name", name, "--env", f"OF={name[-10:]}")
     made = config_of(local, production)
-    assert made[:-15] != config_of(local, staging)[:-15]  # and if both were updated in the same second
+    assert made.rsplit("-", 3)[0] != config_of(local, staging).rsplit("-", 3)[0]
     call(local, "delete_endpoint", "--name", staging, "--all")
     assert names(local) == (sorted([production, made]), sorted([production, made]))
     call(local, "delete_endpoint", "--name", production, "--all")
@@ -70,7 +104,7 @@ def test_what_another_endpoint_uses_is_kept_and_said_to_be(local: Local) -> None
 def test_what_an_endpoint_is_moving_to_counts_as_used(local: Local) -> None:
     local.deploy("mme")
     local.deploy("other")
-    local.create_model("slow", Environment={"STAND_IN_START_S": "6"})
+    local.create_model("slow", Environment={"FAKE_START_S": "6"})
     local.create_config("mme-next", "slow")
     local.sagemaker.add_tags(
         ResourceArn=local.sagemaker.describe_endpoint_config(EndpointConfigName="mme-next")["EndpointConfigArn"],
@@ -181,8 +215,8 @@ def test_an_update_keeps_the_number_of_instances_that_scaling_has_made(local: Lo
 
 
 def test_a_failed_endpoint_is_not_said_to_serve_after_an_update_that_failed(local: Local) -> None:
-    local.deploy("mme", wanted="Failed", Environment={"STAND_IN_EXIT": "1"})
-    told = call(local, "update_endpoint", "--name", "mme", "--env", "STAND_IN_EXIT=2", code=1).stderr
+    local.deploy("mme", wanted="Failed", Environment={"FAKE_EXIT": "1"})
+    told = call(local, "update_endpoint", "--name", "mme", "--env", "FAKE_EXIT=2", code=1).stderr
     assert "the update failed, mme is Failed: The primary container" in told
     assert "serves" not in told
 

@@ -10,16 +10,21 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import docker as sdk
 import pytest
 import requests
+from docker.errors import DockerException, NotFound
+from docker.models.containers import Container
 
 from tests.harness.container_client import ContainerClient
 from tests.harness.ports import free_port
@@ -36,7 +41,7 @@ TEST_IMAGE = "demo-sagemaker-multimodel-test"
 BUILD_TIMEOUT_S = 1200.0
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 30.0
-POLL_S = 0.1  # asking Docker starts a program each time
+POLL_S = 0.05
 MODELS_DIR = "/opt/ml/models"
 
 # Run inside a container: what SageMaker would see with `ps`. The image has no ps, but psutil.
@@ -100,6 +105,12 @@ class Image:
         return docker("run", "--rm", "--network", "host", *options, self.id, *command, timeout_s=timeout_s, check=False)
 
 
+@cache
+def engine() -> sdk.DockerClient:
+    """The engine's own API: asked many times, where ``docker`` would be a program each time."""
+    return sdk.from_env()
+
+
 def build_image() -> Image:
     """Builds the image as a user does. Raises AssertionError with the end of the build's output if that fails."""
     built = subprocess.run(
@@ -157,6 +168,7 @@ class DockerServer(ContainerClient):
         if single_model_dir is not None:
             self.options += ["--volume", f"{single_model_dir}:/opt/ml/model:ro"]
         self.name = f"mme-test-{uuid.uuid4().hex[:12]}"
+        self.start_s = 0.0  # from `docker run` to an answered ping
         self._log = ""
         self._end_was_awaited = False
         super().__init__(f"http://127.0.0.1:{self.port}")
@@ -185,8 +197,10 @@ class DockerServer(ContainerClient):
 
     def start(self) -> DockerServer:
         """Starts the container and waits until /ping answers; fails with the log's tail if it ends before."""
+        started_s = time.monotonic()
         self.launch()
         wait_until(self._answers, lambda: f"the server answers\n{self.log_tail()}", START_TIMEOUT_S)
+        self.start_s = time.monotonic() - started_s
         return self
 
     def launch(self) -> None:
@@ -210,7 +224,7 @@ class DockerServer(ContainerClient):
 
     def stop(self) -> int:
         """``docker stop`` with SageMaker's 30 s until SIGKILL; returns the exit code (137 where it came to that)."""
-        docker("stop", "--time", f"{STOP_TIMEOUT_S:.0f}", self.name)
+        self.container().stop(timeout=int(STOP_TIMEOUT_S))
         return self.wait()
 
     def wait(self, timeout_s: float = STOP_TIMEOUT_S) -> int:
@@ -222,23 +236,32 @@ class DockerServer(ContainerClient):
     def discard(self) -> None:
         """Removes the container, running or not, and the folder; keeps the log."""
         self._log = self.log()
-        docker("rm", "--force", "--volumes", self.name, check=False)
+        with suppress(DockerException):  # it may never have been made
+            self.container().remove(force=True, v=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     # ---- looking at it ----
 
+    def container(self) -> Container:
+        """The container as Docker has it now. Raises ``NotFound``."""
+        return engine().containers.get(self.name)
+
     def state(self) -> dict[str, Any]:
         """The container's state as Docker has it; empty where there is no such container."""
-        found = docker("inspect", "--format", "{{json .State}}", self.name, check=False)
-        return json.loads(found.stdout) if found.returncode == 0 else {}
+        try:
+            return self.container().attrs["State"]
+        except NotFound:
+            return {}
 
     def is_running(self) -> bool:
         """Whether the container runs."""
         return bool(self.state().get("Running"))
 
     def execute(self, *command: str) -> str:
-        """Runs a command in the container, as root, and returns its output."""
-        return docker("exec", "--user", "root", self.name, *command).stdout
+        """Runs a command in the container, as root, and returns its output; fails the test if it fails."""
+        exit_code, (output, errors) = self.container().exec_run(list(command), user="root", demux=True)
+        assert exit_code == 0, f"{command} exited {exit_code}: {(errors or b'').decode(errors='replace')}"
+        return (output or b"").decode(errors="replace")
 
     def signal(self, process: dict[str, Any], signal_name: str) -> None:
         """Sends a signal to one process in the container. The image has no ``kill`` but the shell's."""
@@ -270,8 +293,10 @@ class DockerServer(ContainerClient):
 
     def log(self) -> str:
         """All that the container has written."""
-        written = docker("logs", self.name, check=False)
-        return written.stdout + written.stderr if written.returncode == 0 else self._log
+        try:
+            return self.container().logs().decode(errors="replace")
+        except DockerException:
+            return self._log
 
     def log_tail(self, lines: int = 60) -> str:
         """The last lines of the log, for the message of a failure."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness.docker import BUILD_OPTIONS, REPOSITORY, docker, reason_without_engine
-from tests.harness.side_by_side import show
+from tests.harness.parallel import show
 
 # As the Dockerfile's own base; where other images cannot be had, tests build from this one alone.
 BASE_IMAGE = "debian:bookworm-slim"
@@ -24,7 +24,7 @@ QUICKSTART = "TIMEFORMAT='took %R s'; for run in 1 2; do time /project/scripts/q
 # On a machine that runs other tests, too. Alone it is a third of it: the times are shown at the end of a run.
 FIRST_RUN_LIMIT_S, LATER_RUN_LIMIT_S = 400, 60
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ci, pytest.mark.docker, pytest.mark.timeout(900)]
 
 
 def test_quickstart_runs_in_time_where_there_is_only_python(tmp_path: Path, request: pytest.FixtureRequest) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness.docker import Image, docker
-from tests.harness.side_by_side import show
+from tests.harness.parallel import show
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(1300)]
 

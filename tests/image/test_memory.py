@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -35,19 +36,14 @@ def heavy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return heavy_model(tmp_path_factory.mktemp("heavy"), weights_mb=WEIGHTS_MB)
 
 
-def test_a_container_sees_the_memory_that_docker_gives_it(image: Image) -> None:
-    ran = image.run("python", "-c", _READ_SAMPLE, options=["--memory", "300m"])
-    assert ran.returncode == 0, ran.stderr
-    limit_bytes, used_bytes, source = json.loads(ran.stdout.splitlines()[-1])
-    assert limit_bytes == 300 * 2**20
-    assert 0 < used_bytes < 150 * 2**20
-    assert source.startswith("cgroup v")
-
-
 def test_a_full_container_refuses_loads_and_nothing_is_killed(image: Image, heavy: Path) -> None:
     memory = ["--memory", f"{LIMIT_MB}m", "--memory-swap", f"{LIMIT_MB}m"]
     server = DockerServer(image, options=memory, MME_MEMORY_RESERVE_MB=str(RESERVE_MB))
     with server:
+        limit_bytes, used_bytes, source = json.loads(server.execute("python", "-c", _READ_SAMPLE).splitlines()[-1])
+        assert limit_bytes == LIMIT_MB * 2**20
+        assert 0 < used_bytes < limit_bytes
+        assert source.startswith("cgroup v")
         loaded: list[str] = []
         for number in range(LIMIT_MB // WEIGHTS_MB):
             name = f"heavy-{number}"
@@ -73,40 +69,44 @@ def test_a_full_container_refuses_loads_and_nothing_is_killed(image: Image, heav
         assert server.state()["OOMKilled"] is False
 
 
-def test_a_request_that_takes_more_than_there_is_is_answered_507_by_a_worker_that_lives_on(image: Image) -> None:
-    """Without a limit on the worker itself: Linux would grant the memory, and kill when it is touched."""
+@pytest.fixture(scope="module")
+def small(image: Image) -> Iterator[DockerServer]:
+    """A container with 700 MiB and no limit on the worker itself: Linux grants memory, and kills when it is touched."""
     with DockerServer(image, options=["--memory", "700m", "--memory-swap", "700m"]) as server:
-        hungry_model(server.model_dir("hungry"), megabytes_per_sample=40)
-        heavy_model(server.model_dir("other"), weights_mb=10)
-        for name in ("hungry", "other"):
-            assert server.load(name).status_code == 200, server.log_tail()
-        before = worker_processes(server, "hungry")
-        assert len(before) == 1
-        for _ in range(3):
-            response = server.invoke("hungry", rows(64), content_type="application/json")
-            assert response.status_code == 507, f"{response.text}\n{server.log_tail()}"
-            response = server.invoke("hungry", rows(1), content_type="application/json")
-            assert response.status_code == 200, f"{response.text}\n{server.log_tail()}"
-            assert answers(server, "other")
-        assert worker_processes(server, "hungry") == before
-        assert kernel_kills(server) == 0
+        yield server
 
 
-def test_should_the_kernel_kill_then_one_worker_whose_caller_gets_507(image: Image) -> None:
+def test_a_request_that_takes_more_than_there_is_is_answered_507_by_a_worker_that_lives_on(small: DockerServer) -> None:
+    hungry_model(small.model_dir("hungry"), megabytes_per_sample=40)
+    heavy_model(small.model_dir("other"), weights_mb=10)
+    for name in ("hungry", "other"):
+        assert small.load(name).status_code == 200, small.log_tail()
+    before = worker_processes(small, "hungry")
+    assert len(before) == 1
+    for _ in range(3):
+        response = small.invoke("hungry", rows(64), content_type="application/json")
+        assert response.status_code == 507, f"{response.text}\n{small.log_tail()}"
+        response = small.invoke("hungry", rows(1), content_type="application/json")
+        assert response.status_code == 200, f"{response.text}\n{small.log_tail()}"
+        assert answers(small, "other")
+    assert worker_processes(small, "hungry") == before
+    assert kernel_kills(small) == 0
+
+
+def test_should_the_kernel_kill_then_one_worker_whose_caller_gets_507(small: DockerServer) -> None:
     """The handler takes memory that nobody sees coming: shared, so that no limit of the process counts it."""
-    memory = ["--memory", "700m", "--memory-swap", "700m"]
-    with DockerServer(image, options=memory, SAGEMAKER_HANDLER=HANDLER) as server:
-        for name in ("greedy", "other"):
-            make_model(server.model_dir(name))
-            assert server.load(name).status_code == 200, server.log_tail()
-        before, other = worker_processes(server, "greedy"), worker_processes(server, "other")
-        answer = server.invoke("greedy", command("take_shared", 2000))
-        assert answer.status_code == 507, f"{answer.text}\n{server.log_tail()}"
-        assert kernel_kills(server) == 1
-        assert server.invoke("other", command("echo", 1)).json() == 1
-        assert server.invoke("greedy", command("echo", 2)).json() == 2
-        assert worker_processes(server, "greedy") != before
-        assert worker_processes(server, "other") == other
+    for name in ("greedy", "modest"):
+        make_model(small.model_dir(name))
+        assert small.load(name, handler=HANDLER).status_code == 200, small.log_tail()
+    before, modest = worker_processes(small, "greedy"), worker_processes(small, "modest")
+    killed = kernel_kills(small)
+    answer = small.invoke("greedy", command("take_shared", 2000))
+    assert answer.status_code == 507, f"{answer.text}\n{small.log_tail()}"
+    assert kernel_kills(small) == killed + 1
+    assert small.invoke("modest", command("echo", 1)).json() == 1
+    assert small.invoke("greedy", command("echo", 2)).json() == 2
+    assert worker_processes(small, "greedy") != before
+    assert worker_processes(small, "modest") == modest
 
 
 def rows(count: int) -> bytes:

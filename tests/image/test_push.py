@@ -40,6 +40,7 @@ def build_and_push(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[st
     )
 
 
+@pytest.mark.ci
 def test_the_pushed_image_is_in_the_registry_and_comes_back_the_same(
     image: Image, registry: Registry, tmp_path: Path
 ) -> None:

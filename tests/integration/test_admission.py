@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import uuid
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -25,25 +27,40 @@ def heavy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return heavy_model(tmp_path_factory.mktemp("heavy"), weights_mb=WEIGHTS_MB)
 
 
+@pytest.fixture(scope="module")
+def shared_server() -> Iterator[ServerProcess]:
+    """One server for all tests of this file."""
+    with ServerProcess(MME_MEMORY_LIMIT_MB=str(LIMIT_MB), MME_MEMORY_RESERVE_MB=str(RESERVE_MB)) as running:
+        yield running
+
+
 @pytest.fixture
-def server() -> ServerProcess:
-    return ServerProcess(MME_MEMORY_LIMIT_MB=str(LIMIT_MB), MME_MEMORY_RESERVE_MB=str(RESERVE_MB))
+def server(shared_server: ServerProcess) -> Iterator[ServerProcess]:
+    """The server without a model, before the test and after it."""
+    yield shared_server
+    for name in listed(shared_server):
+        assert shared_server.unload(name).status_code == 200
 
 
-def place(server: ServerProcess, name: str, model: Path) -> str:
-    """Puts ``model`` where the platform would."""
+def listed(server: ServerProcess) -> set[str]:
+    return {model["modelName"] for model in server.list_models().json()["models"]}
+
+
+def place(server: ServerProcess, model: Path) -> str:
+    """Puts ``model`` where the platform would, under a new name."""
+    name = f"heavy-{uuid.uuid4().hex}"
     link_files(model, server.model_dir(name))
     return name
 
 
-def load_until_full(server: ServerProcess, heavy: Path) -> list[str]:
-    """Loads heavy models until one is answered 507; returns the names of those that are loaded."""
+def load_until_full(server: ServerProcess, heavy: Path) -> tuple[list[str], str]:
+    """Loads heavy models until one is answered 507; returns the names of those that are loaded, and that one's."""
     loaded: list[str] = []
-    for number in range(LIMIT_MB // WEIGHTS_MB):
-        name = place(server, f"heavy-{number}", heavy)
+    for _ in range(LIMIT_MB // WEIGHTS_MB):
+        name = place(server, heavy)
         status = server.load(name).status_code
         if status == 507:
-            return loaded
+            return loaded, name
         assert status == 200, server.log_tail()
         loaded.append(name)
     raise AssertionError(f"{len(loaded)} models of {WEIGHTS_MB} MiB are loaded within {LIMIT_MB} MiB")
@@ -58,102 +75,75 @@ def used_mib(server: ServerProcess) -> float:
     return sum(process.memory_full_info().pss for process in server.processes()) / 2**20
 
 
-def refusals(server: ServerProcess) -> list[str]:
-    return re.findall(r"model '.*?' is refused: .*", server.log())
+def refusals(server: ServerProcess, name: str) -> list[str]:
+    return re.findall(rf"model '{name}' is refused: .*", server.log())
 
 
 def test_a_full_server_answers_507_keeps_its_reserve_and_takes_the_model_after_unloading(
     server: ServerProcess, heavy: Path
 ) -> None:
-    with server:
-        loaded = load_until_full(server, heavy)
-        assert len(loaded) >= 3
-        assert LIMIT_MB - used_mib(server) >= RESERVE_MB
-        refused = f"heavy-{len(loaded)}"
-        assert server.load(refused).status_code == 507, "a second try is no conflict"
-        assert all(answers(server, name) for name in loaded)
-        assert server.unload(loaded[0]).status_code == 200
-        assert server.load(refused).status_code == 200, server.log_tail()
-        assert answers(server, refused)
-
-
-def test_a_refusal_is_in_the_log_with_all_that_it_was_decided_by(server: ServerProcess, heavy: Path) -> None:
-    with server:
-        name = f"heavy-{len(load_until_full(server, heavy))}"
-        wait_until(lambda: refusals(server), "the refusal is logged")
-        message = refusals(server)[0]
-        for part in (f"'{name}'", "(learnt)", "free are", f"{RESERVE_MB} MiB are reserved", "MME_MEMORY_LIMIT_MB"):
-            assert part in message, message
+    loaded, refused = load_until_full(server, heavy)
+    assert len(loaded) >= 3
+    assert LIMIT_MB - used_mib(server) >= RESERVE_MB
+    wait_until(lambda: refusals(server, refused), "the refusal is logged, with all that it was decided by")
+    message = refusals(server, refused)[0]
+    for part in ("(learnt)", "free are", f"{RESERVE_MB} MiB are reserved", "MME_MEMORY_LIMIT_MB"):
+        assert part in message, message
+    assert server.load(refused).status_code == 507, "a second try is no conflict"
+    assert all(answers(server, name) for name in loaded)
+    assert server.unload(loaded[0]).status_code == 200
+    assert server.load(refused).status_code == 200, server.log_tail()
+    assert answers(server, refused)
 
 
 def test_a_model_that_declares_more_than_there_is_is_refused_before_it_is_read(server: ServerProcess) -> None:
-    with server:
-        folder = tiny_mlp(server.model_dir("modest"))
-        (folder / "serving.properties").write_text(f"option.required_memory_mb={LIMIT_MB}\n")
-        for broken in folder.glob("*.params"):
-            broken.write_bytes(b"broken: reading it would be answered 500")
-        assert server.load("modest").status_code == 507
-        wait_until(lambda: "(declared)" in "".join(refusals(server)), "the refusal is logged")
+    folder = tiny_mlp(server.model_dir("modest"))
+    (folder / "serving.properties").write_text(f"option.required_memory_mb={LIMIT_MB}\n")
+    for broken in folder.glob("*.params"):
+        broken.write_bytes(b"broken: reading it would be answered 500")
+    assert server.load("modest").status_code == 507
+    wait_until(lambda: "(declared)" in "".join(refusals(server, "modest")), "the refusal is logged")
 
 
 def test_a_declaration_that_is_no_number_fails_the_load_and_not_for_memory(server: ServerProcess) -> None:
-    with server:
-        folder = tiny_mlp(server.model_dir("model"))
-        (folder / "serving.properties").write_text("required_memory_mb=plenty\n")
-        assert server.load("model").status_code == 500
-        wait_until(lambda: "required_memory_mb=plenty is not allowed" in server.log(), "the reason is logged")
-        (folder / "serving.properties").write_text("required_memory_mb=20\n")
-        assert server.load("model").status_code == 200
+    folder = tiny_mlp(server.model_dir("model"))
+    (folder / "serving.properties").write_text("required_memory_mb=plenty\n")
+    assert server.load("model").status_code == 500
+    wait_until(lambda: "required_memory_mb=plenty is not allowed" in server.log(), "the reason is logged")
+    (folder / "serving.properties").write_text("required_memory_mb=20\n")
+    assert server.load("model").status_code == 200
 
 
 def test_a_model_that_takes_more_than_it_declares_is_undone(server: ServerProcess, heavy: Path) -> None:
-    with server:
-        loaded = load_until_full(server, heavy)
-        before_mib = used_mib(server)
-        folder = heavy_model(server.model_dir("liar"), weights_mb=WEIGHTS_MB)
-        (folder / "serving.properties").write_text("required_memory_mb=1\n")
-        assert server.load("liar").status_code == 507, server.log_tail()
-        assert all(answers(server, name) for name in loaded)
-        wait_until(lambda: used_mib(server) < before_mib + 30, "what it took is given back")
-        assert "liar" not in [model["modelName"] for model in server.list_models().json()["models"]]
+    loaded, _ = load_until_full(server, heavy)
+    before_mib = used_mib(server)
+    folder = heavy_model(server.model_dir("liar"), weights_mb=WEIGHTS_MB)
+    (folder / "serving.properties").write_text("required_memory_mb=1\n")
+    assert server.load("liar").status_code == 507, server.log_tail()
+    assert all(answers(server, name) for name in loaded)
+    wait_until(lambda: used_mib(server) < before_mib + 30, "what it took is given back")
+    assert "liar" not in listed(server)
 
 
 def test_loads_at_the_same_time_do_not_overshoot_together(server: ServerProcess, heavy: Path) -> None:
-    with server:
-        names = [place(server, f"heavy-{number}", heavy) for number in range(10)]
-        with ThreadPoolExecutor(len(names)) as pool:
-            statuses = list(pool.map(lambda name: server.load(name).status_code, names))
-        assert set(statuses) == {200, 507}, statuses
-        assert LIMIT_MB - used_mib(server) >= RESERVE_MB
-        loaded = [name for name, status in zip(names, statuses, strict=True) if status == 200]
-        assert loaded
-        assert all(answers(server, name) for name in loaded)
-        listed = {model["modelName"] for model in server.list_models().json()["models"]}
-        assert listed == set(loaded)
+    names = [place(server, heavy) for _ in range(10)]
+    with ThreadPoolExecutor(len(names)) as pool:
+        statuses = list(pool.map(lambda name: server.load(name).status_code, names))
+    assert set(statuses) == {200, 507}, statuses
+    assert LIMIT_MB - used_mib(server) >= RESERVE_MB
+    loaded = [name for name, status in zip(names, statuses, strict=True) if status == 200]
+    assert loaded
+    assert all(answers(server, name) for name in loaded)
+    assert listed(server) == set(loaded)
 
 
 def test_what_is_unloaded_can_be_had_at_once(server: ServerProcess, heavy: Path) -> None:
-    with server:
-        loaded = load_until_full(server, heavy)
-        for round_number in range(3):
-            victim = loaded.pop(0)
-            assert server.unload(victim).status_code == 200
-            name = place(server, f"next-{round_number}", heavy)
-            assert server.load(name).status_code == 200, server.log_tail()
-            loaded.append(name)
-        assert psutil.pid_exists(server.front_end().pid)
-        assert all(answers(server, name) for name in loaded)
-
-
-def test_spawned_workers_ask_before_they_load_too(heavy: Path) -> None:
-    with ServerProcess(
-        MME_WORKERS="spawn", MME_MEMORY_LIMIT_MB=str(LIMIT_MB), MME_MEMORY_RESERVE_MB=str(RESERVE_MB)
-    ) as server:
-        loaded = load_until_full(server, heavy)
-        assert loaded
-        refused = f"heavy-{len(loaded)}"
-        wait_until(lambda: refusals(server), "the refusal is logged")
-        assert all(answers(server, name) for name in loaded)
-        assert server.unload(loaded.pop()).status_code == 200
-        assert server.load(refused).status_code == 200, server.log_tail()
-        assert answers(server, refused)
+    loaded, _ = load_until_full(server, heavy)
+    for _ in range(3):
+        victim = loaded.pop(0)
+        assert server.unload(victim).status_code == 200
+        name = place(server, heavy)
+        assert server.load(name).status_code == 200, server.log_tail()
+        loaded.append(name)
+    assert psutil.pid_exists(server.front_end().pid)
+    assert all(answers(server, name) for name in loaded)

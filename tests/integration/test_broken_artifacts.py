@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness.models import multiplier
-from tests.harness.server import REPOSITORY, WORKER_MODES, ServerProcess
+from tests.harness.server import REPOSITORY, ServerProcess
 from tests.harness.waiting import wait_until
 
 ONE_ROW = b"[[1.0, 2.0, 3.0, 4.0]]"
@@ -27,9 +27,9 @@ PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 24, 1, 2  # linux/prctl
 _ARRAY_MAGIC = struct.pack("<I", 0xF993FAC9)  # src/ndarray/ndarray.cc: NDARRAY_V2_MAGIC
 
 
-@pytest.fixture(scope="module", params=WORKER_MODES)
-def server(request: pytest.FixtureRequest) -> Iterator[ServerProcess]:
-    server = ServerProcess(MME_WORKERS=request.param)
+@pytest.fixture(scope="module")
+def server() -> Iterator[ServerProcess]:
+    server = ServerProcess()
     server.before_start = heed_modes
     with server as running:
         multiplier(running.model_dir("healthy"), factor=2)
@@ -87,13 +87,8 @@ BREAKAGES: dict[str, Callable[[Path], object]] = {
 }
 
 
-AS_SPAWNED_WORKERS_SEE_IT = {"truncated", "unknown operator", "empty folder"}
-
-
 @pytest.mark.parametrize("breakage", BREAKAGES)
 def test_a_broken_artifact_fails_clearly_and_alone(server: ServerProcess, breakage: str) -> None:
-    if server.settings["MME_WORKERS"] == "spawn" and breakage not in AS_SPAWNED_WORKERS_SEE_IT:
-        pytest.skip("what reads the artifact is the same in both modes; each load takes seconds in this one")
     name = uuid.uuid4().hex
     folder = multiplier(server.model_dir(name))
     BREAKAGES[breakage](folder)

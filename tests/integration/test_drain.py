@@ -18,7 +18,7 @@ from mme.supervisor.connections import connections_to, count_in_flight
 from tests.harness.container_client import ContainerClient
 from tests.harness.obedient_handler import HANDLER, command, make_model
 from tests.harness.ports import free_port
-from tests.harness.server import WORKER_MODES, ServerProcess
+from tests.harness.server import ServerProcess
 from tests.harness.waiting import wait_until
 
 
@@ -68,11 +68,10 @@ def is_refused(server: ServerProcess, port: int | None = None) -> bool:
     return False
 
 
-@pytest.mark.parametrize("mode", WORKER_MODES)
 def test_requests_under_way_are_answered_and_new_ones_refused(
-    start: Callable[..., ServerProcess], client: ThreadPoolExecutor, mode: str
+    start: Callable[..., ServerProcess], client: ThreadPoolExecutor
 ) -> None:
-    server = start(MME_WORKERS=mode)
+    server = start()
     go_on = server.folder / "go_on"
     make_model(server.model_dir("late"), "wait_for", str(go_on))
     working = begin(server, client, "m", "wait_for", str(go_on))
@@ -145,9 +144,8 @@ def test_an_answer_that_the_client_still_reads_arrives_whole(start: Callable[...
     assert server.wait(timeout_s=10) == 0
 
 
-@pytest.mark.parametrize("mode", WORKER_MODES)
-def test_connections_that_ask_nothing_are_not_waited_for(start: Callable[..., ServerProcess], mode: str) -> None:
-    server = start(MME_WORKERS=mode)
+def test_connections_that_ask_nothing_are_not_waited_for(start: Callable[..., ServerProcess]) -> None:
+    server = start()
     with requests.Session() as idle, socket.create_connection(("127.0.0.1", server.port)):
         assert idle.post(f"{server.url}/models/m/invoke", data=command("sleep", 0.05), timeout=20).status_code == 200
         ask_to_stop(server)
@@ -211,6 +209,7 @@ def test_no_model_is_loaded_any_more_on_a_port_of_its_own(
         assert server.wait(timeout_s=10) == 0
 
 
+@pytest.mark.ci
 @pytest.mark.slow
 def test_a_handler_that_never_answers_does_not_keep_the_server_for_30_s(
     start: Callable[..., ServerProcess], client: ThreadPoolExecutor

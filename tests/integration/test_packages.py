@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness import models
-from tests.harness.server import WORKER_MODES, ServerProcess
+from tests.harness.server import ServerProcess
 from tests.harness.waiting import wait_until
 from tests.harness.wheels import write_requirements, write_wheel
 from tests.integration.test_start import CANNOT_START
@@ -52,12 +52,10 @@ def model(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("mode", WORKER_MODES)
-def test_a_handler_finds_the_packages_that_its_model_asks_for(interpreter: Path, model: Path, mode: str) -> None:
+def test_a_handler_finds_the_packages_that_its_model_asks_for(interpreter: Path, model: Path) -> None:
     for run in (1, 2):
         with ServerProcess(
             single_model_dir=model,
-            MME_WORKERS=mode,
             SAGEMAKER_HANDLER="handler_of_a_test",
             SAGEMAKER_MODEL_SERVER_WORKERS="1",
         ) as server:

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import signal
 import subprocess
-import uuid
 from pathlib import Path
 
 import requests
 from PIL import Image
 
+from tests.harness.marked_process import MarkedProcess
 from tests.harness.models import tiny_classifier
 from tests.harness.ports import free_port
-from tests.harness.server import MARK, marked_processes
-from tests.harness.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 PORT_IN_README = "8080"
@@ -44,32 +41,23 @@ def test_the_way_to_ones_own_model_works_as_readme_says(tmp_path: Path) -> None:
 
     shell(packing)
     shutil.rmtree(tmp_path / "my_model")  # from here on, the archive alone
-    port, mark = str(free_port()), uuid.uuid4().hex
-    server = subprocess.Popen(
-        [*serving.split(), "--port", port],
-        cwd=tmp_path,
-        env={**os.environ, MARK: mark},
-        stdin=subprocess.DEVNULL,
-        stdout=(tmp_path / "log").open("wb"),
-        stderr=subprocess.STDOUT,
-    )
+    port = str(free_port())
+    server = MarkedProcess(tmp_path / "log")
+    server.spawn([*serving.split(), "--port", port], cwd=tmp_path)
 
     def answers() -> bool:
-        assert server.poll() is None, (tmp_path / "log").read_text()
         try:
             return requests.get(f"http://127.0.0.1:{port}/ping", timeout=2).ok
         except requests.RequestException:
             return False
 
     try:
-        wait_until(answers, "the server answers", 60)
+        server.wait_until_ready(answers, timeout_s=60)
         said = shell(calls.replace(PORT_IN_README, port).replace("curl ", "curl -sS --fail-with-body "))
         best = json.loads(said[said.rindex("[") :])
         assert len(best) == 5
         assert best[0].startswith("probability=")
-        server.send_signal(signal.SIGINT)
-        assert server.wait(40) == 0, (tmp_path / "log").read_text()
+        assert server.stop(signal.SIGINT, timeout_s=40) == 0, server.log()
+        server.assert_nothing_survives()
     finally:
-        for each in marked_processes(mark):
-            each.kill()
-        server.wait()
+        server.kill()

@@ -1,4 +1,4 @@
-"""What reaches the management calls cannot read, run or fetch anything but models below the roots, in both modes."""
+"""What reaches the management calls cannot read, run or fetch anything but models below the roots."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import requests
 
 from tests.harness.obedient_handler import HANDLER, command, make_model
 from tests.harness.ports import free_port
-from tests.harness.server import WORKER_MODES, ServerProcess
+from tests.harness.server import ServerProcess
 
 SECRETS = {
     "AWS_ACCESS_KEY_ID": "the-secret-key-id",
@@ -30,11 +30,11 @@ SECRETS = {
 HARMLESS = {"AWS_REGION": "eu-central-1", "AWS_ENDPOINT_URL_S3": "http://s3.example"}
 
 
-@pytest.fixture(scope="module", params=WORKER_MODES)
-def server(request: pytest.FixtureRequest) -> Iterator[ServerProcess]:
+@pytest.fixture(scope="module")
+def server() -> Iterator[ServerProcess]:
     # the C locale, in which a JVM knows nothing but ASCII
     settings: dict[str, Any] = {"SAGEMAKER_HANDLER": HANDLER, "LC_ALL": "C", **SECRETS, **HARMLESS}
-    with ServerProcess(MME_WORKERS=request.param, **settings) as running:
+    with ServerProcess(MME_PRELOAD="none", **settings) as running:
         yield running
 
 

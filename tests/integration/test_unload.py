@@ -12,15 +12,15 @@ import pytest
 
 from mme.supervisor.connections import connections_to, count_in_flight
 from tests.harness.obedient_handler import HANDLER, command, make_model
-from tests.harness.server import WORKER_MODES, ServerProcess
+from tests.harness.server import ServerProcess
 from tests.harness.waiting import wait_until
 
 AT_ONCE_S = 3.0
 
 
-@pytest.fixture(scope="module", params=WORKER_MODES)
-def server(request: pytest.FixtureRequest) -> Iterator[ServerProcess]:
-    with ServerProcess(MME_WORKERS=request.param, SAGEMAKER_HANDLER=HANDLER, MME_PRELOAD="none") as running:
+@pytest.fixture(scope="module")
+def server() -> Iterator[ServerProcess]:
+    with ServerProcess(SAGEMAKER_HANDLER=HANDLER, MME_PRELOAD="none") as running:
         yield running
 
 

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from tests.harness import models
+from tests.harness.marked_process import MARK
 from tests.harness.obedient_handler import HANDLER, command, make_model
-from tests.harness.server import WORKER_MODES, ServerProcess
+from tests.harness.server import ServerProcess
 from tests.harness.workers import zygotes
 
 # A pipe or a socket of the log, the connection to MMS, or nothing.
@@ -25,8 +26,10 @@ PRIVATE = re.compile(r"/dev/null|pipe:.*|socket:.*|.*-std(out|err) \(deleted\)|t
 def servers() -> Iterator[dict[str, ServerProcess]]:
     with ExitStack() as stack:
         yield {
-            mode: stack.enter_context(ServerProcess(MME_WORKERS=mode, SAGEMAKER_HANDLER=HANDLER, A_SETTING="é=1 \n2"))
-            for mode in WORKER_MODES
+            mode: stack.enter_context(
+                ServerProcess(MME_WORKERS=mode, SAGEMAKER_HANDLER=HANDLER, MME_PRELOAD="none", A_SETTING="é=1 \n2")
+            )
+            for mode in ("fork", "spawn")
         }
 
 
@@ -64,7 +67,7 @@ def test_the_environment_is_the_same_in_both_modes(seen: dict[str, dict[str, Any
     mode_dependent = {
         "MME_WORKERS",
         "MME_RUNTIME_DIR",
-        "MME_TEST_SERVER",
+        MARK,
         "MODEL_SERVER_HOME",
         "PATH",
         "PYTHONPATH",
@@ -131,11 +134,8 @@ def test_the_kernel_would_kill_a_worker_before_the_zygote_before_the_front_end(
     assert worker > score(zygotes(server)[0].pid) > score(server.front_end().pid)
 
 
-@pytest.mark.parametrize("mode", WORKER_MODES)
-def test_two_models_with_handlers_of_the_same_name_have_each_its_own(
-    servers: dict[str, ServerProcess], mode: str
-) -> None:
-    server = servers[mode]
+def test_two_models_with_handlers_of_the_same_name_have_each_its_own(servers: dict[str, ServerProcess]) -> None:
+    server = servers["fork"]
     first, second = uuid.uuid4().hex, uuid.uuid4().hex
     load(server, first)
     folder = server.model_dir(second)
@@ -145,10 +145,9 @@ def test_two_models_with_handlers_of_the_same_name_have_each_its_own(
     assert look(server, first)["file"].startswith(server.model_url(first))
 
 
-@pytest.mark.parametrize("mode", WORKER_MODES)
-def test_a_models_own_module_comes_before_one_that_was_imported_beforehand(mode: str) -> None:
+def test_a_models_own_module_comes_before_one_that_was_imported_beforehand() -> None:
     # The handler of this name is ours, which the zygote has imported; so is the package that the model brings.
-    with ServerProcess(MME_WORKERS=mode) as server:
+    with ServerProcess(MME_PRELOAD="none") as server:
         name = uuid.uuid4().hex
         folder = server.model_dir(name)
         (folder / "sagemaker_inference").mkdir()
@@ -164,26 +163,24 @@ def test_a_models_own_module_comes_before_one_that_was_imported_beforehand(mode:
         assert server.invoke(name, b"").text == "the model's own"
 
 
-@pytest.mark.parametrize("mode", WORKER_MODES)
-def test_a_class_based_handler_of_stock_mms_works_unchanged(mode: str) -> None:
-    with ServerProcess(MME_WORKERS=mode, SAGEMAKER_HANDLER="classic") as server:
-        name = uuid.uuid4().hex
-        (server.model_dir(name) / "classic.py").write_text(
-            "class Classic:\n"
-            "    def initialize(self, context):\n"
-            "        self.folder = context.system_properties['model_dir']\n"
-            "    def handle(self, data, context):\n"
-            "        context.set_response_content_type(0, 'text/x-folder')\n"
-            "        return [self.folder + ' ' + str(len(data[0]['body']))]\n"
-        )
-        assert server.load(name).status_code == 200, server.log_tail()
-        answer = server.invoke(name, os.urandom(300_000), "application/octet-stream")
-        assert (answer.status_code, answer.text) == (200, f"{server.model_url(name)} 300000")
-        assert answer.headers["Content-Type"] == "text/x-folder"
+def test_a_class_based_handler_of_stock_mms_works_unchanged(servers: dict[str, ServerProcess]) -> None:
+    server, name = servers["fork"], uuid.uuid4().hex
+    (server.model_dir(name) / "classic.py").write_text(
+        "class Classic:\n"
+        "    def initialize(self, context):\n"
+        "        self.folder = context.system_properties['model_dir']\n"
+        "    def handle(self, data, context):\n"
+        "        context.set_response_content_type(0, 'text/x-folder')\n"
+        "        return [self.folder + ' ' + str(len(data[0]['body']))]\n"
+    )
+    assert server.load(name, handler="classic").status_code == 200, server.log_tail()
+    answer = server.invoke(name, os.urandom(300_000), "application/octet-stream")
+    assert (answer.status_code, answer.text) == (200, f"{server.model_url(name)} 300000")
+    assert answer.headers["Content-Type"] == "text/x-folder"
 
 
 def test_a_user_who_asks_for_threads_gets_them_in_forked_workers() -> None:
-    with ServerProcess(MME_WORKERS="fork", SAGEMAKER_HANDLER="threads", OMP_NUM_THREADS="3") as server:
+    with ServerProcess(SAGEMAKER_HANDLER="threads", OMP_NUM_THREADS="3") as server:
         name = uuid.uuid4().hex
         (server.model_dir(name) / "threads.py").write_text(
             "import ctypes, re\n"

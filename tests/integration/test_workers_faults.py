@@ -25,7 +25,8 @@ from tests.harness.workers import is_gone, launchers, traffic, worker, workers, 
 
 # MMS starts a worker's thread again after a second.
 RECOVERY_S = 15.0
-RESPONSE_TIMEOUT_S = 3
+# Longer than a healthy worker takes on a busy machine: each test of one that hangs waits for it.
+RESPONSE_TIMEOUT_S = 2
 BATCH = 4
 
 Load = Callable[..., str]
@@ -37,7 +38,6 @@ def start(
     """A server whose clients wait no longer than a recovery may take."""
     server = ServerProcess(
         single_model_dir=single_model_dir,
-        MME_WORKERS="fork",
         MME_PRELOAD="none",
         SAGEMAKER_HANDLER=HANDLER,
         SAGEMAKER_MODEL_SERVER_TIMEOUT=str(response_timeout_s),
@@ -161,36 +161,67 @@ def test_lack_of_memory_in_a_request_is_answered_507_and_the_worker_lives(server
     assert worker(server, name) == before
 
 
-@pytest.mark.parametrize("how", ["spin", "hang_in_c"])
-def test_a_handler_that_hangs_in_a_request_is_killed_after_the_timeout(
-    server: ServerProcess, loaded: Load, how: str
-) -> None:
-    name, other = loaded(), loaded()
+def hangs_in_a_request(server: ServerProcess, how: str) -> None:
+    """A handler that hangs in a request is killed after the timeout, not before, and the model serves on."""
+    name = load(server)
     hung = worker(server, name)
-    with traffic(lambda: echoes(server, other)) as sent:
-        started_s = time.monotonic()
-        assert server.invoke(name, command(how)).status_code == 500
-        assert RESPONSE_TIMEOUT_S <= time.monotonic() - started_s < RESPONSE_TIMEOUT_S + 2
-        wait_until(lambda: is_gone(hung), "the worker that hung is gone", timeout_s=0.5)
-        assert server.invoke(name, command("echo", 5)).json() == 5
-    assert set(sent.statuses) == {200}
+    started_s = time.monotonic()
+    assert server.invoke(name, command(how)).status_code == 500
+    assert time.monotonic() - started_s >= RESPONSE_TIMEOUT_S
+    wait_until(lambda: is_gone(hung), "the worker that hung is gone", timeout_s=5)
+    assert server.invoke(name, command("echo", 5)).json() == 5
+    assert server.unload(name).status_code == 200
 
 
-@pytest.mark.parametrize("how", ["spin", "hang_in_c"])
-def test_a_handler_that_hangs_at_load_is_killed_after_the_timeout(
-    server: ServerProcess, loaded: Load, how: str
-) -> None:
-    name, other = uuid.uuid4().hex, loaded()
+def hangs_at_load(server: ServerProcess, how: str) -> None:
+    """A handler that hangs at load is killed after the timeout, not before, and the model can be loaded again."""
+    name = uuid.uuid4().hex
     make_model(server.model_dir(name), how)
-    with traffic(lambda: echoes(server, other)) as sent:
-        started_s = time.monotonic()
-        assert server.load(name).status_code == 500
-        assert RESPONSE_TIMEOUT_S <= time.monotonic() - started_s < RESPONSE_TIMEOUT_S + 2
-        wait_until(lambda: not workers(server, name) and not launchers(server, name), "nothing is left", timeout_s=1)
-        make_model(server.model_dir(name))
-        wait_until(lambda: server.load(name).status_code == 200, "it loads once it can")
-        assert echoes(server, name) == 200
-    server.unload(name)
+    started_s = time.monotonic()
+    assert server.load(name).status_code == 500
+    assert time.monotonic() - started_s >= RESPONSE_TIMEOUT_S
+    wait_until(lambda: not workers(server, name) and not launchers(server, name), "nothing is left", timeout_s=5)
+    make_model(server.model_dir(name))
+    wait_until(lambda: server.load(name).status_code == 200, "it loads once it can")
+    assert echoes(server, name) == 200
+    assert server.unload(name).status_code == 200
+
+
+def gets_no_worker_any_more(server: ServerProcess, *how: object) -> None:
+    """A model whose next workers fail, too, is unloaded, whoever waits for it is told, and it can be loaded again."""
+    name = load(server)
+    patient = ContainerClient(server.url)  # three loads that hang take their time
+    make_model(server.model_dir(name), *how)
+    launcher = launchers(server, name)
+    with noticed_by_mms(server, name):
+        worker(server, name).kill()
+    waiting = patient.invoke(name, command("echo", 12))
+    assert waiting.status_code == 503
+    assert waiting.json()["message"] == "The model was unloaded."
+    wait_until(lambda: server.describe(name).status_code == 404, "it is unloaded")
+    assert server.invoke(name, command("echo", 13)).status_code == 404
+    wait_until(lambda: all(map(is_gone, launcher)) and not workers(server, name), "nothing of it is left")
+    make_model(server.model_dir(name))
+    assert server.load(name).status_code == 200
+    assert echoes(server, name) == 200
+    assert server.unload(name).status_code == 200
+
+
+def test_whatever_hangs_or_fails_for_good_is_ended_and_no_other_model_notices(
+    server: ServerProcess, loaded: Load
+) -> None:
+    """At once, as each case waits for the timeout, or for MMS to try again."""
+    cases: list[tuple[Callable[..., None], tuple[object, ...]]] = [
+        *((case, (how,)) for case in (hangs_in_a_request, hangs_at_load) for how in ("spin", "hang_in_c")),
+        (gets_no_worker_any_more, ("run_out_of_memory",)),
+        (gets_no_worker_any_more, ("fail", "for good")),
+        (gets_no_worker_any_more, ("hang_in_c",)),
+    ]
+    other = loaded()
+    with traffic(lambda: echoes(server, other)) as sent, ThreadPoolExecutor(len(cases)) as pool:
+        running = {pool.submit(case, server, *how): f"{case.__name__} ({how})" for case, how in cases}
+        failed = {running[done]: error for done in running if (error := done.exception()) is not None}
+    assert not failed, f"{failed}\n{server.log_tail()}"
     assert set(sent.statuses) == {200}
 
 
@@ -238,27 +269,31 @@ def test_a_model_whose_launcher_is_killed_gets_new_workers(server: ServerProcess
     assert set(sent.statuses) == {200}
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV])
-def test_running_models_outlive_the_zygote_and_loads_work_again(number: signal.Signals) -> None:
+def test_running_models_outlive_the_zygote_and_loads_work_again() -> None:
     with start() as server:
-        first, second = load(server), load(server)
-        before = {name: worker(server, name) for name in (first, second)}
-        (zygote,) = zygotes(server)
-        with traffic(lambda: echoes(server, first)) as sent:
-            zygote.send_signal(number)
-            third = load(server)  # waits for the next one
-            assert echoes(server, third) == 200
-            assert {name: worker(server, name) for name in (first, second)} == before
-            # The next one knows the models of the last: it replaces workers, also those that are not its children.
-            with noticed_by_mms(server, second):
-                before[second].kill()
-            assert server.invoke(second, command("echo", 8)).json() == 8
-            assert worker(server, second).ppid() == zygotes(server)[0].pid
-        assert set(sent.statuses) == {200}
-        for name in (first, second, third):
-            left = [*workers(server, name), *launchers(server, name)]
-            assert server.unload(name).status_code == 200
-            wait_until(lambda left=left: all(map(is_gone, left)), "the model is gone", timeout_s=0.1, poll_s=0.002)  # type: ignore[misc]
+        for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV):
+            assert_models_outlive_the_zygote(server, number)
+
+
+def assert_models_outlive_the_zygote(server: ServerProcess, number: signal.Signals) -> None:
+    first, second = load(server), load(server)
+    before = {name: worker(server, name) for name in (first, second)}
+    (zygote,) = zygotes(server)
+    with traffic(lambda: echoes(server, first)) as sent:
+        zygote.send_signal(number)
+        third = load(server)  # waits for the next one
+        assert echoes(server, third) == 200
+        assert {name: worker(server, name) for name in (first, second)} == before
+        # The next one knows the models of the last: it replaces workers, also those that are not its children.
+        with noticed_by_mms(server, second):
+            before[second].kill()
+        assert server.invoke(second, command("echo", 8)).json() == 8
+        assert worker(server, second).ppid() == zygotes(server)[0].pid
+    assert set(sent.statuses) == {200}
+    for name in (first, second, third):
+        left = [*workers(server, name), *launchers(server, name)]
+        assert server.unload(name).status_code == 200
+        wait_until(lambda left=left: all(map(is_gone, left)), "the model is gone", timeout_s=0.1, poll_s=0.002)  # type: ignore[misc]
 
 
 def test_a_model_of_the_last_zygote_survives_a_lack_of_memory() -> None:
@@ -300,29 +335,6 @@ def test_a_worker_whose_successor_fails_once_is_replaced(
     assert server.describe(name).status_code == 200
 
 
-@pytest.mark.parametrize("how", [["run_out_of_memory"], ["fail", "for good"], ["hang_in_c"]])
-def test_a_model_that_gets_no_worker_any_more_is_unloaded_and_can_be_loaded_again(
-    server: ServerProcess, loaded: Load, how: list[object]
-) -> None:
-    name, other = loaded(), loaded()
-    patient = ContainerClient(server.url)  # three loads that hang take their time
-    with traffic(lambda: echoes(server, other)) as sent:
-        make_model(server.model_dir(name), *how)
-        launcher = launchers(server, name)
-        with noticed_by_mms(server, name):
-            worker(server, name).kill()
-        waiting = patient.invoke(name, command("echo", 12))
-        assert waiting.status_code == 503
-        assert waiting.json()["message"] == "The model was unloaded."
-        wait_until(lambda: server.describe(name).status_code == 404, "it is unloaded")
-        assert server.invoke(name, command("echo", 13)).status_code == 404
-        wait_until(lambda: all(map(is_gone, launcher)) and not workers(server, name), "nothing of it is left")
-        make_model(server.model_dir(name))
-        assert server.load(name).status_code == 200
-        assert echoes(server, name) == 200
-    assert set(sent.statuses) == {200}
-
-
 def test_a_model_whose_folder_is_gone_is_unloaded_with_its_worker(server: ServerProcess, loaded: Load) -> None:
     name = loaded()
     shutil.rmtree(server.model_dir(name))
@@ -356,7 +368,7 @@ def test_an_orphaned_worker_that_hangs_is_killed_after_the_timeout() -> None:
         zygote.kill()
         wait_until(lambda: is_gone(zygote), "the zygote is gone")
         assert server.invoke(name, command("hang_in_c")).status_code == 500
-        wait_until(lambda: is_gone(orphan), "the worker that hung is gone", timeout_s=0.5)
+        wait_until(lambda: is_gone(orphan), "the worker that hung is gone", timeout_s=5)
         assert server.invoke(name, command("echo", 9)).json() == 9
 
 
@@ -416,8 +428,7 @@ def descriptors(process: psutil.Process) -> int:
     return len(os.listdir(f"/proc/{process.pid}/fd"))  # noqa: PTH208
 
 
-@pytest.mark.slow
-def test_a_thousand_rounds_of_loading_and_unloading_leave_no_descriptors_processes_threads_or_files() -> None:
+def test_two_hundred_rounds_of_loading_and_unloading_leave_no_descriptors_processes_threads_or_files() -> None:
     clients = 4
     with start() as server:
         assert server.process is not None
@@ -455,7 +466,7 @@ def test_a_thousand_rounds_of_loading_and_unloading_leave_no_descriptors_process
         do_rounds(40)  # what the JVM opens for good, it opens now
         settle()
         before, front_end_before = files(), front_end_holds()
-        do_rounds(1000)
+        do_rounds(200)  # what leaks once a round is seen as well as in a thousand
         settle()
         wait_until(lambda: files() == before, lambda: f"{set(files()) ^ set(before)} is no difference")
         # The JVM closes what it has dropped when it collects garbage, every 20 s.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import importlib
 import io
 import json
 import os
@@ -11,9 +12,11 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -22,13 +25,17 @@ from PIL import Image
 from benchmarks import memory, models, report, run
 from benchmarks.connection import Connection
 from benchmarks.failure import BenchmarkError
+from benchmarks.load.client import Report
+from benchmarks.options import Options
+from benchmarks.scenarios import cold_load, integrity, latency, targets
+from benchmarks.scenarios import memory as memory_scenario
+from benchmarks.servers import base
 from benchmarks.summary import Ratio, Summary, percentile
-from benchmarks.targets import base
 from tests.harness.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCH = [sys.executable, "-P", "-m", "scripts.programs.bench"]
-SCENARIOS = ("cold_load", "memory", "many_models", "latency")
+SCENARIOS = ("cold_load", "memory", "many_models", "latency", "integrity", "targets", "endpoint_overhead")
 
 
 # ---- arithmetic ----
@@ -142,6 +149,135 @@ def test_a_process_that_has_ended_holds_nothing() -> None:
     assert memory.of_process(process.pid) == memory.Memory()
 
 
+def test_minor_faults_are_read_whatever_a_process_is_called() -> None:
+    stat = "12 (mme a) 7 (b) S 1 12 12 0 -1 4194368 9503 11 22 33 261 3 0 0 20 0 1 0 120724 1 2"
+    assert memory.parse_minor_faults(stat) == 9503
+
+
+def test_minor_faults_are_of_a_servers_children() -> None:
+    touches = "import sys; sys.stdin.readline(); held = b'x' * 20_000_000; print('ready', flush=True); sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", touches], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None and process.stdout is not None
+        before = memory.minor_faults(psutil.Process())[process.pid]
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == b"ready\n"
+        after = memory.minor_faults(psutil.Process())[process.pid]
+        process.stdin.close()
+    assert after > before
+
+
+# ---- scenarios ----
+
+
+def test_the_conditions_of_integrity_share_all_requests() -> None:
+    options = integrity.IntegrityOptions.parse(["--requests", "1003"])
+    conditions = options.conditions()
+    assert sum(condition.requests for condition in conditions) == 1003
+    assert len({(each.clients, each.rests, each.busy_core) for each in conditions}) == len(conditions) == 8
+    assert {str(each) for each in conditions} >= {"1 client, steady", "8 clients, with rests, busy core beside"}
+
+
+@pytest.mark.parametrize(
+    ("requests", "blocks"), [(1, [1]), (25_000, [25_000]), (60_000, [25_000, 25_000, 10_000]), (0, [])]
+)
+def test_requests_are_sent_in_blocks(requests: int, blocks: list[int]) -> None:
+    assert integrity.blocks_of(requests) == blocks
+
+
+def _outcome(**of_report: Any) -> integrity.Outcome:
+    outcome = integrity.Outcome()
+    outcome.add(Report(**of_report))
+    return outcome
+
+
+@pytest.mark.parametrize(
+    ("outcome", "errors"),
+    [
+        (_outcome(answered=9, right=9), []),
+        (_outcome(answered=9, right=8, errors=Counter({"status 500": 1}), examples=["e"]), ["1 × status 500", "e"]),
+        (_outcome(answered=8, right=8), ["8 of 9 requests were sent"]),
+    ],
+)
+def test_integrity_fails_where_one_request_has_no_right_answer(outcome: integrity.Outcome, errors: list[str]) -> None:
+    result = report.Result("integrity", {})
+    condition = integrity.Condition(1, rests=False, busy_core=False, requests=9)
+    integrity.report({(condition, "ours"): outcome}, {}, result)
+    assert len(result.errors) == len(errors)
+    assert all(expected in found for expected, found in zip(errors, result.errors, strict=True))
+    assert result.targets[0].met is not any("×" in error for error in errors)
+    assert result.table[0][:5] == ["1 client, steady", "ours", "9", str(outcome.right), str(outcome.errors.total())]
+
+
+def test_throughput_is_held_against_stock_round_by_round() -> None:
+    def sample(right: int, faults: int = 0) -> latency.Sample:
+        return latency.Sample(Report(answered=right, right=right, elapsed_s=2.0, cpu_s=0.5, times_s=[0.1]), faults)
+
+    samples = {
+        (latency.IMAGE_MODEL, 1, "ours"): [sample(100, 3000)],
+        (latency.IMAGE_MODEL, 8, "stock"): [sample(100), sample(200), sample(120)],
+        (latency.IMAGE_MODEL, 8, "ours"): [sample(110), sample(180), sample(132)],
+    }
+    result = report.Result("latency", {})
+    latency.report_throughput(samples, latency.LatencyOptions(), result)
+    faults, throughput = result.targets
+    assert (faults.value, faults.met) == (30, True)
+    assert throughput.value == pytest.approx(1.1)
+    assert throughput.spread == "(0.90–1.10)"
+    assert throughput.met
+    assert [row["requests_per_s"] for row in result.rows] == [[50], [50, 100, 60], [55, 90, 66]]
+    assert not result.errors
+
+
+def test_the_cost_of_a_further_model_is_read_before_anything_is_idle() -> None:
+    def tree(mb: float) -> memory.TreeMemory:
+        nothing = memory.Memory()
+        return memory.TreeMemory(nothing, nothing, memory.Memory(pss_bytes=int(mb * 1e6)), 1, 0)
+
+    steps = [memory_scenario.Step(1, tree(110), tree(100)), memory_scenario.Step(11, tree(150), tree(140))]
+    assert memory_scenario.costs_at_once(steps) == [5e6]
+    assert memory_scenario.costs_idle(steps) == [4e6]
+
+
+def test_the_first_load_after_a_start_is_held_against_the_fourth() -> None:
+    result = report.Result("cold_load", {})
+    cold_load.report_first_loads({"ours": [[0.6, 0.03, 0.03, 0.03], [0.4, 0.02, 0.02, 0.02]]}, result)
+    (target,) = result.targets
+    assert target.value == pytest.approx(20)
+    assert target.met is False
+
+
+def test_the_targets_of_scenarios_are_gathered_with_their_errors() -> None:
+    part = report.Result("latency", {}, rows=[{"a": 1}], errors=["ours: 500"])
+    part.targets = [report.Target("one", 1.0, "≥", 2), report.Target("two", 3.0, "≥", 2)]
+    result = report.Result("targets", {})
+    targets.add(part, 12.4, result)
+    assert result.table == [["latency", "12", "1", "1 of 2"]]
+    assert result.targets == part.targets
+    assert result.errors == ["latency: ours: 500"]
+
+
+def test_targets_measure_memory_of_ours_alone_and_all_else_beside_stock() -> None:
+    options = targets.TargetsOptions.parse([])
+    assert options.servers == ("stock", "ours")
+    assert set(options.scenarios()) == {"latency", "cold_load", "memory"}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        integrity.IntegrityOptions.parse([]),
+        latency.LatencyOptions.parse([]),
+        cold_load.ColdLoadOptions.parse([]),
+        memory_scenario.MemoryOptions.parse([]),
+    ],
+)
+def test_options_are_recorded_and_nothing_changes_them(options: Options) -> None:
+    assert options.recorded()["servers"] == options.servers
+    with pytest.raises(AttributeError):
+        options.quick = True  # type: ignore[misc]
+
+
 # ---- connection ----
 
 
@@ -224,20 +360,30 @@ def test_scenarios_are_found_with_what_they_measure() -> None:
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_every_scenario_explains_itself(scenario: str) -> None:
-    done = subprocess.run([*BENCH, scenario, "--help"], capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0
-    assert f"./scripts/bench {scenario}" in done.stdout
-    assert "--quick" in done.stdout
+def test_every_scenario_explains_itself(scenario: str, capsys: pytest.CaptureFixture[str]) -> None:
+    module = importlib.import_module(f"benchmarks.scenarios.{scenario}")
+    with pytest.raises(SystemExit) as ended:
+        module.main(["--help"])
+    assert ended.value.code == 0
+    printed = capsys.readouterr().out
+    assert f"./scripts/bench {scenario}" in printed
+    assert "--quick" in printed
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["no_such_benchmark"], ["latency", "--targets", "stock,stock"], ["memory", "--counts", "3"]]
+    "arguments", [[], ["no_such_benchmark"], ["latency", "--servers", "stock,stock"], ["memory", "--counts", "3"]]
 )
-def test_wrong_use_is_exit_code_2(arguments: list[str]) -> None:
-    done = subprocess.run([*BENCH, *arguments], capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 2
-    assert "usage: ./scripts/bench" in done.stderr
+def test_wrong_use_is_exit_code_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run.main(arguments)
+    assert ended.value.code == 2
+    assert "usage: ./scripts/bench" in capsys.readouterr().err
+
+
+def test_the_program_lists_its_scenarios() -> None:
+    done = subprocess.run([*BENCH, "--help"], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0
+    assert all(scenario in done.stdout for scenario in SCENARIOS)
 
 
 @pytest.fixture
@@ -291,7 +437,7 @@ def test_a_real_run_measures_both_servers_and_leaves_nothing(folder: Path) -> No
 
 @pytest.mark.slow
 def test_an_interrupted_run_leaves_nothing(folder: Path) -> None:
-    with _bench(folder, "latency", "--targets", "ours", "--rounds", "100000") as bench:
+    with _bench(folder, "latency", "--servers", "ours", "--rounds", "100000") as bench:
         wait_until(lambda: "round 1 of" in _messages(folder), "the run is under way", 120)
         started = psutil.Process(bench.pid).children(recursive=True)
         bases = {base_dir for process in started if (base_dir := process.environ().get("SAGEMAKER_BASE_DIR"))}

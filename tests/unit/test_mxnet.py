@@ -169,7 +169,7 @@ def test_logits_become_probabilities_and_a_softmax_is_left_alone(tmp_path: Path)
     ends_in_softmax = load(models.tiny_mlp(tmp_path / "softmax"))
     data = {"data": rows(3, 4)}
     logits, softmax = ends_in_logits.predict(data)[0], ends_in_softmax.predict(data)[0]
-    assert abs(logits.sum(axis=1) - 1).min() > 1e-3
+    assert np.min(np.abs(np.sum(logits, axis=1) - 1)) > 1e-3
     np.testing.assert_allclose(ends_in_logits.probabilities(logits), softmax, atol=1e-6)
     assert ends_in_softmax.probabilities(softmax) is softmax
 

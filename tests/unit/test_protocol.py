@@ -80,7 +80,11 @@ def read(sent: bytes, decode_bodies: bool = False) -> Any:
 
 def read_by_mms(sent: bytes) -> Any:
     command, request = through_socket(sent, mms_protocol.retrieve_msg)
-    return bytes(command), request
+    if bytes(command) == b"I":
+        return protocol.Predict(request)
+    texts = (request[key].decode() for key in ("modelName", "modelPath", "handler", "ioFileDescriptor"))
+    model, folder, handler, log_files = texts
+    return protocol.Load(model, folder, request["batchSize"], handler, request.get("gpu"), log_files)
 
 
 # A length is the interesting part of a field, so content is a repetition.
@@ -146,14 +150,15 @@ def test_reads_a_request_that_arrives_byte_by_byte() -> None:
             self.at += 1
             return 1
 
-    _, request = protocol.RequestReader(Trickle()).read()  # type: ignore[arg-type]
-    assert request[0]["parameters"][0]["value"] == body
+    request = protocol.RequestReader(Trickle()).read()  # type: ignore[arg-type]
+    assert isinstance(request, protocol.Predict)
+    assert request.batch[0]["parameters"][0]["value"] == body
 
 
 @pytest.mark.parametrize("size", [0, 1, 65535, 65536, 65537, 200_000, 5_000_000])
 def test_bodies_arrive_as_bytearray_of_the_right_size(size: int) -> None:
     body = bytes(i % 251 for i in range(size))
-    value = read(one_input(body))[1][0]["parameters"][0]["value"]
+    value = read(one_input(body)).batch[0]["parameters"][0]["value"]
     assert type(value) is bytearray
     assert value == body
 
@@ -172,8 +177,8 @@ def test_what_is_no_request_is_refused(frame: bytes) -> None:
         read(frame)
 
 
-def test_a_negative_length_inside_a_batch_is_refused() -> None:
-    with pytest.raises(protocol.ProtocolError):
+def test_a_negative_length_inside_a_batch_is_refused_by_the_name_of_the_field() -> None:
+    with pytest.raises(protocol.ProtocolError, match="request id: length -2; expected 0 or more"):
         read(b"I" + struct.pack("!i", -2))
 
 
@@ -211,10 +216,10 @@ def damaged_frames(draw: st.DrawFn) -> bytes:
 @given(damaged_frames())
 def test_a_damaged_frame_ends_in_one_of_the_three_ways(frame: bytes) -> None:
     try:
-        command, request = read(frame)
+        request = read(frame)
     except (protocol.Disconnected, protocol.ProtocolError):
         return
-    assert (command, type(request)) in [(b"L", dict), (b"I", list)]
+    assert isinstance(request, protocol.Load if frame[:1] == b"L" else protocol.Predict)
 
 
 @settings(deadline=None, max_examples=200)
@@ -239,6 +244,13 @@ def test_a_body_without_memory_for_it_fails_the_batch_and_not_the_connection(mon
         return reader.read()
 
     assert through_socket(one_input(b"x" * 300_000) + one_input(b"y"), read_two) == read(one_input(b"y"))
+
+
+def test_encodes_what_the_front_end_writes() -> None:
+    assert protocol.encode_load("m", "/m", "h", log_files="p") == load_frame()
+    assert protocol.encode_predict(b"1,2", "text/csv", headers={"A": "b"}) == predict_frame(
+        [{"id": b"1", "headers": [(b"A", b"b")], "inputs": [(b"body", b"text/csv", b"1,2")]}]
+    )
 
 
 # ---- responses ----

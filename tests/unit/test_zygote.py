@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,11 @@ class FrontEnd:
             if pipe:
                 pipe.close()
 
+    def reap_after_start(self, launcher: subprocess.Popen[bytes]) -> None:
+        """What the JVM does with a launcher whose load is refused."""
+        self.wait_until_started(launcher)
+        self.reap(launcher)
+
     def stop(self) -> None:
         for launcher in self.launchers:
             launcher.kill()
@@ -100,8 +106,7 @@ class Connection:
         self.pipes: list[int] = []
 
     def load(self, model_dir: Path, pipes: str) -> tuple[int, str]:
-        fields = [field(b"m"), field(os.fsencode(model_dir)), struct.pack("!i", 1), field(HANDLER.encode())]
-        self.socket.sendall(b"L" + b"".join(fields) + struct.pack("!i", -1) + field(pipes.encode()))
+        self.socket.sendall(protocol.encode_load("m", str(model_dir), HANDLER, log_files=pipes))
         status, message = self._int(), self._field().decode()
         assert self._int() == -1
         # RandomAccessFile(…, "rw")
@@ -109,14 +114,13 @@ class Connection:
         return status, message
 
     def invoke(self, body: str) -> tuple[int, bytes]:
-        item = (
-            field(b"id")
-            + struct.pack("!i", -1)
-            + field(b"body")
-            + field(b"application/octet-stream")
-            + field(body.encode())
-        )
-        self.socket.sendall(b"I" + item + struct.pack("!ii", -1, -1))
+        self.send(body)
+        return self.receive()
+
+    def send(self, body: str) -> None:
+        self.socket.sendall(protocol.encode_predict(body.encode(), "application/octet-stream"))
+
+    def receive(self) -> tuple[int, bytes]:
         status, _ = self._int(), self._field()
         predictions = []
         while (length := self._int()) != -1:
@@ -147,10 +151,6 @@ class Connection:
 
     def _field(self) -> bytes:
         return self._bytes(self._int())
-
-
-def field(value: bytes) -> bytes:
-    return struct.pack("!i", len(value)) + value
 
 
 @pytest.fixture
@@ -217,6 +217,112 @@ def test_the_end_of_a_launcher_ends_its_workers_and_its_socket(front_end: FrontE
     wait_until(lambda: not Path(front_end.socket_path("m")).exists(), "the socket is gone", timeout_s=1)
     assert spared.invoke(command("echo", 1)) == (200, b"1")
     spared.close()
+
+
+def test_bytes_that_arrive_during_a_request_harm_nobody(front_end: FrontEnd, model_dir: Path) -> None:
+    """The kernel queues the bytes of a request first and tells of them later, at any time: here, during the next."""
+    front_end.wait_until_started(front_end.launch(model_dir))
+    connection = front_end.connect()
+    worker_of(connection.load(model_dir, "a"))
+    sent = [uuid.uuid4().hex for _ in range(50)]
+    answers: list[tuple[int, bytes]] = []
+
+    def receive() -> None:
+        answers.extend(connection.receive() for _ in sent)
+
+    receiver = threading.Thread(target=receive)
+    receiver.start()
+    for said in sent:
+        connection.send(command("sequence", ["sleep", 0.002], ["echo", said]))
+    receiver.join(20)
+    assert answers == [(200, json.dumps(said).encode()) for said in sent]
+    connection.close()
+
+
+@pytest.mark.parametrize("how", ["spin", "hang_in_c"])
+def test_a_front_end_that_gives_up_ends_the_request(front_end: FrontEnd, model_dir: Path, how: str) -> None:
+    front_end.wait_until_started(front_end.launch(model_dir))
+    connection, other = front_end.connect(), front_end.connect()
+    worker = worker_of(connection.load(model_dir, "a"))
+    spared = worker_of(other.load(model_dir, "b"))
+    connection.send(command(how))
+    wait_until(lambda: worker.cpu_times().user > 0.5 if how == "spin" else in_c(worker), "the handler hangs")
+    connection.close()
+    wait_until(lambda: is_gone(worker), "the worker has ended", timeout_s=5)
+    assert other.invoke(command("sleep", 0)) == (200, str(spared.pid).encode())
+    other.close()
+
+
+@pytest.mark.parametrize("how", ["spin", "hang_in_c"])
+def test_a_request_that_hangs_ends_although_nobody_watches_its_connection_any_more(
+    zygote: ZygoteHandle, tmp_path: Path, model_dir: Path, how: str
+) -> None:
+    front_end = FrontEnd(tmp_path, {**zygote.environment_for(os.environ), "SAGEMAKER_MODEL_SERVER_TIMEOUT": "1"})
+    front_end.wait_until_started(front_end.launch(model_dir))
+    connection = front_end.connect()
+    worker = worker_of(connection.load(model_dir, "a"))
+    assert zygote.pid is not None
+    os.kill(zygote.pid, signal.SIGKILL)
+    wait_until(lambda: not zygote.is_alive(), "the zygote is reaped")
+    assert connection.invoke(command("echo", 1)) == (200, b"1")
+    connection.send(command(how))
+    connection.close()
+    wait_until(lambda: is_gone(worker), "the worker has ended", timeout_s=10)
+    front_end.stop()
+
+
+def in_c(process: psutil.Process) -> bool:
+    """Whether the process sleeps in ``sleep``, not in reading its connection."""
+    call = Path(f"/proc/{process.pid}/syscall").read_text().split()[0]
+    return call in ("230", "115", "35", "101")  # clock_nanosleep and nanosleep, on x86-64 and aarch64
+
+
+@pytest.mark.parametrize(
+    ("on_load", "status", "reason"),
+    [
+        (("fail", "the vocabulary is empty"), 500, "ValueError: the vocabulary is empty"),
+        (("fail", "/etc/passwd: not allowed"), 500, "ValueError: …/passwd: not allowed"),
+        (("leave", 3), 500, "SystemExit: 3"),
+        (("exit", 3), 500, "the worker of model 'm' ended with exit code 3 while it loaded"),
+        (("exit", 0), 500, "the worker of model 'm' ended with exit code 0 while it loaded"),
+        (("kill", signal.SIGSEGV), 500, "the worker of model 'm' crashed (SIGSEGV) while it loaded"),
+        (("kill", signal.SIGKILL), 507, "the worker of model 'm' was killed while it loaded"),
+        (("run_out_of_memory",), 507, "model 'm' did not load: as told; it was admitted with"),
+        (("no_such_command",), 500, "AttributeError: "),
+    ],
+)
+def test_the_reason_of_a_failed_load_is_in_its_answer(
+    front_end: FrontEnd, model_dir: Path, on_load: tuple[Any, ...], status: int, reason: str
+) -> None:
+    make_model(model_dir, *on_load)
+    launcher = front_end.launch(model_dir)
+    reaper = threading.Thread(target=front_end.reap_after_start, args=(launcher,))
+    reaper.start()
+    connection = wait_until(lambda: try_to_connect(front_end), "the model is listened for")
+    assert connection is not None
+    answer = connection.load(model_dir, "a")
+    reaper.join(20)
+    assert answer[0] == status
+    assert answer[1].startswith(reason)
+    assert "Traceback" not in answer[1]
+    connection.close()
+
+
+def test_the_reason_of_a_refused_load_is_in_its_answer(
+    front_end: FrontEnd, model_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    outside = make_model(tmp_path_factory.mktemp("outside"))
+    launcher = front_end.launch(model_dir)
+    reaper = threading.Thread(target=front_end.reap_after_start, args=(launcher,))
+    reaper.start()
+    connection = wait_until(lambda: try_to_connect(front_end), "the model is listened for")
+    assert connection is not None
+    status, message = connection.load(outside, "a")
+    reaper.join(20)
+    assert status == 400
+    assert str(outside.parent) not in message
+    assert len(message) > 20
+    connection.close()
 
 
 def kept_bytes(runtime_dir: Path) -> list[int]:
@@ -369,7 +475,7 @@ def test_a_model_survives_the_zygote(
 def try_to_connect(front_end: FrontEnd) -> Connection | None:
     try:
         return front_end.connect()
-    except ConnectionRefusedError:
+    except (ConnectionRefusedError, FileNotFoundError):
         return None
 
 
@@ -466,8 +572,7 @@ def test_a_load_without_memory_is_answered_507_once_the_launcher_is_gone(front_e
     answers: list[int] = []
 
     def load() -> None:
-        fields = [field(b"m"), field(os.fsencode(model_dir)), struct.pack("!i", 1), field(HANDLER.encode())]
-        connection.socket.sendall(b"L" + b"".join(fields) + struct.pack("!i", -1) + field(b"p"))
+        connection.socket.sendall(protocol.encode_load("m", str(model_dir), HANDLER, log_files="p"))
         answers.append(connection._int())
 
     loading = threading.Thread(target=load)

@@ -71,9 +71,9 @@ class Admission:
             except MemoryError as error:
                 # one of ours says what happened, any other where
                 trace = not isinstance(error, InsufficientMemory)
-                reason = str(error) or "out of memory"
-                logger.error("model %r did not load (507): %s; %s", model_name, reason, reservation, exc_info=trace)
-                raise
+                message = f"model {model_name!r} did not load: {str(error) or 'out of memory'}; {reservation}"
+                logger.error("%s", message, exc_info=trace)
+                raise reservation.verdict.error(message, reservation.need.need_bytes) from error
 
     def admit(self, model_name: str, model_dir: Path) -> Reservation:
         """Admits a load in this process, or in a child that takes the reservation over; raises as ``loading``."""
@@ -94,7 +94,7 @@ class Admission:
             "instance, or declare required_memory_mb in the model's serving.properties if it needs less."
         )
         logger.warning("%s", message)
-        raise InsufficientMemory(message)
+        raise verdict.error(message, need.need_bytes)
 
     def keep(self, model_name: str, taken_bytes: int) -> str:
         """A worker has died: what it took is kept for the next one of its model, which may also use of the reserve.
@@ -154,7 +154,7 @@ class Admission:
             f"{reservation.need} were expected, and {verdict}. Unload other models, or use a larger instance."
         )
         logger.warning("%s", message)
-        raise InsufficientMemory(message)
+        raise verdict.error(message, taken_bytes)
 
     def _release(self, key: str) -> None:
         with self._reservations.open() as book:
@@ -240,6 +240,13 @@ class _Verdict:
         """The most that the load may allocate, whatever was expected."""
         return load_growth_bytes(
             self.sample, promised_bytes=self.promised_bytes, reserve_bytes=self.whole_reserve_bytes
+        )
+
+    def error(self, message: str, need_bytes: int) -> InsufficientMemory:
+        """``message`` with its figures."""
+        free_bytes = max(0, self.sample.free_bytes - self.promised_bytes - self.reserve_bytes)
+        return InsufficientMemory(
+            message, need_bytes=need_bytes, free_bytes=free_bytes, limit_bytes=self.sample.limit_bytes
         )
 
     def __str__(self) -> str:

@@ -49,6 +49,7 @@ class RequestLimit:
         limit_mb = settings.worker_memory_limit_mb
         self._most_bytes = resource.RLIM_INFINITY if limit_mb is None else limit_mb * MIB
         self._renew_at_s = 0.0
+        self.is_memory_short = False  # when it was last looked at: requests live on the reserve
 
     def renew(self) -> None:
         """Looks at what is free and sets the limit, at most every 100 ms; else it takes no time."""
@@ -58,6 +59,7 @@ class RequestLimit:
         sample = self._memory.read()
         reserve = reserve_bytes(self._settings, sample)
         self._renew_at_s = now_s + RENEW_S
+        self.is_memory_short = sample.free_bytes < reserve
         growth_bytes = request_growth_bytes(sample, reserve_bytes=reserve)
         _set_limit(_data_bytes() + growth_bytes, within=self._most_bytes)
 

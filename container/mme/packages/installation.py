@@ -9,7 +9,6 @@ may be written, an image that has them starts all the same.
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import logging
 import os
 import re
@@ -21,12 +20,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mme.errors import StartError
+from mme.packages import constraints
 from mme.settings import Settings
 
 logger = logging.getLogger("mme.packages.installation")
 
-# What the server stands on stays as it is, whatever else a requirement would like better.
-KEPT = ("multi-model-server", "mxnet", "numpy", "pip", "psutil", "retrying", "sagemaker-inference", "setuptools")
 _PIP = (
     *("-m", "pip", "install", "--disable-pip-version-check", "--no-cache-dir", "--no-input", "--progress-bar", "off"),
     *("--retries", "2", "--root-user-action", "ignore"),
@@ -58,11 +56,11 @@ def install(settings: Settings, environment: Mapping[str, str]) -> None:
         return
     logger.info("installing the packages of %s", file)
     with tempfile.TemporaryDirectory(prefix="mme-packages-") as folder:
-        constraints = Path(folder, "constraints.txt")
-        constraints.write_text("".join(f"{name}=={importlib.metadata.version(name)}\n" for name in KEPT))
+        file_of_constraints = Path(folder, "constraints.txt")
+        file_of_constraints.write_text(constraints.text())
         index = {"PIP_INDEX_URL": _code_artifact_index()} if settings.code_artifact_repository else {}
         lines = _run_pip(
-            ["--constraint", str(constraints), "--requirement", str(file)],
+            ["--constraint", str(file_of_constraints), "--requirement", str(file)],
             environment={**environment, **index, "TMPDIR": folder},
         )
     if lines is not None:

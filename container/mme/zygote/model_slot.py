@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import select
 import socket
 import sys
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from mme.capacity.memory import MIB
 from mme.errors import Refusal
 from mme.zygote import protocol
 from mme.zygote.event_loop import EventLoop
+from mme.zygote.hang_up import has_ended
 from mme.zygote.launcher import Launch
 from mme.zygote.processes import kill, kill_group
 from mme.zygote.session_records import SessionRecord, WorkerState
@@ -63,6 +63,7 @@ class WorkerHandle:
         self.pid = -1
         self.sessions = [session]
         self.ended_by_us = False
+        self.given_up = False  # killed because the front end had hung up on it
 
     def end(self) -> None:
         """Kills it, and what it has started."""
@@ -76,10 +77,10 @@ class SessionHandle:
     Our copy of the connection is kept to see its end, and to answer in the worker's place should that be killed.
     """
 
-    def __init__(self, model: ModelSlot, connection: socket.socket, number: int, record: SessionRecord) -> None:
+    def __init__(self, model: ModelSlot, connection: socket.socket, slot: int, record: SessionRecord) -> None:
         self.model = model
         self.connection = connection
-        self.number = number  # of the record
+        self.slot = slot  # of the record
         self.record = record
         self.worker = WorkerHandle(self)
 
@@ -89,9 +90,12 @@ class SessionHandle:
 
     def is_hung_up(self) -> bool:
         """Whether the front end has closed the connection."""
-        poll = select.poll()
-        poll.register(self.connection, select.POLLRDHUP)
-        return bool(poll.poll(0))
+        return has_ended(self.connection)
+
+    def give_up(self) -> None:
+        """Kills the worker: the front end has hung up during a load or a request (``HangUps``)."""
+        self.worker.given_up = True
+        kill_group(self.worker.pid)
 
     def hang_up(self) -> None:
         """Ends the connection, also where a worker that is just being forked still has a copy of it."""

@@ -25,8 +25,11 @@ the place of a field's length ends a list.
                                                          int     n, then n headers: field name, field value
                                                          field   body
 
-What the parsed requests look like is MMS's choice, because handlers see it: dicts with its keys, ``bytearray`` for
-ids, headers and bodies, ``str`` for names and content types.
+What a parsed batch looks like is MMS's choice, because handlers see it: dicts with its keys, ``bytearray`` for ids,
+headers and bodies, ``str`` for names and content types.
+
+A worker reads with ``RequestReader`` and writes with ``load_response`` and ``readable_response``; ``encode_load`` and
+``encode_predict`` are the front end's side, for the warm-up and for tests.
 """
 
 from __future__ import annotations
@@ -37,6 +40,7 @@ import logging
 import socket
 import struct
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 LOAD = b"L"
@@ -50,6 +54,28 @@ _COPY_BELOW_BYTES = 4096
 _MOST_PIECES_PER_SEND = 512  # the kernel takes 1,024 (IOV_MAX)
 
 Buffer = bytes | bytearray | memoryview
+
+
+@dataclass(frozen=True)
+class Load:
+    """The request to load a model."""
+
+    model: str
+    folder: str
+    batch_size: int
+    handler: str
+    gpu: int | None
+    log_files: str
+
+
+@dataclass(frozen=True)
+class Predict:
+    """A batch of requests, as MMS's service takes it."""
+
+    batch: list[dict[str, Any]]
+
+
+Message = Load | Predict
 
 
 class ProtocolError(ValueError):
@@ -72,8 +98,8 @@ class RequestReader:
         self._start = self._end = 0
         self._out_of_memory = False
 
-    def read(self) -> tuple[bytes, Any]:
-        """Waits for the next request: (LOAD, dict) or (PREDICT, list of dicts), as the table above has them.
+    def read(self) -> Message:
+        """Waits for the next request.
 
         Raises ``Disconnected``, ``ProtocolError``, and ``MemoryError`` where there was no memory for a body; the
         request has been read to its end then, so it can be answered and the next one read.
@@ -81,34 +107,36 @@ class RequestReader:
         self._out_of_memory = False
         command = bytes(self._take(1))
         if command == LOAD:
-            return command, self._load()
+            return self._load()
         if command == PREDICT:
-            return command, self._batch()
-        raise ProtocolError(f"unknown command {command!r}")
+            return Predict(self._batch())
+        raise ProtocolError(f"command: {command!r}; expected {LOAD!r} or {PREDICT!r}")
 
-    def _load(self) -> dict[str, Any]:
-        request: dict[str, Any] = {"modelName": self._field(), "modelPath": self._field(), "batchSize": self._int()}
-        request["handler"] = self._field()
+    def holds_bytes(self) -> bool:
+        """Whether bytes of the next request have been received with the last one."""
+        return self._start < self._end
+
+    def _load(self) -> Load:
+        model, folder = self._text("model name"), self._text("model path")
+        batch_size = self._int()
+        handler = self._text("handler")
         gpu = self._int()
-        if gpu >= 0:
-            request["gpu"] = gpu
-        request["ioFileDescriptor"] = self._field()
-        return request
+        return Load(model, folder, batch_size, handler, gpu if gpu >= 0 else None, self._text("name of the log files"))
 
     def _batch(self) -> list[dict[str, Any]]:
         batch = []
-        while (request_id := self._field_or_end()) is not None:
+        while (request_id := self._field_or_end("request id")) is not None:
             headers = []
-            while (name := self._field_or_end()) is not None:
-                headers.append({"name": name, "value": self._field()})
+            while (name := self._field_or_end("header name")) is not None:
+                headers.append({"name": name, "value": self._field("header value")})
             inputs = []
-            while (name := self._field_or_end()) is not None:
-                content_type = self._text(self._field())
+            while (name := self._field_or_end("input name")) is not None:
+                content_type = self._text("content type")
                 inputs.append(
                     {
-                        "name": self._text(name),
+                        "name": _decoded_text("input name", name),
                         "contentType": content_type,
-                        "value": self._decoded(self._field(), content_type),
+                        "value": self._decoded(self._field("input value"), content_type),
                     }
                 )
             batch.append({"requestId": request_id, "headers": headers, "parameters": inputs})
@@ -123,26 +151,22 @@ class RequestReader:
             return json.loads(body.decode())
         return body.decode() if content_type.startswith("text") else body
 
-    @staticmethod
-    def _text(field: bytearray) -> str:
-        try:
-            return field.decode()
-        except UnicodeDecodeError as error:
-            raise ProtocolError(f"a name is not UTF-8: {error}") from None
+    def _text(self, what: str) -> str:
+        return _decoded_text(what, self._field(what))
 
     def _int(self) -> int:
         return _INT.unpack(self._take(4))[0]
 
-    def _field_or_end(self) -> bytearray | None:
+    def _field_or_end(self, what: str) -> bytearray | None:
         length = self._int()
-        return None if length == _END_OF_LIST else self._bytes(length)
+        return None if length == _END_OF_LIST else self._bytes(what, length)
 
-    def _field(self) -> bytearray:
-        return self._bytes(self._int())
+    def _field(self, what: str) -> bytearray:
+        return self._bytes(what, self._int())
 
-    def _bytes(self, length: int) -> bytearray:
+    def _bytes(self, what: str, length: int) -> bytearray:
         if length < 0:
-            raise ProtocolError(f"a field of {length} bytes")
+            raise ProtocolError(f"{what}: length {length}; expected 0 or more")
         if length <= _BUFFER_BYTES:
             return bytearray(self._take(length))
         try:
@@ -187,6 +211,13 @@ class RequestReader:
         return received
 
 
+def _decoded_text(what: str, field: bytearray) -> str:
+    try:
+        return field.decode()
+    except UnicodeDecodeError as error:
+        raise ProtocolError(f"{what}: {bytes(field[:40])!r}; expected UTF-8 ({error.reason})") from None
+
+
 # bytearray(n) would write n zeros first.
 _new_bytearray = ctypes.pythonapi.PyByteArray_FromStringAndSize
 _new_bytearray.argtypes, _new_bytearray.restype = [ctypes.c_void_p, ctypes.c_ssize_t], ctypes.py_object
@@ -214,8 +245,24 @@ def send(connection: socket.socket, pieces: Sequence[Buffer]) -> None:
             views[at] = views[at][sent:]
 
 
+def encode_load(
+    model: str, folder: str, handler: str, *, batch_size: int = 1, gpu: int = -1, log_files: str = "none"
+) -> bytes:
+    """The request to load a model, as the front end writes it."""
+    before = _field(model.encode()) + _field(folder.encode()) + _INT.pack(batch_size)
+    return LOAD + before + _field(handler.encode()) + _INT.pack(gpu) + _field(log_files.encode())
+
+
+def encode_predict(body: bytes, content_type: str, *, headers: Mapping[str, str] = {}, request_id: str = "1") -> bytes:
+    """A batch of one request with one input, as the front end writes it."""
+    end = _INT.pack(_END_OF_LIST)
+    named = b"".join(_field(name.encode()) + _field(value.encode()) for name, value in headers.items())
+    content = _field(b"body") + _field(content_type.encode()) + _field(body)
+    return PREDICT + _field(request_id.encode()) + named + end + content + end + end
+
+
 def load_response(status: int, message: str) -> list[Buffer]:
-    """The response to a load. MMS replaces ``message`` by its own unless ``status`` is 200; log the reason, too."""
+    """The response to a load."""
     return [_INT.pack(status) + _field(message.encode()) + _INT.pack(_END_OF_LIST)]
 
 
@@ -235,8 +282,8 @@ def predict_response(
         return _predictions(None, request_ids, _UNSERIALIZABLE, 503)
 
 
-# Of each response, so that the front end reads at least twice as many at once: netty's buffer sizes are powers of two,
-# and the next larger one is taken (AdaptiveRecvByteBufAllocator).
+# Smallest response. Netty sizes a read by the last one, and takes the next larger power of two: after 8 KiB it reads at
+# least 16 (AdaptiveRecvByteBufAllocator).
 _LEAST_BYTES = 8192
 _ONE_READ_BYTES = 2 * _LEAST_BYTES
 

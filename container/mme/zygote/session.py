@@ -1,199 +1,186 @@
-"""What a connection of MMS is served by: load a model once, then answer batches with it.
+"""Session: one connection from MMS, serving one model. How its process came to be is no matter of this module.
 
-Behaves like ``mms.model_service_worker`` (1.1.11), whose loader, service, context and metrics it uses, so that
-handlers written for MMS find what they expect. How the process came to be is no matter of this module.
+Lifetime    connect, load once, predict, until MMS closes (``Session.run``).
+Ended by    the zygote, if MMS hangs up during a load or a request (``hang_up.py``), and on unload.
+Shared      its ``SessionRecord``: the state, what the model took, counters, and why the load was refused.
+Behaves     like ``mms.model_service_worker`` (1.1.11), whose loader and context it uses, so that handlers written for
+            MMS find what they expect.
+
+A load that fails has one way: its error becomes a ``Refusal`` in the record, and ``LoadFailed`` ends the session. The
+zygote answers in its place (``Zygote.refuse_load``), as the launcher has to end before the answer.
 """
 
 from __future__ import annotations
 
-import ctypes
-import fcntl
-import json
 import logging
 import os
 import select
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import mms.service
-from mms.context import Context, RequestProcessor
 from mms.model_loader import ModelLoaderFactory
 from mms.service import Service, emit_metrics
 
 from mme.capacity.admission import Admission
 from mme.capacity.memory import MIB
-from mme.errors import InsufficientMemory, MmeError, ModelRefused
-from mme.zygote import protocol
+from mme.errors import InsufficientMemory, MmeError, Refusal
+from mme.zygote import heap, protocol
+from mme.zygote.hang_up import OrphanLimit, has_ended
 from mme.zygote.load_policy import LoadPolicy
+from mme.zygote.prediction import Prediction, out_of_memory, predict, rejected_while_draining
 from mme.zygote.session_records import DrainQuota, SessionRecord, WorkerState
-
-# What predict() of MMS's service returns is written by us: no copies of bodies.
-mms.service.create_predict_response = protocol.readable_response
 
 logger = logging.getLogger("mme.worker")
 
-EXIT_NO_MEMORY = 12  # ENOMEM
-EXIT_REFUSED = 22  # EINVAL
 _FILES_POLL_MS = 1
 _FILES_POLLS = 1000
-# A worker without requests for so long gives free memory back to the system.
-_IDLE_MS = 200
 
 
-class Busy:
-    """What is true while a request is worked on: this process is to die if the front end hangs up.
+class LoadFailed(Exception):
+    """The model did not load; the session's record says why."""
 
-    A handler may be anywhere then, in a loop or deep in C++, so the kernel does it: SIGIO, which ends a process unless
-    it is handled, when anything happens on the connection. Between a request and its response that can only be its
-    end: the front end gave up waiting, unregistered the model, or died. ``record`` tells the zygote the same, which
-    answers in our place if the kernel kills us for lack of memory.
-    """
 
-    def __init__(self, connection: socket.socket, record: SessionRecord) -> None:
+class Session:
+    """``run`` serves the connection until the front end closes it."""
+
+    def __init__(
+        self,
+        connection: socket.socket,
+        record: SessionRecord,
+        *,
+        temporary_dir: str,
+        decode_bodies: bool,
+        drain_quota: DrainQuota,
+        orphan_limit: OrphanLimit,
+        admission: Admission,
+        load_policy: LoadPolicy,
+    ) -> None:
+        """``temporary_dir`` is where the front end makes log files.
+
+        ``drain_quota`` says when to answer 503 to everything, ``orphan_limit`` how long a request may take at most,
+        ``admission`` whether there is memory for the model,
+        ``load_policy`` whether it may load.
+        """
         self._connection = connection
         self._record = record
-        fcntl.fcntl(connection, fcntl.F_SETOWN, os.getpid())
-        self._flags = fcntl.fcntl(connection, fcntl.F_GETFL)
-        self._poll = select.poll()
-        self._poll.register(connection, select.POLLRDHUP)
+        self._temporary_dir = temporary_dir
+        self._drain_quota = drain_quota
+        self._orphan_limit = orphan_limit
+        self._reader = protocol.RequestReader(connection, decode_bodies=decode_bodies)
+        self._model = LoadedModel(admission, load_policy)
+        self._idle_trim = heap.IdleTrim(lambda: admission.request_limit.is_memory_short)
+        self._requests = select.poll()
+        self._requests.register(connection, select.POLLIN | select.POLLRDHUP)
 
-    @contextmanager
-    def __call__(self, state: WorkerState) -> Iterator[None]:
-        """Raises ``Disconnected`` if the front end has hung up already."""
-        fcntl.fcntl(self._connection, fcntl.F_SETFL, self._flags | os.O_ASYNC)
-        self._record.state = state
+    def run(self) -> None:
+        """Returns when MMS has closed the connection. Raises ``LoadFailed``, and ``ProtocolError``."""
         try:
-            if self.hung_up():
-                raise protocol.Disconnected
-            yield
+            while True:
+                message = self._next_message()
+                match message:
+                    case protocol.Load():
+                        self._load(message)
+                    case protocol.Predict():
+                        self._predict_or_reject(message)
+        except protocol.Disconnected:
+            self._record.state = WorkerState.STARTED  # nothing that happens from here on is the model's fault
+            logger.info("Frontend disconnected.")
         finally:
-            fcntl.fcntl(self._connection, fcntl.F_SETFL, self._flags)
+            self._model.unload()
 
-    def over(self) -> None:
-        """To be called when the response is about to be sent."""
-        self._record.state = WorkerState.READY
-
-    def hung_up(self, wait_ms: int = 0) -> bool:
-        """Whether the front end has closed the connection; waits up to ``wait_ms`` for it."""
-        return bool(self._poll.poll(wait_ms))
-
-
-def serve(
-    connection: socket.socket,
-    *,
-    temporary_dir: str,
-    decode_bodies: bool,
-    record: SessionRecord,
-    drain_quota: DrainQuota,
-    admission: Admission,
-    load_policy: LoadPolicy,
-) -> int:
-    """Serves ``connection`` until the front end closes it. Returns the exit code for the process.
-
-    0; or 1 where the model did not load, of which MMS learns by the end of the connection; or ``EXIT_NO_MEMORY`` where
-    it did not for lack of memory, ``EXIT_REFUSED`` where it must not: the zygote answers in our place then
-    (``Zygote.refuse_load``). ``temporary_dir`` is where the front end makes log files; ``record`` is
-    shared with the zygote; ``drain_quota`` says when to answer 503
-    to everything, ``admission`` whether there is memory for the model, ``gate`` whether it may load.
-    """
-    reader = protocol.RequestReader(connection, decode_bodies=decode_bodies)
-    busy = Busy(connection, record)
-    model = LoadedModel(admission, load_policy)
-    requests = select.poll()
-    requests.register(connection, select.POLLIN | select.POLLRDHUP)
-    try:
+    def _next_message(self) -> protocol.Message:
+        """Waits for it; gives free memory back meanwhile. Answers requests whose body there is no memory for."""
         while True:
-            if not requests.poll(_IDLE_MS):
-                give_back_free_memory()
+            if not self._reader.holds_bytes() and not self._requests.poll(self._idle_trim.wait_ms()):
+                self._idle_trim.trim()
             try:
-                command, request = reader.read()
+                return self._reader.read()
             except MemoryError:
                 logger.error("There is no memory for the body of a request (507).", exc_info=True)
-                protocol.send(connection, protocol.readable_response(None, {}, "Out of resources", 507))
-                continue
-            if command == protocol.LOAD:
-                with busy(WorkerState.LOADING):
-                    if not model.load(request):
-                        return EXIT_NO_MEMORY
-                record.taken_mib = model.taken_mib
-                busy.over()
-                protocol.send(connection, protocol.load_response(200, model.loaded_message()))
-                LogFiles(temporary_dir, request["ioFileDescriptor"].decode()).remove(connection)
-            elif drain_quota.is_exceeded_by(len(request)):
-                protocol.send(connection, model.reject_while_draining(request))
-                continue
-            else:
-                with busy(WorkerState.PREDICTING):
-                    response = model.predict(request)
-                busy.over()
-                protocol.send(connection, response)
-            model.emit_metrics()
-    except protocol.Disconnected:
-        logger.info("Frontend disconnected.")
-        return 0
-    except ModelRefused as error:
-        logger.error("A load is refused (400): %s", error)
-        return EXIT_REFUSED
-    except MmeError as error:
-        logger.error("The model did not load (%d): %s", error.status, error)
-        return 1
-    except Exception:
-        logger.exception("Backend worker process died.")
-        return 1
-    finally:
-        model.unload()
+                protocol.send(self._connection, out_of_memory().response)
 
+    @contextmanager
+    def _working(self, state: WorkerState) -> Iterator[None]:
+        """The zygote ends this process if the front end hangs up inside. Raises ``Disconnected`` if it has already.
 
-def give_back_free_memory() -> None:
-    """Returns the free pages of the C heap to the system; without it, glibc keeps tens of MB for the next image."""
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-    except AttributeError:
-        pass  # not glibc
+        The state is written first: the zygote looks at it when the end comes later (``hang_up.py``). It stays as it is
+        where the process dies inside.
+        """
+        self._record.state = state
+        if has_ended(self._connection):
+            raise protocol.Disconnected
+        with self._orphan_limit:
+            yield
+        self._record.state = WorkerState.READY
+
+    def _load(self, message: protocol.Load) -> None:
+        try:
+            with self._working(WorkerState.LOADING):
+                self._model.load(message)
+                self._record.taken_mib = self._model.taken_mib
+        except protocol.Disconnected:
+            raise
+        except BaseException as error:  # a handler may raise SystemExit
+            self._record.refusal = refusal = Refusal.of(error, message.folder)
+            said = f"Model {message.model} did not load ({refusal.status}): {refusal.message}"
+            logger.error("%s", said, exc_info=not isinstance(error, MmeError))
+            raise LoadFailed(refusal.message) from error
+        heap.keep_freed_memory()
+        self._idle_trim.used()
+        protocol.send(self._connection, protocol.load_response(200, self._model.loaded_message()))
+        LogFiles(self._temporary_dir, message.log_files).remove(self._connection)
+        self._model.emit_metrics()
+
+    def _predict_or_reject(self, message: protocol.Predict) -> None:
+        started_ns = time.monotonic_ns()
+        if self._drain_quota.is_exceeded_by(len(message.batch)):
+            prediction = rejected_while_draining(self._model.name, message.batch)
+        else:
+            with self._working(WorkerState.PREDICTING):
+                prediction = self._model.predict(message.batch)
+            self._idle_trim.used()
+        self._record.count(prediction.status, time.monotonic_ns() - started_ns)
+        protocol.send(self._connection, prediction.response)
+        self._model.emit_metrics()
 
 
 class LoadedModel:
-    """The model of a connection: none until it is loaded."""
+    """The model of a session: none until it is loaded."""
 
     def __init__(self, admission: Admission | None = None, load_policy: LoadPolicy | None = None) -> None:
         self._admission = admission
         self._load_policy = load_policy
-        self._name = ""
         self._loader: Any = None
         self._service: Service | None = None
+        self.name = ""
         self.taken_mib = 0
 
-    def load(self, request: dict[str, Any]) -> bool:
-        """Loads what ``request`` names; False if there is no memory for it. Raises what else the handler raises."""
-        self._name, folder = request["modelName"].decode(), request["modelPath"].decode()
+    def load(self, message: protocol.Load) -> None:
+        """Loads what ``message`` names. Raises ``ModelRefused``, ``InsufficientMemory`` and what the handler raises."""
+        self.name, folder = message.model, message.folder
         if self._load_policy:
-            folder = str(self._load_policy.check(self._name, folder, request["handler"].decode(), sys.path))
+            folder = str(self._load_policy.check(self.name, folder, message.handler, sys.path))
         self._loader = ModelLoaderFactory.get_model_loader(folder)
-        admitted = self._admission.loading(self._name, Path(folder)) if self._admission else nullcontext()
-        try:
-            with admitted as reservation:
-                self._service = self._loader.load(
-                    self._name, folder, request["handler"].decode(), request.get("gpu"), request["batchSize"]
-                )
-        except MemoryError:
-            return False  # logged by the admission
+        admitted = self._admission.loading(self.name, Path(folder)) if self._admission else nullcontext()
+        with admitted as reservation:
+            self._service = self._loader.load(self.name, folder, message.handler, message.gpu, message.batch_size)
         if reservation:
             self.taken_mib = reservation.taken_bytes // MIB
         if self._admission:
             self._admission.request_limit.renew()  # the first request does not have to be the first to do this
-        logger.info("Model %s loaded.", self._name)
-        return True
+        logger.info("Model %s loaded.", self.name)
 
     def loaded_message(self) -> str:
         """What MMS expects to read: it takes the process number from it."""
-        return f"loaded model {self._name}. [PID]:{os.getpid()}"
+        return f"loaded model {self.name}. [PID]:{os.getpid()}"
 
-    def predict(self, request: list[dict[str, Any]]) -> list[protocol.Buffer]:
-        """The response to a batch; MMS's service answers for what a handler raises."""
+    def predict(self, batch: list[dict[str, Any]]) -> Prediction:
+        """The response to a batch; what a handler raises is answered in it."""
         if self._service is None:
             raise protocol.ProtocolError("a batch before a model was loaded")
         try:
@@ -201,19 +188,8 @@ class LoadedModel:
                 self._admission.request_limit.renew()
         except InsufficientMemory as error:
             logger.error("A request is refused (507): %s", error)
-            return protocol.readable_response(None, {}, "Out of resources", 507)
-        return self._service.predict(request)
-
-    def reject_while_draining(self, request: list[dict[str, Any]]) -> list[protocol.Buffer]:
-        """503 to each request of a batch, by itself: MMS fails on a batch that failed as a whole."""
-        context = Context(self._name, None, None, len(request), None, None)
-        context.request_processor = [RequestProcessor({}) for _ in request]
-        request_ids = {index: item["requestId"].decode() for index, item in enumerate(request)}
-        body = json.dumps({"code": 503, "type": "ServiceUnavailableException", "message": "The server is stopping."})
-        for index in request_ids:
-            context.set_response_status(503, "Service Unavailable", index)
-            context.set_response_content_type(index, "application/json")
-        return protocol.readable_response([body] * len(request), request_ids, "", 200, context)
+            return out_of_memory()
+        return predict(self._service, batch)
 
     def emit_metrics(self) -> None:
         """Writes the handler's metrics as lines that MMS reads."""

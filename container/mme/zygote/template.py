@@ -24,6 +24,7 @@ from mme.errors import MmeError, Refusal
 from mme.settings import Settings
 from mme.zygote import protocol
 from mme.zygote.event_loop import EventLoop
+from mme.zygote.hang_up import HangUps
 from mme.zygote.launcher import Launch, start_time
 from mme.zygote.load_policy import LoadPolicy
 from mme.zygote.model_slot import ModelSlot, SessionHandle, WorkerHandle, send_at_once, was_listened_for
@@ -120,6 +121,7 @@ class Template:
         self._link = link
         self._supervisor = supervisor
         self._records = records
+        self._hang_ups = HangUps(records)
         self._zygote_started_ticks = zygote_started_ticks
         self._inherited = inherited
         self._admission = admission
@@ -141,6 +143,7 @@ class Template:
         self._loop.watch(self._link.fileno(), self.on_root_message)
         # The root reads what the supervisor writes; its end is for all.
         self._loop.watch(self._supervisor, self.on_supervisor_end, select.EPOLLHUP)
+        self._loop.watch(self._hang_ups.fileno(), self._hang_ups.handle)
         self._loop.on_signals({signal.SIGCHLD: self.on_child_exits, signal.SIGTERM: self._loop.stop})
         self._take_spare_descriptor()
         self._loop.run()
@@ -217,20 +220,22 @@ class Template:
             return
         if connection is None:
             return
-        number = self._free_records.pop() if self._free_records else self._records.claim(os.getpid())
-        if number is None:
+        slot = self._free_records.pop() if self._free_records else self._records.claim(os.getpid())
+        if slot is None:
             logger.error("no worker for %s: there are %d", model, MOST_SESSIONS)
             connection.close()
             return
-        session = SessionHandle(model, connection, number, self._records.take(number))
+        session = SessionHandle(model, connection, slot, self._records.take(slot))
         try:
             session.worker.pid = self._fork(session)
         except OSError as error:
-            self._free_records.append(number)
-            logger.error("no worker for %s (507): %s; %s", model, error, self._memory())
-            model.on_load_refused(session, Refusal(507, f"No worker can be started: {error.strerror}."))
+            self._free_records.append(slot)
+            reason = f"no process can be forked for model {model.name!r}: {error.strerror}"
+            logger.error("%s (507); %s", reason, self._memory())
+            model.on_load_refused(session, Refusal(507, f"{reason}. Unload other models, or use a larger instance."))
             return
         self._workers[session.worker.pid] = session.worker
+        self._hang_ups.add(session)
         model.on_session_start(session)
 
     def _refuse_without_resources(self, model: ModelSlot, error: OSError) -> None:
@@ -249,8 +254,9 @@ class Template:
                 connection = None
             if connection is not None:
                 session = SessionHandle(model, connection, -1, self._records[0])
-                reason = "file descriptors" if error.errno in (errno.EMFILE, errno.ENFILE) else "memory"
-                model.on_load_refused(session, Refusal(507, f"No worker can be started: there are no {reason} left."))
+                reason = f"no connection can be taken for model {model.name!r}: {error.strerror}"
+                remedy = "Unload other models, or raise the limit (ulimit -n)."
+                model.on_load_refused(session, Refusal(507, f"{reason}. {remedy}"))
         model.pause_listening(_AGAIN_S)
         self._loop.after(_AGAIN_S, "spare", self._take_spare_descriptor)
 
@@ -267,9 +273,9 @@ class Template:
         try:
             pid = os.fork()
             if pid == 0:
-                launch, connection, number = session.model.launch, session.connection, session.number
+                launch, connection, slot = session.model.launch, session.connection, session.slot
                 run_worker(
-                    *(launch, connection, self._records, number, self._inherited, self._admission, self._load_policy)
+                    *(launch, connection, self._records, slot, self._inherited, self._admission, self._load_policy)
                 )
             try:
                 os.setpgid(pid, pid)  # the child does the same; whoever is first, from here on it leads a group
@@ -312,10 +318,18 @@ class Template:
     def on_session_end(self, session: SessionHandle, code: int) -> None:
         """See ``on_worker_exit``; ``code`` is negative for a signal."""
         model, worker, record = session.model, session.worker, session.record
-        ending = classify_exit(code, record.state, ended_by_us=worker.ended_by_us, refusal=record.refusal)
+        ending = classify_exit(
+            code,
+            record.state,
+            model.name,
+            ended_by_us=worker.ended_by_us,
+            given_up=worker.given_up,
+            refusal=record.refusal,
+        )
+        self._hang_ups.remove(session)
         model.on_session_end(session)
         record.state, record.pid = WorkerState.STARTED, 0
-        self._free_records.append(session.number)
+        self._free_records.append(session.slot)
         if ending.description:
             level = logging.WARNING if code > 0 else logging.ERROR
             logger.log(level, "worker %d of %s %s", worker.pid, model, ending.description)

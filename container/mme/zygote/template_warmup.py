@@ -37,7 +37,8 @@ def warm_up_template(framework: str, handler: str, runtime_dir: Path) -> None:
         if not registry.adapter(framework).write_sample(Path(folder)):
             return
         for _ in range(_ROUNDS):
-            _play([_load_request(folder, f"{handler}:handle"), *map(_predict_request, _bodies())])
+            load = protocol.encode_load("sample", folder, f"{handler}:handle")
+            _play([load, *(_predict_request(content_type, body) for content_type, body in _bodies())])
 
 
 def _play(requests: list[bytes]) -> None:
@@ -47,11 +48,12 @@ def _play(requests: list[bytes]) -> None:
         model = LoadedModel()
         for sent in requests:
             front_end.sendall(sent)  # a few KB: they fit into the socket's buffer
-            command, request = reader.read()
-            if command == protocol.LOAD:
-                response = protocol.load_response(200 if model.load(request) else 507, model.loaded_message())
-            else:
-                response = model.predict(request)
+            match reader.read():
+                case protocol.Load() as message:
+                    model.load(message)
+                    response = protocol.load_response(200, model.loaded_message())
+                case protocol.Predict() as message:
+                    response = model.predict(message.batch).response
             protocol.send(connection, response)
             answer = front_end.recv(65536)
             if struct.unpack("!i", answer[:4]) != (200,):
@@ -59,16 +61,8 @@ def _play(requests: list[bytes]) -> None:
             model.emit_metrics()
 
 
-def _load_request(folder: str, handler: str) -> bytes:
-    fields = [_field(b"sample"), _field(folder.encode()), _int(1), _field(handler.encode()), _int(-1), _field(b"none")]
-    return protocol.LOAD + b"".join(fields)
-
-
-def _predict_request(content: tuple[str, bytes]) -> bytes:
-    content_type, body = content
-    headers = _field(b"Content-Type") + _field(content_type.encode()) + _field(b"Accept") + _field(b"*/*")
-    inputs = _field(b"body") + _field(content_type.encode()) + _field(body)
-    return protocol.PREDICT + _field(b"request") + headers + _int(-1) + inputs + _int(-1) + _int(-1)
+def _predict_request(content_type: str, body: bytes) -> bytes:
+    return protocol.encode_predict(body, content_type, headers={"Content-Type": content_type, "Accept": "*/*"})
 
 
 def _bodies() -> Iterator[tuple[str, bytes]]:
@@ -87,14 +81,6 @@ def _bodies() -> Iterator[tuple[str, bytes]]:
         encoded = io.BytesIO()
         image.save(encoded, kind)
         yield f"image/{kind}", encoded.getvalue()
-
-
-def _field(value: bytes) -> bytes:
-    return _int(len(value)) + value
-
-
-def _int(value: int) -> bytes:
-    return struct.pack("!i", value)
 
 
 @contextmanager

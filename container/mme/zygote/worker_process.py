@@ -24,19 +24,22 @@ from pathlib import Path
 from typing import NoReturn
 
 from mme.capacity.admission import Admission
+from mme.errors import Refusal
 from mme.logs import configure_worker_logging
 from mme.settings import Settings
 from mme.supervisor.privileges import forbid_new_privileges
+from mme.zygote.hang_up import OrphanLimit
 from mme.zygote.launcher import Launch
 from mme.zygote.load_policy import LoadPolicy
 from mme.zygote.output import let_output_be_read
 from mme.zygote.processes import name_process, raise_oom_score
-from mme.zygote.session_records import DrainQuota, SessionRecords
+from mme.zygote.session_records import DrainQuota, SessionRecords, WorkerState
 
 # Should the kernel have to kill, then one worker before the zygote, and that before the front end.
 OOM_SCORE_ABOVE_ZYGOTE = 200
 
 _EXIT_DIED = 1
+_EXIT_LOAD_FAILED = 22  # EINVAL; the session's record has the refusal
 
 
 @dataclass(frozen=True)
@@ -63,21 +66,17 @@ def run_worker(
 
     Leaves by ``os._exit``: what the zygote has registered for its own exit is not to run here.
     """
+    parent = os.getppid()
     code = _EXIT_DIED
     try:
         records[slot].enter()
-        become_worker(launch, connection.fileno(), inherited, load_policy)
-        from mme.zygote.session import serve
-
-        code = serve(
-            connection,
-            temporary_dir=launch.temporary_dir,
-            decode_bodies=launch.environment.get(b"MMS_DECODE_INPUT_REQUEST", b"true") == b"true",
-            record=records[slot],
-            drain_quota=DrainQuota(records),
-            admission=admission,
-            load_policy=load_policy,
-        )
+        try:
+            settings = become_worker(launch, connection.fileno(), inherited, load_policy)
+        except Exception as error:
+            records[slot].state, records[slot].refusal = WorkerState.LOADING, Refusal.of(error, launch.working_dir)
+            raise
+        limit = OrphanLimit(parent, settings.worker_response_timeout_s)
+        code = serve(launch, connection, records, slot, limit, admission, load_policy)
         sys.stdout.flush()
         sys.stderr.flush()
         if code:
@@ -91,8 +90,43 @@ def run_worker(
         os._exit(code)
 
 
-def become_worker(launch: Launch, connection: int, inherited: Inherited, load_policy: LoadPolicy) -> None:
-    """Resets everything that a worker must not share. Raises ``OSError`` if the model's folder is gone."""
+def serve(
+    launch: Launch,
+    connection: socket.socket,
+    records: SessionRecords,
+    slot: int,
+    orphan_limit: OrphanLimit,
+    admission: Admission,
+    load_policy: LoadPolicy,
+) -> int:
+    """Runs the only session of this process. Returns the exit code."""
+    from mme.zygote.session import LoadFailed, Session  # with MMS: the zygote's root does without it
+
+    session = Session(
+        connection,
+        records[slot],
+        temporary_dir=launch.temporary_dir,
+        decode_bodies=launch.environment.get(b"MMS_DECODE_INPUT_REQUEST", b"true") == b"true",
+        drain_quota=DrainQuota(records),
+        orphan_limit=orphan_limit,
+        admission=admission,
+        load_policy=load_policy,
+    )
+    try:
+        session.run()
+    except LoadFailed:
+        return _EXIT_LOAD_FAILED
+    except BaseException:
+        logging.getLogger("mme.worker").exception("Backend worker process died.")
+        return _EXIT_DIED
+    return 0
+
+
+def become_worker(launch: Launch, connection: int, inherited: Inherited, load_policy: LoadPolicy) -> Settings:
+    """Resets everything that a worker must not share. Returns the settings of its own environment.
+
+    Raises ``OSError`` if the model's folder is gone.
+    """
     reset_signals()
     os.setpgid(0, 0)  # with what the handler may start it forms a group, which is killed as one
     output = open_output(launch)
@@ -112,9 +146,11 @@ def become_worker(launch: Launch, connection: int, inherited: Inherited, load_po
     sys.argv = ["model_service_worker.py", *(word for pair in arguments.items() for word in pair)]
     reset_random_state()
     reset_threads(environment[b"OMP_NUM_THREADS"].decode())
-    configure_worker_logging(Settings.from_environment())
+    settings = Settings.from_environment()
+    configure_worker_logging(settings)
     gc.freeze()  # what the zygote keeps of its models is not ours to collect: looking at it would copy its pages
     gc.enable()
+    return settings
 
 
 def reset_signals() -> None:

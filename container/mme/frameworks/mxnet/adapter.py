@@ -17,7 +17,7 @@ import numpy as np
 
 from mme.errors import ModelLoadError
 from mme.frameworks.base import Adapter, TensorSpec, means_no_memory, memory_errors
-from mme.frameworks.mxnet import WELL_KNOWN_FILES, artifacts
+from mme.frameworks.mxnet import WELL_KNOWN_FILES, artifacts, numpy_names
 from mme.frameworks.mxnet.model import MXNetModel, is_known
 from mme.settings import Settings
 
@@ -103,6 +103,7 @@ def import_mxnet(settings: Settings) -> Any:
     os.environ.setdefault("MXNET_USE_OPERATOR_TUNING", "0")
     if not settings.mxnet_fuse:
         os.environ.setdefault("MXNET_SUBGRAPH_BACKEND", "NONE")
+    numpy_names.restore()
     import mxnet
 
     return mxnet

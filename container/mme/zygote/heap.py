@@ -1,0 +1,71 @@
+"""The C heap of a worker: what a request frees is kept for the next one, and given back when no more come.
+
+By itself glibc returns the top of its heap to the kernel as soon as 128 KiB of it are free, and maps large blocks anew
+each time: a 640 × 480 JPEG through SqueezeNet costs 9 ``brk`` and 2,500 page faults, a fifth of its time. So a worker
+tells malloc to keep what is freed (``keep_freed_memory``), by ``mallopt``: environment variables would reach the
+programs that a handler starts. In return it trims the heap once after a pause (``IdleTrim``).
+
+Not glibc (musl, another allocator): nothing happens here.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+
+# <malloc.h>
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
+# Beyond any request's need: only ``trim`` gives memory back.
+_TRIM_THRESHOLD_BYTES = 1 << 30
+# The most that glibc allows (HEAP_MAX_SIZE / 2). Larger blocks are mapped, and unmapped when they are freed.
+_MMAP_THRESHOLD_BYTES = 32 << 20
+# The heap grows by so much at once. What is not written to is not memory.
+_TOP_PAD_BYTES = 1 << 20
+
+# A pause of a busy model is shorter than this; the 2,500 page faults after a trim are then 2 ms in 2 s.
+IDLE_S = 2.0
+# Where memory is short, others need it more.
+IDLE_UNDER_PRESSURE_S = 0.2
+
+
+def keep_freed_memory() -> None:
+    """Called once the model is loaded: what loading has freed has gone back to the kernel by then."""
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except AttributeError:
+        return
+    mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD_BYTES)
+    mallopt(_M_TRIM_THRESHOLD, _TRIM_THRESHOLD_BYTES)
+    mallopt(_M_TOP_PAD, _TOP_PAD_BYTES)
+
+
+def trim() -> None:
+    """Returns the free pages of the heap to the kernel."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except AttributeError:
+        pass
+
+
+class IdleTrim:
+    """When to trim: once in each pause, and never between two requests of a busy model."""
+
+    def __init__(self, is_memory_short: Callable[[], bool]) -> None:
+        """``is_memory_short`` costs nothing: it tells what was found when memory was last looked at."""
+        self._is_memory_short = is_memory_short
+        self._is_due = False
+
+    def used(self) -> None:
+        """A request has used the heap."""
+        self._is_due = True
+
+    def wait_ms(self) -> int | None:
+        """How long to wait for a request before the heap is trimmed; None: for ever, as it has been."""
+        if not self._is_due:
+            return None
+        return int(1000 * (IDLE_UNDER_PRESSURE_S if self._is_memory_short() else IDLE_S))
+
+    def trim(self) -> None:
+        """The pause has come."""
+        self._is_due = False
+        trim()

@@ -1,0 +1,85 @@
+"""One batch of requests through a handler: what ``mms.service.Service.predict`` (1.1.11) does, in our protocol.
+
+Handlers find the context, the metrics and the answers to their exceptions as with MMS. What differs: bodies are not
+copied (``protocol.readable_response``), and a handler that raises ``SystemExit`` fails its request like any other.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mms.context import Context, RequestProcessor
+from mms.metrics.metrics_store import MetricsStore
+from mms.service import PREDICTION_METRIC, PredictionException, Service
+
+from mme.zygote import protocol
+
+logger = logging.getLogger("mme.worker")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The response to a batch and the worst status in it."""
+
+    status: int
+    response: list[protocol.Buffer]
+
+
+def predict(service: Service, batch: list[dict[str, Any]]) -> Prediction:
+    """Runs the handler of ``service`` on ``batch``; what it raises becomes the status of the whole batch."""
+    headers, inputs, request_ids = Service.retrieve_data_for_inference(batch)
+    context = service.context
+    context.request_ids, context.request_processor = request_ids, headers
+    context.metrics = metrics = MetricsStore(request_ids, context.model_name)
+    started_s = time.time()
+    try:
+        results = service._entry_point(inputs, context)
+    except PredictionException as error:
+        logger.error("Prediction error", exc_info=True)
+        return _failed(request_ids, error.message, error.error_code)
+    except MemoryError:
+        logger.error("System out of memory", exc_info=True)
+        return out_of_memory(request_ids)
+    except (Exception, SystemExit):
+        logger.warning("Invoking custom service failed.", exc_info=True)
+        return _failed(request_ids, "Prediction failed", 503)
+    if not isinstance(results, list):
+        logger.warning("model: %s, Invalid return type: %s.", context.model_name, type(results))
+        return _failed(request_ids, "Invalid model predict output", 503)
+    if len(results) != len(inputs):
+        found = context.model_name, len(inputs), len(results)
+        logger.warning("model: %s, number of batch response mismatched, expect: %d, got: %d.", *found)
+        return _failed(request_ids, "number of batch response mismatched", 503)
+    metrics.add_time(PREDICTION_METRIC, round((time.time() - started_s) * 1000, 2))
+    statuses = [context.get_response_status(index)[0] or 200 for index in request_ids]
+    return Prediction(max(statuses), _responses(results, request_ids, context))
+
+
+def out_of_memory(request_ids: dict[int, str] | None = None) -> Prediction:
+    """507 for all."""
+    return _failed(request_ids or {}, "Out of resources", 507)
+
+
+def rejected_while_draining(model_name: str, batch: Sequence[dict[str, Any]]) -> Prediction:
+    """503 to each request of a batch, by itself: MMS fails on a batch that failed as a whole."""
+    context = Context(model_name, None, None, len(batch), None, None)
+    context.request_processor = [RequestProcessor({}) for _ in batch]
+    request_ids = {index: item["requestId"].decode() for index, item in enumerate(batch)}
+    body = json.dumps({"code": 503, "type": "ServiceUnavailableException", "message": "The server is stopping."})
+    for index in request_ids:
+        context.set_response_status(503, "Service Unavailable", index)
+        context.set_response_content_type(index, "application/json")
+    return Prediction(503, _responses([body] * len(batch), request_ids, context))
+
+
+def _failed(request_ids: dict[int, str], message: str, status: int) -> Prediction:
+    return Prediction(status, protocol.readable_response(None, request_ids, message, status))
+
+
+def _responses(results: list[Any], request_ids: dict[int, str], context: Any) -> list[protocol.Buffer]:
+    return protocol.readable_response(results, request_ids, "Prediction success", 200, context)

@@ -1,0 +1,63 @@
+"""Models: CreateModel, DescribeModel, ListModels, DeleteModel."""
+
+from __future__ import annotations
+
+from local_endpoint.control_plane.listing import filter_and_sort, page
+from local_endpoint.control_plane.records import MODEL, Call, Parameters, Records
+from local_endpoint.errors import ValidationException
+from local_endpoint.storage.location import S3Location
+
+# Other places of a container's model. Taken as if they were not there, the endpoint would serve without a model.
+UNAVAILABLE_SOURCES = ("ModelDataSource", "AdditionalModelDataSources", "ModelPackageName")
+
+
+class Models:
+    """Each operation is a method of its name. All raise ``AwsError``."""
+
+    def __init__(self, records: Records) -> None:
+        self._records = records
+
+    def create_model(self, call: Call) -> Parameters:
+        containers = call.parameters.get("Containers") or []
+        if bool(containers) == bool(call.parameters.get("PrimaryContainer")):
+            raise ValidationException("Specify either PrimaryContainer or Containers when calling CreateModel.")
+        containers = containers or [call.parameters["PrimaryContainer"]]
+        multi_model = [each for each in containers if each.get("Mode") == "MultiModel"]
+        if len(multi_model) > 1:
+            raise ValidationException(
+                "More than one container in MultiModel mode is not supported with inference pipeline."
+            )
+        for each in containers:
+            check_container(each)
+        call.parameters.setdefault("EnableNetworkIsolation", False)
+        return self._records.add(MODEL, call)
+
+    def describe_model(self, call: Call) -> Parameters:
+        return self._records.describe(MODEL, call)
+
+    def list_models(self, call: Call) -> Parameters:
+        rows = filter_and_sort(MODEL, self._records.resources.all(MODEL.key, call.region), call.parameters)
+        return page(MODEL, call.region, rows, ("ModelName", "CreationTime"), call.parameters)
+
+    def delete_model(self, call: Call) -> Parameters:
+        return self._records.delete(MODEL, call)
+
+
+def check_container(container: Parameters) -> None:
+    """Raises ``ValidationException`` for a ContainerDefinition that could not be served."""
+    url = container.get("ModelDataUrl")
+    if container.get("Mode") == "MultiModel" and not url:
+        raise ValidationException("ModelDataUrl must be specified for a container in MultiModel mode.")
+    for member in UNAVAILABLE_SOURCES:
+        if container.get(member):
+            raise ValidationException(
+                f"{member} is not available on this local endpoint: name the model's archive, or the prefix of "
+                "archives, with ModelDataUrl."
+            )
+    if not container.get("Image"):
+        raise ValidationException("Image must be specified for a container.")
+    if url:
+        try:
+            S3Location.parse(url)
+        except ValueError:
+            raise ValidationException(f"Invalid ModelDataUrl: {url} is not the location of S3 objects.") from None

@@ -1,0 +1,69 @@
+"""One instance of a production variant: a host with a disk and its containers, one for now.
+
+Lifetime   start (all containers), serve, stop. It dies as a whole with the first of its containers that ends.
+State      the fleet's: see ``InstanceState``
+Ended by   the fleet
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import shutil
+import threading
+from collections.abc import Callable
+
+from local_endpoint.hosting.container import Container
+from local_endpoint.hosting.context import HostingContext
+from local_endpoint.hosting.definitions import VariantDefinition
+
+logger = logging.getLogger(__name__)
+
+
+class Instance:
+    """``start`` → serve → ``stop``. ``on_death`` is called once, from a thread of its own, if a container ends."""
+
+    def __init__(
+        self, definition: VariantDefinition, context: HostingContext, on_death: Callable[[Instance], None]
+    ) -> None:
+        self.id = "i-" + secrets.token_hex(8)
+        self.in_flight = 0  # protected by the fleet's lock
+        self.death_reason: str | None = None
+        self._dir = context.work_dir / self.id
+        self._on_death = on_death
+        self._ended = threading.Event()
+        self._death_lock = threading.Lock()
+        self._stop_lock = threading.Lock()
+        self.containers = [
+            Container(
+                each, definition, self.id, number, self._dir / f"container-{number}", context, self._on_container_end
+            )
+            for number, each in enumerate(definition.containers, 1)
+        ]
+
+    def start(self) -> None:
+        """Brings all containers up and returns when they are healthy. Raises ``StartFailure``."""
+        for container in self.containers:
+            container.start()
+
+    def is_alive(self) -> bool:
+        """Asked for every request, so only what the watchers know."""
+        return not self._ended.is_set()
+
+    def _on_container_end(self, reason: str) -> None:
+        with self._death_lock:
+            is_first = not self._ended.is_set()
+            self._ended.set()
+        if is_first:
+            self.death_reason = reason
+            logger.warning("instance %s died: %s", self.id, reason)
+            self._on_death(self)
+
+    def stop(self) -> None:
+        """Ends the containers and removes the folder. May be called more than once, and while ``start`` runs."""
+        with self._death_lock:
+            self._ended.set()
+        for container in self.containers:
+            container.stop()
+        with self._stop_lock:
+            shutil.rmtree(self._dir, ignore_errors=True)

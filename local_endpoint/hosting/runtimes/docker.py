@@ -1,0 +1,187 @@
+"""Runs the image that a model names with Docker, as SageMaker does: ``serve``, the folder of models mounted."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import docker
+from docker.errors import DockerException, ImageNotFound, NotFound
+
+from local_endpoint.errors import StartFailure
+from local_endpoint.hosting.instance_types import memory_bytes
+from local_endpoint.hosting.janitor import Janitor
+from local_endpoint.hosting.runtimes.base import LaunchSpec
+from local_endpoint.hosting.runtimes.ports import return_port, take_port
+
+logger = logging.getLogger(__name__)
+
+HOST = "127.0.0.1"
+CONTAINER_PORT = 8080
+MULTI_MODELS_LABEL = "com.amazonaws.sagemaker.capabilities.multi-models"
+BIND_TO_PORT_LABEL = "com.amazonaws.sagemaker.capabilities.accept-bind-to-port"
+OWN_LABEL = "local-endpoint.instance"
+# An engine that is gone is an error of requests (an OSError), which the SDK does not wrap.
+ENGINE_ERRORS = (DockerException, OSError)
+# An engine that restarts is back soon: so long a removal that failed is put off each time.
+REMOVAL_PAUSES_S = (0.0, 1.0, 2.0)
+
+
+@contextlib.contextmanager
+def explained(doing: str) -> Iterator[None]:
+    """Turns what the engine refuses, or that it is gone, into a ``StartFailure``."""
+    try:
+        yield
+    except ENGINE_ERRORS as error:
+        raise StartFailure(f"{doing}: {getattr(error, 'explanation', None) or error}") from None
+
+
+def missing_label(image: str, label: str) -> str:
+    """In AWS's words."""
+    return f"Your Ecr Image {image} does not contain required {label}=true Docker label(s)."
+
+
+class DockerContainer:
+    """One container. Satisfies ``RunningContainer``."""
+
+    def __init__(self, container: Any, port: int, janitor: Janitor) -> None:
+        self.host = HOST
+        self.port = port
+        self.base_dir = "/opt/ml"
+        self._container = container
+        self._janitor = janitor
+        janitor.watch_container(container.name)
+
+    def exit_reason(self) -> str | None:
+        try:
+            self._container.reload()
+        except NotFound:
+            return "it was removed"
+        except ENGINE_ERRORS as error:
+            logger.warning("Docker does not say how container %s is: %s", self._container.name, error)
+            return None
+        state = self._container.attrs["State"]
+        if state["Running"]:
+            return None
+        if state.get("OOMKilled"):
+            return "it was killed for using more memory than the instance type has"
+        return f"it ended with status {state['ExitCode']}"
+
+    def wait(self) -> None:
+        while True:
+            try:
+                self._container.wait(timeout=3600)
+                return
+            except NotFound:
+                return
+            except ENGINE_ERRORS:  # the wait itself ran out of time
+                if self.exit_reason() is not None:
+                    return
+
+    def stop(self, timeout_s: float) -> None:
+        with contextlib.suppress(*ENGINE_ERRORS):
+            self._container.stop(timeout=int(timeout_s))
+        for pause_s in REMOVAL_PAUSES_S:
+            time.sleep(pause_s)
+            try:
+                self._container.remove(force=True)
+            except NotFound:
+                pass
+            except ENGINE_ERRORS as error:
+                logger.warning("container %s could not be removed: %s", self._container.name, error)
+                continue
+            self._janitor.forget_container(self._container.name)
+            return_port(self.port)
+            return
+        # the port stays taken, as it may be; the janitor knows of the container, and tries again at the end
+
+    def log_tail(self, lines: int = 20) -> str:
+        try:
+            return str(self._container.logs(tail=lines).decode(errors="replace"))
+        except ENGINE_ERRORS:
+            return ""
+
+
+class DockerRuntime:
+    """Satisfies ``Runtime``. Images are never pulled."""
+
+    def __init__(self, janitor: Janitor) -> None:
+        self._janitor = janitor
+        self._client: Any = None
+
+    def require(self) -> None:
+        self._docker()
+
+    def _docker(self) -> Any:
+        if self._client is None:
+            try:
+                client = docker.from_env(timeout=120)
+                client.ping()
+            except ENGINE_ERRORS as error:
+                raise StartFailure(f"No Docker engine answers: {error}. Start one, or use --runtime process.") from None
+            self._client = client
+        return self._client
+
+    def _image(self, name: str) -> Any:
+        with explained(f"Requested image {name} cannot be used"):
+            try:
+                return self._docker().images.get(name)
+            except ImageNotFound:
+                raise StartFailure(f"Requested image {name} not found.") from None
+
+    def check(self, image: str, multi_model: bool) -> None:
+        labels = self._image(image).labels or {}
+        if multi_model and labels.get(MULTI_MODELS_LABEL) != "true":
+            raise StartFailure(missing_label(image, MULTI_MODELS_LABEL))
+
+    def start(self, spec: LaunchSpec) -> DockerContainer:
+        port = take_port(HOST)
+        try:
+            return DockerContainer(self._run(spec, port), port, self._janitor)
+        except BaseException:
+            return_port(port)
+            raise
+
+    def _run(self, spec: LaunchSpec, port: int) -> Any:
+        """The engine's container, detached. Raises ``StartFailure``, and leaves nothing behind then."""
+        client = self._docker()
+        environment = {**spec.environment, "SAGEMAKER_MULTI_MODEL": str(spec.multi_model).lower()}
+        arguments: dict[str, Any] = {}
+        if self._has_bridge():
+            arguments["ports"] = {f"{CONTAINER_PORT}/tcp": (HOST, port)}
+        else:
+            # an engine without bridge network: the container listens on our port itself, if it can be told to
+            if (self._image(spec.image).labels or {}).get(BIND_TO_PORT_LABEL) != "true":
+                raise StartFailure(missing_label(spec.image, BIND_TO_PORT_LABEL))
+            arguments["network_mode"] = "host"
+            environment["SAGEMAKER_BIND_TO_PORT"] = str(port)
+        folder = "models" if spec.multi_model else "model"
+        (spec.base_dir / folder).mkdir(exist_ok=True)
+        memory = memory_bytes(spec.instance_type)
+        name = f"local-endpoint-{spec.name}"
+        try:
+            with explained("The container could not be started"):
+                return client.containers.run(
+                    spec.image,
+                    ["serve"],
+                    detach=True,
+                    name=name,
+                    environment=environment,
+                    volumes={str(spec.base_dir / folder): {"bind": f"/opt/ml/{folder}", "mode": "rw"}},
+                    mem_limit=memory,
+                    memswap_limit=memory,
+                    labels={OWN_LABEL: spec.name},
+                    **arguments,
+                )
+        except StartFailure:
+            with contextlib.suppress(*ENGINE_ERRORS):
+                client.containers.get(name).remove(force=True)
+            raise
+
+    def _has_bridge(self) -> bool:
+        with explained("The engine's networks cannot be listed"):
+            networks = self._docker().networks.list(names=["bridge"])
+        return any(network.attrs.get("Driver") == "bridge" for network in networks)

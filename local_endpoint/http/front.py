@@ -1,0 +1,223 @@
+"""The WSGI application: the data plane and SageMaker's control plane are ours, everything else goes to moto."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import re
+import time
+import uuid
+from collections.abc import Callable, Iterable
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import unquote
+
+from local_endpoint.configuration import DEFAULT_REGION, Limits
+from local_endpoint.control_plane.control_plane import ControlPlane
+from local_endpoint.data_plane.invocations import DataPlane, Invocation
+from local_endpoint.errors import AwsError, validation_error
+from local_endpoint.storage.object_files import Pieces, stream_body
+
+logger = logging.getLogger(__name__)
+
+Environ = dict[str, Any]
+StartResponse = Callable[..., Any]
+INVOCATIONS = re.compile(r"/endpoints/(?P<name>[^/]*)/(?P<kind>invocations(?:-response-stream)?|async-invocations)")
+CREDENTIAL_SCOPE = re.compile(r"Credential=[^/,]*/\d*/(?P<region>[^/]*)/(?P<service>[^/]*)/aws4_request")
+# of a body that is too large so much is read and thrown away, so that the client gets to read the answer
+DRAINED_BYTES = 64 * 1024 * 1024
+
+
+class Front:
+    """Dispatches requests. ``moto`` is a WSGI application."""
+
+    def __init__(self, moto: Any, control_plane: ControlPlane, data_plane: DataPlane, limits: Limits) -> None:
+        self._moto = moto
+        self._control_plane = control_plane
+        self._data_plane = data_plane
+        self._limits = limits
+        self.is_ready = False
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        path = environ.get("PATH_INFO", "")
+        try:
+            if not self.is_ready:
+                return _answer_starting(start_response)
+            if (match := INVOCATIONS.fullmatch(path)) and _is_for_sagemaker(environ):
+                return self._invoke(environ, start_response, match)
+            if environ.get("HTTP_X_AMZ_TARGET", "").startswith("SageMaker."):
+                return self._control(environ, start_response)
+            if path == "/" and _is_a_visit(environ):
+                return self._welcome(start_response)
+        except EOFError as error:  # nobody reads the answer
+            return _answer_error(start_response, validation_error(f"{error}."), str(uuid.uuid4()), "application/json")
+        except Exception:
+            logger.exception("%s %s failed", environ.get("REQUEST_METHOD"), path)
+            failure = AwsError("InternalFailure", 500, "The request failed in the local endpoint: see its log.")
+            return _answer_error(start_response, failure, str(uuid.uuid4()), "application/json")
+        stream_body(environ)
+        return Pieces(self._moto(environ, start_response), environ)
+
+    # ---- the data plane ----
+
+    def _invoke(self, environ: Environ, start_response: StartResponse, match: re.Match[str]) -> Iterable[bytes]:
+        scope = CREDENTIAL_SCOPE.search(environ.get("HTTP_AUTHORIZATION", ""))
+        body, too_large = read_body(environ, self._limits.request_bytes)
+        headers = {
+            name.removeprefix("HTTP_").replace("_", "-").lower(): _text(value)
+            for name, value in environ.items()
+            if name.startswith("HTTP_")
+        }
+        if environ.get("CONTENT_TYPE"):
+            headers["content-type"] = _text(environ["CONTENT_TYPE"])
+        request = Invocation(
+            endpoint=unquote(match["name"]),
+            region=scope["region"] if scope else None,
+            headers=headers,
+            body=body,
+            body_is_too_large=too_large,
+        )
+        try:
+            if environ["REQUEST_METHOD"] != "POST" or match["kind"] != "invocations":
+                raise validation_error(
+                    f"{environ['REQUEST_METHOD']} {match['kind']} is not available: this local endpoint answers "
+                    "InvokeEndpoint (POST invocations) only."
+                )
+            answer = self._data_plane.invoke(request)
+        except AwsError as error:
+            return _answer_error(start_response, error, request.request_id, "application/json")
+        response_headers = [
+            *answer.headers.items(),
+            ("Content-Length", str(len(answer.body))),
+            ("x-amzn-RequestId", request.request_id),
+        ]
+        start_response("200 OK", response_headers)
+        return Pieces([answer.body])
+
+    # ---- the control plane ----
+
+    def _control(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        operation = environ["HTTP_X_AMZ_TARGET"].partition(".")[2]
+        scope = CREDENTIAL_SCOPE.search(environ.get("HTTP_AUTHORIZATION", ""))
+        body, _ = read_body(environ, self._limits.request_bytes)
+        request_id = str(uuid.uuid4())
+        content_type = "application/x-amz-json-1.1"
+        try:
+            parameters = json.loads(body or b"{}")
+            assert isinstance(parameters, dict)
+        except (ValueError, AssertionError):
+            error = AwsError("SerializationException", 400, "The request's body is not a JSON object.")
+            return _answer_error(start_response, error, request_id, content_type)
+        if not self._control_plane.knows(operation, parameters):
+            environ["wsgi.input"] = io.BytesIO(body)
+            environ["CONTENT_LENGTH"] = str(len(body))
+            return self._moto(environ, start_response)
+        try:
+            region = scope["region"] if scope else DEFAULT_REGION
+            answer = json.dumps(self._control_plane.call(operation, region, parameters)).encode()
+        except AwsError as error:
+            return _answer_error(start_response, error, request_id, content_type)
+        start_response(
+            "200 OK",
+            [
+                ("Content-Type", content_type),
+                ("Content-Length", str(len(answer))),
+                ("x-amzn-RequestId", request_id),
+            ],
+        )
+        return [answer]
+
+    # ---- people ----
+
+    def _welcome(self, start_response: StartResponse) -> Iterable[bytes]:
+        body = b"A local SageMaker endpoint. Point AWS_ENDPOINT_URL at this address.\n"
+        start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
+        return [body]
+
+
+def _answer_starting(start_response: StartResponse) -> Iterable[bytes]:
+    """To everything, until all that was kept is back: a change made by then could be lost, or undo what was kept."""
+    body = b"The local endpoint is starting: try again.\n"
+    headers = [("Content-Type", "text/plain"), ("Content-Length", str(len(body))), ("Retry-After", "1")]
+    start_response("503 Service Unavailable", headers)
+    return [body]
+
+
+def _is_for_sagemaker(environ: Environ) -> bool:
+    """A bucket may be called "endpoints": S3 signs for another service, and unsigned uploads are no POSTs."""
+    scope = CREDENTIAL_SCOPE.search(environ.get("HTTP_AUTHORIZATION", ""))
+    if scope is not None:
+        return scope["service"] == "sagemaker"
+    return environ["REQUEST_METHOD"] == "POST"
+
+
+def _is_a_visit(environ: Environ) -> bool:
+    """``GET /`` is S3's ListBuckets where it is signed."""
+    return (
+        environ["REQUEST_METHOD"] in ("GET", "HEAD")
+        and "HTTP_AUTHORIZATION" not in environ
+        and not environ.get("QUERY_STRING")
+    )
+
+
+def _text(value: str) -> str:
+    """WSGI hands headers over as Latin-1; clients send UTF-8."""
+    try:
+        return value.encode("latin-1").decode("utf-8")
+    except UnicodeError:
+        return value
+
+
+def read_body(environ: Environ, limit_bytes: int) -> tuple[bytes, bool]:
+    """The body, and whether it is larger than allowed (it is empty then). Raises ``EOFError`` where it is cut short."""
+    length = environ.get("CONTENT_LENGTH")
+    stream = environ["wsgi.input"]
+    if length:
+        if int(length) <= limit_bytes:
+            body = stream.read(int(length))
+            if len(body) < int(length):
+                raise EOFError(f"The request's body ended after {len(body):,} of {int(length):,} bytes")
+            return body, False
+    elif not environ.get("wsgi.input_terminated"):
+        return b"", False
+    else:
+        body = stream.read(limit_bytes + 1)
+        if len(body) <= limit_bytes:
+            return body, False
+    drained = 0
+    while drained < DRAINED_BYTES:
+        piece = stream.read(1024 * 1024)
+        if not piece:
+            break
+        drained += len(piece)
+    return b"", True
+
+
+def _answer_error(
+    start_response: StartResponse, error: AwsError, request_id: str, content_type: str
+) -> Iterable[bytes]:
+    """Both protocols' shape: ``__type`` and ``message`` for JSON 1.1, the header and ``Message`` for REST-JSON."""
+    if content_type.startswith("application/x-amz-json"):
+        members = {"__type": error.code, "message": error.message}
+    else:
+        members = {"Message": error.message, **error.fields}
+    body = json.dumps(members).encode()
+    start_response(
+        f"{error.status} {_phrase(error.status)}",
+        [
+            ("Content-Type", content_type),
+            ("Content-Length", str(len(body))),
+            ("x-amzn-ErrorType", error.code),
+            ("x-amzn-RequestId", request_id),
+            ("Date", time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime())),
+        ],
+    )
+    return [body]
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:  # 530, which is AWS's own
+        return "Error"

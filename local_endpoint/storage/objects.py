@@ -1,0 +1,58 @@
+"""Reads artifacts from S3: straight from moto's WSGI application, without a socket or one of the server's threads.
+
+(An invocation holds a server thread while it waits for a download; a download that needed one too could starve.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import quote
+
+from werkzeug.datastructures import Headers
+from werkzeug.test import EnvironBuilder, run_wsgi_app
+
+from local_endpoint.configuration import DEFAULT_REGION
+from local_endpoint.storage.location import S3Location
+
+
+class ObjectUnavailable(Exception):
+    """S3 refused: ``status`` is 404 (no such object or bucket), 403 (not allowed) or whatever else it answered."""
+
+    def __init__(self, location: S3Location, status: int) -> None:
+        super().__init__(f"{location.url}: S3 answered {status}")
+        self.status = status
+
+
+class ObjectReader:
+    """Reads objects and looks buckets up, as the endpoint's execution role would."""
+
+    def __init__(self, s3_application: Any) -> None:
+        self._application = s3_application
+
+    def _request(self, method: str, path: str) -> tuple[int, dict[str, str], Iterator[bytes]]:
+        scope = f"20200101/{DEFAULT_REGION}/s3/aws4_request"
+        authorization = f"AWS4-HMAC-SHA256 Credential=LOCALENDPOINT/{scope}, SignedHeaders=host, Signature=0"
+        headers = Headers({"Authorization": authorization})
+        environ = EnvironBuilder(path=path, method=method, headers=headers, base_url="http://127.0.0.1").get_environ()
+        # moto takes the undecoded path from here
+        environ["REQUEST_URI"] = environ["RAW_URI"] = path
+        body, status, response_headers = run_wsgi_app(self._application, environ)
+        return int(status.split()[0]), dict(response_headers), iter(body)
+
+    def size_bytes(self, location: S3Location) -> int:
+        """Raises ``ObjectUnavailable``."""
+        status, headers, _ = self._request("HEAD", f"/{location.bucket}/{quote(location.key)}")
+        if status != 200:
+            raise ObjectUnavailable(location, status)
+        return int(headers.get("Content-Length") or headers.get("content-length") or 0)
+
+    def read(self, location: S3Location) -> Iterator[bytes]:
+        """The object in pieces. Raises ``ObjectUnavailable`` before the first."""
+        status, _, body = self._request("GET", f"/{location.bucket}/{quote(location.key)}")
+        if status != 200:
+            raise ObjectUnavailable(location, status)
+        return body
+
+    def bucket_exists(self, bucket: str) -> bool:
+        return self._request("HEAD", f"/{bucket}")[0] == 200

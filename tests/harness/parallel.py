@@ -1,0 +1,84 @@
+"""Tests in parallel (pytest-xdist): which belong to one process, in which order, and what they have to show.
+
+Tests of one file share its fixtures, so that they run one after the other; those of the contract share a server, and
+those of the image the Docker engine. What takes long comes first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pytest
+from xdist.scheduler import LoadScopeScheduling
+
+SHOWN = "shown"
+DOCKER, CONTRACT = "docker", "contract"
+UNIT = "tests/unit/"
+FRESH_MACHINE = "tests/image/test_fresh_machine.py"  # needs the engine, but not the image
+# In seconds, with others beside it on two cores; as far as it is worth saying (the table at the end of a run).
+_LONG = {
+    DOCKER: 300,
+    FRESH_MACHINE: 200,
+    "tests/endpoint/test_real_containers.py": 130,
+    "tests/integration/test_quickstart.py": 100,
+    "tests/integration/test_workers_faults.py": 90,
+    "tests/integration/test_server.py": 80,
+    "tests/integration/test_admission.py": 80,
+    "tests/endpoint/test_server.py": 75,
+    "tests/integration/test_setup.py": 60,
+    "tests/integration/test_drain.py": 60,
+    "tests/endpoint/test_limits.py": 60,
+    "tests/integration/test_limits.py": 50,
+    "tests/integration/test_packages.py": 40,
+    CONTRACT: 40,
+}
+
+
+class Groups(LoadScopeScheduling):
+    """Each group runs in one process, in the order in which they were collected."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return group_of(nodeid)
+
+
+def group_of(nodeid: str) -> str:
+    """The tests of one group run one after the other."""
+    file = nodeid.partition("::")[0]
+    if (file.startswith("tests/image/") and file != FRESH_MACHINE) or ("docker" in nodeid and not is_unit(nodeid)):
+        return DOCKER
+    return CONTRACT if file.startswith("tests/contract/") else file
+
+
+def is_unit(nodeid: str) -> bool:
+    """Whether it is a test of a unit, by its folder."""
+    return nodeid.startswith(UNIT)
+
+
+def is_quick(item: pytest.Item) -> bool:
+    """Whether ``./scripts/test --quick`` runs it without being told: units that start no server."""
+    return is_unit(item.nodeid) and item.get_closest_marker("slow") is None
+
+
+def arrange(items: list[pytest.Item]) -> None:
+    """Those groups first that take long; the tests of a group stay in their order."""
+    groups: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        groups.setdefault(group_of(item.nodeid), []).append(item)
+    by_length = sorted(groups, key=lambda group: -_LONG.get(group, 0))  # stable
+    items[:] = [item for group in by_length for item in groups[group]]
+
+
+def show(request: pytest.FixtureRequest, text: str) -> None:
+    """What the reader of a run is to see, passed or not."""
+    request.node.user_properties.append((SHOWN, text))
+
+
+def shown(reports: Iterable[pytest.TestReport]) -> list[str]:
+    """All that was to be seen."""
+    return [
+        str(value)
+        for report in reports
+        if report.when == "call"
+        for name, value in report.user_properties
+        if name == SHOWN
+    ]
