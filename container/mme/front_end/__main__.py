@@ -1,4 +1,4 @@
-"""``python -m mme.front_end CLASSES JAR``: packs compiled classes into a jar. ``build`` calls it; serving does not."""
+"""``python -m mme.front_end CLASSES JAR JAVAC_VERSION``: packs compiled classes into a jar, for ``build``."""
 
 from __future__ import annotations
 
@@ -11,12 +11,17 @@ from mme.front_end import PLUGIN_CLASS, PLUGIN_SERVICE, source_digest
 _TIMESTAMP = (2020, 1, 1, 0, 0, 0)  # the same bytes whenever it is built
 
 
-def pack(classes: Path, jar: Path) -> None:
+def pack(classes: Path, jar: Path, javac_version: str) -> None:
     """Writes ``jar``: a manifest that names the digest of the source, the plug-in's registration, and the classes."""
     digest = source_digest()
+    manifest = [
+        "Manifest-Version: 1.0",
+        f"Javac-Version: {javac_version}",  # other compilers make other bytes
+        f"Source-SHA256: {digest[:48]}",  # a line has at most 72 bytes; a blank continues it
+        f" {digest[48:]}",
+    ]
     entries = {
-        # A line of a manifest has at most 72 bytes; a blank continues it.
-        "META-INF/MANIFEST.MF": f"Manifest-Version: 1.0\nSource-SHA256: {digest[:48]}\n {digest[48:]}\n\n".encode(),
+        "META-INF/MANIFEST.MF": "".join(f"{line}\n" for line in [*manifest, ""]).encode(),
         f"META-INF/services/{PLUGIN_SERVICE}": f"{PLUGIN_CLASS}\n".encode(),
         **{str(path.relative_to(classes)): path.read_bytes() for path in sorted(classes.rglob("*.class"))},
     }
@@ -26,4 +31,4 @@ def pack(classes: Path, jar: Path) -> None:
 
 
 if __name__ == "__main__":
-    pack(Path(sys.argv[1]), Path(sys.argv[2]))
+    pack(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])

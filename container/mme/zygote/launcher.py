@@ -79,7 +79,7 @@ def write_home(runtime_dir: Path, workers: str, python_path: str) -> dict[str, s
         "launches": runtime_dir / LAUNCHES,
         "runtime_dir": runtime_dir,
         "python_path": python_path,
-        "spawned": Path(__file__).with_name("spawned.py"),
+        "spawned": Path(__file__).with_name("spawned_worker.py"),
         "collector": Path(mms.__file__).parent / "metrics" / "metric_collector.py",
     }
     quoted = {name: shlex.quote(str(word)) for name, word in words.items()}
