@@ -19,9 +19,10 @@ import org.slf4j.LoggerFactory;
  * for ever, while requests wait; here that has an end. A model is unloaded where
  *
  * <ul>
- *   <li>it is refused (400, 500) by each of its workers, {@value #REFUSALS} times in a row: its files have changed;
- *   <li>it has had no worker for {@value #PATIENCE_S} s, and each has failed to come back: there is no memory for it, its
- *       load hangs, or whatever comes is killed.
+ *   <li>each of its workers has been refused (400, 500) {@value #TRIES} times in a row: its files have changed;
+ *   <li>it has had no worker for {@value #PATIENCE_S} s, and each has failed as often: there is no memory for it, or
+ *       something kills whatever comes;
+ *   <li>it has had no worker for {@value #LONG_PATIENCE_S} s, and each has failed at least once: its loads hang.
  * </ul>
  *
  * <p>What waits is answered 503 then, what comes later 404: it can be loaded anew. Before, requests wait. All of this happens
@@ -29,9 +30,10 @@ import org.slf4j.LoggerFactory;
  */
 final class LostModels {
     private static final Logger LOGGER = LoggerFactory.getLogger(LostModels.class);
-    private static final int REFUSALS = 3;
-    private static final long PATIENCE_S = 30;
-    private static final Field TRIES = Agent.field(WorkerThread.class, "backoffIdx");
+    private static final int TRIES = 3;
+    private static final long PATIENCE_S = 12;
+    private static final long LONG_PATIENCE_S = 30;
+    private static final Field ENDS = Agent.field(WorkerThread.class, "backoffIdx");
 
     private final PatchedWorkLoadManager manager;
     private final boolean isActive;
@@ -82,7 +84,7 @@ final class LostModels {
         if (lostSince.putIfAbsent(model, now) == null) {
             ModelManager.getInstance()
                     .getScheduler()
-                    .schedule(() -> unloadIfHopeless(model), PATIENCE_S, TimeUnit.SECONDS);
+                    .schedule(() -> unloadIfHopeless(model), LONG_PATIENCE_S, TimeUnit.SECONDS);
         }
         unloadIfHopeless(model);
     }
@@ -94,8 +96,10 @@ final class LostModels {
             return;
         }
         long lostS = TimeUnit.NANOSECONDS.toSeconds(System.nanoTime() - since);
-        boolean isRefused = refusals.getOrDefault(model, 0) >= REFUSALS * workers.size();
-        boolean isOverdue = lostS >= PATIENCE_S && workers.stream().allMatch(LostModels::hasFailedToComeBack);
+        boolean isRefused = refusals.getOrDefault(model, 0) >= TRIES * workers.size();
+        int fewestTries = workers.stream().mapToInt(LostModels::failedTries).min().getAsInt();
+        boolean isOverdue =
+                lostS >= PATIENCE_S && fewestTries >= TRIES || lostS >= LONG_PATIENCE_S && fewestTries >= 1;
         if (!isRefused && !isOverdue) {
             return; // the next worker that ends asks again
         }
@@ -108,8 +112,8 @@ final class LostModels {
         return worker.getState() == WorkerState.WORKER_MODEL_LOADED;
     }
 
-    /** Its ends in a row, but for that of the worker that was loaded. */
-    private static boolean hasFailedToComeBack(WorkerThread worker) {
-        return (int) Agent.get(TRIES, worker) > 1;
+    /** How often in a row it has failed to come back: its ends, but for that of the worker that was loaded. */
+    private static int failedTries(WorkerThread worker) {
+        return (int) Agent.get(ENDS, worker) - 1;
     }
 }
