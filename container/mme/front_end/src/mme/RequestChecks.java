@@ -13,7 +13,6 @@ import io.netty.handler.codec.http.HttpUtil;
 import io.netty.handler.codec.http.QueryStringDecoder;
 import io.netty.handler.codec.http.multipart.DefaultHttpDataFactory;
 import io.netty.handler.codec.http.multipart.HttpPostRequestDecoder;
-import io.netty.handler.codec.http.multipart.InterfaceHttpData;
 import java.io.File;
 import java.nio.charset.StandardCharsets;
 import java.util.regex.Pattern;
@@ -122,11 +121,13 @@ final class RequestChecks {
             }
             form = new HttpPostRequestDecoder(new DefaultHttpDataFactory(IN_MEMORY_BYTES), request);
             while (form.hasNext()) {
-                InterfaceHttpData part = form.next();
-                NettyUtils.getFormData(part);
+                NettyUtils.getFormData(form.next());
             }
+            throw new BadRequestException("The form in the body does not end.");
         } catch (HttpPostRequestDecoder.EndOfDataDecoderException e) {
             return; // netty's way to say that all has been read
+        } catch (BadRequestException e) {
+            throw e;
         } catch (RuntimeException | AssertionError e) {
             throw new BadRequestException("The form in the body cannot be read: " + reason(e));
         } finally {
