@@ -14,6 +14,7 @@ import io.netty.handler.codec.http.QueryStringDecoder;
 import io.netty.handler.codec.http.multipart.DefaultHttpDataFactory;
 import io.netty.handler.codec.http.multipart.HttpPostRequestDecoder;
 import java.io.File;
+import java.io.IOException;
 import java.nio.charset.StandardCharsets;
 import java.util.regex.Pattern;
 
@@ -119,7 +120,8 @@ final class RequestChecks {
             if (!isForm) {
                 return;
             }
-            form = new HttpPostRequestDecoder(new DefaultHttpDataFactory(IN_MEMORY_BYTES), request);
+            FullHttpRequest copy = request.replace(request.content().duplicate()); // with a reader's place of its own
+            form = new HttpPostRequestDecoder(new DefaultHttpDataFactory(IN_MEMORY_BYTES), copy);
             while (form.hasNext()) {
                 NettyUtils.getFormData(form.next());
             }
@@ -137,14 +139,20 @@ final class RequestChecks {
         }
     }
 
-    /** The innermost message, without the name of an exception. */
+    /** What a parser says, without the name of an exception. What is no parser's word tells a client nothing. */
     private static String reason(Throwable error) {
         Throwable innermost = error;
         while (innermost.getCause() != null) {
             innermost = innermost.getCause();
         }
+        boolean isParsers =
+                innermost instanceof IOException
+                        || innermost instanceof IllegalArgumentException
+                        || innermost instanceof IllegalStateException
+                        || innermost instanceof JsonParseException
+                        || innermost instanceof HttpPostRequestDecoder.ErrorDataDecoderException;
         String message = innermost.getMessage();
-        if (message == null) {
+        if (!isParsers || message == null) {
             return "it ends too early, or is something else.";
         }
         return message.length() > LONGEST_REASON ? message.substring(0, LONGEST_REASON) + "…" : message;
