@@ -153,7 +153,7 @@ class Server:
         if self.front_end_pid is not None:
             if self.zygote is not None:
                 self.zygote.wait_until_ready(self.stop_is_wanted)
-                self.zygote.guard(self.front_end_pid)
+                self.zygote.kill_on_end(self.front_end_pid)
             if not self.settings.multi_model:
                 self.wait_for_single_model()
             logger.info(
