@@ -48,9 +48,5 @@ def test_every_answer_is_documented(server: ServerProcess, case: schemathesis.Ca
         return
     response = case.call(base_url=server.url)
     case.validate_response(response, checks=[status_code_conformance, response_schema_conformance])
-    assert "Traceback" not in response.text
-    if response.status_code >= 500:
-        # A client's fault is no fault of the server, but where the document says so: the front end takes it apart.
-        empty_load = case.operation.path == "/models" and not (response.request.body or b"").strip()
-        form = case.media_type == MULTIPART and "ErrorDataDecoderException" in response.text
-        assert response.status_code == 500 and (empty_load or form), response.text
+    assert "Traceback" not in response.text and "Exception:" not in response.text
+    assert response.status_code < 500, response.text  # a client's fault is no fault of the server
