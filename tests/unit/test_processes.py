@@ -67,6 +67,25 @@ def test_a_spared_descendant_lives_on() -> None:
     assert ended.stdout == "spared\n", ended.stderr
 
 
+def test_what_a_spared_descendant_starts_lives_on_too() -> None:
+    program = textwrap.dedent(
+        """
+        import subprocess, time
+        from mme.supervisor import processes
+        spared = subprocess.Popen(["sh", "-c", "sleep 600 & echo ready; wait"], stdout=subprocess.PIPE)
+        spared.stdout.readline()
+        other = subprocess.Popen(["sleep", "600"])
+        processes.end_descendants(first=[], deadline_s=time.monotonic() + 20, spare=frozenset([spared.pid]))
+        left = processes.descendants()
+        assert len(left) == 2 and other.pid not in [each.pid for each in left], left
+        for each in left: each.kill()
+        print("spared")
+        """
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert ended.stdout == "spared\n", ended.stderr
+
+
 def test_draining_an_empty_pipe_does_not_block() -> None:
     read, write = os.pipe2(os.O_NONBLOCK)
     try:

@@ -48,6 +48,7 @@ class FrontEnd:
         self.runtime_dir = runtime_dir
         self.environment = environment
         self.launchers: list[subprocess.Popen[bytes]] = []
+        self.held: list[Connection] = []  # that are to stay open to the end
 
     def launch(self, model_dir: Path, name: str = "m") -> subprocess.Popen[bytes]:
         program = self.runtime_dir / "home" / "mms" / "model_service_worker.py"

@@ -60,7 +60,8 @@ def end_descendants(
     """Ends every descendant and reaps it: SIGTERM to ``first``, then to all that is left, then SIGKILL.
 
     ``deadline_s`` is in time.monotonic(); at it everything left is killed. Returns (pid, status) of all that was
-    reaped. New descendants that appear meanwhile are found, too; those in ``spare`` are left alone.
+    reaped. New descendants that appear meanwhile are found, too. Those in ``spare``, and what they have started
+    themselves, are left alone.
     """
     reaped: list[tuple[int, int]] = []
     _signal(first, signal.SIGTERM)
@@ -69,7 +70,7 @@ def end_descendants(
     while True:
         reaped.extend(reap())
         ended = {pid for pid, _ in reaped}
-        left = [process.pid for process in descendants() if process.pid not in spare]
+        left = _without(spare, descendants())
         if not left:
             return reaped
         if not (asked & set(left)) or asked <= ended:
@@ -81,6 +82,24 @@ def end_descendants(
         if time.monotonic() >= deadline_s + _GRACE_S:
             return reaped  # unkillable: in uninterruptible sleep
         time.sleep(0.01)
+
+
+def _without(spare: frozenset[int], processes: list[psutil.Process]) -> list[int]:
+    """The processes that are not in ``spare`` and do not descend from one that is."""
+    parents = {}
+    for process in processes:
+        try:
+            parents[process.pid] = process.ppid()
+        except psutil.Error:
+            continue  # it has ended
+    left = []
+    for pid in parents:
+        ancestor: int | None = pid
+        while ancestor is not None and ancestor not in spare:
+            ancestor = parents.get(ancestor)
+        if ancestor is None:
+            left.append(pid)
+    return left
 
 
 def _signal(pids: Iterable[int], number: signal.Signals) -> None:
