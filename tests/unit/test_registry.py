@@ -36,6 +36,8 @@ def test_a_framework_is_told_without_importing_it_or_numpy(tmp_path: Path) -> No
 import sys
 from mme.frameworks import registry
 import mme.zygote.root
+from mme.settings import Settings
+registry.frameworks_to_preload(Settings())
 assert registry.framework_of({str(tmp_path)!r}) == "mxnet"
 print(sorted(sys.modules.keys() & {{"numpy", "mxnet", "mms", "boto3", "psutil", "requests", "PIL"}}))
 """

@@ -7,7 +7,8 @@ import os
 import select
 import signal
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import NoReturn
 
 import psutil
 
@@ -108,6 +109,41 @@ def _signal(pids: Iterable[int], number: signal.Signals) -> None:
             os.kill(pid, number)
         except ProcessLookupError:
             pass
+
+
+def run_in_child(function: Callable[[], None]) -> None:
+    """Runs ``function`` in a child process, and waits for its end. What it imports leaves no trace in this process.
+
+    Raises ``OSError`` or ``ValueError`` where it raised one, with its message; ``OSError`` where it ended otherwise.
+    """
+    read, write = os.pipe2(os.O_CLOEXEC)
+    child = os.fork()
+    if child == 0:
+        _run_and_exit(function, write)
+    os.close(write)
+    with os.fdopen(read, encoding="utf-8") as pipe:
+        kind, _, message = pipe.read().partition(":")
+    _, status = os.waitpid(child, 0)
+    if kind:
+        raise (ValueError if kind == "ValueError" else OSError)(message)
+    if status:
+        raise OSError(f"its process ended: {describe_status(status)}")
+
+
+def _run_and_exit(function: Callable[[], None], write: int) -> NoReturn:
+    code = 1
+    try:
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
+            signal.signal(number, signal.SIG_DFL)
+        function()
+        code = 0
+    except Exception as error:
+        kind = "ValueError" if isinstance(error, ValueError) else "OSError"
+        message = str(error) if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {error}"
+        os.write(write, f"{kind}:{message}".encode(errors="replace")[:4096])
+    finally:
+        os._exit(code)
 
 
 def exit_code(status: int) -> int:
