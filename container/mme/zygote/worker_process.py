@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from mme.capacity.admission import Admission
+from mme.capacity.process_memory import parent_of
 from mme.errors import Refusal
 from mme.logs import configure_worker_logging
 from mme.settings import Settings
@@ -111,6 +112,7 @@ def serve(
         orphan_limit=orphan_limit,
         admission=admission,
         load_policy=load_policy,
+        holders=(("front end", parent_of(launch.pid)), ("process that workers are forked from", os.getppid())),
     )
     try:
         session.run()
