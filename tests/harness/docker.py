@@ -35,6 +35,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 ENGINE_STARTER = REPOSITORY.parent / "shared" / "tools" / "docker-engine"
 BUILD_AND_PUSH = REPOSITORY / "build_and_push.sh"
 BUILD_OPTIONS = "--network host"
+BASE_IMAGE = "debian:trixie-slim"  # the Dockerfile's default
 # The tag stays after the tests: with it the layers stay, and the next build takes seconds.
 TEST_IMAGE = "demo-sagemaker-multimodel-test"
 # A first build fetches some 500 MB.
@@ -203,6 +204,12 @@ class DockerServer(ContainerClient):
         self.start_s = time.monotonic() - started_s
         return self
 
+    def start_again(self) -> None:
+        """``docker start`` of a container that has ended; waits until /ping answers."""
+        docker("start", self.name)
+        self._end_was_awaited = False
+        wait_until(self._answers, lambda: f"the server answers again\n{self.log_tail()}", START_TIMEOUT_S)
+
     def launch(self) -> None:
         """Starts the container as SageMaker does (``docker run IMAGE serve``) and returns at once."""
         environment = [part for name, value in self.settings.items() for part in ("--env", f"{name}={value}")]
@@ -259,7 +266,8 @@ class DockerServer(ContainerClient):
 
     def execute(self, *command: str) -> str:
         """Runs a command in the container, as root, and returns its output; fails the test if it fails."""
-        exit_code, (output, errors) = self.container().exec_run(list(command), user="root", demux=True)
+        ran: Any = self.container().exec_run(list(command), user="root", demux=True)
+        exit_code, (output, errors) = ran
         assert exit_code == 0, f"{command} exited {exit_code}: {(errors or b'').decode(errors='replace')}"
         return (output or b"").decode(errors="replace")
 

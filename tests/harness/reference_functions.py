@@ -123,7 +123,8 @@ def initial_xavier(mx: Any) -> np.ndarray:
 
 @function
 def np_dispatched(mx: Any) -> np.ndarray:
-    return np.mean(mx.np.array(_DATA), axis=1).asnumpy()
+    mean: Any = np.mean(mx.np.array(_DATA), axis=1)
+    return mean.asnumpy()
 
 
 @function

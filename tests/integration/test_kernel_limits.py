@@ -6,7 +6,7 @@ import resource
 
 import pytest
 
-from tests.harness.obedient_handler import HANDLER, command, make_model
+from tests.harness.scripted_handler import HANDLER, command, make_model
 from tests.harness.server import ServerProcess
 
 LIMIT = 256

@@ -60,15 +60,10 @@ def main() -> int:
 def _run(
     load_policy: LoadPolicy, admission: Admission, options: dict[str, str], runtime_dir: Path, *, multi_model: bool
 ) -> int:
-    import mms.service
     from mms.model_service_worker import MXNetModelServiceWorker
 
     from mme.errors import ModelRefused, Refusal
     from mme.zygote.launcher import LOADED
-    from mme.zygote.protocol import readable_response
-
-    # In one piece, as MMS's worker sends it.
-    mms.service.create_predict_response = lambda *arguments, **named: b"".join(readable_response(*arguments, **named))
 
     front_end = os.getppid()
 

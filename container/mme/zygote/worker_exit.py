@@ -36,14 +36,11 @@ def classify_exit(
     if ended_by_us:
         return WorkerExit()
     was_killed = code == -signal.SIGKILL and not given_up
-    if state is WorkerState.LOADING and not given_up:
-        refusal = refusal or _refusal_of_exit(model, code)
-    else:
-        refusal = None
+    load_failed = state is WorkerState.LOADING and not given_up
     return WorkerExit(
         description="was killed: the front end had given up on it" if given_up else _describe(code),
         was_killed=was_killed,
-        refusal=refusal,
+        refusal=(refusal or _refusal_of_exit(model, code)) if load_failed else None,
         request_ran_out_of_memory=was_killed and state is WorkerState.PREDICTING,
         holds_memory=state >= WorkerState.READY and code != 0,  # 0: the front end has hung up
     )
