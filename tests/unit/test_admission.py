@@ -10,16 +10,19 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mme.capacity.admission import COPIED_ON_WRITE_BYTES, Admission
+from mme.capacity.admission import COPIED_ON_WRITE_BYTES, KEPT_S, Admission
 from mme.capacity.footprint import MIB, Artifact, declared_bytes, estimated_bytes, need_of, survey
 from mme.capacity.memory import MemorySample
 from mme.capacity.policy import decide, load_growth_bytes, request_growth_bytes, reserve_bytes
@@ -584,9 +587,45 @@ def test_many_loads_under_way_are_not_looked_at_where_there_is_enough_anyway(
     monkeypatch.setattr("mme.capacity.reservations.anonymous_bytes", look_at)
     admission.admit("m", model_dir).settle()
     assert looked_at == []
-    memory.limit_mib = 150  # less than all of them together, with the reserve
-    admission.admit("m", model_dir).settle()
+    memory.limit_mib = 120  # less than all of them together, with the reserve
+    with pytest.raises(InsufficientMemory):
+        admission.admit("m", model_dir)
     assert len(looked_at) >= 40
+
+
+# ---- what is kept for the next worker ----
+
+
+def keep_in_a_child(admission: Admission, model: str, size: int) -> None:
+    """A process that is shot right after it has kept memory."""
+    child = os.fork()
+    if child == 0:
+        admission.keep(model, size)
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+
+
+def test_what_is_kept_outlives_who_kept_it_and_goes_with_its_time(
+    admission: Admission, declaring: Callable[[int], Path], memory: FakeMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep_in_a_child(admission, "shot", 850 * MIB)  # of 1,000, of which 100 are reserved
+    with pytest.raises(InsufficientMemory):
+        admission.admit("other", declaring(60))
+    admission.admit("shot", declaring(850)).release()
+    keep_in_a_child(admission, "shot", 850 * MIB)
+    now_s = time.monotonic()
+    monkeypatch.setattr("mme.capacity.reservations.time", SimpleNamespace(monotonic=lambda: now_s + KEPT_S + 1))
+    admission.admit("other", declaring(60)).release()
+
+
+def test_a_worker_that_replaces_one_needs_only_leave_the_floor(
+    admission: Admission, declaring: Callable[[int], Path]
+) -> None:
+    with pytest.raises(InsufficientMemory):
+        admission.admit("m", declaring(950))
+    admission.admit("m", declaring(950), replaces=True).release()  # nobody was there to keep anything
+    with pytest.raises(InsufficientMemory):
+        admission.admit("m", declaring(990), replaces=True)
 
 
 # ---- the guard ----
@@ -612,6 +651,21 @@ def in_child(do: Callable[[], object]) -> None:
 
 def allocate(size_mib: int) -> np.ndarray:
     return np.ones(size_mib * MIB, np.uint8)
+
+
+def test_the_stacks_of_a_pool_of_threads_are_no_memory_of_a_load() -> None:
+    def start_a_pool() -> None:
+        threads = (os.cpu_count() or 1) + 2
+        with limited_growth(MIB):
+            done = threading.Event()
+            pool = [threading.Thread(target=done.wait) for _ in range(threads)]
+            for thread in pool:
+                thread.start()  # RuntimeError: can't start new thread
+            done.set()
+            for thread in pool:
+                thread.join()
+
+    in_child(start_a_pool)
 
 
 def test_inside_the_limit_an_allocation_that_is_too_large_fails_and_afterwards_it_does_not() -> None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ from mme.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+# How long the memory of a worker that has died is kept: MMS is given 30 s to bring a model back (MMS-7).
+KEPT_S = 30.0
 # Processes that hold descriptors for each model, by what they are called; None where the number is not known.
 Holders = Sequence[tuple[str, int | None]]
 
@@ -55,6 +58,7 @@ class Admission:
         self, settings: Settings, runtime_dir: Path, *, server_pid: int, memory: MemoryReader | None = None
     ) -> None:
         self._settings = settings
+        self._server_pid = server_pid
         self._memory = memory or SystemMemory(settings, runtime_dir, server_pid=server_pid)
         self._kernel_limits = KernelLimits()
         self._reservations = Reservations(runtime_dir)
@@ -63,16 +67,23 @@ class Admission:
 
     @contextmanager
     def loading(
-        self, model_name: str, model_dir: Path, *, holders: Holders = (), bounded: bool = True
+        self,
+        model_name: str,
+        model_dir: Path,
+        *,
+        holders: Holders = (),
+        bounded: bool = True,
+        replaces: bool = False,
     ) -> Iterator[Reservation]:
         """Around a load in this process: admits it, and settles it when the block has ended well.
 
         Inside, an allocation that would endanger others fails (rlimit.py), if ``bounded``. Raises
         ``InsufficientMemory`` before the block, or after it: then the model is to be dropped. ``ModelLoadError`` for a
         declaration in serving.properties that is no number. ``holders`` are the processes that hold descriptors for
-        each model, by what they are called.
+        each model, by what they are called. ``replaces``: the model is loaded already, and this worker comes in the
+        place of one that has died.
         """
-        reservation = self.admit(model_name, model_dir, holders)
+        reservation = self.admit(model_name, model_dir, holders, replaces=replaces)
         with _settled(reservation), limited_growth(reservation.growth_bytes) if bounded else nullcontext():
             try:
                 yield reservation
@@ -83,15 +94,16 @@ class Admission:
                 logger.error("%s (507)", message, exc_info=trace)
                 raise reservation.verdict.error(message, reservation.need.need_bytes) from error
 
-    def admit(self, model_name: str, model_dir: Path, holders: Holders = ()) -> Reservation:
+    def admit(self, model_name: str, model_dir: Path, holders: Holders = (), *, replaces: bool = False) -> Reservation:
         """Admits a load in this process, or in a child that takes the reservation over; raises as ``loading``."""
         self._check_kernel_limits(model_name, holders)
         artifact = survey(model_dir)
         need = need_of(model_dir, artifact, self._reservations.learnt_bytes(artifact.identity))
         with self._reservations.open() as book:
             kept = book.take_kept(model_name)
-            # What it replaces has been admitted once; that the reserve has been used since must not end it.
-            reserve_share = FLOOR_SHARE if kept else 1.0
+            # What it replaces has been admitted once; that the reserve has been used since must not end it, nor that
+            # nobody was there to keep its memory.
+            reserve_share = FLOOR_SHARE if kept or replaces else 1.0
             verdict = self._judge(book, need.need_bytes, reserve_share)
             if verdict.decision.admitted:
                 key = new_key()
@@ -115,11 +127,13 @@ class Admission:
     def keep(self, model_name: str, taken_bytes: int) -> str:
         """A worker has died: what it took is kept for the next one of its model, which may also use of the reserve.
 
-        For as long as this process lives, or until ``forget`` is called with what is returned. Raises ``OSError``, also
-        where another process has the book just now: the caller has no time to wait.
+        For ``KEPT_S``, whoever dies meanwhile but the server, or until ``forget`` is called with what is returned.
+        Raises ``OSError``, also where another process has the book just now: the caller has no time to wait.
         """
+        server = ProcessId.of(self._server_pid) or _own_process()
+        load = Loading(model_name, server.pid, server.start_ticks, taken_bytes, 0, time.monotonic() + KEPT_S)
         with self._reservations.open(wait=False) as book:
-            return book.keep(_loading(model_name, _own_process(), taken_bytes))
+            return book.keep(load)
 
     def forget(self, key: str) -> None:
         """Nothing is kept any more, if no worker has come for it. Raises as ``keep``."""

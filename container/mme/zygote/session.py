@@ -60,12 +60,14 @@ class Session:
         admission: Admission,
         load_policy: LoadPolicy,
         holders: Holders = (),
+        replaces: bool = False,
     ) -> None:
         """``temporary_dir`` is where the front end makes log files.
 
         ``drain_quota`` says when to answer 503 to everything, ``orphan_limit`` how long a request may take at most,
         ``admission`` whether there is memory for the model,
-        ``load_policy`` whether it may load. ``holders``: see ``Admission.loading``.
+        ``load_policy`` whether it may load. ``holders`` and ``replaces``: see
+        ``Admission.loading``.
         """
         self._connection = connection
         self._record = record
@@ -73,7 +75,7 @@ class Session:
         self._drain_quota = drain_quota
         self._orphan_limit = orphan_limit
         self._reader = protocol.RequestReader(connection, decode_bodies=decode_bodies)
-        self._model = LoadedModel(admission, load_policy, holders)
+        self._model = LoadedModel(admission, load_policy, holders, replaces=replaces)
         self._idle_trim = heap.IdleTrim(lambda: admission.request_limit.is_memory_short)
         self._requests = select.poll()
         self._requests.register(connection, select.POLLIN | select.POLLRDHUP)
@@ -154,11 +156,17 @@ class LoadedModel:
     """The model of a session: none until it is loaded."""
 
     def __init__(
-        self, admission: Admission | None = None, load_policy: LoadPolicy | None = None, holders: Holders = ()
+        self,
+        admission: Admission | None = None,
+        load_policy: LoadPolicy | None = None,
+        holders: Holders = (),
+        *,
+        replaces: bool = False,
     ) -> None:
         self._admission = admission
         self._load_policy = load_policy
         self._holders = holders
+        self._replaces = replaces
         self._is_bounded = True
         self._loader: Any = None
         self._service: Service | None = None
@@ -197,7 +205,9 @@ class LoadedModel:
     def _admitted(self, folder: Path) -> AbstractContextManager[Reservation | None]:
         if self._admission is None:
             return nullcontext()
-        return self._admission.loading(self.name, folder, holders=self._holders, bounded=self._is_bounded)
+        return self._admission.loading(
+            self.name, folder, holders=self._holders, bounded=self._is_bounded, replaces=self._replaces
+        )
 
     def _renew_limit(self) -> None:
         if self._admission and self._is_bounded:
