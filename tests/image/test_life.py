@@ -11,8 +11,8 @@ import requests
 
 from tests.harness import models
 from tests.harness.docker import POLL_S, DockerServer, Image, docker
-from tests.harness.obedient_handler import HANDLER, command, make_model
 from tests.harness.ports import free_port
+from tests.harness.scripted_handler import HANDLER, command, make_model
 from tests.harness.waiting import wait_until
 
 ADDED = 1  # of Docker's kinds of changes to a file system

@@ -23,7 +23,7 @@ import requests
 
 from mme.front_end import AGENT_JAR, COMMANDS
 from tests.harness.agent import in_flight
-from tests.harness.obedient_handler import HANDLER, command, make_model
+from tests.harness.scripted_handler import HANDLER, command, make_model
 from tests.harness.server import ServerProcess
 from tests.harness.waiting import wait_until
 from tests.harness.workers import worker, workers
@@ -328,19 +328,19 @@ def test_a_front_end_whose_agent_fails_later_ends_and_the_server_with_it() -> No
 def test_nothing_of_a_model_that_was_unloaded_stays(mode: str) -> None:
     jcmd = shutil.which("jcmd") or pytest.skip("no jcmd here: a JDK is needed to look into the JVM's heap")
 
-    def models() -> int:
-        command_ = [jcmd, str(server.front_end().pid), "GC.class_histogram"]
+    def models(running: ServerProcess) -> int:
+        command_ = [jcmd, str(running.front_end().pid), "GC.class_histogram"]
         answer = subprocess.run(command_, capture_output=True, text=True, timeout=60, check=True)
         lines = [line.split() for line in answer.stdout.splitlines()]
         return sum(int(line[1]) for line in lines if line[-1:] == ["com.amazonaws.ml.mms.wlm.Model"])
 
     settings: dict[str, Any] = {"MME_WORKERS": mode, "SAGEMAKER_HANDLER": HANDLER, "MME_PRELOAD": "none"}
-    with ServerProcess(**settings) as server:
-        make_model(server.model_dir("m"))
+    with ServerProcess(**settings) as running:
+        make_model(running.model_dir("m"))
         for _ in range(6 if mode == "fork" else 3):
-            assert server.load("m").status_code == 200
-            assert server.unload("m").status_code == 200
-        wait_until(lambda: models() <= 1, "the models are collected", 30)
+            assert running.load("m").status_code == 200
+            assert running.unload("m").status_code == 200
+        wait_until(lambda: models(running) <= 1, "the models are collected", 30)
 
 
 # ---- the log ----

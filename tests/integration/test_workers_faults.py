@@ -18,7 +18,7 @@ import pytest
 import requests
 
 from tests.harness.container_client import ContainerClient
-from tests.harness.obedient_handler import HANDLER, command, make_model
+from tests.harness.scripted_handler import HANDLER, command, make_model
 from tests.harness.server import ServerProcess
 from tests.harness.waiting import wait_until
 from tests.harness.workers import is_gone, launchers, traffic, worker, workers, zygotes
@@ -487,7 +487,7 @@ def test_the_log_of_a_worker_is_the_servers(server: ServerProcess, loaded: Load)
 def test_metrics_of_a_handler_reach_mms() -> None:
     with start(log_level="10") as server:
         assert echoes(server, load(server)) == 200
-        wait_until(lambda: "Obeyed.Count:1" in server.log(), "the metric is logged")
+        wait_until(lambda: "Scripted.Count:1" in server.log(), "the metric is logged")
 
 
 @pytest.fixture
@@ -534,16 +534,15 @@ def test_a_batch_whose_worker_the_kernel_kills_is_answered_507_to_all_of_it(
     assert [answer.status_code for answer in answers] == [507] * BATCH
 
 
-@pytest.mark.parametrize("length", [1, 2_500, 7_500, 100_000])
-def test_long_headers_of_an_answer_harm_nobody(server: ServerProcess, loaded: Load, length: int) -> None:
+@pytest.mark.parametrize("length", [1, 2_500, 7_500, 60_000])
+def test_long_headers_of_an_answer_arrive(server: ServerProcess, loaded: Load, length: int) -> None:
     name = loaded()
     before = worker(server, name)
     for number in range(30):
         assert server.invoke(name, command("echo", number)).json() == number
     answer = server.invoke(name, command("set_header", length))
     assert answer.json() == length
-    # What the front end cannot read at once is left out.
-    assert answer.headers.get("X-Long") == (None if length > 8_000 else "x" * length)
+    assert answer.headers.get("X-Long") == "x" * length
     assert worker(server, name) == before
 
 

@@ -8,6 +8,7 @@ import json
 import tracemalloc
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -253,7 +254,8 @@ def test_an_npz_whose_directory_lies_about_a_size_is_refused_within_what_it_says
 def test_a_sparse_matrix_whose_parts_do_not_fit_is_refused(indptr: list[int]) -> None:
     file = io.BytesIO()
     parts = {"indices": np.array([0]), "indptr": np.array(indptr), "data": np.ones(1)}
-    np.savez(file, format=np.array(b"csr"), shape=np.array([2, 4]), **parts)
+    arrays: dict[str, Any] = {"format": np.array(b"csr"), "shape": np.array([2, 4]), **parts}
+    np.savez(file, **arrays)
     with pytest.raises(BadRequest, match="indptr does not fit"):
         read(ROWS, file.getvalue(), "application/x-npz")
 
