@@ -672,6 +672,7 @@ def test_the_loop_calls_what_is_due_and_what_can_be_read() -> None:
     def can_be_read() -> None:
         calls.append(os.read(read, 1))
         loop.unwatch(read)
+        loop.after(0.001, "late", late)
 
     def early() -> None:
         calls.append("early")
@@ -682,7 +683,6 @@ def test_the_loop_calls_what_is_due_and_what_can_be_read() -> None:
         loop.stop()
 
     loop.watch(read, can_be_read)
-    loop.after(0.02, "late", late)
     loop.after(0.001, "replaced", lambda: calls.append("never"))
     loop.after(0.001, "replaced", early)
     loop.after(0.001, "cancelled", lambda: calls.append("never"))
