@@ -25,7 +25,9 @@ from mme.zygote.session import LoadedModel
 logger = logging.getLogger("mme.zygote")
 
 _IMAGE_SIDE = 32  # of the sample models, see Adapter.write_sample
-_ROUNDS = 6
+# Python 3.11 specialises code that has run eight times, later ones that has run twice. Twice as many rounds change no
+# figure of benchmarks/worker_profile.py.
+_ROUNDS = 9
 
 
 def warm_up_template(framework: str, handler: str, runtime_dir: Path) -> None:
