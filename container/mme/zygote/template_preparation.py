@@ -187,7 +187,7 @@ def _allocator_statistics() -> str:
     finally:
         os.dup2(before, 2)
         os.close(before)
-    with open(said, encoding="ascii", errors="replace") as file:
+    with os.fdopen(said, encoding="ascii", errors="replace") as file:
         file.seek(0)
         return file.read()
 
