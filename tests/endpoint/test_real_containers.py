@@ -33,7 +33,7 @@ def first_number(local: Local, factor: int) -> float:
 
 @pytest.fixture
 def served(module_real: Local, multipliers: dict[int, bytes]) -> Local:
-    """The module's local endpoint, with an endpoint of two instances on the models 1 and 2: made where there is none."""
+    """The module's local endpoint, with an endpoint of two instances on models 1 and 2, made where missing."""
     if module_real.is_gone("endpoint"):
         upload_all(module_real, {1: multipliers[1], 2: multipliers[2]})
         module_real.deploy(instances=2)
