@@ -121,9 +121,11 @@ def test_models_are_served_added_shared_updated_and_everything_ends(
 
 def test_a_single_model_endpoint_serves_its_archive(real: Local, multipliers: dict[int, bytes]) -> None:
     real.upload("models/only.tar.gz", multipliers[3])
-    real.deploy(url=PREFIX + "only.tar.gz", multi=False)
-    assert real.invoke(body=ROW) == {"predictions": [[3, 6, 9, 12]]}
-    assert "is not a multi-model endpoint" in message(refused(real, "ValidationError", 400, "only.tar.gz", ROW))
+    real.deploy("single", url=PREFIX + "only.tar.gz", multi=False)
+    assert real.invoke(body=ROW, endpoint="single") == {"predictions": [[3, 6, 9, 12]]}
+    assert "is not a multi-model endpoint" in message(
+        refused(real, "ValidationError", 400, "only.tar.gz", ROW, endpoint="single")
+    )
 
 
 def test_models_that_do_not_fit_take_turns(real: Local, tmp_path: Path) -> None:
@@ -131,12 +133,12 @@ def test_models_that_do_not_fit_take_turns(real: Local, tmp_path: Path) -> None:
     archive = pack_folder(models.heavy_model(tmp_path / "heavy", weights_mb=100))
     for number in range(6):
         real.upload(f"models/heavy-{number}.tar.gz", archive)
-    real.deploy(Environment={"MME_MEMORY_LIMIT_MB": "1000"})
+    real.deploy("turns", Environment={"MME_MEMORY_LIMIT_MB": "1000"})
     row = json.dumps([[1.0] * 1024]).encode()
     for turn in range(2):
         for number in range(6):
-            assert real.invoke(f"heavy-{number}.tar.gz", row)["predictions"], (turn, number)
-    (instance,) = real.instances()
+            assert real.invoke(f"heavy-{number}.tar.gz", row, endpoint="turns")["predictions"], (turn, number)
+    (instance,) = real.instances("turns")
     assert 0 < len(real.loaded(instance)) < 6
     assert len(list(real.folder(instance).glob("*/models/*"))) == 6
     unloaded = [event.target for event in real.events if isinstance(event, ModelUnloaded)]
