@@ -422,7 +422,8 @@ def _messages(folder: Path) -> str:
 @pytest.mark.slow
 def test_a_real_run_measures_both_servers_and_leaves_nothing(folder: Path) -> None:
     output = folder / "result.json"
-    with _bench(folder, "cold_load", "--rounds", "1", "--models", "tiny", "--output", str(output)) as bench:
+    options = ["--rounds", "1", "--starts", "0", "--models", "tiny"]
+    with _bench(folder, "cold_load", *options, "--output", str(output)) as bench:
         printed, _ = bench.communicate(timeout=170)
     assert bench.returncode == 0, printed + _messages(folder)
     assert "stock ÷ this" in printed
