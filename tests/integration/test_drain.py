@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 import requests
 
-from mme.supervisor.connections import connections_to, count_in_flight
+from tests.harness.agent import in_flight
 from tests.harness.container_client import ContainerClient
-from tests.harness.obedient_handler import HANDLER, command, make_model
 from tests.harness.ports import free_port
+from tests.harness.scripted_handler import HANDLER, command, make_model
 from tests.harness.server import ServerProcess
 from tests.harness.waiting import wait_until
 
@@ -79,8 +79,8 @@ def test_requests_under_way_are_answered_and_new_ones_refused(
     quick = client.submit(server.invoke, "n", command("echo", 1))
     load = client.submit(server.load, "late")
     wait_until(
-        lambda: quick.done() and count_in_flight(connections_to(server.port)) == 5,
-        lambda: f"the others are under way: {connections_to(server.port)}\n{server.log_tail()}",
+        lambda: quick.done() and in_flight(server) == 5,
+        lambda: f"the others are under way: {in_flight(server)}\n{server.log_tail()}",
     )
 
     ask_to_stop(server)
@@ -199,7 +199,7 @@ def test_no_model_is_loaded_any_more_on_a_port_of_its_own(
         go_on = server.folder / "go_on"
         make_model(server.model_dir("late"), "wait_for", str(go_on))
         load = client.submit(management.load, "late", server.model_url("late"))
-        wait_until(lambda: count_in_flight(connections_to(port)) == 1, "the load is under way")
+        wait_until(lambda: in_flight(server) == 1, "the load is under way")
         ask_to_stop(server)
         wait_until(lambda: is_refused(server) and is_refused(server, port), "new connections are refused")
         with pytest.raises(requests.ConnectionError):

@@ -61,9 +61,6 @@ def test_every_body_is_answered(
     sent = {"Accept": accept.strip(), "X-Amzn-SageMaker-Custom-Attributes": attributes.strip()}
     encoded = {name: value.encode("latin-1") for name, value in sent.items() if value}
     answer = server.post(f"/models/{model}/invoke", body, content_type.strip() or None, headers=encoded)  # type: ignore[arg-type]
-    if "form" in content_type and answer.status_code == 500:
-        assert answer.json()["type"] == "ErrorDataDecoderException"  # the front end takes forms apart itself
-        return
     assert answer.status_code in (200, 400, 406, 415), answer.text
     if answer.status_code != 200:
         assert answer.json().keys() == {"code", "type", "message"}

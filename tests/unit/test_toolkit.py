@@ -9,6 +9,7 @@ import pytest
 from mme.errors import StartError
 from mme.settings import Settings
 from mme.supervisor import toolkit
+from mme.supervisor.agent import Agent
 
 
 @pytest.mark.parametrize(
@@ -22,12 +23,12 @@ def test_an_error_of_the_toolkit_becomes_one_of_ours(tmp_path: Path, error: Exce
     front_end = Failing(
         Settings(start_retry_s=0),
         {},
-        properties_file=tmp_path,
-        log_config_file=tmp_path,
+        runtime_dir=tmp_path,
         model_store=tmp_path,
         python=tmp_path,
-        working_dir=tmp_path,
+        agent=Agent(tmp_path),
         cancelled=lambda: False,
+        on_child_exit=lambda _pid, _status: None,
     )
     with pytest.raises(StartError, match=f"the front end could not be started: {error}"):
         front_end.start_with_retry()

@@ -21,13 +21,14 @@ import pytest
 
 from mme.capacity.memory import MIB
 from mme.errors import StartError
+from mme.frameworks import registry
 from mme.settings import Settings
 from mme.supervisor.zygote_handle import PACKAGE_DIR, ZygoteHandle
-from mme.zygote import protocol, template
+from mme.zygote import protocol, template_preparation
 from mme.zygote.event_loop import EventLoop
 from mme.zygote.launcher import Launch
 from mme.zygote.worker_process import forget_shadowed_modules, reset_environment, worker_environment
-from tests.harness.obedient_handler import HANDLER, command, make_model
+from tests.harness.scripted_handler import HANDLER, command, make_model
 from tests.harness.waiting import wait_until
 from tests.harness.workers import is_gone
 
@@ -390,7 +391,7 @@ def test_nothing_is_kept_for_a_worker_that_was_not_wanted_any_more(
     other.close()
 
 
-def test_a_zygote_that_fails_leaves_models_and_what_it_guards_alone(
+def test_an_error_in_one_models_part_costs_no_other_model(
     tmp_path: Path, model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flawed = tmp_path / "flawed"
@@ -401,45 +402,47 @@ def test_a_zygote_that_fails_leaves_models_and_what_it_guards_alone(
     process.start()
     process.wait_until_ready()
     front_end = FrontEnd(tmp_path, process.environment_for(os.environ))
-    guarded = subprocess.Popen(["sleep", "1000"])
     try:
-        process.guard(guarded.pid)
         launcher = front_end.launch(model_dir)
         front_end.wait_until_started(launcher)
         connection = front_end.connect()
-        worker = worker_of(connection.load(model_dir, "a"))
-        doomed = front_end.launch(model_dir, "doomed")
-        wait_until(lambda: not process.is_alive(), "the zygote has failed")
-        assert process.status is not None
-        assert os.waitstatus_to_exitcode(process.status) == 1
+        worker_of(connection.load(model_dir, "a"))
+        assert front_end.launch(model_dir, "doomed-at-launch").wait(10) == -signal.SIGKILL
+        later = front_end.launch(model_dir, "doomed-later")
+        front_end.wait_until_started(later)
+        front_end.connect("doomed-later")
+        assert later.wait(10) == -signal.SIGKILL
         assert connection.invoke(command("echo", 1)) == (200, b"1")
+        other = front_end.launch(model_dir, "other")
+        front_end.wait_until_started(other)
+        assert front_end.connect("other").load(model_dir, "b")[0] == 200
+        assert process.is_alive()
         assert launcher.poll() is None
-        assert doomed.poll() is None
-        assert guarded.poll() is None
         connection.close()
-        wait_until(lambda: is_gone(worker), "the worker leaves with its connection")
     finally:
         front_end.stop()
         process.stop(time.monotonic() + 5)
-        guarded.kill()
-        guarded.wait()
 
 
-# Runs in the zygote before anything else: a fault in its loop.
+# Runs in the zygote before anything else: faults in its templates' loops.
 FLAW = f"""
 import sys
 if sys.orig_argv[2:4] == ["-m", "mme.zygote.root"]:
     sys.path.insert(0, {str(PACKAGE_DIR)!r})
-    from mme.zygote.launcher import Launch
-    of_process = Launch.of_process.__func__
+    from mme.zygote.model_slot import ModelSlot
+    listen, accept = ModelSlot.listen, ModelSlot.accept
 
-    def fail(cls, pid):
-        launch = of_process(cls, pid)
-        if launch.model_name == "doomed":
+    def fail_to_listen(self):
+        if self.name == "doomed-at-launch":
             raise RuntimeError("on purpose")
-        return launch
+        listen(self)
 
-    Launch.of_process = classmethod(fail)
+    def fail_to_accept(self):
+        if self.name == "doomed-later":
+            raise RuntimeError("on purpose")
+        return accept(self)
+
+    ModelSlot.listen, ModelSlot.accept = fail_to_listen, fail_to_accept
 """
 
 
@@ -513,7 +516,7 @@ def test_what_is_guarded_dies_with_the_supervisor(tmp_path: Path) -> None:
         "import sys, time; from pathlib import Path; from mme.settings import Settings\n"
         "from mme.supervisor.zygote_handle import ZygoteHandle\n"
         f"process = ZygoteHandle(Settings(), Path({str(tmp_path)!r}))\n"
-        f"process.start(); process.wait_until_ready(); process.guard({guarded.pid})\n"
+        f"process.start(); process.wait_until_ready(); process.kill_on_end({guarded.pid})\n"
         "print(process.pid, flush=True); time.sleep(1000)\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(PACKAGE_DIR)}
@@ -642,22 +645,22 @@ def test_only_modules_that_a_folder_brings_itself_are_forgotten(
             sys.modules.pop(name, None)
 
 
-def test_the_template_must_not_have_a_second_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_part_that_starts_a_thread_cannot_be_part_of_a_template() -> None:
     done = threading.Event()
     thread = threading.Thread(target=done.wait, name="second")
     thread.start()
     try:
-        with pytest.raises(StartError, match="threads"):
-            template._restrict_to_one_thread()
+        with pytest.raises(template_preparation.PartFailed, match="threads"):
+            template_preparation._check_threads("a_framework")
     finally:
         done.set()
         thread.join()
 
 
 def test_frameworks_that_are_not_installed_are_not_preloaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(template.registry, "ADAPTERS", {"mxnet": "…", "no_such_framework": "…"})
-    assert template.frameworks_to_preload(Settings()) == ("mxnet",)
-    assert template.frameworks_to_preload(Settings(preload=("no_such_framework",))) == ("no_such_framework",)
+    monkeypatch.setattr(registry, "ADAPTERS", {"mxnet": "…", "no_such_framework": "…"})
+    assert registry.frameworks_to_preload(Settings()) == ("mxnet",)
+    assert registry.frameworks_to_preload(Settings(preload=("no_such_framework",))) == ("no_such_framework",)
 
 
 def test_the_loop_calls_what_is_due_and_what_can_be_read() -> None:

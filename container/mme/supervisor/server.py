@@ -18,15 +18,16 @@ from collections import deque
 from pathlib import Path
 
 from mme.errors import MmeError, SettingError, StartError
-from mme.front_end import GUARD_JAR, GUARD_RULES
+from mme.front_end import AGENT_JAR, LOAD_POLICY, PLUGINS_FOLDER
 from mme.logs import configure_logging
 from mme.settings import Settings
-from mme.supervisor import mms_config, processes, toolkit
+from mme.supervisor import mms_config, processes, runtime_dir, toolkit
+from mme.supervisor.agent import Agent, AgentError
 from mme.supervisor.draining import Drain
 from mme.supervisor.preflight import check_start
 from mme.supervisor.privileges import drop_credentials, forbid_new_privileges, switch_user
 from mme.supervisor.zygote_handle import ZygoteHandle
-from mme.zygote.launcher import LOADED, python_for_mms, write_home
+from mme.zygote.launcher import python_for_mms, write_home
 from mme.zygote.load_policy import STORE, write_store
 
 logger = logging.getLogger("mme.supervisor.server")
@@ -69,8 +70,10 @@ class Server:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.runtime_dir: Path | None = None
+        self._runtime_lock: int | None = None  # says that the folder is in use, while this process lives
         self.front_end_pid: int | None = None
         self.front_end_status: int | None = None  # as of os.waitpid
+        self.agent: Agent | None = None
         self.zygote: ZygoteHandle | None = None
         self._zygote_deaths_s: deque[float] = deque(maxlen=MOST_ZYGOTE_RESTARTS + 1)
         self.stop_signal: signal.Signals | None = None
@@ -105,24 +108,27 @@ class Server:
 
     def write_files(self) -> None:
         """Makes the private folder, and in it what the front end reads."""
-        self.runtime_dir = Path(tempfile.mkdtemp(prefix="mme-"))
+        self.runtime_dir, self._runtime_lock = runtime_dir.make()
         (self.runtime_dir / "tmp").mkdir()
         # A file where the front end would make a folder to unpack archives in: none is unpacked (ModelArchive.java).
         (self.runtime_dir / "tmp" / "models").touch()
         model_store = write_store(self.runtime_dir, self.settings.roots)
         cores = len(os.sched_getaffinity(0))
-        (self.runtime_dir / "mms.properties").write_text(
+        (self.runtime_dir / mms_config.PROPERTIES_FILE).write_text(
             mms_config.properties(self.settings, cores=cores, model_store=model_store), encoding="latin-1"
         )
-        (self.runtime_dir / "log4j2.xml").write_text(mms_config.log4j2_xml(self.settings), encoding="utf-8")
-        shutil.copyfile(GUARD_JAR, self.runtime_dir / GUARD_JAR.name)
-        (self.runtime_dir / GUARD_RULES).write_text(mms_config.guard_rules(self.settings), encoding="latin-1")
+        log_config = mms_config.log4j2_xml(self.settings)
+        (self.runtime_dir / mms_config.LOG_CONFIG_FILE).write_text(log_config, encoding="utf-8")
+        (self.runtime_dir / PLUGINS_FOLDER).mkdir()
+        shutil.copyfile(AGENT_JAR, self.runtime_dir / PLUGINS_FOLDER / AGENT_JAR.name)
+        (self.runtime_dir / LOAD_POLICY).write_text(mms_config.load_policy(self.settings), encoding="latin-1")
+        self.agent = Agent(self.runtime_dir)
 
     # ---- start ----
 
     def start(self) -> None:
-        """Starts the front end through the toolkit and returns when it answers."""
-        assert self.runtime_dir is not None
+        """Starts the front end through the toolkit and returns when it serves."""
+        assert self.runtime_dir is not None and self.agent is not None
         environment = mms_config.environment(
             self.settings, os.environ, runtime_dir=self.runtime_dir, package_dir=PACKAGE_DIR
         )
@@ -137,18 +143,18 @@ class Server:
         front_end = toolkit.FrontEnd(
             self.settings,
             environment,
-            properties_file=self.runtime_dir / "mms.properties",
-            log_config_file=self.runtime_dir / "log4j2.xml",
+            runtime_dir=self.runtime_dir,
             model_store=self.runtime_dir / STORE,
             python=python_for_mms(self.runtime_dir),
-            working_dir=self.runtime_dir,
+            agent=self.agent,
             cancelled=self.stop_is_wanted,
+            on_child_exit=self.handle_child_exit,
         )
         self.front_end_pid = front_end.start_with_retry()
         if self.front_end_pid is not None:
             if self.zygote is not None:
                 self.zygote.wait_until_ready(self.stop_is_wanted)
-                self.zygote.guard(self.front_end_pid)
+                self.zygote.kill_on_end(self.front_end_pid)
             if not self.settings.multi_model:
                 self.wait_for_single_model()
             logger.info(
@@ -165,22 +171,24 @@ class Server:
     def wait_for_single_model(self) -> None:
         """Returns when the model is loaded, or when there is something else to do. Raises ``StartError`` if it is not.
 
-        The front end would stay up without it, call itself healthy, and blame the clients.
+        Until then the front end answers /ping with 503. It would stay up without the model, and blame the clients.
         """
-        while not self._model_is_loaded() and not self.stop_is_wanted() and self.front_end_status is None:
-            if not toolkit.has_model(self.settings):
-                folder = self.settings.single_model_dir
-                raise StartError(f"the model in {folder} does not load; the log says why. Mend it and start again.")
+        assert self.agent is not None
+        while not self.stop_is_wanted() and self.front_end_status is None:
+            try:
+                status = self.agent.status()
+            except AgentError:
+                self.handle_child_exits()
+                continue
+            if status.startup_model == "loaded":
+                return
+            if status.startup_model == "failed":
+                folder, reason = self.settings.single_model_dir, status.failure or "the log says why."
+                raise StartError(f"the model in {folder} does not load ({status.failure_status}): {reason}")
             processes.wait_readable(self._wakeup_read, _LOAD_POLL_S)
             processes.drain(self._wakeup_read)
             if signal.SIGCHLD in self._events:
                 self.handle_child_exits()
-
-    def _model_is_loaded(self) -> bool:
-        if self.zygote is not None:
-            return self.zygote.has_loaded_worker()
-        assert self.runtime_dir is not None
-        return (self.runtime_dir / LOADED).exists()
 
     # ---- supervise ----
 
@@ -222,10 +230,14 @@ class Server:
     def handle_child_exits(self) -> None:
         """Reaps every ended child; as first process of a container, orphans of others, too."""
         for pid, status in processes.reap():
-            if pid == self.front_end_pid:
-                self.front_end_status = status
-            elif self.zygote is not None and pid == self.zygote.pid:
-                self.handle_zygote_exit(status)
+            self.handle_child_exit(pid, status)
+
+    def handle_child_exit(self, pid: int, status: int) -> None:
+        """One child, which has been reaped."""
+        if pid == self.front_end_pid:
+            self.front_end_status = status
+        elif self.zygote is not None and pid == self.zygote.pid:
+            self.handle_zygote_exit(status)
 
     def handle_zygote_exit(self, status: int) -> None:
         """Models go on; another is started for the loads to come. Raises ``StartError`` if it keeps dying."""
@@ -248,9 +260,10 @@ class Server:
             return
         timeout_s = self.settings.drain_timeout_s
         give_up_s = self._stop_asked_s + timeout_s
-        drain = Drain(self.settings, self.front_end_pid, self.zygote)
+        assert self.agent is not None
+        drain = Drain(self.settings, self.agent)
         if drain.in_flight:
-            logger.info("up to %d requests are under way, and have %d s", drain.in_flight, timeout_s)
+            logger.info("%d requests are under way, and have %d s", drain.in_flight, timeout_s)
         while not drain.is_over():
             if time.monotonic() >= give_up_s:
                 logger.warning("requests are still under way after %d s, and cut off", timeout_s)
@@ -281,6 +294,8 @@ class Server:
                 self.front_end_status = status
         if self.zygote is not None:
             self.zygote.stop(deadline_s)
+        if self.agent is not None:
+            self.agent.close()
         if self.runtime_dir is not None:
             if self.settings.management_socket is not None:
                 self.settings.management_socket.unlink(missing_ok=True)

@@ -1,23 +1,17 @@
 """Starting MMS through the SageMaker Inference Toolkit, made fit to share a machine.
 
-``sagemaker_inference.model_server.start_model_server`` (1.10.1) writes the configuration, runs ``multi-model-server``,
-looks the JVM up and waits for it to end. As it stands it writes to ``/etc``, looks through all processes of the
-machine, and forgets the exit status. Each of these is a module attribute that is looked up at the call, so that we
-set them for the time of the start:
+``sagemaker_inference.model_server.start_model_server`` (1.10.1) writes a configuration, runs ``multi-model-server``,
+looks the JVM up and waits for it to end. What it does beyond that does not suit us (MMS-17): it writes to ``/etc``,
+installs packages, looks through all processes of the machine, and forgets the exit status. It looks up each of these in
+its module when it comes to it, so we set
 
-- ``MODEL_STORE``: a folder that holds the model roots alone, instead of ``/``;
-- ``subprocess``: starts MMS with our own stand-in for Python (``launcher.write_home``);
-- ``MMS_CONFIG_FILE``: our private file instead of ``/etc/sagemaker-mms.properties``;
-- ``_create_model_server_config_file``: nothing to do, ``mms_config.properties`` has written it;
-- ``DEFAULT_MMS_LOG_FILE``: our log4j configuration;
-- ``_retry_retrieve_mms_server_process``: looks among our own descendants only, and gives up when it cannot come;
-- ``_install_requirements``: nothing to do, ``packages.install`` was there before;
-- ``_add_sigterm_handler``, ``_add_sigchild_handler``: nothing to do, the supervisor's own keep the exit status.
+- three paths: ``MODEL_STORE``, ``MMS_CONFIG_FILE``, ``DEFAULT_MMS_LOG_FILE`` are ours, below the private folder;
+- ``subprocess``: its ``Popen`` runs the script with our Python for MMS, and waits until it has started the JVM;
+- five steps that are done already, or by the supervisor: they do nothing.
 """
 
 from __future__ import annotations
 
-import http.client
 import logging
 import os
 import subprocess
@@ -36,13 +30,23 @@ from mme.errors import StartError
 from mme.logs import json_output
 from mme.settings import Settings
 from mme.supervisor import mms_config, preflight, processes
+from mme.supervisor.agent import Agent
 from mme.supervisor.privileges import environment_for_models
 
 logger = logging.getLogger("mme.supervisor.toolkit")
 
-_POLL_S = 0.02
-# Stands on the command line of the multi-model-server script, which starts the JVM and ends, and on no other.
-_STARTER_ARGUMENT = "--mms-config"
+_WAIT_S = 0.1
+# Steps of the toolkit: the configuration is written by mms_config, packages are installed by packages.installation,
+# the process number is in a file, and signals are the supervisor's.
+_STEPS_DONE = (
+    "_create_model_server_config_file",
+    "_install_requirements",
+    "_retry_retrieve_mms_server_process",
+    "_add_sigterm_handler",
+    "_add_sigchild_handler",
+)
+# Where the multi-model-server script writes the JVM's process number, below TMPDIR.
+_PID_FILE = ".model_server.pid"
 
 
 class FailedStart(OSError):
@@ -54,31 +58,35 @@ class Cancelled(Exception):
 
 
 class FrontEnd:
-    """Starts MMS. ``cancelled`` is asked again and again whether to give up."""
+    """Starts MMS. ``runtime_dir`` is the server's private folder, in which all is written that MMS reads.
+
+    ``cancelled`` is asked again and again whether to give up. ``on_child_exit`` is told of every other child that ends
+    meanwhile: its process number and its status as of ``os.waitpid``.
+    """
 
     def __init__(
         self,
         settings: Settings,
         environment: Mapping[str, str],
         *,
-        properties_file: Path,
-        log_config_file: Path,
+        runtime_dir: Path,
         model_store: Path,
         python: Path,
-        working_dir: Path,
+        agent: Agent,
         cancelled: Callable[[], bool],
+        on_child_exit: Callable[[int, int], None],
     ) -> None:
         self.settings = settings
         self.environment = dict(environment)
-        self.properties_file = properties_file
-        self.log_config_file = log_config_file
+        self.runtime_dir = runtime_dir
         self.model_store = model_store
         self.python = python
-        self.working_dir = working_dir
+        self.agent = agent
         self.cancelled = cancelled
+        self.on_child_exit = on_child_exit
 
     def start_with_retry(self) -> int | None:
-        """Starts the front end and waits until it answers; a failed start is tried again for ``start_retry_s``.
+        """Starts the front end and waits until it serves; a failed start is tried again for ``start_retry_s``.
 
         Returns the JVM's pid, or None if it was cancelled. Raises ``StartError`` after the last try.
         """
@@ -100,27 +108,39 @@ class FrontEnd:
         others = frozenset(process.pid for process in processes.descendants())
         try:
             pid = self._start_through_toolkit()
-            self._wait_until_it_answers(pid)
+            self._wait_until_serving(pid)
         except OSError as error:
             logger.warning("start failed: %s", error)
-            processes.end_descendants(first=[], deadline_s=time.monotonic() + 10, spare=others)
+            ended = processes.end_descendants(first=[], deadline_s=time.monotonic() + 10, spare=others)
+            for child, status in ended:
+                self.on_child_exit(child, status)
             raise
         return pid
 
     def _start_through_toolkit(self) -> int:
-        found: list[int] = []
+        """Returns the JVM's pid."""
+        self.agent.expect_start()
+        pid_file = self.runtime_dir / "tmp" / _PID_FILE
+        pid_file.unlink(missing_ok=True)
+        with self._environment():
+            server = _import_toolkit()
+            replacements = {
+                "MODEL_STORE": str(self.model_store),
+                "MMS_CONFIG_FILE": str(self.runtime_dir / mms_config.PROPERTIES_FILE),
+                "DEFAULT_MMS_LOG_FILE": str(self.runtime_dir / mms_config.LOG_CONFIG_FILE),
+                "subprocess": SimpleNamespace(Popen=self._run_script),
+                **dict.fromkeys(_STEPS_DONE, _nothing),
+            }
+            with _attributes(server, replacements):
+                server.start_model_server(handler_service=self.settings.handler or mms_config.DEFAULT_HANDLER)
+        try:
+            return int(pid_file.read_text())
+        except (FileNotFoundError, ValueError):
+            raise FailedStart("multi-model-server ended without starting a JVM") from None
 
-        class StartedProcess:
-            """What the toolkit takes for the JVM's process; it goes on as soon as it is found."""
-
-            def wait(self) -> None:
-                """The supervisor waits for the process, not the toolkit."""
-
-        def retrieve(_startup_timeout_s: int) -> StartedProcess:
-            found.append(self._find_jvm())
-            return StartedProcess()
-
-        # The toolkit and the programs that it starts read the process's environment and its working folder.
+    @contextmanager
+    def _environment(self) -> Iterator[None]:
+        """The toolkit and the programs that it starts read the process's environment and its working folder."""
         before, folder = dict(os.environ), Path.cwd()
         os.environ.clear()
         os.environ.update(self.environment)
@@ -129,58 +149,37 @@ class FrontEnd:
         home = preflight.java_home(self.settings)
         if home:
             os.environ["JAVA_HOME"] = str(home)
-        os.chdir(self.working_dir)
+        os.chdir(self.runtime_dir)
         try:
-            server = _import_toolkit()
-            replacements = {
-                "MODEL_STORE": str(self.model_store),
-                "subprocess": SimpleNamespace(Popen=self._popen),
-                "MMS_CONFIG_FILE": str(self.properties_file),
-                "DEFAULT_MMS_LOG_FILE": str(self.log_config_file),
-                "_create_model_server_config_file": lambda *_: None,
-                "_install_requirements": lambda: None,
-                "_retry_retrieve_mms_server_process": retrieve,
-                "_add_sigterm_handler": lambda *_: None,
-                "_add_sigchild_handler": lambda *_: None,
-            }
-            with _attributes(server, replacements), _output_as_json(self.settings.log_format == "json"):
-                server.start_model_server(handler_service=self.settings.handler or mms_config.DEFAULT_HANDLER)
+            yield
         finally:
             os.environ.clear()
             os.environ.update(before)
             os.chdir(folder)
-        return found[0]
 
-    def _popen(self, command: list[str]) -> subprocess.Popen[bytes]:
-        """Runs ``multi-model-server ARGUMENTS``, which gives MMS its own interpreter as the Python to run."""
+    def _run_script(self, command: list[str]) -> None:
+        """Runs ``multi-model-server ARGUMENTS``, which gives MMS its own interpreter as the Python to run.
+
+        The script ends when it has started the JVM, whose output goes where the script's went.
+        """
         start = "import sys; sys.executable = sys.argv.pop(1); from mms.model_server import start; start()"
-        return subprocess.Popen(
-            [sys.executable, "-P", "-c", start, str(self.python), *command[1:]],
-            env=environment_for_models(self.settings),
-        )
+        output = json_output("front_end") if self.settings.log_format == "json" else None
+        try:
+            subprocess.run(
+                [sys.executable, "-P", "-c", start, str(self.python), *command[1:]],
+                env=environment_for_models(self.settings),
+                stdout=output,
+                stderr=output,
+                timeout=self.settings.startup_timeout_s,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise FailedStart(f"no JVM within {self.settings.startup_timeout_s} s") from None
+        finally:
+            if output is not None:
+                os.close(output)
 
-    def _find_jvm(self) -> int:
-        """Waits until the JVM shows up below us. Raises ``FailedStart`` if the script that starts it ends without."""
-        from sagemaker_inference.model_server import MMS_NAMESPACE
-
-        deadline_s = time.monotonic() + self.settings.startup_timeout_s
-        while time.monotonic() < deadline_s:
-            if self.cancelled():
-                raise Cancelled
-            # In this order: the script starts the JVM before it ends, so a JVM that is not there after the script has
-            # ended will not come. The other way round, both could happen between the two looks.
-            starting = processes.descendant_with_argument(_STARTER_ARGUMENT) is not None
-            pid = processes.descendant_with_argument(MMS_NAMESPACE)
-            if pid is not None:
-                return pid
-            for _ in processes.reap():
-                pass
-            if not starting:
-                raise FailedStart("multi-model-server ended without starting a JVM")
-            time.sleep(_POLL_S)
-        raise FailedStart(f"no JVM within {self.settings.startup_timeout_s} s")
-
-    def _wait_until_it_answers(self, pid: int) -> None:
+    def _wait_until_serving(self, pid: int) -> None:
         deadline_s = time.monotonic() + self.settings.startup_timeout_s
         while time.monotonic() < deadline_s:
             if self.cancelled():
@@ -188,32 +187,15 @@ class FrontEnd:
             for ended, status in processes.reap():
                 if ended == pid:
                     raise FailedStart(f"the front end ended while starting: {processes.describe_status(status)}")
-            if _answers(self.settings):
+                self.on_child_exit(ended, status)
+            if self.agent.is_serving(_WAIT_S):
                 return
-            time.sleep(_POLL_S)
-        raise FailedStart(f"the front end did not answer within {self.settings.startup_timeout_s} s")
+        raise FailedStart(f"the front end did not serve within {self.settings.startup_timeout_s} s")
 
 
-def has_model(settings: Settings) -> bool:
-    """Whether the one model of single-model mode is registered: MMS forgets it when it does not load."""
-    return _status_of("OPTIONS", "/invocations", settings) != 400
-
-
-def _answers(settings: Settings) -> bool:
-    return _status_of("GET", "/ping", settings) == 200
-
-
-def _status_of(method: str, path: str, settings: Settings) -> int | None:
-    """The status of an answer; None where there is none."""
-    host = "127.0.0.1" if settings.host == "0.0.0.0" else settings.host
-    connection = http.client.HTTPConnection(host, settings.port, timeout=2)
-    try:
-        connection.request(method, path)
-        return connection.getresponse().status
-    except (OSError, http.client.HTTPException):
-        return None
-    finally:
-        connection.close()
+def _nothing(*_: Any) -> SimpleNamespace:
+    """A step that is done. The toolkit waits for what one of them returns, the JVM's process: the supervisor does."""
+    return SimpleNamespace(wait=lambda: None)
 
 
 def _import_toolkit() -> ModuleType:
@@ -224,27 +206,6 @@ def _import_toolkit() -> ModuleType:
     # Its lines go where ours go; the handler that it adds at import would print them twice.
     model_server.logger.handlers.clear()
     return model_server
-
-
-@contextmanager
-def _output_as_json(wanted: bool) -> Iterator[None]:
-    """What is started meanwhile writes to a pipe whose lines a thread relays as JSON objects."""
-    if not wanted:
-        yield
-        return
-    write = json_output("front_end")
-    sys.stdout.flush()
-    ours, ours_error = os.dup(1), os.dup(2)
-    os.dup2(write, 1)
-    os.dup2(write, 2)
-    os.close(write)
-    try:
-        yield
-    finally:
-        os.dup2(ours, 1)
-        os.dup2(ours_error, 2)
-        os.close(ours)
-        os.close(ours_error)
 
 
 @contextmanager

@@ -4,15 +4,16 @@
     zygote.start()                      # returns at once; it warms up while the front end starts
     environment = zygote.environment_for(environment)   # what the front end is to be started with
     zygote.wait_until_ready()           # raises StartError
-    zygote.guard(front_end_pid)         # dies, too, should this process be killed
+    zygote.kill_on_end(front_end_pid)   # dies, too, should this process be killed
     ...
     if pid == zygote.pid: zygote.restart()         # it was reaped: models stay, loads wait for the new one
     ...
     zygote.stop(deadline_s)
 
-The two are tied by a pipe. The supervisor writes ``<pid>\\n`` of what it guards into it; its end, by ``stop`` or by
-the supervisor's death, ends the zygote, which kills its workers, the launchers and the guarded processes first.
-The process itself is ``forkloop.py``. How launchers find it is told in ``launcher.py``.
+The two are tied by a pipe, one for all zygotes of the server's life. The supervisor writes ``<pid>\\n`` of what is to
+be killed with it; its end, by ``stop`` or by the supervisor's death, ends the zygote's root and its templates, which
+kill workers and launchers first. The process itself is ``zygote/root.py``; how launchers find it is told in
+``zygote/launcher.py``.
 """
 
 from __future__ import annotations
@@ -57,10 +58,12 @@ class ZygoteHandle:
         self._front_end_variables = write_home(runtime_dir, "fork", "")
         # Kept open: announcements of launchers wait in it while there is no zygote to read them.
         self._launches = os.open(runtime_dir / LAUNCHES, os.O_RDWR | os.O_CLOEXEC)
-        self._records: list[SessionRecords] = []  # one per zygote: workers may outlive it
-        self._alive_write = -1
+        self._shared = make_shared()
+        self._records = SessionRecords(self._shared)  # of all zygotes: workers outlive theirs
+        # Both ends are kept: the end of this pipe is to mean that the supervisor has gone, never that a zygote has.
+        self._alive_read, self._alive_write = os.pipe2(os.O_CLOEXEC)
         self._ready_read = -1
-        self._guarded: list[int] = []
+        self._killed_on_end: list[int] = []
 
     def environment_for(self, environment: Mapping[str, str]) -> dict[str, str]:
         """``environment`` with what makes MMS use the zygote."""
@@ -69,31 +72,29 @@ class ZygoteHandle:
 
     def start(self) -> None:
         """Starts the process and returns at once. Raises ``StartError`` if it cannot be started at all."""
-        alive_read, self._alive_write = os.pipe2(os.O_CLOEXEC)
         self._ready_read, ready_write = os.pipe2(os.O_CLOEXEC)
-        shared = make_shared()
-        self._records.append(SessionRecords(shared))
         python_path = os.pathsep.join(filter(None, [str(PACKAGE_DIR), self.settings.python_path]))
-        command = [sys.executable, "-P", "-m", "mme.zygote.root"]
+        command = [sys.executable, "-P", "-m", "mme.zygote.root", str(self.runtime_dir)]
         output = json_output("zygote") if self.settings.log_format == "json" else None
+        descriptors = (self._alive_read, ready_write, self._shared)
         try:
             process = subprocess.Popen(
-                [*command, str(self.runtime_dir), str(alive_read), str(ready_write), str(shared)],
+                [*command, *map(str, descriptors)],
                 env={**environment_for_models(self.settings), **_ENVIRONMENT, "PYTHONPATH": python_path},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                pass_fds=(alive_read, ready_write, shared),
+                pass_fds=descriptors,
                 process_group=0,  # Ctrl-C at a terminal is the supervisor's to act on
             )
         except OSError as error:
             raise StartError(f"the zygote cannot be started: {error}") from error
         finally:
-            for descriptor in (alive_read, ready_write, shared, *([output] if output is not None else [])):
+            for descriptor in (ready_write, *([output] if output is not None else [])):
                 os.close(descriptor)
         self.pid, self.status = process.pid, None
         process.returncode = 0  # it is ours to reap, not subprocess's
-        for pid in self._guarded:
+        for pid in self._killed_on_end:
             self._tell(pid)
 
     def wait_until_ready(self, cancelled: Callable[[], bool] = lambda: False) -> None:
@@ -107,35 +108,40 @@ class ZygoteHandle:
                 return
             if time.monotonic() >= deadline_s:
                 raise StartError(f"the zygote was not ready within {self.settings.startup_timeout_s} s.")
+        if not self.note_ready():
+            raise StartError("the zygote ended while it warmed up; its last lines in the log say why.")
+
+    @property
+    def ready_descriptor(self) -> int:
+        """Can be read once the process is ready or has ended; -1 once ``note_ready`` has been called."""
+        return self._ready_read
+
+    def note_ready(self) -> bool:
+        """Called when ``ready_descriptor`` can be read: whether it is ready. Else it has ended."""
         ready = os.read(self._ready_read, 1)
         os.close(self._ready_read)
         self._ready_read = -1
-        if not ready:
-            raise StartError("the zygote ended while it warmed up; its last lines in the log say why.")
+        return bool(ready)
 
-    def guard(self, pid: int) -> None:
+    def kill_on_end(self, pid: int) -> None:
         """Has the zygote kill ``pid`` if this process dies without stopping it."""
-        self._guarded = [pid]
+        self._killed_on_end = [pid]
         self._tell(pid)
 
     def is_busy(self) -> bool:
         """Whether a worker loads its model or works on a request."""
-        return bool(self._records) and self._records[-1].is_any_busy()
+        return self._records.is_any_busy()
 
     def has_loaded_worker(self) -> bool:
         """Whether a worker has its model."""
-        return bool(self._records) and self._records[-1].is_any_loaded()
+        return self._records.is_any_loaded()
 
     def set_drain_quota(self, requests: int) -> None:
         """Has each worker answer so many requests, and 503 to all that come then. For good."""
-        for records in self._records:
-            DrainQuota(records).after(requests)
+        DrainQuota(self._records).after(requests)
 
     def _tell(self, pid: int) -> None:
-        try:
-            os.write(self._alive_write, b"%d\n" % pid)
-        except BrokenPipeError:
-            pass  # it has died; its successor is told
+        os.write(self._alive_write, b"%d\n" % pid)
 
     def is_alive(self) -> bool:
         """Whether it runs; reaps it if it has ended."""
@@ -152,23 +158,22 @@ class ZygoteHandle:
 
     def restart(self) -> None:
         """Starts another one after the last has been reaped. Raises ``StartError``."""
-        self._close_pipes()
+        self._close("_ready_read")
         self.start()
 
     def stop(self, deadline_s: float) -> None:
         """Ends it, its workers and launchers; kills it at ``deadline_s`` (time.monotonic())."""
-        self._guarded = []
-        self._close_pipes()
+        self._killed_on_end = []
+        self._close("_alive_write")
         while self.is_alive():
             if time.monotonic() >= deadline_s and self.pid is not None:
                 os.kill(self.pid, signal.SIGKILL)
             time.sleep(_POLL_S)
-        if self._launches >= 0:
-            os.close(self._launches)
-            self._launches = -1
+        for name in ("_alive_read", "_ready_read", "_launches", "_shared"):
+            self._close(name)
 
-    def _close_pipes(self) -> None:
-        for descriptor in (self._alive_write, self._ready_read):
-            if descriptor >= 0:
-                os.close(descriptor)
-        self._alive_write = self._ready_read = -1
+    def _close(self, name: str) -> None:
+        descriptor = getattr(self, name)
+        if descriptor >= 0:
+            os.close(descriptor)
+            setattr(self, name, -1)

@@ -1,22 +1,29 @@
 """One loop of one thread: what can be read, what is due, which signals came. Never blocks but in its wait.
 
-It runs in the zygote, where every object that is looked at between two forks is on a page that is copied for the
-sake of its reference count, and that the last worker keeps. So it is epoll and two dicts, without ``selectors``.
+It is epoll and two dicts. ``selectors`` cannot say that the end of a connection alone is of interest (``EPOLLRDHUP``),
+and that is what a template watches the connections of its workers for.
+
+What a handler raises is logged, and the loop goes on: it serves many models.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import select
 import signal
 import time
 from collections.abc import Callable, Hashable
 
+from mme.errors import StartError
+
+logger = logging.getLogger("mme.zygote")
+
 Handler = Callable[[], None]
 
 
 class EventLoop:
-    """Calls handlers until one of them calls ``stop``. Handlers do their part at once and return."""
+    """Calls handlers until one calls ``stop`` or raises ``StartError``. They do their part at once and return."""
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
@@ -32,7 +39,7 @@ class EventLoop:
             for descriptor, handler in ready:
                 # Another handler may have closed it meanwhile, and the number may already be another's.
                 if self._readers.get(descriptor) is handler:
-                    handler()
+                    _call(handler)
             if self._timers:
                 self._call_due()
 
@@ -40,10 +47,17 @@ class EventLoop:
         """Ends the loop after the current handler."""
         self._stopped = True
 
-    def watch(self, descriptor: int, handler: Handler) -> None:
-        """Calls ``handler`` whenever ``descriptor`` can be read or has come to its end."""
-        self._epoll.register(descriptor, select.EPOLLIN)
+    def watch(self, descriptor: int, handler: Handler, events: int = select.EPOLLIN) -> None:
+        """Calls ``handler`` whenever ``descriptor`` can be read or has come to its end, or for other ``events``.
+
+        The end of a pipe or the death of a connection (``EPOLLHUP``) is always among them.
+        """
+        self._epoll.register(descriptor, events)
         self._readers[descriptor] = handler
+
+    def is_watched(self, descriptor: int) -> bool:
+        """Whether ``watch`` was called for it, and ``unwatch`` not yet."""
+        return descriptor in self._readers
 
     def unwatch(self, descriptor: int) -> None:
         """Before the descriptor is closed."""
@@ -70,7 +84,7 @@ class EventLoop:
     def _handle_signals(self, wakeup: int) -> None:
         for number in set(os.read(wakeup, 4096)):
             if number in self._signals:
-                self._signals[number]()
+                _call(self._signals[number])
 
     def _timeout_s(self) -> float | None:
         return max(min(due_s for due_s, _ in self._timers.values()) - time.monotonic(), 0.0) if self._timers else None
@@ -82,4 +96,13 @@ class EventLoop:
             # A handler before may have cancelled or replaced it.
             if due_s <= now_s and self._timers.get(key) is timer:
                 del self._timers[key]
-                handler()
+                _call(handler)
+
+
+def _call(handler: Handler) -> None:
+    try:
+        handler()
+    except StartError:
+        raise
+    except Exception:
+        logger.exception("an error in the zygote's loop, which goes on")

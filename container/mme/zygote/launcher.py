@@ -9,8 +9,8 @@ Python needs ten, and costs 0.1 MB while it waits.
     standard input     a pipe that the JVM alone holds the other end of and never writes to. The JVM closes it when it
                        has reaped the launcher, or when it dies itself: its end tells the zygote that the model
                        is to go.
-    the alive pipe     has the zygote at its other end. Should that die, the launcher announces itself anew and
-                       waits for the next one, so that a model survives the loss of the zygote.
+    the alive pipe     has the zygote's root at its other end. Should that die, or one of its templates, the launcher
+                       announces itself anew and waits at the next pipe, so that a model survives the loss of both.
 
 The shell keeps copies of its standard descriptors as 4, 5 and 6, because ``read`` and ``echo`` put others in their
 places for a moment.
@@ -33,6 +33,8 @@ ALIVE = "alive"  # named pipe: the zygote holds it open, launchers wait for its 
 LOADED = "loaded"  # an empty file, made by a spawned worker that has loaded its model
 
 _STANDARD_INPUT, _STANDARD_OUTPUT, _STANDARD_ERROR = 4, 5, 6
+
+LAUNCHERS_OPEN_S = 0.2  # from looking the alive pipe up until it is open
 
 # What stands in the place of mms/model_service_worker.py, by the way in which workers come to be.
 _WORKER_PROGRAMS = {
@@ -79,7 +81,7 @@ def write_home(runtime_dir: Path, workers: str, python_path: str) -> dict[str, s
         "launches": runtime_dir / LAUNCHES,
         "runtime_dir": runtime_dir,
         "python_path": python_path,
-        "spawned": Path(__file__).with_name("spawned.py"),
+        "spawned": Path(__file__).with_name("spawned_worker.py"),
         "collector": Path(mms.__file__).parent / "metrics" / "metric_collector.py",
     }
     quoted = {name: shlex.quote(str(word)) for name, word in words.items()}
@@ -88,6 +90,23 @@ def write_home(runtime_dir: Path, workers: str, python_path: str) -> dict[str, s
     for name in PYTHONS:
         (home / "bin" / name).symlink_to("/bin/sh")
     return {"MODEL_SERVER_HOME": str(home), "PATH": str(home / "bin")}
+
+
+def replace_alive_pipe(runtime_dir: Path) -> tuple[int, int]:
+    """Puts a new named pipe into the place of the alive pipe. Returns descriptors of both, the new one first.
+
+    Launchers get past opening the new one as long as its descriptor is open. Those that wait to open the old one, or
+    wait for its end, go on to the new one when the descriptor of the old one, and all others of it, are closed: a
+    moment later (``LAUNCHERS_OPEN_S``), for one may just be about to open it. Had the same pipe been closed and opened
+    again, a launcher that did not run in between would have missed the end.
+    """
+    path, new_path = runtime_dir / ALIVE, runtime_dir / f".{ALIVE}"
+    old = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    new_path.unlink(missing_ok=True)
+    os.mkfifo(new_path, 0o600)
+    new = os.open(new_path, os.O_RDWR | os.O_CLOEXEC)
+    new_path.rename(path)
+    return new, old
 
 
 def python_for_mms(runtime_dir: Path) -> Path:

@@ -1,273 +1,295 @@
-"""The zygote's process: one loop that waits for launchers, connections, ends and deaths, and forks.
+"""The zygote's root: sees which framework a new model needs, and hands its launcher to the template of that.
 
-    python -m mme.zygote.root RUNTIME_DIR ALIVE_FD READY_FD SHARED_FD
+    python -m mme.zygote.root RUNTIME_DIR SUPERVISOR_FD READY_FD RECORDS_FD
 
-It listens on the sockets of all models itself and forks one worker per accepted connection. It has one thread, and
-does nothing between events. What its workers are made of is in ``template.py``, what becomes of a forked process in
-``child.py``.
+Lifetime   that of the server; if it crashes, the supervisor starts another, and the launchers announce themselves anew.
+Holds      no framework and no NumPy, so that a template begins with nothing that it does not need.
+Children   one template per framework (``template.py``), and one without (``PLAIN``) for models of no known framework.
+           Preloaded ones are forked at the start, others when the first model asks for them.
+Ends       on SIGTERM, leaving models as they are; or with the supervisor, and then all ends with it.
+
+A template that dies is replaced. The launchers of its models announce themselves again
+(``launcher.replace_alive_pipe``), and the next template takes the models on; their workers go on meanwhile. What
+cannot be prepared (a framework that starts a thread, a handler that crashes) is left out: the template without it
+serves these models, and each worker imports it itself.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import resource
 import signal
 import socket
 import sys
+import time
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import Enum, auto
 from pathlib import Path
+from typing import NoReturn
 
-from mme.capacity.admission import Admission
-from mme.capacity.memory import MIB
-from mme.errors import MmeError, Refusal
+from mme.errors import StartError
+from mme.frameworks import registry
 from mme.logs import configure_logging
 from mme.settings import Settings
-from mme.zygote import protocol
 from mme.zygote.event_loop import EventLoop
-from mme.zygote.hang_up import HangUps
-from mme.zygote.launcher import ALIVE, LAUNCHES, is_process, start_time
-from mme.zygote.load_policy import LoadPolicy
-from mme.zygote.model_slot import ModelSlot, Worker, is_launcher, kill, kill_group, remove_log_files, send_at_once
-from mme.zygote.session_records import MOST_SESSIONS, SessionRecords, WorkerState
-from mme.zygote.template import warm_up
-from mme.zygote.worker_process import Inherited, raise_oom_score, run_worker
+from mme.zygote.launcher import (
+    LAUNCHERS_OPEN_S,
+    LAUNCHES,
+    Launch,
+    is_process,
+    replace_alive_pipe,
+    start_time,
+)
+from mme.zygote.processes import describe_exit, kill, name_process, raise_oom_score
+from mme.zygote.session_records import SessionRecords
 
 logger = logging.getLogger("mme.zygote")
 
+PLAIN = ""  # the template without a framework
 # Half way between the front end and a worker, should the kernel have to kill.
 OOM_SCORE_ABOVE_FRONT_END = 100
-# How long a model whose launcher was killed is kept for its front end to come back; MMS does after 1 s.
-_ORPHAN_GRACE_S = 10.0
-# How long MMS may take to close its end of a launcher's pipes once that has ended.
-_REAPED_S = 0.3
-# How long MMS may take to make the log files of a worker that it believes to have answered.
-_FILES_MADE_S = 1.0
-# How long the memory of a worker that has died is kept for the next one.
-_KEPT_S = 10.0
+# Templates that die more often than this are not going to recover.
+_MOST_DEATHS = 5
+_PER_S = 60.0
+# How long templates may take to end everything once the supervisor has gone.
+_END_S = 5.0
+_POLL_S = 0.01
+_HAND_OVER_AGAIN_S = 0.05
 _SIGNALS = {signal.SIGTERM, signal.SIGCHLD}
 
 
-class Zygote:
-    """The loop and all that it knows. ``run`` returns when the supervisor has gone, or on SIGTERM.
+class TemplateState(Enum):
+    """PREPARING → READY; either ends with the process."""
 
-    Only where the supervisor has gone, all ends with it. A zygote that ends otherwise, or fails, leaves models and
-    workers as they are: the supervisor starts another, which takes the models on.
+    PREPARING = auto()
+    READY = auto()
+
+
+@dataclass
+class TemplateHandle:
+    """A template as the root has it. The two talk in lines over ``link``.
+
+    root → template    <pid>              the launcher of a model, which is the template's from now on
+    template → root    preparing <part>   what it imports or warms next: to be left out, should it die of it
+                       failed <part>      <part> cannot be prepared; the template goes on to end
+                       ready              it forks from now on
     """
 
-    def __init__(
-        self,
-        runtime_dir: Path,
-        alive: int,
-        shared: int,
-        inherited: Inherited,
-        admission: Admission,
-        load_policy: LoadPolicy,
-        *,
-        multi_model: bool,
-    ) -> None:
+    name: str
+    pid: int
+    link: socket.socket
+    state: TemplateState = TemplateState.PREPARING
+    part: str | None = None  # that it is preparing
+    waiting: list[int] = field(default_factory=list)  # launchers that have not been handed over
+    received: bytes = b""
+
+    def __str__(self) -> str:
+        return f"the template {f'for {self.name}' if self.name else 'without a framework'} (process {self.pid})"
+
+
+class Root:
+    """The loop and all that it knows, which is no model: what it loses with its life, launchers tell the next one."""
+
+    def __init__(self, settings: Settings, runtime_dir: Path, supervisor: int, records_descriptor: int) -> None:
+        self._settings = settings
         self._runtime_dir = runtime_dir
-        self._alive = alive
-        self._inherited = inherited
-        self._admission = admission
-        self._load_policy = load_policy
-        self._multi_model = multi_model
+        self._supervisor = supervisor
+        self._records_descriptor = records_descriptor
+        self._records = SessionRecords(records_descriptor)
+        self._server_pid = os.getppid()
         self._loop = EventLoop()
-        self._guarded: dict[int, bytes] = {}  # process → when it was started
-        self._models: dict[int, ModelSlot] = {}  # by launcher
-        self._workers: dict[int, Worker] = {}  # by process
-        self._records = SessionRecords(shared)
-        self._hang_ups = HangUps(self._records)
-        self._started_ticks = int(start_time(os.getpid()))
-        self._free_slots = list(range(MOST_SESSIONS - 1, -1, -1))
+        self._alive = -1
+        self._ready = -1
+        self._templates: dict[str, TemplateHandle] = {}
+        self._left_out: set[str] = set()
+        self._kill_on_end: dict[int, bytes] = {}  # process → when it was started
+        self._deaths_s: deque[float] = deque(maxlen=_MOST_DEATHS + 1)
 
     # ---- life ----
 
     def run(self, ready: int) -> None:
-        """Opens what others wait for, says so on ``ready``, and serves."""
-        os.set_blocking(self._alive, False)
-        self._loop.watch(self._alive, self.handle_supervisor)
+        """Preloads, says so on ``ready``, and serves until the supervisor has gone, or until SIGTERM."""
+        self._ready = ready
+        os.set_blocking(self._supervisor, False)
+        self._loop.watch(self._supervisor, self.on_supervisor_message)
         launches = os.open(self._runtime_dir / LAUNCHES, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-        self._loop.watch(launches, lambda: self.handle_launches(launches))
-        self._loop.watch(self._hang_ups.fileno(), self._hang_ups.handle)
-        # From here on launchers get past opening it.
-        os.open(self._runtime_dir / ALIVE, os.O_RDWR | os.O_CLOEXEC)
+        self._loop.watch(launches, lambda: self.on_launches(launches))
+        self._have_launchers_announce_themselves()
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        self._loop.on_signals({signal.SIGCHLD: self.handle_deaths, signal.SIGTERM: self._loop.stop})
-        os.write(ready, b"\n")
-        os.close(ready)
+        self._loop.on_signals({signal.SIGCHLD: self.on_child_exits, signal.SIGTERM: self._loop.stop})
+        for name in self._templates_to_preload():
+            self._start_template(name)
+        self._say_ready()
         self._loop.run()
 
-    def handle_supervisor(self) -> None:
-        """A process number to guard, or the end of the pipe: the supervisor stops us, or was killed."""
-        received = os.read(self._alive, 4096)
+    def _templates_to_preload(self) -> tuple[str, ...]:
+        frameworks = registry.frameworks_to_preload(self._settings)
+        # With a handler of one's own, models may be of any kind.
+        return (*frameworks, PLAIN) if frameworks and self._settings.handler else frameworks
+
+    def _say_ready(self) -> None:
+        if self._ready < 0 or any(each.state is TemplateState.PREPARING for each in self._templates.values()):
+            return
+        os.write(self._ready, b"\n")
+        os.close(self._ready)
+        self._ready = -1
+
+    def on_supervisor_message(self) -> None:
+        """A process to kill with us, or the end of the pipe: the supervisor stops us, or was killed."""
+        received = os.read(self._supervisor, 4096)
         if not received:
-            self.end_everything()
+            self._end_everything()
             self._loop.stop()
             return
         for pid in map(int, received.split()):
             try:
-                self._guarded[pid] = start_time(pid)
+                self._kill_on_end[pid] = start_time(pid)
             except (OSError, ValueError):
                 pass  # it has ended
 
-    def end_everything(self) -> None:
-        """Kills guarded processes, launchers and workers, and removes the sockets."""
-        for pid, started in self._guarded.items():
+    def _end_everything(self) -> None:
+        """Kills what the supervisor has named; templates see its end themselves, and end their models."""
+        for pid, started in self._kill_on_end.items():
             if is_process(pid, started):
                 kill(pid)
-        for model in list(self._models.values()):
-            self._drop(model)
-        while self._workers:
-            pid, status = os.waitpid(-1, 0)
-            self.on_worker_exit(pid, status)
+        for template in self._templates.values():
+            if template.state is TemplateState.PREPARING:
+                kill(template.pid)  # it looks at nothing else meanwhile
+        deadline_s = time.monotonic() + _END_S
+        while self._has_child():
+            if time.monotonic() >= deadline_s:
+                for template in self._templates.values():
+                    kill(template.pid)
+            time.sleep(_POLL_S)
+        for record in self._records.living():  # of templates that have died
+            kill(record.pid)
+
+    @staticmethod
+    def _has_child() -> bool:
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            return False
+        return True
 
     # ---- models ----
 
-    def handle_launches(self, launches: int) -> None:
-        """Launchers have announced themselves: listen for each, and tell MMS so in its stead."""
-        for word in os.read(launches, 65536).split():
-            pid = int(word) if word.isdigit() else -1
-            known = self._models.get(pid)
-            if known is not None:
-                if known.launch.is_alive():
-                    continue
-                self._drop(known)
+    def on_launches(self, launches: int) -> None:
+        """Launchers have announced themselves: hand each to the template of its model's framework."""
+        self._hand_out(int(word) for word in os.read(launches, 65536).split() if word.isdigit())
+
+    def _have_launchers_announce_themselves(self) -> None:
+        """All do, also those whose template lives on, which ignores them."""
+        before = self._alive
+        self._alive, old = replace_alive_pipe(self._runtime_dir)
+        if before >= 0:
+            os.close(before)
+        self._loop.after(LAUNCHERS_OPEN_S, object(), lambda: os.close(old))
+
+    def _hand_out(self, launchers: Iterable[int]) -> None:
+        for pid in launchers:
             try:
-                self._add(ModelSlot.of_launcher(pid))
-            except (OSError, ValueError, KeyError) as error:
-                # MMS sees the launcher die and fails the load at once.
+                model_dir = Launch.of_process(pid).working_dir
+            except (OSError, ValueError) as error:
+                # MMS sees a launcher die and fails the load at once.
                 logger.error("process %d announced itself in vain: %s", pid, error)
-                if is_launcher(pid):
-                    kill(pid)
+                continue
+            framework = registry.framework_of(model_dir)
+            name = PLAIN if framework is None or framework in self._left_out else framework
+            try:
+                template = self._templates.get(name) or self._start_template(name)
+            except OSError as error:
+                logger.error("no template for process %d, which is killed: %s", pid, error)
+                kill(pid)
+                continue
+            template.waiting.append(pid)
+            self._hand_over(template)
 
-    def _add(self, model: ModelSlot) -> None:
-        self._models[model.launch.pid] = model
-        # Its launcher is older than this process: it was another one's model, and its workers may still serve.
-        model.has_loaded = int(model.launch.started) < self._started_ticks
-        if model.process >= 0:
-            self._loop.watch(model.process, lambda: self.handle_launcher_death(model))
-        self._loop.watch(model.listener.fileno(), lambda: self.handle_connection(model))
-        self._loop.watch(model.standard_input, lambda: self.handle_launcher_end(model))
-
-    def handle_launcher_death(self, model: ModelSlot) -> None:
-        """The launcher has ended. Workers write to its pipes, and until these are closed the JVM tells us nothing.
-
-        Where the model was unregistered they end at once, else we end them.
-        """
-        self._forget_process(model)
-        self._loop.after(_REAPED_S, (model.launch.pid, "end"), lambda: self._end_launched(model))
-
-    def _forget_process(self, model: ModelSlot) -> None:
-        if model.process >= 0:
-            self._loop.unwatch(model.process)
-            os.close(model.process)
-            model.process = -1
-
-    def handle_launcher_end(self, model: ModelSlot) -> None:
-        """The launcher has been killed or reaped, or the front end is gone: the model and its workers end at once.
-
-        Unless the front end still holds connections. It closes them a moment after it has killed the launcher itself.
-        """
-        self._answer_refused(model)
-        self._forget_launcher(model)
-        if model.is_orphaned():
-            self._loop.after(_REAPED_S, (model.launch.pid, "end"), lambda: self._end_launched(model))
-        else:
-            self._drop(model)
-
-    def _end_launched(self, model: ModelSlot) -> None:
-        """What came of a launcher goes, the model too, unless it was somebody else who killed the launcher.
-
-        Then the front end would never start another (WorkerThread.java fails with a NullPointerException at this point)
-        but its workers' threads connect anew to the same socket, so that stays open for them.
-        """
-        self._answer_refused(model)
-        orphaned = model.is_orphaned()
-        model.end_workers()
-        if orphaned:
-            logger.error("the launcher of model %s was killed; its workers are replaced", model.launch.model_name)
-            self._forget_launcher(model)
-            self._loop.after(_ORPHAN_GRACE_S, model.launch.pid, lambda: self._drop(model))
-        else:
-            self._drop(model)
-
-    def _answer_refused(self, model: ModelSlot) -> None:
-        for connection, refusal in model.refused:
-            self._answer_load(model, connection, refusal)
-        model.refused.clear()
-
-    def _forget_launcher(self, model: ModelSlot) -> None:
-        self._forget_process(model)
-        self._loop.cancel((model.launch.pid, "end"))
-        if model.standard_input >= 0:
-            self._loop.unwatch(model.standard_input)
-            os.close(model.standard_input)
-            model.standard_input = -1
-
-    def _drop(self, model: ModelSlot) -> None:
-        """Nothing of the model stays."""
-        del self._models[model.launch.pid]
-        self._loop.cancel(model.launch.pid)
-        model.end_workers()
-        for key in list(model.kept):
-            self._forget_memory(model, key)
-        self._forget_launcher(model)
-        self._loop.unwatch(model.listener.fileno())
-        model.close()
-        if model.launch.is_alive():
-            kill(model.launch.pid)
-
-    # ---- workers ----
-
-    def handle_connection(self, model: ModelSlot) -> None:
-        """MMS has connected for a worker of ``model``: fork it."""
+    def _hand_over(self, template: TemplateHandle) -> None:
+        if template.state is not TemplateState.READY or not template.waiting:
+            return
         try:
-            connection, _ = model.listener.accept()
+            while template.waiting:
+                template.link.send(b"%d\n" % template.waiting[0])
+                del template.waiting[0]
         except BlockingIOError:
-            return  # it has gone again
-        connection.setblocking(True)
-        if not self._free_slots:
-            logger.error("no worker for model %s: there are %d", model.launch.model_name, MOST_SESSIONS)
-            connection.close()
-            return
-        worker = Worker(-1, model, connection, self._free_slots.pop())
-        self._records.take(worker.slot)
-        try:
-            worker.pid = self._fork(worker)
-        except OSError as error:
-            reason = f"no process can be forked for model {model.launch.model_name!r}: {error.strerror}"
-            logger.error("%s (507); %s", reason, self._memory())
-            self._free_slots.append(worker.slot)
-            self.refuse_load(model, worker, Refusal(507, f"{reason}. Unload other models, or use a larger instance."))
-            return
-        model.workers[worker.pid] = self._workers[worker.pid] = worker
-        self._hang_ups.add(worker)
-        self._loop.cancel(model.launch.pid)
+            self._loop.after(_HAND_OVER_AGAIN_S, template.pid, lambda: self._hand_over(template))
+        except OSError:
+            pass  # it has died, and its launchers announce themselves anew
 
-    def _fork(self, worker: Worker) -> int:
-        # The child must not run our handlers, nor put signals that are meant for it into our wakeup pipe.
+    # ---- templates ----
+
+    def _start_template(self, name: str) -> TemplateHandle:
+        """Raises ``OSError`` if it cannot be forked."""
+        ours, theirs = socket.socketpair()
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
             pid = os.fork()
             if pid == 0:
-                launch, connection, slot = worker.model.launch, worker.connection, worker.slot
-                run_worker(launch, connection, self._records, slot, self._inherited, self._admission, self._load_policy)
-            try:
-                os.setpgid(pid, pid)  # the child does the same; whoever is first, from here on it leads a group
-            except OSError:
-                pass  # it has ended
-            return pid
+                self._become_template(name, theirs)
+        except OSError:
+            ours.close()
+            raise
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+            theirs.close()
+        ours.setblocking(False)
+        template = self._templates[name] = TemplateHandle(name, pid, ours)
+        self._loop.watch(ours.fileno(), lambda: self.on_template_message(template))
+        return template
 
-    def _memory(self) -> str:
+    def _become_template(self, name: str, link: socket.socket) -> NoReturn:
+        code = 1
         try:
-            return self._admission.describe()
-        except (OSError, MmeError) as error:
-            return f"what is free cannot be told: {error}"
+            from mme.zygote.template import run_template
 
-    def handle_deaths(self) -> None:
-        """Reaps all workers that have ended."""
+            run_template(
+                name,
+                frozenset(self._left_out),
+                self._settings,
+                self._runtime_dir,
+                link=link,
+                supervisor=self._supervisor,
+                records_descriptor=self._records_descriptor,
+                server_pid=self._server_pid,
+            )
+            code = 0
+        except StartError as error:
+            logger.error("%s", error)
+        except BaseException:
+            logger.exception("a template ended")
+        finally:
+            os._exit(code)
+
+    def on_template_message(self, template: TemplateHandle) -> None:
+        """How far a template is; its end is seen by ``on_child_exits``."""
+        try:
+            received = template.link.recv(4096)
+        except OSError:
+            received = b""
+        if not received:
+            self._loop.unwatch(template.link.fileno())
+            return
+        *lines, template.received = (template.received + received).split(b"\n")
+        for line in lines:
+            word, _, part = line.decode().partition(" ")
+            template.part = part or None
+            if word == "failed":
+                self._leave_out(part)
+            elif word == "ready":
+                template.state = TemplateState.READY
+                self._hand_over(template)
+                self._say_ready()
+
+    def _leave_out(self, part: str) -> None:
+        self._left_out.add(part)
+        logger.error("%s is left out of what workers are forked from; each of its models' workers imports it", part)
+
+    def on_child_exits(self) -> None:
+        """Reaps every template that has ended."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -275,116 +297,50 @@ class Zygote:
                 return
             if pid == 0:
                 return
-            self.on_worker_exit(pid, status)
+            for template in [each for each in self._templates.values() if each.pid == pid]:
+                self.on_template_exit(template, status)
 
-    def on_worker_exit(self, pid: int, status: int) -> None:
-        worker = self._workers.pop(pid, None)
-        if worker is None:
-            return
-        del worker.model.workers[pid]
-        self._hang_ups.remove(worker)
-        model = worker.model
-        if model.standard_input < 0 and not model.workers and model.launch.pid in self._models:
-            self._loop.after(_ORPHAN_GRACE_S, model.launch.pid, lambda: self._drop(model))
-        kill_group(pid)  # what the handler has started
-        code = os.waitstatus_to_exitcode(status)
-        record = self._records[worker.slot]
-        state = record.state
-        record.state = WorkerState.STARTED
-        if state >= WorkerState.READY:
-            model.has_loaded = True
-            model.taken_bytes = record.taken_mib * MIB
-        self._free_slots.append(worker.slot)
-        if not worker.ended_by_us:
-            worker.report(code)
-            killed = code == -signal.SIGKILL and not worker.given_up  # by the kernel, as far as can be told
-            if state == WorkerState.LOADING and not worker.given_up:
-                self.refuse_load(model, worker, record.refusal or refusal_of_exit(model.launch.model_name, code))
-                if killed and model.has_loaded:  # (one that was refused has put back what was kept for it)
-                    self.keep_memory(model)
-                return
-            if state == WorkerState.PREDICTING and killed:
-                send_at_once(worker.connection, protocol.predict_response(None, {}, "Out of resources", 507))
-        worker.hang_up()  # at once: what the front end still sends is lost
-        if state >= WorkerState.READY and code != 0 and not worker.ended_by_us:  # 0: the front end has hung up
-            self.keep_memory(model)
-
-    def keep_memory(self, model: ModelSlot) -> None:
-        """What a worker that has died took is for the next one of its model, which MMS asks for after a second."""
-        try:
-            key = self._admission.keep(model.launch.model_name, model.taken_bytes)
-        except (OSError, MmeError) as error:
-            logger.error("nothing is kept for the next worker of model %s: %s", model.launch.model_name, error)
+    def on_template_exit(self, template: TemplateHandle, status: int) -> None:
+        """Replaces a template, without what it died of while it prepared. Raises ``StartError`` if they keep dying."""
+        self._drain(template)
+        logger.error("%s ended (%s)", template, describe_exit(status))
+        del self._templates[template.name]
+        self._loop.cancel(template.pid)
+        template.link.close()
+        if template.state is TemplateState.PREPARING and template.part is not None:
+            if template.part not in self._left_out:
+                self._leave_out(template.part)
         else:
-            model.kept.append(key)
-            self._loop.after(_KEPT_S, key, lambda: self._forget_memory(model, key))
+            self._deaths_s.append(time.monotonic())
+            if len(self._deaths_s) > _MOST_DEATHS and self._deaths_s[-1] - self._deaths_s[0] < _PER_S:
+                raise StartError(f"templates ended {len(self._deaths_s)} times within {_PER_S:g} s; the log says why.")
+        if template.state is TemplateState.READY:
+            self._have_launchers_announce_themselves()
+        if template.name not in self._left_out and template.name not in self._templates:
+            self._start_template(template.name)
+        self._hand_out(template.waiting)
+        self._say_ready()
 
-    def _forget_memory(self, model: ModelSlot, key: str) -> None:
-        self._loop.cancel(key)
-        model.kept.remove(key)
-        try:
-            self._admission.forget(key)
-        except (OSError, MmeError) as error:
-            logger.error("what is kept for model %s stays kept: %s", model.launch.model_name, error)
-
-    def refuse_load(self, model: ModelSlot, worker: Worker, refusal: Refusal) -> None:
-        """Answers ``refusal`` to a load, and closes the connection.
-
-        MMS unregisters the model then, but in a thread that it has interrupted itself: if the launcher lives, waiting
-        for its end fails, and MMS puts the model back (ModelManager.unregisterModel), so that the platform's next try
-        to load it is answered 409. So the launcher ends before the answer.
-
-        Where the model has been loaded before there is no answer: after that MMS would send this connection a request
-        that waits, as if it could be served there. It tries again, and GuardedManager.java unloads what is hopeless.
-        """
-        if model.has_loaded or any(
-            self._records[other.slot].state >= WorkerState.READY for other in model.workers.values()
-        ):
-            worker.hang_up()
-        elif self._multi_model and model.standard_input >= 0:
-            model.refused.append((worker.connection, refusal))
-            kill(model.launch.pid)
-        else:
-            self._answer_load(model, worker.connection, refusal)
-
-    def _answer_load(self, model: ModelSlot, connection: socket.socket, refusal: Refusal) -> None:
-        send_at_once(connection, protocol.load_response(refusal.status, refusal.message))
-        connection.close()
-        folder = Path(model.launch.temporary_dir)
-        self._loop.after(_FILES_MADE_S, folder, lambda: remove_log_files(folder))
-
-
-def refusal_of_exit(model_name: str, code: int) -> Refusal:
-    """Why a load ended with its process, which could not say it itself; ``code`` is negative for a signal."""
-    what = f"the worker of model {model_name!r}"
-    if code == -signal.SIGKILL:
-        remedy = "Unload other models, or use a larger instance."
-        return Refusal(507, f"{what} was killed while it loaded, probably for lack of memory. {remedy}")
-    how = f"crashed ({signal.Signals(-code).name})" if code < 0 else f"ended with exit code {code}"
-    return Refusal(500, f"{what} {how} while it loaded. Its last lines in the log may say why.")
+    def _drain(self, template: TemplateHandle) -> None:
+        """Reads what it has said last, and forgets its descriptor."""
+        descriptor = template.link.fileno()
+        while self._loop.is_watched(descriptor):
+            self.on_template_message(template)
 
 
 def main() -> int:
-    """Warms up, then serves. Exit code 1 if it cannot; the log says why."""
+    """Exit code 1 where it cannot serve; the log says why."""
     runtime_dir = Path(sys.argv[1])
-    alive, ready, shared = map(int, sys.argv[2:5])
+    supervisor, ready, records = map(int, sys.argv[2:5])
     settings = Settings.from_environment()
     configure_logging(settings)
     raise_oom_score(OOM_SCORE_ABOVE_FRONT_END)
+    name_process("zygote")
     try:
-        inherited = warm_up(settings, settings.python_path)
-    except MmeError as error:
+        Root(settings, runtime_dir, supervisor, records).run(ready)
+    except StartError as error:
         logger.error("%s", error)
         return 1
-    _, hard = inherited.open_files_limit
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    admission = Admission(settings, runtime_dir, server_pid=os.getppid())
-    load_policy = LoadPolicy.for_server(settings, runtime_dir, settings.python_path)
-    server = Zygote(
-        *(runtime_dir, alive, shared, inherited, admission, load_policy),
-        multi_model=settings.multi_model,
-    )
-    server.run(ready)
     return 0
 
 

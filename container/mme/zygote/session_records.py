@@ -1,18 +1,23 @@
 """What a zygote, its workers and the supervisor know in common: one record per session, in shared memory.
 
-``_SharedRecords`` is the layout: a header, then an array of ``SessionRecord``. The zygote gives each session a record
-and reads it when the session ends; the session writes it; the supervisor looks at all of them. Each field has one
-writer at a time, so nothing is locked. A record that nobody has used yet costs no memory.
+``_SharedRecords`` is the layout: a header, then an array of ``SessionRecord``. A template claims records, gives
+each of its sessions one and reads it when the session ends; the session writes it; the supervisor looks at all of
+them. All templates of a server's life share them; ``claim`` alone is locked, for each field has one writer at a time.
+A record that nobody has used yet costs no memory.
 """
 
 from __future__ import annotations
 
 import ctypes
 import enum
+import fcntl
 import mmap
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+from mme.capacity.process_memory import ProcessId
 from mme.errors import LONGEST_REFUSAL_BYTES, Refusal
 
 MOST_SESSIONS = 65536
@@ -34,6 +39,9 @@ class SessionRecord(ctypes.Structure):
         ("_state", ctypes.c_uint8),
         ("refusal_status", ctypes.c_uint16),  # 0: the load was not refused
         ("taken_mib", ctypes.c_uint32),  # by the model, once it is loaded
+        ("owner", ctypes.c_uint32),  # the template that has the record; 0: nobody ever had it
+        ("pid", ctypes.c_uint32),  # the worker process of the session; 0: there is none
+        ("start_ticks", ctypes.c_uint64),  # of that process (/proc/PID/stat): tells it from a later one
         ("requests", ctypes.c_uint64),
         ("client_errors", ctypes.c_uint64),  # answered 4xx
         ("server_errors", ctypes.c_uint64),  # answered 5xx but 507
@@ -45,6 +53,9 @@ class SessionRecord(ctypes.Structure):
     _state: int
     refusal_status: int
     taken_mib: int
+    owner: int
+    pid: int
+    start_ticks: int
     requests: int
     client_errors: int
     server_errors: int
@@ -85,9 +96,21 @@ class SessionRecord(ctypes.Structure):
         self.busy_ns += busy_ns
         self.last_request_ns = time.monotonic_ns()
 
+    def enter(self) -> None:
+        """Called by the worker process, first of all: it is this session's."""
+        process = ProcessId.of(os.getpid())
+        if process is not None:
+            self.pid, self.start_ticks = process.pid, process.start_ticks
+
+    def is_process_alive(self) -> bool:
+        """Whether the session's worker process runs, as far as it has said so."""
+        return bool(self.pid) and ProcessId(self.pid, self.start_ticks).is_alive()
+
     def clear(self) -> None:
         """For the next session."""
+        owner = self.owner
         ctypes.memset(ctypes.byref(self), 0, ctypes.sizeof(self))
+        self.owner = owner
 
 
 class _SharedRecords(ctypes.Structure):
@@ -117,18 +140,58 @@ class SessionRecords:
     """The shared memory behind a descriptor of ``make_shared``; it stays when the descriptor is closed."""
 
     def __init__(self, descriptor: int) -> None:
+        """``descriptor`` has to stay open where ``claim`` is to be called."""
+        self._descriptor = descriptor
         self._bytes = memoryview(mmap.mmap(descriptor, SHARED_BYTES))
         self._shared = _SharedRecords.from_buffer(self._bytes)
 
     def __getitem__(self, slot: int) -> SessionRecord:
         return self._shared.sessions[slot]
 
+    def claim(self, owner: int) -> int | None:
+        """The number of a record that template ``owner`` has from now on; None where all are in use.
+
+        Those of templates that have died are given away last: their workers may still serve.
+        """
+        with self._lock():
+            slot = self._shared.used_records
+            if slot < MOST_SESSIONS:
+                self._shared.used_records = slot + 1
+            else:
+                slot = next((at for at in range(MOST_SESSIONS) if self._is_abandoned(self[at])), -1)
+                if slot < 0:
+                    return None
+            self[slot].clear()
+            self[slot].owner = owner
+            return slot
+
     def take(self, slot: int) -> SessionRecord:
-        """Called by the zygote alone: record ``slot``, emptied, for a new session."""
+        """Called by the template that has record ``slot``: empties it for a new session."""
         self._shared.used_records = max(self._shared.used_records, slot + 1)
         record = self[slot]
         record.clear()
         return record
+
+    def living(self) -> Iterator[SessionRecord]:
+        """The records of sessions whose worker process still runs."""
+        for slot in range(self._shared.used_records):
+            record = self[slot]
+            if record.is_process_alive():
+                yield record
+
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        fcntl.lockf(self._descriptor, fcntl.LOCK_EX)  # the kernel lets go of it if we die
+        try:
+            yield
+        finally:
+            fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
+
+    @staticmethod
+    def _is_abandoned(record: SessionRecord) -> bool:
+        if record.is_process_alive():
+            return False
+        return ProcessId.of(record.owner) is None
 
     @property
     def drain_quota(self) -> int:
@@ -150,7 +213,11 @@ class SessionRecords:
     def _is_any(self, *wanted: WorkerState) -> bool:
         end = _FIRST_STATE + self._shared.used_records * _RECORD_BYTES
         states = bytes(self._bytes[_FIRST_STATE:end:_RECORD_BYTES])
-        return any(states.find(state) >= 0 for state in wanted)
+        if not any(states.find(state) >= 0 for state in wanted):
+            return False
+        # A worker that was killed when its template was gone, too, has left its state behind.
+        found = (self[slot] for slot, state in enumerate(states) if state in wanted)
+        return any(not each.pid or each.is_process_alive() for each in found)
 
 
 class DrainQuota:

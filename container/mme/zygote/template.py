@@ -1,153 +1,373 @@
-"""The state that all workers start from: frameworks imported, a dummy model run, nothing that a fork would break."""
+"""A template: the process that the workers of one framework's models are forked from. It has their sockets, too.
+
+Lifetime   from the first model of its framework, or from the start (``MME_PRELOAD``); ends with the root.
+Prepared   by ``template_preparation.py``: the framework imported, a sample model run, its objects immortal. One thread.
+Does       listens for all of its models (``model_slot.py``), forks a worker per connection of MMS, and sees to what
+           comes of that: answers in the place of a worker that was killed, and holds its memory for the next one.
+Ends       if the root dies or it is asked to (SIGTERM), leaving models as they are for the next template to take on;
+           if the supervisor is gone, with all of its models and workers.
+"""
 
 from __future__ import annotations
 
-import ctypes
-import gc
-import importlib
-import importlib.util
+import errno
 import logging
 import os
 import resource
-import sys
-import time
+import select
+import signal
+import socket
 from pathlib import Path
 
-from mme.errors import StartError
-from mme.frameworks import registry
+from mme.capacity.admission import Admission
+from mme.errors import MmeError, Refusal
 from mme.settings import Settings
-from mme.supervisor.mms_config import DEFAULT_HANDLER
-from mme.zygote.template_warmup import warm_up_template
-from mme.zygote.worker_process import Inherited
+from mme.zygote import protocol
+from mme.zygote.event_loop import EventLoop
+from mme.zygote.hang_up import HangUps
+from mme.zygote.launcher import Launch, start_time
+from mme.zygote.load_policy import LoadPolicy
+from mme.zygote.model_slot import ModelSlot, SessionHandle, WorkerHandle, send_at_once, was_listened_for
+from mme.zygote.processes import kill, kill_group, name_process
+from mme.zygote.session_records import MOST_SESSIONS, SessionRecords, WorkerState
+from mme.zygote.template_preparation import PartFailed, prepare
+from mme.zygote.worker_exit import classify_exit
+from mme.zygote.worker_process import Inherited, run_worker
 
 logger = logging.getLogger("mme.zygote")
 
-# What every handler ends up importing; importing it in each worker anew would cost time and memory.
-_COMMON_MODULES = (
-    "encodings.idna",
-    "mms.metrics.metrics_store",
-    "mms.model_loader",
-    "mms.service",
-    "multiprocessing.process",
-    "numpy",
-    "sagemaker_inference.default_handler_service",
-    "sagemaker_inference.default_inference_handler",
-    "sagemaker_inference.transformer",
-    "uuid",
-    "mme.zygote.session",
-)
-# The largest first: a smaller piece would break a larger hole.
-_HOLE_SIZES = (65536, 32768, 16384, 8192, *range(4096, 1024, -64), *range(1032, 8, -16))
+# How long the memory of a worker that has died is held for the next one.
+_HELD_S = 10.0
+# How long until something is tried again that another process, or a lack of descriptors, is in the way of.
+_AGAIN_S = 1.0
+_SIGNALS = {signal.SIGTERM, signal.SIGCHLD}
+_NO_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 
 
-def warm_up(settings: Settings, python_path: str) -> Inherited:
-    """Makes this process the template, and returns what its workers must know about it.
+def run_template(
+    name: str,
+    left_out: frozenset[str],
+    settings: Settings,
+    runtime_dir: Path,
+    *,
+    link: socket.socket,
+    supervisor: int,
+    records_descriptor: int,
+    server_pid: int,
+) -> None:
+    """Runs in a child of the root: prepares, says so on ``link``, and serves. ``name`` is the framework's, or "".
 
-    ``python_path`` is the PYTHONPATH that this process was started with. Raises ``StartError`` if it ends up with a
-    second thread.
+    Raises ``StartError`` where it cannot be prepared.
     """
-    started_s = time.monotonic()
-    search_path = _search_path_without(python_path)
-    before = _open_descriptors()
-    for module in (*_COMMON_MODULES, *_image_modules(), settings.handler or DEFAULT_HANDLER):
-        _import(module)
-    warmed = [name for name in frameworks_to_preload(settings) if _warm(name, settings)]
-    _restrict_to_one_thread()
-    gc.collect()
-    gc.freeze()
-    gc.disable()  # a collection would touch, and so copy, pages that the workers share
-    _fill_holes_in_heap()
-    logger.info("ready to fork after %.1f s, warmed up: %s", time.monotonic() - started_s, ", ".join(warmed) or "none")
-    return Inherited(
-        descriptors=frozenset(_open_descriptors() - before),
-        search_path=search_path,
-        open_files_limit=resource.getrlimit(resource.RLIMIT_NOFILE),
+    _reset_after_fork({link.fileno(), supervisor, records_descriptor})
+    name_process(f"template {name or 'plain'}")
+    started_ticks = int(start_time(os.getppid()))
+
+    def say(line: str) -> None:
+        try:
+            link.sendall(line.encode() + b"\n")
+        except OSError:
+            pass  # the root has died, which the loop sees
+
+    try:
+        inherited = prepare(name, left_out, settings, runtime_dir, lambda part: say(f"preparing {part}"))
+    except PartFailed as error:
+        say(f"failed {error.part}")
+        raise
+    _, hard = inherited.open_files_limit
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    template = Template(
+        settings,
+        link=link,
+        supervisor=supervisor,
+        records=SessionRecords(records_descriptor),
+        zygote_started_ticks=started_ticks,
+        inherited=inherited,
+        admission=Admission(settings, runtime_dir, server_pid=server_pid),
+        load_policy=LoadPolicy.for_server(settings, runtime_dir, settings.python_path),
     )
+    say("ready")
+    template.run()
 
 
-def frameworks_to_preload(settings: Settings) -> tuple[str, ...]:
-    """The frameworks of ``MME_PRELOAD``, else all known ones that are installed here."""
-    if settings.preload is not None:
-        return settings.preload
-    return tuple(name for name in registry.ADAPTERS if importlib.util.find_spec(name) is not None)
+def _reset_after_fork(keep: set[int]) -> None:
+    """Nothing of the root's loop stays: signals, descriptors."""
+    signal.set_wakeup_fd(-1)
+    for each in _SIGNALS:
+        signal.signal(each, signal.SIG_DFL)
+    first = 3
+    for number in sorted(keep):
+        os.closerange(first, number)
+        first = number + 1
+    os.closerange(first, 1 + max(int(entry) for entry in os.listdir("/proc/self/fd")))  # noqa: PTH208
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
 
-def _warm(name: str, settings: Settings) -> bool:
-    """Warms one framework. One that cannot be is left to the workers: their models then say what is wrong."""
-    try:
-        registry.adapter(name).warm_template(settings)
-        warm_up_template(name, DEFAULT_HANDLER)
-    except Exception:
-        logger.exception("%s could not be warmed up; its models will load slowly, or not at all", name)
-        return False
-    return True
+class Template:
+    """The loop and all that it knows. ``run`` returns when the root or the supervisor has gone, or on SIGTERM."""
 
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        link: socket.socket,
+        supervisor: int,
+        records: SessionRecords,
+        zygote_started_ticks: int,
+        inherited: Inherited,
+        admission: Admission,
+        load_policy: LoadPolicy,
+    ) -> None:
+        self._link = link
+        self._supervisor = supervisor
+        self._records = records
+        self._hang_ups = HangUps(records)
+        self._zygote_started_ticks = zygote_started_ticks
+        self._inherited = inherited
+        self._admission = admission
+        self._load_policy = load_policy
+        self._multi_model = settings.multi_model
+        self._sessions_to_load = settings.default_workers_per_model or 1
+        self._loop = EventLoop()
+        self._received = b""
+        self._models: dict[int, ModelSlot] = {}  # by launcher
+        self._workers: dict[int, WorkerHandle] = {}  # by process
+        self._free_records: list[int] = []  # claimed, and without a session
+        self._spare_descriptor = -1  # given up to be able to refuse a load where there is no other
 
-def _image_modules() -> tuple[str, ...]:
-    """Pillow and those of its plugins that it would import at the first image."""
-    if importlib.util.find_spec("PIL") is None:
-        return ()
-    from PIL import Image
+    # ---- life ----
 
-    Image.init()
-    return ("PIL.Image", "PIL.ImageFile", "PIL.ImageOps")
+    def run(self) -> None:
+        """Serves; see the class."""
+        self._link.setblocking(False)
+        self._loop.watch(self._link.fileno(), self.on_root_message)
+        # The root reads what the supervisor writes; its end is for all.
+        self._loop.watch(self._supervisor, self.on_supervisor_end, select.EPOLLHUP)
+        self._loop.watch(self._hang_ups.fileno(), self._hang_ups.handle)
+        self._loop.on_signals({signal.SIGCHLD: self.on_child_exits, signal.SIGTERM: self._loop.stop})
+        self._take_spare_descriptor()
+        self._loop.run()
 
+    def on_supervisor_end(self) -> None:
+        """The supervisor stops us, or was killed: all ends."""
+        for model in list(self._models.values()):
+            model.drop()
+        while self._workers:
+            self.on_worker_exit(*os.waitpid(-1, 0))
+        self._loop.stop()
 
-def _import(module: str) -> None:
-    try:
-        importlib.import_module(module)
-    except Exception as error:
-        logger.info("%s is not imported beforehand: %s", module, error)
+    def on_root_message(self) -> None:
+        """Launchers of new models, or the end of the root: another one starts templates that take the models on."""
+        try:
+            received = self._link.recv(65536)
+        except BlockingIOError:
+            return
+        except OSError:
+            received = b""
+        if not received:
+            if _has_ended(self._supervisor):
+                self.on_supervisor_end()
+            self._loop.stop()
+            return
+        *lines, self._received = (self._received + received).split(b"\n")
+        for line in lines:
+            self.on_launcher(int(line))
 
+    # ---- models ----
 
-def _search_path_without(python_path: str) -> tuple[str, ...]:
-    folders = {Path(entry).absolute() for entry in python_path.split(os.pathsep) if entry}
-    return tuple(entry for entry in sys.path if entry and Path(entry).absolute() not in folders)
+    def on_launcher(self, pid: int) -> None:
+        """A launcher has announced itself: listen for its model."""
+        known = self._models.get(pid)
+        if known is not None:
+            if known.launch.is_alive():
+                return
+            known.drop()
+        try:
+            self._add(Launch.of_process(pid))
+        except Exception as error:
+            # MMS sees the launcher die and fails the load at once.
+            logger.error("process %d announced itself in vain: %s", pid, error, exc_info=not isinstance(error, OSError))
+            self._models.pop(pid, None)
+            kill(pid)  # the root has seen that it is a launcher
 
-
-def _open_descriptors() -> set[int]:
-    found = list(Path("/proc/self/fd").iterdir())
-    return {int(entry.name) for entry in found if entry.is_symlink()}  # without the one that the listing was read from
-
-
-def _restrict_to_one_thread() -> None:
-    threads = [(thread / "comm").read_text().strip() for thread in Path("/proc/self/task").iterdir()]
-    if len(threads) > 1:
-        raise StartError(
-            f"the zygote has {len(threads)} threads ({', '.join(threads)}) after its imports; only one can be "
-            "forked. Leave the framework that starts them out of MME_PRELOAD, or set MME_WORKERS=spawn."
+    def _add(self, launch: Launch) -> None:
+        model = ModelSlot(
+            launch,
+            self._loop,
+            sessions_to_load=self._sessions_to_load,
+            adopted=was_listened_for(launch, self._zygote_started_ticks),
+            multi_model=self._multi_model,
+            on_connection=self.on_connection,
+            on_gone=self.on_model_gone,
         )
+        model.listen()
+        self._models[launch.pid] = model
 
+    def on_model_gone(self, model: ModelSlot) -> None:
+        """Nothing is left of a model but what was held for it."""
+        self._models.pop(model.launch.pid, None)
+        for key in list(model.kept):
+            self._release_memory(model, key)
 
-class _HeapState(ctypes.Structure):
-    """glibc's ``struct mallinfo2``."""
+    # ---- workers ----
 
-    _fields_ = [
-        *((name, ctypes.c_size_t) for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd")),
-        *((name, ctypes.c_size_t) for name in ("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")),
-    ]
+    def on_connection(self, model: ModelSlot) -> None:
+        """MMS has connected for a session of ``model``: fork a worker for it."""
+        try:
+            connection = model.accept()
+        except OSError as error:
+            self._refuse_without_resources(model, error)
+            return
+        if connection is None:
+            return
+        slot = self._free_records.pop() if self._free_records else self._records.claim(os.getpid())
+        if slot is None:
+            logger.error("no worker for %s: there are %d", model, MOST_SESSIONS)
+            connection.close()
+            return
+        session = SessionHandle(model, connection, slot, self._records.take(slot))
+        try:
+            session.worker.pid = self._fork(session)
+        except OSError as error:
+            self._free_records.append(slot)
+            reason = f"no process can be forked for model {model.name!r}: {error.strerror}"
+            logger.error("%s (507); %s", reason, self._memory())
+            model.on_load_refused(session, Refusal(507, f"{reason}. Unload other models, or use a larger instance."))
+            return
+        self._workers[session.worker.pid] = session.worker
+        self._hang_ups.add(session)
+        model.on_session_start(session)
 
+    def _refuse_without_resources(self, model: ModelSlot, error: OSError) -> None:
+        """A connection that cannot be accepted for lack of descriptors or memory is refused (507) with a spare one."""
+        if error.errno not in _NO_RESOURCES:
+            raise error
+        logger.error("no worker for %s (507): %s; %s", model, error, self._memory())
+        if self._spare_descriptor < 0:
+            self._take_spare_descriptor()
+        if self._spare_descriptor >= 0:
+            os.close(self._spare_descriptor)
+            self._spare_descriptor = -1
+            try:
+                connection = model.accept()
+            except OSError:
+                connection = None
+            if connection is not None:
+                session = SessionHandle(model, connection, -1, self._records[0])
+                reason = f"no connection can be taken for model {model.name!r}: {error.strerror}"
+                remedy = "Unload other models, or raise the limit (ulimit -n)."
+                model.on_load_refused(session, Refusal(507, f"{reason}. {remedy}"))
+        model.pause_listening(_AGAIN_S)
+        self._loop.after(_AGAIN_S, "spare", self._take_spare_descriptor)
 
-def _fill_holes_in_heap() -> None:
-    """Takes every free piece inside the C heap, so that workers allocate on new pages at its end.
+    def _take_spare_descriptor(self) -> None:
+        if self._spare_descriptor < 0:
+            try:
+                self._spare_descriptor = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError:
+                self._loop.after(_AGAIN_S, "spare", self._take_spare_descriptor)
 
-    What has been freed during the warm-up lies scattered among what is in use. A worker that allocated there would
-    copy a page of the template for each few bytes: 3 MB of them for a tiny MXNet model.
-    """
-    libc = ctypes.CDLL(None)
-    try:
-        heap_state, allocate = libc.mallinfo2, libc.malloc
-    except AttributeError:
-        return  # not glibc, or one before 2.33
-    heap_state.restype = _HeapState
-    allocate.argtypes, allocate.restype = [ctypes.c_size_t], ctypes.c_void_p
-    for size in _HOLE_SIZES:
-        at_a_time = 8 if size > 4096 else 64
+    def _fork(self, session: SessionHandle) -> int:
+        # The child must not run our handlers, nor put signals that are meant for it into our wakeup pipe.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        try:
+            pid = os.fork()
+            if pid == 0:
+                launch, connection, slot = session.model.launch, session.connection, session.slot
+                run_worker(
+                    *(launch, connection, self._records, slot, self._inherited, self._admission, self._load_policy)
+                )
+            try:
+                os.setpgid(pid, pid)  # the child does the same; whoever is first, from here on it leads a group
+            except OSError:
+                pass  # it has ended
+            return pid
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+
+    def _memory(self) -> str:
+        try:
+            return self._admission.describe()
+        except (OSError, MmeError) as error:
+            return f"what is free cannot be told: {error}"
+
+    def on_child_exits(self) -> None:
+        """Reaps all workers that have ended."""
         while True:
-            before = heap_state()
-            for _ in range(at_a_time):
-                allocate(size)  # never freed
-            after = heap_state()
-            # All of them taken from the end of the heap: there is no hole of this size any more.
-            if after.arena != before.arena or before.keepcost - after.keepcost >= at_a_time * size:
-                break
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            self.on_worker_exit(pid, status)
+
+    def on_worker_exit(self, pid: int, status: int) -> None:
+        """A worker has ended: what it owed is answered, and what its model took is held for the next one."""
+        worker = self._workers.pop(pid, None)
+        if worker is None:
+            return
+        kill_group(pid)  # what the handler has started
+        for session in worker.sessions:
+            try:
+                self.on_session_end(session, os.waitstatus_to_exitcode(status))
+            except Exception:
+                logger.exception("%s is dropped: an error in its template", session.model)
+                session.model.drop()
+
+    def on_session_end(self, session: SessionHandle, code: int) -> None:
+        """See ``on_worker_exit``; ``code`` is negative for a signal."""
+        model, worker, record = session.model, session.worker, session.record
+        ending = classify_exit(
+            code,
+            record.state,
+            model.name,
+            ended_by_us=worker.ended_by_us,
+            given_up=worker.given_up,
+            refusal=record.refusal,
+        )
+        self._hang_ups.remove(session)
+        model.on_session_end(session)
+        record.state, record.pid = WorkerState.STARTED, 0
+        self._free_records.append(session.slot)
+        if ending.description:
+            level = logging.WARNING if code > 0 else logging.ERROR
+            logger.log(level, "worker %d of %s %s", worker.pid, model, ending.description)
+        if ending.refusal is not None:
+            was_loaded = model.has_loaded
+            model.on_load_refused(session, ending.refusal)
+            if ending.was_killed and was_loaded:  # (one that was refused has put back what was held for it)
+                self._hold_memory(model)
+            return
+        if ending.request_ran_out_of_memory:
+            send_at_once(session.connection, protocol.predict_response(None, {}, "Out of resources", 507))
+        session.hang_up()  # at once: what the front end still sends is lost
+        if ending.holds_memory:
+            self._hold_memory(model)
+
+    def _hold_memory(self, model: ModelSlot) -> None:
+        """What a worker that has died took is for the next one of its model, which MMS asks for after a second."""
+        try:
+            key = self._admission.keep(model.name, model.taken_bytes)
+        except (OSError, MmeError) as error:
+            logger.error("nothing is held for the next worker of %s: %s", model, error)
+        else:
+            model.kept.append(key)
+            self._loop.after(_HELD_S, key, lambda: self._release_memory(model, key))
+
+    def _release_memory(self, model: ModelSlot, key: str) -> None:
+        try:
+            self._admission.forget(key)
+        except (OSError, MmeError) as error:
+            logger.warning("what is held for %s stays held for a moment: %s", model, error)
+            self._loop.after(_AGAIN_S, key, lambda: self._release_memory(model, key))
+        else:
+            self._loop.cancel(key)
+            model.kept.remove(key)
+
+
+def _has_ended(pipe: int) -> bool:
+    """Whether nobody can write to ``pipe`` any more."""
+    poll = select.poll()
+    poll.register(pipe, 0)
+    return bool(poll.poll(0))

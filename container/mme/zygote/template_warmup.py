@@ -28,9 +28,12 @@ _IMAGE_SIDE = 32  # of the sample models, see Adapter.write_sample
 _ROUNDS = 6
 
 
-def warm_up_template(framework: str, handler: str) -> None:
-    """Loads the framework's sample model through module ``handler`` and invokes it, without a connection of MMS."""
-    with tempfile.TemporaryDirectory(prefix="sample-") as folder, _quiet():
+def warm_up_template(framework: str, handler: str, runtime_dir: Path) -> None:
+    """Loads the framework's sample model through module ``handler`` and invokes it, without a connection of MMS.
+
+    The model is written to ``runtime_dir``, which the supervisor removes should this process be killed meanwhile.
+    """
+    with tempfile.TemporaryDirectory(prefix="sample-", dir=runtime_dir) as folder, _quiet():
         if not registry.adapter(framework).write_sample(Path(folder)):
             return
         for _ in range(_ROUNDS):

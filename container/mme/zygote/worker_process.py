@@ -32,11 +32,11 @@ from mme.zygote.hang_up import OrphanLimit
 from mme.zygote.launcher import Launch
 from mme.zygote.load_policy import LoadPolicy
 from mme.zygote.output import let_output_be_read
+from mme.zygote.processes import name_process, raise_oom_score
 from mme.zygote.session_records import DrainQuota, SessionRecords, WorkerState
 
 # Should the kernel have to kill, then one worker before the zygote, and that before the front end.
 OOM_SCORE_ABOVE_ZYGOTE = 200
-HIGHEST_OOM_SCORE = 1000
 
 _EXIT_DIED = 1
 _EXIT_LOAD_FAILED = 22  # EINVAL; the session's record has the refusal
@@ -69,6 +69,7 @@ def run_worker(
     parent = os.getppid()
     code = _EXIT_DIED
     try:
+        records[slot].enter()
         try:
             settings = become_worker(launch, connection.fileno(), inherited, load_policy)
         except Exception as error:
@@ -187,23 +188,6 @@ def reset_descriptors(output: tuple[int, int], keep: Iterable[int]) -> None:
         stream = io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", line_buffering=True)
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
-
-
-def raise_oom_score(by: int) -> None:
-    """Makes this process a likelier victim of the kernel than its parent. Needs no privilege."""
-    path = Path("/proc/self/oom_score_adj")
-    try:
-        path.write_text(str(min(int(path.read_text()) + by, HIGHEST_OOM_SCORE)))
-    except OSError:
-        pass  # /proc may be read-only; all are equal then
-
-
-def name_process(name: str) -> None:
-    """What ``ps`` and ``top`` show; the kernel keeps 15 bytes. No character is cut: others read /proc as text."""
-    try:
-        Path("/proc/self/comm").write_text(name.encode()[:15].decode(errors="ignore"), encoding="utf-8")
-    except OSError:
-        pass
 
 
 def worker_environment(launched_with: Mapping[bytes, bytes]) -> dict[bytes, bytes]:

@@ -17,7 +17,7 @@ import numpy as np
 
 from mme.errors import ModelLoadError
 from mme.frameworks.base import Adapter, TensorSpec, means_no_memory, memory_errors
-from mme.frameworks.mxnet import artifacts, numpy_names
+from mme.frameworks.mxnet import WELL_KNOWN_FILES, artifacts, numpy_names
 from mme.frameworks.mxnet.model import MXNetModel, is_known
 from mme.settings import Settings
 
@@ -32,7 +32,7 @@ class MXNetAdapter(Adapter):
     artifacts = "PREFIX-symbol.json, PREFIX-NNNN.params and PREFIX-shapes.json"
 
     def recognises(self, model_dir: Path) -> bool:
-        return any(model_dir.glob("*-symbol.json"))
+        return any(any(model_dir.glob(pattern)) for pattern in WELL_KNOWN_FILES)
 
     def import_framework(self, settings: Settings) -> Any:
         return import_mxnet(settings)

@@ -11,7 +11,7 @@ import java.util.List;
 import java.util.Properties;
 
 /**
- * What this server allows: front-end-guard.properties in the working folder, which server.py writes.
+ * What this server allows: load-policy.properties in the working folder, which supervisor/server.py writes.
  *
  * <pre>
  * root.0, root.1 …     real paths of the folders below which models may be
@@ -19,18 +19,18 @@ import java.util.Properties;
  * unload_hopeless      whether a model whose workers do not come back is unloaded
  * </pre>
  *
- * Names and folders are looked at as gate.py does, whose word counts where a worker is started: without one
+ * Names and folders are looked at as zygote/load_policy.py does, whose word counts where a worker is started: without one
  * (initial_workers=0) nobody else asks.
  */
-final class Rules {
-    private static final Path FILE = Path.of("front-end-guard.properties");
-    private static final int LONGEST_NAME = 255; // characters, as gate.LONGEST_NAME
+final class LoadPolicy {
+    private static final Path FILE = Path.of("load-policy.properties");
+    private static final int LONGEST_NAME = 255; // characters, as load_policy.LONGEST_NAME
 
     final boolean unloadHopeless;
     private final boolean rootAllowed;
     private final List<Path> roots = new ArrayList<>();
 
-    private Rules(Properties properties) {
+    private LoadPolicy(Properties properties) {
         unloadHopeless = Boolean.parseBoolean(properties.getProperty("unload_hopeless"));
         rootAllowed = Boolean.parseBoolean(properties.getProperty("root_allowed"));
         for (int i = 0; properties.getProperty("root." + i) != null; i++) {
@@ -38,12 +38,12 @@ final class Rules {
         }
     }
 
-    static Rules read() throws IOException {
+    static LoadPolicy read() throws IOException {
         Properties properties = new Properties();
         try (Reader reader = Files.newBufferedReader(FILE, StandardCharsets.ISO_8859_1)) {
             properties.load(reader);
         }
-        return new Rules(properties);
+        return new LoadPolicy(properties);
     }
 
     /** Throws BadRequestException (400) for a name that no model may have. */
@@ -53,7 +53,7 @@ final class Rules {
             throw new BadRequestException(
                     "The model's name has " + length + " characters; 1 to " + LONGEST_NAME + " are allowed.");
         }
-        if (!name.codePoints().allMatch(Rules::isPrintable)) {
+        if (!name.codePoints().allMatch(LoadPolicy::isPrintable)) {
             throw new BadRequestException("The model's name has characters that cannot be printed.");
         }
         if (name.contains("/") || name.contains("..")) {

@@ -1,0 +1,65 @@
+package mme;
+
+import com.amazonaws.ml.mms.http.ErrorResponse;
+import com.amazonaws.ml.mms.util.JsonUtils;
+import io.netty.buffer.ByteBuf;
+import io.netty.buffer.Unpooled;
+import io.netty.channel.ChannelFuture;
+import io.netty.channel.ChannelFutureListener;
+import io.netty.channel.ChannelHandlerContext;
+import io.netty.channel.ChannelPipeline;
+import io.netty.handler.codec.http.DefaultFullHttpResponse;
+import io.netty.handler.codec.http.FullHttpResponse;
+import io.netty.handler.codec.http.HttpHeaderNames;
+import io.netty.handler.codec.http.HttpHeaderValues;
+import io.netty.handler.codec.http.HttpMessage;
+import io.netty.handler.codec.http.HttpObjectAggregator;
+import io.netty.handler.codec.http.HttpResponse;
+import io.netty.handler.codec.http.HttpResponseStatus;
+import io.netty.handler.codec.http.HttpUtil;
+import io.netty.handler.codec.http.HttpVersion;
+import java.nio.charset.StandardCharsets;
+
+/** Collects a request's body. One that is too large is answered 413 with the limit, where netty says nothing (MMS-15). */
+final class BodyAggregator extends HttpObjectAggregator {
+    BodyAggregator(int limitBytes) {
+        super(limitBytes);
+    }
+
+    @Override
+    protected Object newContinueResponse(HttpMessage start, int maxContentLength, ChannelPipeline pipeline) {
+        Object response = super.newContinueResponse(start, maxContentLength, pipeline);
+        boolean isTooLarge =
+                response instanceof HttpResponse
+                        && ((HttpResponse) response).status().equals(HttpResponseStatus.REQUEST_ENTITY_TOO_LARGE);
+        return isTooLarge ? tooLarge() : response;
+    }
+
+    @Override
+    protected void handleOversizedMessage(ChannelHandlerContext ctx, HttpMessage oversized) {
+        FullHttpResponse response = tooLarge();
+        // Of a connection that is kept, what is left of the body is read and dropped: the client sends it before it looks.
+        boolean isKept = HttpUtil.isKeepAlive(oversized);
+        HttpUtil.setKeepAlive(response, isKept);
+        ChannelFuture sent = ctx.writeAndFlush(response);
+        if (!isKept) {
+            sent.addListener(ChannelFutureListener.CLOSE);
+        }
+    }
+
+    private FullHttpResponse tooLarge() {
+        String message =
+                "The body is larger than the "
+                        + maxContentLength()
+                        + " bytes that this server takes. SAGEMAKER_MAX_PAYLOAD_IN_MB sets the limit.";
+        ErrorResponse error =
+                new ErrorResponse(
+                        HttpResponseStatus.REQUEST_ENTITY_TOO_LARGE.code(), "RequestEntityTooLargeException", message);
+        ByteBuf body = Unpooled.copiedBuffer(JsonUtils.GSON_PRETTY.toJson(error) + '\n', StandardCharsets.UTF_8);
+        FullHttpResponse response =
+                new DefaultFullHttpResponse(HttpVersion.HTTP_1_1, HttpResponseStatus.REQUEST_ENTITY_TOO_LARGE, body);
+        response.headers().set(HttpHeaderNames.CONTENT_TYPE, HttpHeaderValues.APPLICATION_JSON);
+        response.headers().set(HttpHeaderNames.CONTENT_LENGTH, body.readableBytes());
+        return response;
+    }
+}

@@ -1,0 +1,74 @@
+package mme;
+
+import com.amazonaws.ml.mms.wlm.Model;
+import java.util.concurrent.ConcurrentHashMap;
+
+/**
+ * The registered models by name, in the place of ModelManager.models.
+ *
+ * <p>A model is let in if its name and folder are allowed: where it has no worker (initial_workers=0), nobody else asks.
+ *
+ * <p>A thread that is set upon one model removes none but that. MMS unregisters a model whose load has failed after it
+ * has answered, by its name; by then somebody may have loaded another model by that name (MMS-3).
+ */
+final class ModelRegistry extends ConcurrentHashMap<String, Model> {
+    private static final long serialVersionUID = 1L;
+    private static final ThreadLocal<Model> ONLY = new ThreadLocal<>();
+
+    private final transient LoadPolicy policy;
+    private final transient PatchedWorkLoadManager loads;
+    private final int queueSize;
+
+    ModelRegistry(LoadPolicy policy, PatchedWorkLoadManager loads, int queueSize) {
+        this.policy = policy;
+        this.loads = loads;
+        this.queueSize = queueSize;
+    }
+
+    /** From here on this thread removes no model of that name but this one. */
+    static void removeOnly(Model model) {
+        ONLY.set(model);
+    }
+
+    @Override
+    public Model putIfAbsent(String name, Model model) {
+        policy.checkName(name);
+        policy.checkFolder(model.getModelDir().toPath());
+        RequestQueue.install(model, queueSize);
+        return super.putIfAbsent(name, model);
+    }
+
+    /** MMS does so once more when the launcher has started, and where it could not end it. */
+    @Override
+    public Model put(String name, Model model) {
+        RequestQueue.of(model).reopen();
+        return super.put(name, model);
+    }
+
+    @Override
+    public Model remove(Object name) {
+        Model only = ONLY.get();
+        if (only != null && only.getModelName().equals(name)) {
+            return remove(name, only) ? only : null;
+        }
+        Model removed = super.remove(name);
+        if (removed != null) {
+            hasGone(removed);
+        }
+        return removed;
+    }
+
+    @Override
+    public boolean remove(Object name, Object model) {
+        boolean isRemoved = super.remove(name, model);
+        if (isRemoved) {
+            hasGone((Model) model);
+        }
+        return isRemoved;
+    }
+
+    private void hasGone(Model model) {
+        RequestQueue.of(model).close();
+        loads.hasGone(model);
+    }
+}

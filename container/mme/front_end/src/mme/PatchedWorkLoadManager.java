@@ -1,0 +1,236 @@
+package mme;
+
+import com.amazonaws.ml.mms.http.BadRequestException;
+import com.amazonaws.ml.mms.http.InternalServerException;
+import com.amazonaws.ml.mms.util.ConfigManager;
+import com.amazonaws.ml.mms.util.messages.ModelWorkerResponse;
+import com.amazonaws.ml.mms.wlm.BatchAggregator;
+import com.amazonaws.ml.mms.wlm.Model;
+import com.amazonaws.ml.mms.wlm.ModelManager;
+import com.amazonaws.ml.mms.wlm.WorkLoadManager;
+import com.amazonaws.ml.mms.wlm.WorkerThread;
+import io.netty.handler.codec.http.HttpResponseStatus;
+import java.lang.reflect.Field;
+import java.nio.file.Files;
+import java.util.Collections;
+import java.util.List;
+import java.util.Map;
+import java.util.Set;
+import java.util.WeakHashMap;
+import java.util.concurrent.AbstractExecutorService;
+import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.ExecutionException;
+import java.util.concurrent.FutureTask;
+import java.util.concurrent.RunnableFuture;
+import java.util.concurrent.TimeUnit;
+import java.util.concurrent.TimeoutException;
+
+/**
+ * MMS's WorkLoadManager, mended. Workers and launchers run in threads of their own, one task each (MMS-1). A failed load is
+ * forgotten before it is answered (MMS-3). An unloaded model is gone (MMS-4). What no program can be started with is refused
+ * (MMS-6). A model whose workers do not come back is unloaded: {@link LostModels} (MMS-7).
+ */
+final class PatchedWorkLoadManager extends WorkLoadManager {
+    // In UTF-8 at most three times as many bytes, less than what Linux allows for one (MAX_ARG_STRLEN, 128 KB).
+    private static final int LONGEST_ARGUMENT = 30_000;
+    private static final Field AGGREGATOR = Agent.field(WorkerThread.class, "aggregator");
+    private static final Field JOBS = Agent.field(BatchAggregator.class, "jobs");
+    private static final Field MODEL = Agent.field(WorkerThread.class, "model");
+    private static final ThreadLocal<Run> CURRENT = new ThreadLocal<>();
+
+    private final Set<Model> started = Collections.synchronizedSet(Collections.newSetFromMap(new WeakHashMap<>()));
+    private final Map<Model, String> reasons = Collections.synchronizedMap(new WeakHashMap<>()); // of failed loads
+    private final LostModels lost;
+
+    PatchedWorkLoadManager(ConfigManager config, LoadPolicy policy) {
+        super(config, new WorkerConnections(config));
+        Agent.set(Agent.field(WorkLoadManager.class, "threadPool"), this, new OneTaskThreads());
+        lost = new LostModels(this, policy.unloadHopeless);
+    }
+
+    /** What the worker of the thread that asks is at. */
+    static Run currentRun() {
+        return CURRENT.get();
+    }
+
+    /** One run of a worker's or launcher's thread: from the connection to its end. */
+    final class Run implements Runnable {
+        private final WorkerThread worker;
+        private final Model model;
+
+        Run(WorkerThread worker) {
+            this.worker = worker;
+            model = (Model) Agent.get(MODEL, worker);
+        }
+
+        @Override
+        public void run() {
+            CURRENT.set(this);
+            Agent.set(JOBS, Agent.get(AGGREGATOR, worker), new Batch());
+            try {
+                worker.run();
+            } finally {
+                if (!worker.isServerThread()) {
+                    lost.onWorkerEnded(model);
+                }
+            }
+        }
+
+        /** Called in the thread of the connection. */
+        void onLoadAnswered(ModelWorkerResponse answer) {
+            if (answer.getCode() == HttpResponseStatus.OK.code()) {
+                lost.onWorkerLoaded(model);
+            } else {
+                reasons.put(model, answer.getMessage());
+                lost.onLoadRefused(model, answer.getCode());
+            }
+        }
+    }
+
+    /** Starts a thread for each task, in which it ends. */
+    private final class OneTaskThreads extends AbstractExecutorService {
+        @Override
+        public void execute(Runnable task) {
+            new Thread(task instanceof WorkerThread ? new Run((WorkerThread) task) : task).start();
+        }
+
+        @Override
+        protected <T> RunnableFuture<T> newTaskFor(Runnable task, T value) {
+            return new FutureTask<>(task instanceof WorkerThread ? new Run((WorkerThread) task) : task, value);
+        }
+
+        @Override
+        public void shutdown() {
+            throw new UnsupportedOperationException(); // by nobody: the process ends
+        }
+
+        @Override
+        public List<Runnable> shutdownNow() {
+            throw new UnsupportedOperationException();
+        }
+
+        @Override
+        public boolean isShutdown() {
+            return false;
+        }
+
+        @Override
+        public boolean isTerminated() {
+            return false;
+        }
+
+        @Override
+        public boolean awaitTermination(long timeout, TimeUnit unit) {
+            return false;
+        }
+    }
+
+    /** Why the last load of the model failed, in its worker's words; null where it did not say. */
+    String reasonOfFailure(Model model) {
+        return reasons.get(model);
+    }
+
+    @Override
+    public void addServerThread(Model model, CompletableFuture<HttpResponseStatus> future)
+            throws InterruptedException, ExecutionException, TimeoutException {
+        try {
+            checkArgument("name", model.getModelName());
+            checkArgument("handler", model.getModelArchive().getHandler());
+            checkArgument("preload_model", model.preloadModel());
+            if (!Files.isReadable(model.getModelDir().toPath()) || !Files.isExecutable(model.getModelDir().toPath())) {
+                throw new InternalServerException(
+                        "The model's folder cannot be opened by the user that the server runs as. Give others the right to"
+                                + " read it (chmod -R o+rX).");
+            }
+        } catch (BadRequestException | InternalServerException e) {
+            ModelManager.getInstance().getModels().remove(model.getModelName(), model);
+            throw e; // answered 400, or 500
+        }
+        super.addServerThread(model, future);
+    }
+
+    private static void checkArgument(String what, String value) {
+        if (value.indexOf('\0') >= 0 || value.length() > LONGEST_ARGUMENT) {
+            throw new BadRequestException("The model's " + what + " is too long, or holds a zero character.");
+        }
+    }
+
+    @Override
+    public CompletableFuture<HttpResponseStatus> modelChanged(Model model) {
+        if (Connection.current() != null) {
+            Connection.current().loads(model); // its answer gets the reason, should the load fail
+        }
+        reasons.remove(model);
+        Thread caller = Thread.currentThread();
+        boolean isFirst = model.getMinWorkers() > 0 && started.add(model);
+        CompletableFuture<HttpResponseStatus> done = model.getMaxWorkers() == 0 ? end(model) : super.modelChanged(model);
+        if (!isFirst) {
+            return done;
+        }
+        return done.thenApply(
+                status -> {
+                    if (HttpResponseStatus.OK.equals(status)) {
+                        lost.watch(model);
+                    } else {
+                        forget(model);
+                        // MMS answers now, and then unregisters whatever has the name in this thread, its worker's.
+                        if (Thread.currentThread() != caller) {
+                            ModelRegistry.removeOnly(model);
+                        }
+                    }
+                    return status;
+                });
+    }
+
+    /** Ends the workers and the launcher of a model, whatever happens to one of them. */
+    private CompletableFuture<HttpResponseStatus> end(Model model) {
+        List<WorkerThread> workers = getWorkers(model.getModelName());
+        try {
+            return super.modelChanged(model);
+        } catch (RuntimeException e) {
+            for (WorkerThread worker : workers) {
+                try {
+                    worker.shutdown();
+                } catch (RuntimeException again) {
+                    // Its last step, which failed, was to put its requests back: RequestQueue answers them.
+                }
+            }
+            return super.modelChanged(model); // The workers are forgotten, the launcher is left.
+        }
+    }
+
+    /** Unregisters the model. In a thread of its own: this one, a worker's, is interrupted by that. */
+    private static void forget(Model model) {
+        if (ModelManager.getInstance().getModels().get(model.getModelName()) != model) {
+            return; // somebody else did
+        }
+        Thread thread = unregister(model);
+        boolean interrupted = false;
+        while (thread.isAlive()) {
+            try {
+                thread.join();
+            } catch (InterruptedException e) {
+                interrupted = true;
+            }
+        }
+        if (interrupted) {
+            Thread.currentThread().interrupt();
+        }
+    }
+
+    static Thread unregister(Model model) {
+        Runnable work =
+                () -> {
+                    ModelRegistry.removeOnly(model);
+                    ModelManager.getInstance().unregisterModel(model.getModelName());
+                };
+        Thread thread = new Thread(work, "mms-agent-unregister");
+        thread.start();
+        return thread;
+    }
+
+    /** The model is registered no more. */
+    void hasGone(Model model) {
+        lost.forget(model);
+    }
+}

@@ -1,0 +1,104 @@
+package mme;
+
+import com.amazonaws.ml.mms.wlm.Job;
+import com.amazonaws.ml.mms.wlm.Model;
+import io.netty.channel.ChannelHandlerContext;
+import io.netty.handler.codec.http.HttpResponseStatus;
+import java.lang.reflect.Field;
+import java.util.Map;
+import java.util.concurrent.LinkedBlockingDeque;
+import java.util.concurrent.TimeUnit;
+import org.slf4j.Logger;
+import org.slf4j.LoggerFactory;
+
+/**
+ * The requests that wait for a worker of one model, in the place of MMS's own queue. Everybody in it is answered: when the
+ * model is unregistered, those who wait, and whoever is put back later, get 503 (MMS-2). Who has hung up is not served, and
+ * takes no place (MMS-10).
+ */
+final class RequestQueue extends LinkedBlockingDeque<Job> {
+    private static final long serialVersionUID = 1L;
+    private static final Logger LOGGER = LoggerFactory.getLogger(RequestQueue.class);
+    private static final Field QUEUES = Agent.field(Model.class, "jobsDb");
+    private static final Field CLIENT = Agent.field(Job.class, "ctx");
+
+    private final String modelName;
+    private volatile boolean isClosed;
+
+    private RequestQueue(String modelName, int capacity) {
+        super(capacity);
+        this.modelName = modelName;
+    }
+
+    /** Gives the model, which nobody knows yet, a queue of this kind. */
+    @SuppressWarnings("unchecked")
+    static void install(Model model, int capacity) {
+        ((Map<String, LinkedBlockingDeque<Job>>) Agent.get(QUEUES, model))
+                .put(Model.DEFAULT_DATA_QUEUE, new RequestQueue(model.getModelName(), capacity));
+    }
+
+    @SuppressWarnings("unchecked")
+    static RequestQueue of(Model model) {
+        Map<String, LinkedBlockingDeque<Job>> queues = (Map<String, LinkedBlockingDeque<Job>>) Agent.get(QUEUES, model);
+        return (RequestQueue) queues.get(Model.DEFAULT_DATA_QUEUE);
+    }
+
+    /** The model is unregistered. */
+    void close() {
+        isClosed = true;
+        answerAll();
+    }
+
+    /** MMS has put the model back, because it could not end its launcher. */
+    void reopen() {
+        isClosed = false;
+    }
+
+    @Override
+    public boolean offer(Job job) {
+        boolean hasRoom = super.offer(job);
+        if (hasRoom && Connection.current() != null) {
+            Connection.current().waits(this, job);
+        }
+        if (isClosed) {
+            answerAll();
+        }
+        return hasRoom;
+    }
+
+    /** A worker that is stopped puts back what it had taken. */
+    @Override
+    public void addFirst(Job job) {
+        if (!super.offerFirst(job)) {
+            job.sendError(HttpResponseStatus.SERVICE_UNAVAILABLE, "The queue of the model is full.");
+        }
+        if (isClosed) {
+            answerAll();
+        }
+    }
+
+    @Override
+    public Job poll(long timeout, TimeUnit unit) throws InterruptedException {
+        Job job = super.poll(timeout, unit);
+        while (job != null && hasHungUp(job)) {
+            job = super.poll(timeout, unit);
+        }
+        return job;
+    }
+
+    private static boolean hasHungUp(Job job) {
+        ChannelHandlerContext client = (ChannelHandlerContext) Agent.get(CLIENT, job);
+        return client != null && !client.channel().isActive();
+    }
+
+    private void answerAll() {
+        int answered = 0;
+        for (Job job = poll(); job != null; job = poll()) {
+            job.sendError(HttpResponseStatus.SERVICE_UNAVAILABLE, "The model was unloaded.");
+            answered++;
+        }
+        if (answered > 0) {
+            LOGGER.info("model {} was unloaded: {} waiting requests are answered 503", modelName, answered);
+        }
+    }
+}

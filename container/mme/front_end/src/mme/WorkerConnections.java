@@ -1,0 +1,134 @@
+package mme;
+
+import com.amazonaws.ml.mms.util.ConfigManager;
+import com.amazonaws.ml.mms.util.Connector;
+import com.amazonaws.ml.mms.util.codec.ModelResponseDecoder;
+import com.amazonaws.ml.mms.util.messages.ModelWorkerResponse;
+import io.netty.channel.Channel;
+import io.netty.channel.ChannelFuture;
+import io.netty.channel.ChannelHandlerContext;
+import io.netty.channel.ChannelInboundHandlerAdapter;
+import io.netty.channel.ChannelInitializer;
+import io.netty.channel.ChannelPromise;
+import io.netty.channel.EventLoop;
+import io.netty.channel.EventLoopGroup;
+import io.netty.util.concurrent.AbstractEventExecutorGroup;
+import io.netty.util.concurrent.EventExecutor;
+import io.netty.util.concurrent.Future;
+import java.util.Iterator;
+import java.util.concurrent.TimeUnit;
+
+/**
+ * The event loops of the connections to workers. When a connection is registered it gets our decoder (MMS-8, MMS-13), and
+ * who hears the answer to its load, the first one (MMS-11).
+ */
+final class WorkerConnections extends AbstractEventExecutorGroup implements EventLoopGroup {
+    private final EventLoopGroup loops;
+    private final int limitBytes;
+
+    WorkerConnections(ConfigManager config) {
+        loops = Connector.newEventLoopGroup(config.getNettyClientThreads());
+        limitBytes = config.getMaxResponseSize();
+    }
+
+    /** Called in the thread that makes the connection, WorkerThread's, when MMS's own initializer waits to be called. */
+    @Override
+    public ChannelFuture register(Channel channel) {
+        PatchedWorkLoadManager.Run run = PatchedWorkLoadManager.currentRun();
+        channel.pipeline().addLast(new Initializer(run));
+        return loops.register(channel);
+    }
+
+    private final class Initializer extends ChannelInitializer<Channel> {
+        private final PatchedWorkLoadManager.Run run;
+
+        Initializer(PatchedWorkLoadManager.Run run) {
+            this.run = run;
+        }
+
+        @Override
+        protected void initChannel(Channel channel) {
+            channel.pipeline().replace(ModelResponseDecoder.class, "decoder", new WorkerResponseDecoder(limitBytes));
+            channel.pipeline().addAfter("decoder", "load", new LoadAnswer(run));
+        }
+
+        @Override
+        public void exceptionCaught(ChannelHandlerContext ctx, Throwable cause) {
+            Agent.fail(cause);
+        }
+    }
+
+    private static final class LoadAnswer extends ChannelInboundHandlerAdapter {
+        private final PatchedWorkLoadManager.Run run;
+
+        LoadAnswer(PatchedWorkLoadManager.Run run) {
+            this.run = run;
+        }
+
+        @Override
+        public void channelRead(ChannelHandlerContext ctx, Object message) {
+            run.onLoadAnswered((ModelWorkerResponse) message); // before MMS knows, and answers
+            ctx.fireChannelRead(message);
+            ctx.pipeline().remove(this);
+        }
+    }
+
+    // ---- all else is the loops' own ----
+
+    @Override
+    public EventLoop next() {
+        return loops.next();
+    }
+
+    @Override
+    public ChannelFuture register(ChannelPromise promise) {
+        return loops.register(promise);
+    }
+
+    @Override
+    @Deprecated
+    public ChannelFuture register(Channel channel, ChannelPromise promise) {
+        return loops.register(channel, promise);
+    }
+
+    @Override
+    public Iterator<EventExecutor> iterator() {
+        return loops.iterator();
+    }
+
+    @Override
+    public Future<?> shutdownGracefully(long quietPeriod, long timeout, TimeUnit unit) {
+        return loops.shutdownGracefully(quietPeriod, timeout, unit);
+    }
+
+    @Override
+    public Future<?> terminationFuture() {
+        return loops.terminationFuture();
+    }
+
+    @Override
+    @Deprecated
+    public void shutdown() {
+        loops.shutdown();
+    }
+
+    @Override
+    public boolean isShuttingDown() {
+        return loops.isShuttingDown();
+    }
+
+    @Override
+    public boolean isShutdown() {
+        return loops.isShutdown();
+    }
+
+    @Override
+    public boolean isTerminated() {
+        return loops.isTerminated();
+    }
+
+    @Override
+    public boolean awaitTermination(long timeout, TimeUnit unit) throws InterruptedException {
+        return loops.awaitTermination(timeout, unit);
+    }
+}

@@ -1,0 +1,48 @@
+"""What the zygote's processes do to processes: name, rank for the kernel, kill, word an exit."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+HIGHEST_OOM_SCORE = 1000
+
+
+def raise_oom_score(by: int) -> None:
+    """Makes this process a likelier victim of the kernel than its parent. Needs no privilege."""
+    path = Path("/proc/self/oom_score_adj")
+    try:
+        path.write_text(str(min(int(path.read_text()) + by, HIGHEST_OOM_SCORE)))
+    except OSError:
+        pass  # /proc may be read-only; all are equal then
+
+
+def name_process(name: str) -> None:
+    """What ``ps`` and ``top`` show; the kernel keeps 15 bytes. No character is cut: others read /proc as text."""
+    try:
+        Path("/proc/self/comm").write_text(name.encode()[:15].decode(errors="ignore"), encoding="utf-8")
+    except OSError:
+        pass
+
+
+def kill(pid: int) -> None:
+    """Kills a process, unless it has ended."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+def kill_group(leader: int) -> None:
+    """Kills a worker, unless it has ended, and what it has started."""
+    try:
+        os.killpg(leader, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+def describe_exit(status: int) -> str:
+    """A waitpid status for the log."""
+    code = os.waitstatus_to_exitcode(status)
+    return f"exit code {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"

@@ -1,0 +1,67 @@
+"""What the end of a worker process means: for the load or the request that it was at, and for what comes after."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass
+
+from mme.errors import InsufficientMemory, MmeError, Refusal
+from mme.zygote.session_records import WorkerState
+
+
+@dataclass(frozen=True)
+class WorkerExit:
+    """The end of a worker process with one session."""
+
+    description: str | None = None  # for the log; None where there is nothing to say
+    was_killed: bool = False  # by SIGKILL, not by us: by the kernel for lack of memory, as far as can be told
+    refusal: Refusal | None = None  # that its load is to be answered with
+    request_ran_out_of_memory: bool = False  # the request that it was at is to be answered 507
+    holds_memory: bool = False  # what the model took is to be held for the worker that takes its place
+
+
+def classify_exit(
+    code: int,
+    state: WorkerState,
+    model: str,
+    *,
+    ended_by_us: bool = False,
+    given_up: bool = False,
+    refusal: Refusal | None = None,
+) -> WorkerExit:
+    """Reads an exit. ``code`` is negative for a signal; ``state`` and ``refusal`` are those of the session's record.
+
+    ``ended_by_us``: the model was unregistered, or its launcher killed. ``given_up``: the front end had hung up on it.
+    """
+    if ended_by_us:
+        return WorkerExit()
+    was_killed = code == -signal.SIGKILL and not given_up
+    load_failed = state is WorkerState.LOADING and not given_up
+    return WorkerExit(
+        description="was killed: the front end had given up on it" if given_up else _describe(code),
+        was_killed=was_killed,
+        refusal=(refusal or _refusal_of_exit(model, code)) if load_failed else None,
+        request_ran_out_of_memory=was_killed and state is WorkerState.PREDICTING,
+        holds_memory=state >= WorkerState.READY and code != 0,  # 0: the front end has hung up
+    )
+
+
+def _refusal_of_exit(model: str, code: int) -> Refusal:
+    """Why a load ended with its process, which could not say it itself."""
+    what = f"the worker of model {model!r}"
+    if code == -signal.SIGKILL:
+        remedy = "Unload other models, or use a larger instance."
+        reason = "was killed while it loaded, probably for lack of memory"
+        return Refusal(InsufficientMemory.status, f"{what} {reason}. {remedy}")
+    how = f"crashed ({signal.Signals(-code).name})" if code < 0 else f"ended with exit code {code}"
+    return Refusal(MmeError.status, f"{what} {how} while it loaded. Its last lines in the log may say why.")
+
+
+def _describe(code: int) -> str | None:
+    if code == 0:
+        return None
+    if code > 0:
+        return f"ended with exit code {code}"
+    if -code == signal.SIGKILL:
+        return "was killed, probably for lack of memory"
+    return f"crashed: {signal.Signals(-code).name}"

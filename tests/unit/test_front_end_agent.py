@@ -1,0 +1,50 @@
+"""The jar in the front end's JVM: what is shipped is what the source says. What it does: tests/integration."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from mme.front_end import AGENT_JAR, PLUGIN_CLASS, PLUGIN_SERVICE, source_digest
+
+BUILD = AGENT_JAR.with_name("build")
+
+
+def manifest() -> dict[str, str]:
+    with zipfile.ZipFile(AGENT_JAR) as jar:
+        lines = jar.read("META-INF/MANIFEST.MF").decode().replace("\n ", "").splitlines()
+    return dict(line.split(": ", 1) for line in lines if line)
+
+
+def test_the_jar_was_built_from_this_source() -> None:
+    assert manifest()["Source-SHA256"] == source_digest(), "run container/mme/front_end/build"
+
+
+def test_the_jar_holds_a_plugin_and_its_classes() -> None:
+    with zipfile.ZipFile(AGENT_JAR) as jar:
+        names = jar.namelist()
+        assert names[:2] == ["META-INF/MANIFEST.MF", f"META-INF/services/{PLUGIN_SERVICE}"]
+        assert jar.read(names[1]).decode().split() == [PLUGIN_CLASS]
+    assert all(name.startswith("mme/") and name.endswith(".class") for name in names[2:])
+
+
+def test_the_source_makes_these_bytes(tmp_path: Path) -> None:
+    javac = shutil.which("javac")
+    if javac is None:
+        pytest.skip("no javac here: a JDK is needed to build the agent")
+    answer = subprocess.run([javac, "-version"], capture_output=True, text=True, check=True)
+    found, built_with = re.search(r"javac (\d+)", answer.stdout + answer.stderr), manifest()["Javac-Version"]
+    assert found
+    if found[1] != built_with:
+        pytest.skip(f"javac {found[1]} makes other bytes than that of JDK {built_with}, which built the agent")
+    subprocess.run([BUILD, tmp_path / "built.jar"], check=True)
+    with zipfile.ZipFile(AGENT_JAR) as shipped, zipfile.ZipFile(tmp_path / "built.jar") as built:
+        assert shipped.namelist() == built.namelist()
+        for name in shipped.namelist():
+            assert shipped.read(name) == built.read(name), name
+    assert AGENT_JAR.read_bytes() == (tmp_path / "built.jar").read_bytes()
