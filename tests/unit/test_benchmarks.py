@@ -167,6 +167,15 @@ def test_minor_faults_are_of_a_servers_children() -> None:
     assert after > before
 
 
+def test_processor_time_of_a_tree_grows_while_it_works() -> None:
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as process:
+        try:
+            before_s = memory.cpu_s(psutil.Process())
+            wait_until(lambda: memory.cpu_s(psutil.Process()) > before_s + 0.1, "it has computed", 60)
+        finally:
+            process.kill()
+
+
 # ---- scenarios ----
 
 
