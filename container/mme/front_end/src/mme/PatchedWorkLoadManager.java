@@ -157,10 +157,12 @@ final class PatchedWorkLoadManager extends WorkLoadManager {
 
     @Override
     public CompletableFuture<HttpResponseStatus> modelChanged(Model model) {
-        if (Connection.current() != null) {
-            Connection.current().loads(model); // its answer gets the reason, should the load fail
+        if (model.getMaxWorkers() > 0) {
+            reasons.remove(model); // of an earlier load
+            if (Connection.current() != null) {
+                Connection.current().loads(model); // its answer gets the reason, should this one fail
+            }
         }
-        reasons.remove(model);
         Thread caller = Thread.currentThread();
         boolean isFirst = model.getMinWorkers() > 0 && started.add(model);
         CompletableFuture<HttpResponseStatus> done = model.getMaxWorkers() == 0 ? end(model) : super.modelChanged(model);
