@@ -19,7 +19,7 @@ Builds container/Dockerfile and pushes the image to Amazon ECR in the account of
 The last line of standard output is the image's name, as CreateModel and docker run take it; all else goes to
 standard error. Environment:
   DOCKER_BUILD_OPTIONS     more options for docker build, separated by blanks, for example
-                           DOCKER_BUILD_OPTIONS="--network host --build-arg BASE_IMAGE=registry.example/debian:bookworm-slim"
+                           DOCKER_BUILD_OPTIONS="--network host --build-arg BASE_IMAGE=registry.example/debian:trixie-slim"
 USAGE
 }
 
@@ -86,10 +86,18 @@ fi
 say "building $image from container/Dockerfile"
 # SageMaker's CPU instances that MXNet has packages for are x86-64; a Mac would build for its own processor.
 export DOCKER_DEFAULT_PLATFORM=${DOCKER_DEFAULT_PLATFORM:-linux/amd64}
-# BuildKit would wrap the image into an index with a provenance record, which SageMaker does not accept.
-export BUILDX_NO_DEFAULT_ATTESTATIONS=1
+# CreateModel takes manifests of Docker's media types alone. BuildKit writes OCI's where Docker keeps its images in
+# containerd, and wraps the image into an index with records of provenance; both are switched off. The builder is that
+# of Docker's own engine, which pushes the image later: one in a container of its own would keep it to itself.
+build=(docker build)
+if [[ ${DOCKER_BUILDKIT:-1} != 0 ]] && docker buildx version >/dev/null 2>&1; then
+  builder=$(docker context show 2>/dev/null) || builder=default
+  build=(docker buildx build --builder "${builder:-default}" --output type=image,oci-mediatypes=false)
+  options=$(docker buildx build --help 2>/dev/null) || options=''
+  [[ $options != *--provenance* ]] || build+=(--provenance=false --sbom=false)  # buildx 0.10 or later
+fi
 read -r -a build_options <<<"${DOCKER_BUILD_OPTIONS:-}"
-docker build ${build_options[@]+"${build_options[@]}"} --build-arg "VERSION=$version" --build-arg "REVISION=$revision" \
+"${build[@]}" ${build_options[@]+"${build_options[@]}"} --build-arg "VERSION=$version" --build-arg "REVISION=$revision" \
   --tag "$name:$tag" "$root/container" >&2 || fail "docker build. Its last lines above say why."
 if [[ $build_only == yes ]]; then
   docker tag "$name:$tag" "$image" || fail "docker tag $name:$tag $image"

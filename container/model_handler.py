@@ -26,7 +26,7 @@ from mme.frameworks.base import Predictor, describe_inputs, means_no_memory, mem
 from mme.frameworks.registry import adapter_for
 from mme.handler import warmup
 from mme.handler.images import ImageReader
-from mme.handler.payload import CUSTOM_ATTRIBUTES, JSON, BodyReader, Request
+from mme.handler.payload import CUSTOM_ATTRIBUTES, JSON, BodyReader, Request, most_unfolded_bytes
 from mme.handler.responses import Responder, Response, negotiate
 from mme.settings import Settings
 
@@ -114,7 +114,7 @@ class ModelHandler:
         images = None
         if len(model.inputs) == 1:
             images = ImageReader.for_model(model_dir, spec, model.image_codec, settings.max_image_megapixels)
-        self._reader = BodyReader(model.inputs, images)
+        self._reader = BodyReader(model.inputs, images, most_unfolded_bytes(settings.max_image_megapixels))
         arrays = {each.name: np.zeros((1, *each.sample_shape), each.dtype) for each in model.inputs}
         if images is not None:
             arrays[spec.name] = images.warm_up().astype(spec.dtype, copy=False)

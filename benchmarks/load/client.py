@@ -38,6 +38,8 @@ PART = 1 << 20
 BURST = (1, 400)
 RESTS_S = ((0.80, (0.0005, 0.010)), (0.18, (0.020, 0.100)), (0.02, (2.5, 3.5)))
 _RECONNECT_S = 0.1
+# Answers are small. From 128 KiB on, each buffer would be mapped and unmapped by malloc.
+_PIECE_BYTES = 16_384
 _CLOSES = re.compile(rb"\r\nconnection: *close\r\n", re.IGNORECASE)
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
 
@@ -149,7 +151,7 @@ class Client:
 
     def receive(self) -> tuple[int, bytes] | None:
         """Status and body, once all of it is there. Raises OSError; ValueError for what is no answer to one request."""
-        piece = self.socket.recv(262_144)
+        piece = self.socket.recv(_PIECE_BYTES)
         if not piece:
             raise ConnectionError("the server closed the connection")
         self._received += piece

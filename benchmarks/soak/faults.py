@@ -6,7 +6,7 @@ import random
 import shutil
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks import models
@@ -17,6 +17,9 @@ from benchmarks.soak.platform import Platform, timed
 from benchmarks.soak.record import Record
 from benchmarks.soak.traffic import CLEAR_REFUSAL, LOAD_HANG_S
 
+# What can be killed beside workers, by the name of its process; that costs no request at all.
+KILLABLE = {"zygote": "zygote", "template": "template mxnet"}
+ALSO_SHARE = 0.1
 CLEAR_FAILURE = "a broken artifact fails to load, clearly and not with 507"
 
 
@@ -44,7 +47,7 @@ class _Periodic(threading.Thread):
 
 
 class Killer(_Periodic):
-    """Kills the worker of a loaded model, whatever that is doing."""
+    """Kills the worker of a loaded model, whatever that is doing; now and then one of ``also`` (in ``KILLABLE``)."""
 
     def __init__(
         self,
@@ -54,12 +57,21 @@ class Killer(_Periodic):
         platform: Platform,
         record: Record,
         stopping: threading.Event,
+        also: Sequence[str] = (),
     ) -> None:
         super().__init__("killer", seed, every_s, record, stopping)
         self._server = server
         self._platform = platform
+        self._also = also
 
     def act(self) -> None:
+        if self._also and self.chance.random() < ALSO_SHARE:
+            what = self.chance.choice(self._also)
+            pid = self._server.kill(KILLABLE[what])
+            if pid is not None:
+                self.record.note_for_all(f"{what.upper()} KILLED (process {pid})")
+                self.record.count(f"{what} killed")
+            return
         loaded = self._platform.loaded()
         if not loaded:
             return

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.options import positive
+from benchmarks.soak.faults import KILLABLE
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class SoakOptions:
     seed: int = 1
     native: bool = False
     busy_core: bool = False
+    also_kill: tuple[str, ...] = ()
     output: Path | None = None
     log: Path | None = None
 
@@ -55,10 +57,19 @@ class SoakOptions:
         parser.add_argument("--native", action="store_true", help="without Docker, even where there is an engine")
         parser.add_argument("--busy-core", action="store_true", help="keep a core busy beside it, all the time")
         parser.add_argument(
+            "--also-kill",
+            nargs="+",
+            choices=list(KILLABLE),
+            default=(),
+            metavar="WHAT",
+            help=f"now and then, instead of a worker: {', '.join(KILLABLE)}",
+        )
+        parser.add_argument(
             "--output", type=Path, metavar="FILE", help="where the JSON result goes (benchmarks/results)"
         )
         parser.add_argument("--log", type=Path, metavar="FILE", help="where the server's log is kept")
-        return cls(**vars(parser.parse_args(arguments)))
+        given = vars(parser.parse_args(arguments))
+        return cls(**{**given, "also_kill": tuple(given["also_kill"])})
 
     def recorded(self) -> dict[str, Any]:
         """The options as the JSON result has them."""

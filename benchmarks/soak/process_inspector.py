@@ -17,6 +17,7 @@ from typing import Any
 
 FRONT_END = b"com.amazonaws.ml.mms.ModelServer"
 ZYGOTE = b"mme.zygote.root"
+FORKED_FROM_ZYGOTE = ("mme ", "template ")  # how workers and templates are called
 _NAME_BYTES = 15  # what the kernel keeps of a process's name
 
 
@@ -43,7 +44,7 @@ def census(root_pid: int, excluded: set[int]) -> dict[str, Any]:
         if FRONT_END in command:
             front_ends.append(pid)
             front_end_bytes += held_bytes
-        elif ZYGOTE in command and not name.startswith("mme "):
+        elif ZYGOTE in command and not name.startswith(FORKED_FROM_ZYGOTE):
             zygotes.append(pid)
     return {
         "processes": len(names),

@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.soak.timeline import Timeline
+from benchmarks.soak.timeline import EVERY_MODEL, Timeline
 
 # A worker dies a little before the server knows, and MMS hands it a request until then.
 INSTANT_S = 0.5
@@ -97,6 +97,10 @@ class Record:
                 return
             self.counts["workers killed"] += 1
         self.timeline.note(kill.model, f"WORKER KILLED (process {pid})")
+
+    def note_for_all(self, text: str) -> None:
+        """Something happened that may concern every model."""
+        self.timeline.note(EVERY_MODEL, text)
 
     def was_killed(self, model: str, from_s: float, to_s: float) -> bool:
         """Whether a worker of ``model`` was killed while something was asked of it."""

@@ -119,7 +119,7 @@ class Soak:
             for number in range(self.options.clients)
         ]
         if faults:
-            threads.append(Killer(seed, KILL_EVERY_S, self.server, self.platform, self.record, stopping))
+            threads.append(self._killer(stopping))
             threads.append(Breaker(seed, BREAK_EVERY_S, self.server, self.platform, self.record, stopping))
         for thread in threads:
             thread.start()
@@ -134,6 +134,10 @@ class Soak:
                 self.record.violates("nothing hangs", f"{thread.name} did not end within {_JOIN_S:.0f} s")
         with Connection(self.server.port, timeout_s=LOAD_HANG_S) as connection:
             self.platform.unload_all(connection)
+
+    def _killer(self, stopping: threading.Event) -> Killer:
+        also = self.options.also_kill
+        return Killer(self.options.seed, KILL_EVERY_S, self.server, self.platform, self.record, stopping, also)
 
     def _watch(self, duration_s: float) -> None:
         """Tells what happens, every few seconds, and sees that the server lives."""
@@ -179,6 +183,8 @@ class Soak:
         for leak in _leaks(start, end):
             record.violates("processes, descriptors and memory are back at their start", leak)
         for role in ("front_ends", "zygotes"):
+            if role == "zygotes" and "zygote" in self.options.also_kill:
+                continue  # there is another one now, and it is counted with the processes
             if start[role] != end[role]:
                 record.violates("the front end and the zygote live on", f"{role}: {start[role]} became {end[role]}")
         with Connection(self.server.port) as connection:

@@ -12,6 +12,7 @@ from collections import defaultdict, deque
 from pathlib import Path
 from typing import NamedTuple
 
+EVERY_MODEL = "*"  # events of it are shown with those of every model
 MOST_EVENTS = 2000  # of each model; the oldest go
 MOST_LOG_LINES = 40
 BEFORE_S, AFTER_S = 3.0, 3.0
@@ -48,7 +49,7 @@ class Timeline:
         """Events of a model from a little before ``from_s`` to a little after ``to_s``, in order, and between them what
         the log says of it."""
         with self._lock:
-            every = list(self._events[model])
+            every = sorted([*self._events[model], *self._events[EVERY_MODEL]])
         shown = [event for event in every if from_s - BEFORE_S <= event.at_s <= to_s + AFTER_S]
         if not shown:
             return []

@@ -10,9 +10,9 @@ It is told how to behave by the model's ``Environment``:
     FAKE_PING_STATUS     what /ping answers      FAKE_MODELS_STATUS   what GET /models answers
 
 and by ``behaviour.json`` in a model: load_s, load_status, load_message, invoke_s, invoke_status, invoke_body, forgets
-(the model is unloaded by its own invocation, once), dies (the process ends when it is invoked), tolerates (so many
-other models may be loaded; with more an invocation is answered 507). It writes what it was asked to
-``<base>/journal.jsonl``, with the number of loads that were going on at that moment.
+(its own invocation unloads it, once), dies (the process ends when it is invoked), tolerates (so many other
+models may be loaded; with more an invocation is answered 507). It writes what it was asked to ``<base>/journal.jsonl``,
+with the number of loads that were going on at that moment.
 """
 
 from __future__ import annotations

@@ -50,7 +50,9 @@ def deploy_real(program: Program, image: str = "an-image") -> list[psutil.Proces
     """An endpoint of two real containers; returns all processes below the program."""
     program.client("s3").create_bucket(Bucket="test-models")
     sagemaker = program.client("sagemaker")
-    container = {"Image": image, "Mode": "MultiModel", "ModelDataUrl": PREFIX}
+    # no model is going to be loaded
+    environment = {"MME_PRELOAD": "none"}
+    container = {"Image": image, "Mode": "MultiModel", "ModelDataUrl": PREFIX, "Environment": environment}
     sagemaker.create_model(ModelName="m", ExecutionRoleArn=ROLE, PrimaryContainer=container)
     variant = {"VariantName": "v", "ModelName": "m", "InitialInstanceCount": 2, "InstanceType": "ml.m5.large"}
     sagemaker.create_endpoint_config(EndpointConfigName="c", ProductionVariants=[variant])

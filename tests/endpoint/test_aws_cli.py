@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.endpoint.local import KEYS, ROLE, Local, pack
+from tests.endpoint.local import KEYS, ROLE, Local, behaving, pack
 from tests.harness.waiting import wait_until
 
 AWS = Path(sys.executable).with_name("aws")
@@ -34,22 +34,22 @@ def aws(local: Local, *arguments: str | Path, code: int = 0) -> Any:
     return json.loads(done.stdout) if done.stdout.startswith("{") else done.stdout
 
 
-def test_an_endpoint_from_bucket_to_deletion(real: Local, multipliers: dict[int, bytes], tmp_path: Path) -> None:
-    (tmp_path / "m.tar.gz").write_bytes(multipliers[3])
+def test_an_endpoint_from_bucket_to_deletion(local: Local, tmp_path: Path) -> None:
+    (tmp_path / "m.tar.gz").write_bytes(behaving(invoke_body='{"predictions": [[3, 6, 9, 12]]}'))
     (tmp_path / "request").write_text("[[1, 2, 3, 4]]")
     (tmp_path / "large.tar.gz").write_bytes(pack({"large": os.urandom(12_000_000)}))
-    aws(real, "s3", "mb", "s3://cli-bucket")
-    aws(real, "s3", "cp", tmp_path / "m.tar.gz", "s3://cli-bucket/models/")
-    aws(real, "s3", "cp", tmp_path / "large.tar.gz", "s3://cli-bucket/models/")  # in parts
-    listed = [line.split()[2:] for line in aws(real, "s3", "ls", "s3://cli-bucket/models/").splitlines()]
+    aws(local, "s3", "mb", "s3://cli-bucket")
+    aws(local, "s3", "cp", tmp_path / "m.tar.gz", "s3://cli-bucket/models/")
+    aws(local, "s3", "cp", tmp_path / "large.tar.gz", "s3://cli-bucket/models/")  # in parts
+    listed = [line.split()[2:] for line in aws(local, "s3", "ls", "s3://cli-bucket/models/").splitlines()]
     sizes = {name: str((tmp_path / name).stat().st_size) for name in ("large.tar.gz", "m.tar.gz")}
     assert listed == [[sizes[name], name] for name in sizes]
-    aws(real, "s3", "cp", "s3://cli-bucket/models/large.tar.gz", tmp_path / "back.tar.gz")
+    aws(local, "s3", "cp", "s3://cli-bucket/models/large.tar.gz", tmp_path / "back.tar.gz")
     assert (tmp_path / "back.tar.gz").read_bytes() == (tmp_path / "large.tar.gz").read_bytes()
 
     container = {"Image": "an-image", "Mode": "MultiModel", "ModelDataUrl": "s3://cli-bucket/models/"}
     aws(
-        real, "sagemaker", "create-model", "--model-name", "cli", "--execution-role-arn", ROLE,
+        local, "sagemaker", "create-model", "--model-name", "cli", "--execution-role-arn", ROLE,
         "--primary-container", json.dumps(container),
     )  # fmt: skip
     variant = {
@@ -59,13 +59,13 @@ def test_an_endpoint_from_bucket_to_deletion(real: Local, multipliers: dict[int,
         "InstanceType": "ml.c6i.large",
     }
     aws(
-        real, "sagemaker", "create-endpoint-config", "--endpoint-config-name", "cli",
+        local, "sagemaker", "create-endpoint-config", "--endpoint-config-name", "cli",
         "--production-variants", json.dumps([variant]),
     )  # fmt: skip
-    aws(real, "sagemaker", "create-endpoint", "--endpoint-name", "cli", "--endpoint-config-name", "cli")
-    real.wait("cli", "InService")  # the CLI's own waiter looks every 30 s only
-    aws(real, "sagemaker", "wait", "endpoint-in-service", "--endpoint-name", "cli")
-    described = aws(real, "sagemaker", "describe-endpoint", "--endpoint-name", "cli")
+    aws(local, "sagemaker", "create-endpoint", "--endpoint-name", "cli", "--endpoint-config-name", "cli")
+    local.wait("cli", "InService")  # the CLI's own waiter looks every 30 s only
+    aws(local, "sagemaker", "wait", "endpoint-in-service", "--endpoint-name", "cli")
+    described = aws(local, "sagemaker", "describe-endpoint", "--endpoint-name", "cli")
     assert described["EndpointStatus"] == "InService"
 
     invoke = (
@@ -78,13 +78,13 @@ def test_an_endpoint_from_bucket_to_deletion(real: Local, multipliers: dict[int,
         "--content-type",
         "application/json",
     )
-    answer = aws(real, *invoke, "--target-model", "m.tar.gz", tmp_path / "out")
+    answer = aws(local, *invoke, "--target-model", "m.tar.gz", tmp_path / "out")
     assert answer["InvokedProductionVariant"] == "AllTraffic"
     assert json.loads((tmp_path / "out").read_text()) == {"predictions": [[3, 6, 9, 12]]}
-    told = aws(real, *invoke, "--target-model", "missing.tar.gz", tmp_path / "out", code=255)
+    told = aws(local, *invoke, "--target-model", "missing.tar.gz", tmp_path / "out", code=255)
     assert "(ValidationError) when calling the InvokeEndpoint operation: Failed to download model data" in told
 
-    aws(real, "sagemaker", "delete-endpoint", "--endpoint-name", "cli")
-    wait_until(lambda: real.is_gone("cli"), "the endpoint is not gone", 60)
-    aws(real, "sagemaker", "wait", "endpoint-deleted", "--endpoint-name", "cli")
-    assert aws(real, "sts", "get-caller-identity")["Account"] == "123456789012"
+    aws(local, "sagemaker", "delete-endpoint", "--endpoint-name", "cli")
+    wait_until(lambda: local.is_gone("cli"), "the endpoint is not gone", 60)
+    aws(local, "sagemaker", "wait", "endpoint-deleted", "--endpoint-name", "cli")
+    assert aws(local, "sts", "get-caller-identity")["Account"] == "123456789012"

@@ -28,14 +28,14 @@ def test_requests_that_wait_for_models_of_a_killed_instance_are_answered_by_anot
     """Many downloads and loads are queued, at every stage, when one of two instances is killed."""
     with Local(loads_at_once=3) as local:
         local.deploy(instances=2)
-        for number in range(24):
+        for number in range(12):
             local.upload(
-                f"models/{number}.tar.gz", pack({"behaviour.json": '{"load_s": 0.4}', "weights": os.urandom(3_000_000)})
+                f"models/{number}.tar.gz", pack({"behaviour.json": '{"load_s": 0.4}', "weights": os.urandom(1_000_000)})
             )
         victim = local.instances()[0]
-        with ThreadPoolExecutor(24) as callers:
+        with ThreadPoolExecutor(12) as callers:
             started_s = time.monotonic()
-            answers = [callers.submit(local.invoke, f"{number}.tar.gz") for number in range(24)]
+            answers = [callers.submit(local.invoke, f"{number}.tar.gz") for number in range(12)]
             wait_until(lambda: journal(victim, "load"), "nothing is being loaded")
             os.kill(pid_of(victim), signal.SIGKILL)
             failures = [answer.exception() for answer in answers]

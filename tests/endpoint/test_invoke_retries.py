@@ -15,7 +15,7 @@ from tests.endpoint.test_programs import call
 def test_invoke_waits_for_a_model_that_is_not_ready() -> None:
     with Local(response_timeout_s=0.3) as local:
         local.deploy("mme")
-        local.upload("models/slow.tar.gz", behaving(load_s=12))  # both programs have to start meanwhile
+        local.upload("models/slow.tar.gz", behaving(load_s=3))
         invoke = ("invoke", "--endpoint", "mme", "--target-model", "slow.tar.gz")
         too_short = call(local, *invoke, "--wait-s", "0.5", "-", code=1, stdin=b"{}")
         assert "model slow.tar.gz was not ready within 0.5 s." in too_short.stderr

@@ -200,9 +200,8 @@ def test_a_start_during_the_shutdown_leaves_nothing_behind() -> None:
     assert not work_dir.exists()
 
 
-@pytest.mark.slow
 def test_a_container_that_takes_no_notice_of_sigterm_is_ended_in_time() -> None:
-    with Local() as local:
+    with Local(stop_timeout_s=2) as local:
         local.upload("models/slow.tar.gz", behaving(invoke_s=120))
         local.deploy(instances=2, Environment={"FAKE_STUBBORN": "1"})
         with ThreadPoolExecutor(1) as caller:
@@ -211,7 +210,7 @@ def test_a_container_that_takes_no_notice_of_sigterm_is_ended_in_time() -> None:
             children = psutil.Process().children(recursive=True)
             started_s = time.monotonic()
             local.app.stop()
-            assert 25 < time.monotonic() - started_s < 35
+            assert 2 <= time.monotonic() - started_s < 30
             assert in_flight.exception() is not None
     assert not [child for child in children if child.is_running()]
 

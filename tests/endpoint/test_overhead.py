@@ -14,7 +14,7 @@ def test_what_the_front_adds_to_a_warm_invocation_is_measured(tmp_path: Path) ->
     output = tmp_path / "result.json"
     bench = [sys.executable, "-P", "-m", "scripts.programs.bench", "endpoint_overhead"]
     done = subprocess.run(
-        [*bench, "--rounds", "2", "--block", "50", "--output", str(output)],
+        [*bench, "--rounds", "1", "--block", "20", "--output", str(output)],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -1,38 +1,83 @@
-"""The programs that users call, run as they run them, against a local endpoint."""
+"""The programs that users call, against a local endpoint: the whole story as processes."""
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import importlib
+import io
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
+from scripts.programs.console import run
 from tests.endpoint.local import BUCKET, PREFIX, ROLE, Local, behaving, pack
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def call(
-    local: Local | None, name: str, *arguments: str | Path, code: int = 0, stdin: bytes = b"", **environment: Any
-) -> subprocess.CompletedProcess[str]:
-    """Runs ``scripts/NAME`` (without its setup); fails on another exit code."""
+    local: Local | None,
+    name: str,
+    *arguments: str | Path,
+    code: int = 0,
+    stdin: bytes = b"",
+    in_process: bool = True,
+    **environment: Any,
+) -> Done:
+    """Runs ``scripts/NAME`` (without its setup); fails on another exit code.
+
+    In this process, with the environment, streams and exit of one of its own: importing boto3 takes a second each time.
+    """
     kept = {key: value for key, value in os.environ.items() if not key.startswith("AWS_")}
     target = {"AWS_ENDPOINT_URL": local.url} if local else {}
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", f"scripts.programs.{name}", *map(str, arguments)],
-        cwd=ROOT,
-        env={**kept, "AWS_EC2_METADATA_DISABLED": "true", "HOME": "/nonexistent", **target, **environment},
-        input=stdin,
-        capture_output=True,
-        timeout=100,
-    )
-    text = subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
-    assert text.returncode == code, f"{text.stdout}\n{text.stderr}"
-    assert "Traceback" not in text.stderr
-    return text
+    whole = {**kept, "AWS_EC2_METADATA_DISABLED": "true", "HOME": "/nonexistent", **target, **environment}
+    way = run_here if in_process else run_as_process
+    done = way(name, list(map(str, arguments)), whole, stdin)
+    assert done.returncode == code, f"{done.stdout}\n{done.stderr}"
+    assert "Traceback" not in done.stderr
+    return done
+
+
+@dataclass
+class Done:
+    """What became of a program."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def run_as_process(name: str, arguments: list[str], environment: dict[str, str], stdin: bytes) -> Done:
+    command = [sys.executable, "-P", "-m", f"scripts.programs.{name}", *arguments]
+    done = subprocess.run(command, cwd=ROOT, env=environment, input=stdin, capture_output=True, timeout=100)
+    return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+def run_here(name: str, arguments: list[str], environment: dict[str, str], stdin: bytes) -> Done:
+    program = importlib.import_module(f"scripts.programs.{name}")
+    output, errors = (io.TextIOWrapper(io.BytesIO(), write_through=True) for _ in range(2))
+    with (
+        patch.dict(os.environ, environment, clear=True),
+        patch.object(sys, "argv", [name, *arguments]),
+        patch.object(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin))),
+        contextlib.redirect_stdout(output),
+        contextlib.redirect_stderr(errors),
+        pytest.raises(SystemExit) as ended,
+    ):
+        run(program.main)
+    status = ended.value.code
+    assert isinstance(status, int)
+    return Done(status, output.buffer.getvalue().decode(), errors.buffer.getvalue().decode())
+
+
+as_process = functools.partial(call, in_process=False)
 
 
 def test_the_whole_story_from_upload_to_deletion(local: Local, tmp_path: Path) -> None:
@@ -40,31 +85,31 @@ def test_the_whole_story_from_upload_to_deletion(local: Local, tmp_path: Path) -
         (tmp_path / f"{name}.tar.gz").write_bytes(pack({"text": name}))
     (tmp_path / "request.json").write_text("{}")
     files = [tmp_path / "one.tar.gz", tmp_path / "two.tar.gz"]
-    uploaded = call(local, "upload_models", *files, "s3://fresh-bucket/zoo", "--create-bucket")
+    uploaded = as_process(local, "upload_models", *files, "s3://fresh-bucket/zoo", "--create-bucket")
     assert f"{files[0]} -> s3://fresh-bucket/zoo/one.tar.gz" in uploaded.stdout
 
     deploy = ("deploy", "--name", "mme", "--image", "an-image", "--models", "s3://fresh-bucket/zoo", "--role", ROLE)
-    deployed = call(local, *deploy, "--instances", "2", "--cache", "disabled", "--env", "COLOUR=red")
+    deployed = as_process(local, *deploy, "--instances", "2", "--cache", "disabled", "--env", "COLOUR=red")
     assert "endpoint mme is in service" in deployed.stdout
     assert "./scripts/invoke --endpoint mme" in deployed.stdout
     container = local.sagemaker.describe_model(ModelName="mme")["PrimaryContainer"]
     assert container["MultiModelConfig"] == {"ModelCacheSetting": "Disabled"}
     assert container["ModelDataUrl"] == "s3://fresh-bucket/zoo/"
 
-    listed = call(local, "list_models", "--endpoint", "mme").stdout.splitlines()
+    listed = as_process(local, "list_models", "--endpoint", "mme").stdout.splitlines()
     assert [line.split()[0] for line in listed] == ["one.tar.gz", "two.tar.gz"]
 
     invoke = ("invoke", "--endpoint", "mme", "--target-model", "two.tar.gz", tmp_path / "request.json")
-    answer = call(local, *invoke).stdout
+    answer = as_process(local, *invoke).stdout
     assert '"text": "two"' in answer
     assert '"COLOUR": "red"' in answer
 
-    updated = call(local, "update_endpoint", "--name", "mme", "--env", "COLOUR=blue", "--delete-old").stdout
+    updated = as_process(local, "update_endpoint", "--name", "mme", "--env", "COLOUR=blue", "--delete-old").stdout
     assert "endpoint mme serves with mme-" in updated
-    assert '"COLOUR": "blue"' in call(local, *invoke).stdout
+    assert '"COLOUR": "blue"' in as_process(local, *invoke).stdout
     assert local.sagemaker.list_models()["Models"][0]["ModelName"].startswith("mme-")
 
-    deleted = call(local, "delete_endpoint", "--name", "mme", "--all").stdout
+    deleted = as_process(local, "delete_endpoint", "--name", "mme", "--all").stdout
     assert "deleted endpoint mme" in deleted
     assert local.is_gone("mme")
     assert not local.sagemaker.list_endpoint_configs()["EndpointConfigs"]

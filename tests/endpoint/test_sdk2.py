@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.endpoint.local import KEYS, ROLE, Local
+from tests.endpoint.local import KEYS, ROLE, Local, behaving
 from tests.harness.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,15 +39,16 @@ def sdk_python() -> Path:
 
 
 def test_multi_data_model_deploys_adds_lists_predicts_and_deletes(
-    real: Local, sdk_python: Path, multipliers: dict[int, bytes], tmp_path: Path
+    local: Local, sdk_python: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "one.tar.gz").write_bytes(multipliers[1])
-    (tmp_path / "two.tar.gz").write_bytes(multipliers[2])
+    for name, answer in (("one", "[[1, 2, 3, 4]]"), ("two", "[[2, 4, 6, 8]]")):
+        archive = behaving(invoke_body=f'{{"predictions": {answer}}}')
+        (tmp_path / f"{name}.tar.gz").write_bytes(archive)
     done = subprocess.run(
         [str(sdk_python), str(STORY), ROLE, "sdk-bucket", str(tmp_path)],
         env={
             **{name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "PYTHON"))},
-            "AWS_ENDPOINT_URL": real.url,
+            "AWS_ENDPOINT_URL": local.url,
             "AWS_ACCESS_KEY_ID": KEYS["aws_access_key_id"],
             "AWS_SECRET_ACCESS_KEY": KEYS["aws_secret_access_key"],
             "AWS_DEFAULT_REGION": KEYS["region_name"],
@@ -59,6 +60,6 @@ def test_multi_data_model_deploys_adds_lists_predicts_and_deletes(
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "the story is told" in done.stdout
-    wait_until(lambda: real.is_gone("sdk-endpoint"), "the endpoint is not gone")
-    assert not real.sagemaker.list_models()["Models"]
-    assert not real.sagemaker.list_endpoint_configs()["EndpointConfigs"]
+    wait_until(lambda: local.is_gone("sdk-endpoint"), "the endpoint is not gone")
+    assert not local.sagemaker.list_models()["Models"]
+    assert not local.sagemaker.list_endpoint_configs()["EndpointConfigs"]

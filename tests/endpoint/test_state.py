@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -17,7 +15,7 @@ from local_endpoint.errors import StateInUse, StateUnreadable
 from local_endpoint.storage.object_files import ObjectFiles
 from local_endpoint.storage.state import StateFolder
 from tests.endpoint.local import BUCKET, Local, behaving, pack
-from tests.endpoint.program import ROOT
+from tests.endpoint.test_programs import call
 from tests.harness.waiting import wait_until
 
 
@@ -247,14 +245,6 @@ def test_the_program_says_what_is_wrong_with_the_state_folder(tmp_path: Path) ->
         (Path("/proc/1/none"), "/proc/1/none cannot be the state folder ("),
         (tmp_path / "broken", f"{tmp_path}/broken/sagemaker.json cannot be understood"),
     ):
-        done = subprocess.run(
-            [sys.executable, "-P", "-m", "scripts.programs.local_endpoint", "--port", "0", "--state", str(folder)],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=30,
-        )
-        assert done.returncode == 1
+        done = call(None, "local_endpoint", "--port", "0", "--state", folder, code=1)
         assert text in done.stderr
-        assert "Traceback" not in done.stderr
         assert "listened" not in done.stderr

@@ -35,6 +35,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 ENGINE_STARTER = REPOSITORY.parent / "shared" / "tools" / "docker-engine"
 BUILD_AND_PUSH = REPOSITORY / "build_and_push.sh"
 BUILD_OPTIONS = "--network host"
+BASE_IMAGE = "debian:trixie-slim"  # the Dockerfile's default
 # The tag stays after the tests: with it the layers stay, and the next build takes seconds.
 TEST_IMAGE = "demo-sagemaker-multimodel-test"
 # A first build fetches some 500 MB.
@@ -202,6 +203,12 @@ class DockerServer(ContainerClient):
         wait_until(self._answers, lambda: f"the server answers\n{self.log_tail()}", START_TIMEOUT_S)
         self.start_s = time.monotonic() - started_s
         return self
+
+    def start_again(self) -> None:
+        """``docker start`` of a container that has ended; waits until /ping answers."""
+        docker("start", self.name)
+        self._end_was_awaited = False
+        wait_until(self._answers, lambda: f"the server answers again\n{self.log_tail()}", START_TIMEOUT_S)
 
     def launch(self) -> None:
         """Starts the container as SageMaker does (``docker run IMAGE serve``) and returns at once."""

@@ -9,11 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness.docker import BUILD_OPTIONS, REPOSITORY, docker, reason_without_engine
+from tests.harness.docker import BASE_IMAGE, BUILD_OPTIONS, REPOSITORY, docker, reason_without_engine
 from tests.harness.parallel import show
 
-# As the Dockerfile's own base; where other images cannot be had, tests build from this one alone.
-BASE_IMAGE = "debian:bookworm-slim"
 NOTHING_BUT_PYTHON = (
     "apt-get update -qq && apt-get install -y -qq --no-install-recommends python3 python3-venv ca-certificates"
 )

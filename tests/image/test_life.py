@@ -9,9 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import requests
 
-from tests.harness.docker import POLL_S, DockerServer, Image
-from tests.harness.obedient_handler import HANDLER, command, make_model
+from tests.harness import models
+from tests.harness.docker import POLL_S, DockerServer, Image, docker
 from tests.harness.ports import free_port
+from tests.harness.scripted_handler import HANDLER, command, make_model
 from tests.harness.waiting import wait_until
 
 ADDED = 1  # of Docker's kinds of changes to a file system
@@ -73,3 +74,27 @@ def test_docker_stop_answers_what_was_asked_turns_away_who_goes_on_asking_and_le
                 assert set(statuses[len(answered) :]) <= {503}
         added = [str(change["Path"]) for change in server.container().diff() if change["Kind"] == ADDED]
         assert [path for path in added if not path.startswith("/opt/ml")] == [], "nothing of a run stays"
+
+
+def files_of_servers(server: DockerServer) -> list[str]:
+    return server.execute("bash", "-c", "ls -d /tmp/mme-*").split()
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["stopped", "killed"])
+def test_a_container_that_has_ended_serves_again_when_it_is_started(image: Image, killed: bool) -> None:
+    with DockerServer(image) as server:
+        models.multiplier(server.model_dir("double"), factor=2)
+        assert server.load("double").status_code == 200, server.log_tail()
+        for _ in range(2):
+            if killed:  # kill -9 of the first process: everything ends with it, and nobody cleans up
+                docker("kill", "--signal", "KILL", server.name)
+                assert server.wait() == 137
+            else:
+                assert server.stop() == 0
+            server.start_again()
+            assert requests.get(f"{server.url}/models", timeout=20).json() == {"models": []}, (
+                "the platform loads what it wants"
+            )
+            assert server.load("double").status_code == 200, server.log_tail()
+            assert server.invoke("double", "[[1, 2, 3, 4]]").json() == {"predictions": [[2.0, 4.0, 6.0, 8.0]]}
+            assert len(files_of_servers(server)) == 1, "nothing is left of the run before"

@@ -11,7 +11,7 @@ import pytest
 
 from tests.harness.docker import DockerServer, Image
 from tests.harness.models import heavy_model, hungry_model, link_files
-from tests.harness.obedient_handler import HANDLER, command, make_model
+from tests.harness.scripted_handler import HANDLER, command, make_model
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(1300)]
 

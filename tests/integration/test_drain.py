@@ -16,8 +16,8 @@ import requests
 
 from tests.harness.agent import in_flight
 from tests.harness.container_client import ContainerClient
-from tests.harness.obedient_handler import HANDLER, command, make_model
 from tests.harness.ports import free_port
+from tests.harness.scripted_handler import HANDLER, command, make_model
 from tests.harness.server import ServerProcess
 from tests.harness.waiting import wait_until
 

@@ -24,7 +24,7 @@ import requests
 
 from mme.front_end import AGENT_JAR, COMMANDS
 from tests.harness.agent import in_flight
-from tests.harness.obedient_handler import HANDLER, command, make_model
+from tests.harness.scripted_handler import HANDLER, command, make_model
 from tests.harness.server import ServerProcess
 from tests.harness.waiting import wait_until
 from tests.harness.workers import worker, workers, zygotes
@@ -400,12 +400,12 @@ def test_nothing_of_a_model_that_was_unloaded_stays(mode: str) -> None:
     jcmd = shutil.which("jcmd") or pytest.skip("no jcmd here: a JDK is needed to look into the JVM's heap")
 
     settings: dict[str, Any] = {"MME_WORKERS": mode, "SAGEMAKER_HANDLER": HANDLER, "MME_PRELOAD": "none"}
-    with ServerProcess(**settings) as server:
-        make_model(server.model_dir("m"))
+    with ServerProcess(**settings) as running:
+        make_model(running.model_dir("m"))
         for _ in range(6 if mode == "fork" else 3):
-            assert server.load("m").status_code == 200
-            assert server.unload("m").status_code == 200
-        wait_until(lambda: models_in_heap(jcmd, server) <= 1, "the models are collected", 30)
+            assert running.load("m").status_code == 200
+            assert running.unload("m").status_code == 200
+        wait_until(lambda: models_in_heap(jcmd, running) <= 1, "the models are collected", 30)
 
 
 # ---- the log ----

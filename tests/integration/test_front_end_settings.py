@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import uuid
 
-from tests.harness.obedient_handler import HANDLER, command, make_model
+from tests.harness.scripted_handler import HANDLER, command, make_model
 from tests.harness.server import ServerProcess
 from tests.harness.waiting import wait_until
 

@@ -15,7 +15,14 @@ from tests.harness.server import REPOSITORY, ServerProcess
 
 schema = schemathesis.openapi.from_path(REPOSITORY / "docs" / "openapi.yaml")
 # Bodies of these types are bytes to us.
-for media_type in ("application/x-npy", "application/x-image", "image/png", "image/jpeg"):
+for media_type in (
+    "application/x-npy",
+    "application/x-npz",
+    "application/jsonlines",
+    "application/x-image",
+    "image/png",
+    "image/jpeg",
+):
     schemathesis.serializer(media_type)(
         lambda context, value: value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogatepass")
     )

@@ -16,8 +16,8 @@ import psutil
 import pytest
 import requests
 
-from tests.harness.obedient_handler import HANDLER, command, make_model
 from tests.harness.ports import free_port
+from tests.harness.scripted_handler import HANDLER, command, make_model
 from tests.harness.server import ServerProcess
 
 SECRETS = {

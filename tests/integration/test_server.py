@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from tests.harness import models
-from tests.harness.obedient_handler import HANDLER, command, make_model
 from tests.harness.ports import free_port
+from tests.harness.scripted_handler import HANDLER, command, make_model
 from tests.harness.server import ENTRYPOINT, ServerProcess
 from tests.harness.waiting import wait_until
 

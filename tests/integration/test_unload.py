@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.harness.agent import in_flight
-from tests.harness.obedient_handler import HANDLER, command, make_model
+from tests.harness.scripted_handler import HANDLER, command, make_model
 from tests.harness.server import ServerProcess
 from tests.harness.waiting import wait_until
 

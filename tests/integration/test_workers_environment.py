@@ -14,7 +14,7 @@ import pytest
 
 from tests.harness import models
 from tests.harness.marked_process import MARK
-from tests.harness.obedient_handler import HANDLER, command, make_model
+from tests.harness.scripted_handler import HANDLER, command, make_model
 from tests.harness.server import ServerProcess
 from tests.harness.workers import zygotes
 

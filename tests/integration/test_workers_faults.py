@@ -18,7 +18,7 @@ import pytest
 import requests
 
 from tests.harness.container_client import ContainerClient
-from tests.harness.obedient_handler import HANDLER, command, make_model
+from tests.harness.scripted_handler import HANDLER, command, make_model
 from tests.harness.server import ServerProcess
 from tests.harness.waiting import wait_until
 from tests.harness.workers import is_gone, launchers, traffic, worker, workers, zygotes
@@ -487,7 +487,7 @@ def test_the_log_of_a_worker_is_the_servers(server: ServerProcess, loaded: Load)
 def test_metrics_of_a_handler_reach_mms() -> None:
     with start(log_level="10") as server:
         assert echoes(server, load(server)) == 200
-        wait_until(lambda: "Obeyed.Count:1" in server.log(), "the metric is logged")
+        wait_until(lambda: "Scripted.Count:1" in server.log(), "the metric is logged")
 
 
 @pytest.fixture

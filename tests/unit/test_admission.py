@@ -43,17 +43,20 @@ def sample_of(limit_mib: int, used_mib: int = 0) -> MemorySample:
 
 
 @given(limit=SIZES, used=SIZES, promised=SIZES, need=SIZES, reserve=SIZES)
-def test_what_is_admitted_leaves_the_reserve_whatever_else_was_promised(
+def test_what_is_admitted_leaves_the_reserve_and_what_is_missing_is_what_would_be_enough(
     limit: int, used: int, promised: int, need: int, reserve: int
 ) -> None:
     sample = MemorySample(limit, used, limit, "test")
     decision = decide(sample, promised_bytes=promised, need_bytes=need, reserve_bytes=reserve)
-    left = max(0, limit - used) - promised - need
-    assert decision.admitted == (left >= reserve)
-    assert decision.missing_bytes == max(0, reserve - left)
-    if not decision.admitted:
-        freed = MemorySample(limit + decision.missing_bytes, min(used, limit), limit, "test")
-        assert decide(freed, promised_bytes=promised, need_bytes=need, reserve_bytes=reserve).admitted
+    if decision.admitted:
+        assert min(used, limit) + promised + need + reserve <= limit
+        assert decision.missing_bytes == 0
+        return
+    for freed_bytes, is_enough in ((decision.missing_bytes - 1, False), (decision.missing_bytes, True)):
+        # what is over the limit does not count as free once it is below
+        after = MemorySample(limit + freed_bytes, min(used, limit), limit, "test")
+        again = decide(after, promised_bytes=promised, need_bytes=need, reserve_bytes=reserve)
+        assert again.admitted == is_enough, f"{decision.missing_bytes} bytes are missing, {freed_bytes} were freed"
 
 
 @given(limit=SIZES, reserve=st.integers(0, 1 << 38), needs=st.lists(st.integers(0, 1 << 40), max_size=30))
@@ -552,14 +555,10 @@ def test_400_loads_under_way_hardly_slow_the_next_one(
     model_dir = declaring(1)
     for _ in range(400):
         admission.admit("m", model_dir)
-    fastest_s = min(timed_s(lambda: admission.admit("m", model_dir).settle()) for _ in range(10))
-    assert fastest_s < 0.03
-
-
-def timed_s(call: Callable[[], object]) -> float:
-    started_s = time.perf_counter()
-    call()
-    return time.perf_counter() - started_s
+    before_s = time.thread_time()  # of a processor, which other programs on the machine do not lengthen
+    for _ in range(10):
+        admission.admit("m", model_dir).settle()
+    assert (time.thread_time() - before_s) / 10 < 0.03
 
 
 # ---- the guard ----

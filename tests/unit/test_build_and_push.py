@@ -19,8 +19,14 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "build_and_push.sh"
 REGISTRY = "123456789012.dkr.ecr.us-west-2.amazonaws.com"
 
-# Notes its arguments, a line per call; fails where they start with $FAILING; keeps what comes on standard input.
+# Notes its arguments, a line per call; fails where they start with $FAILING; keeps what comes on standard input. It has
+# BuildKit where $BUILDX says which options that has; questions about it are not noted.
 DOCKER = """#!/bin/bash
+case "$1 $2 $3" in
+  "buildx version "*) [[ -n $BUILDX ]]; exit ;;
+  "buildx build --help") echo "$BUILDX"; exit ;;
+  "context show "*) echo a-context; exit ;;
+esac
 echo "docker $*" >>"$CALLS"
 [[ $1 == login ]] && cat >"$CALLS.password"
 [[ -n $FAILING && "docker $*" == "$FAILING"* ]] && { echo "docker: told to fail" >&2; exit 5; }
@@ -171,6 +177,28 @@ def test_the_image_is_labelled_with_the_commit_it_is_built_from(workplace: Workp
     # git refuses a checkout of another user, and says where it is allowed in this user's configuration
     run = workplace.run("--build-only", HOME=os.environ.get("HOME", "/"))
     assert f"--build-arg REVISION={head.stdout.strip()} " in run.calls[0]
+
+
+BUILDKIT = "docker buildx build --builder a-context --output type=image,oci-mediatypes=false"
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, "docker build --build-arg "),
+        ({"BUILDX": "--output --provenance --sbom"}, f"{BUILDKIT} --provenance=false --sbom=false --build-arg "),
+        ({"BUILDX": "--output"}, f"{BUILDKIT} --build-arg "),
+        ({"BUILDX": "--output --provenance", "DOCKER_BUILDKIT": "0"}, "docker build --build-arg "),
+    ],
+    ids=["no-buildkit", "buildkit", "buildkit-before-0.10", "switched-off"],
+)
+def test_buildkit_makes_a_plain_image_of_dockers_media_types(
+    workplace: Workplace, environment: dict[str, str], expected: str
+) -> None:
+    run = workplace.run("--build-only", **environment)
+    assert run.exit_code == 0, run.stderr
+    assert run.calls[0].startswith(expected)
+    assert run.calls[0].endswith(f" --tag demo-sagemaker-multimodel:latest {ROOT / 'container'}")
 
 
 def test_a_missing_docker_is_named(workplace: Workplace) -> None:

@@ -30,9 +30,9 @@ def pythons() -> list[str]:
     return found
 
 
-@pytest.fixture(params=pythons() or [None])
+@pytest.fixture(params=pythons() or [""])
 def python(request: pytest.FixtureRequest) -> str:
-    if request.param is None:
+    if not request.param:
         pytest.skip("no Python 3.12 or later on this machine: objects cannot be made immortal")
     return str(request.param)
 

@@ -7,8 +7,6 @@ import io
 import json
 import logging
 import re
-import statistics
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -317,23 +315,6 @@ def test_an_npy_answer_is_read_by_numpy(tmp_path: Path) -> None:
     status, content_type, body = ask(context, [[1, 2, 3, 4]], Accept="application/x-npy")
     assert (status, content_type) == (200, "application/x-npy")
     assert np.load(io.BytesIO(body), allow_pickle=False).tolist() == [[2, 4, 6, 8]]
-
-
-def test_the_first_request_is_no_slower_than_half_again_the_tenth(tmp_path: Path) -> None:
-    """In processor time of this thread, which other programs on the machine do not lengthen."""
-    body = png()
-    load(models.tiny_classifier(tmp_path / "other", input_shape=(1, 3, 224, 224)))  # what is once per process
-    ratios = []
-    for attempt in range(5):
-        context = load(models.tiny_classifier(tmp_path / str(attempt), input_shape=(1, 3, 224, 224)))
-        times_s = []
-        for _ in range(10):
-            started = time.thread_time()
-            ((status, _, _),) = golden.call(model_handler.handle, context, ({"Content-Type": "image/png"}, body))
-            times_s.append(time.thread_time() - started)
-            assert status == 200
-        ratios.append(times_s[0] / times_s[9])
-    assert statistics.median(ratios) <= 1.5, ratios
 
 
 def test_garbage_of_every_kind_is_answered_and_never_raises(tmp_path: Path) -> None:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import tracemalloc
+import zipfile
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import scipy.sparse
+from PIL import Image
 
 from mme.errors import BadRequest, RequestError, UnsupportedMediaType
 from mme.frameworks.base import TensorSpec
-from mme.handler.payload import BodyReader, Request
+from mme.handler import formats
+from mme.handler.images import ImageReader
+from mme.handler.payload import BodyReader, Request, most_unfolded_bytes
 
 ROWS = BodyReader([TensorSpec("data", (1, 4))], None)
 BLOCKS = BodyReader([TensorSpec("data", (1, 2, 3))], None)
@@ -150,3 +158,108 @@ def test_the_unusual_head_of_an_npy_file_is_refused(head: str) -> None:
     body = b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode() + bytes(16)
     with pytest.raises(BadRequest):
         read(ROWS, body, "application/x-npy")
+
+
+# ---- limits of what a request unfolds to ----
+
+
+def test_the_unfolding_limit_follows_the_megapixel_limit_and_has_a_floor() -> None:
+    assert most_unfolded_bytes(50) == 200_000_000
+    assert most_unfolded_bytes(1) == 64 << 20
+
+
+def test_json_of_too_many_values_is_refused_before_it_is_parsed() -> None:
+    body = b"[" + b"[]," * 1_200_000 + b"[]]"
+    tracemalloc.start()
+    try:
+        with pytest.raises(BadRequest, match="JSON holds too many values"):
+            read(ROWS, body, "application/json")
+        with pytest.raises(BadRequest, match="JSON holds too many values"):
+            read(ROWS, body, "application/jsonlines")
+        assert tracemalloc.get_traced_memory()[1] < 2 * len(body)
+    finally:
+        tracemalloc.stop()
+    rows = b"[" + b"[1,2,3,4]," * 200_000 + b"[1,2,3,4]]"
+    assert read(ROWS, rows, "application/json").shape == (200_001, 4)
+
+
+def test_csv_of_many_short_rows_takes_few_times_its_size() -> None:
+    body = b"1,2,3,4\n" * 200_000
+    tracemalloc.start()
+    try:
+        assert read(ROWS, body, "text/csv").shape == (200_000, 4)
+        assert tracemalloc.get_traced_memory()[1] < 20 * len(body)
+    finally:
+        tracemalloc.stop()
+
+
+def test_more_images_than_the_limit_stands_for_are_refused_before_one_is_decoded(tmp_path: Path) -> None:
+    spec = TensorSpec("data", (1, 3, 512, 512))
+    reader = BodyReader([spec], ImageReader.for_model(tmp_path, spec, None, 1), most_unfolded_bytes(1))
+    file = io.BytesIO()
+    Image.new("RGB", (1, 1)).save(file, "PNG")
+    image = {"b64": base64.b64encode(file.getvalue()).decode()}
+    bodies = [
+        (json.dumps([image] * 30).encode(), "application/json"),
+        (npy(np.array([file.getvalue()] * 30)), "application/x-npy"),
+    ]
+    for body, content_type in bodies:
+        with pytest.raises(BadRequest, match="30 images become 90 MiB"):
+            read(reader, body, content_type)
+    assert read(reader, json.dumps([image] * 2), "application/json").shape == (2, 3, 512, 512)
+
+
+@pytest.mark.parametrize("kind", ["csr", "csc", "coo"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64, np.bool_])
+def test_a_sparse_matrix_becomes_what_scipy_makes_of_it(kind: str, dtype: type) -> None:
+    matrix = (
+        scipy.sparse.random(7, 4, density=0.4, format=kind, random_state=3).multiply(10).asformat(kind).astype(dtype)
+    )
+    file = io.BytesIO()
+    scipy.sparse.save_npz(file, matrix)
+    expected = matrix.toarray().astype(np.float32)
+    np.testing.assert_array_equal(read(ROWS, file.getvalue(), "application/x-npz"), expected)
+
+
+def test_an_npz_that_unpacks_to_more_than_the_limit_allocates_nothing() -> None:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as packed, packed.open("data.npy", "w") as member:
+        for _ in range(100):
+            member.write(bytes(1 << 20))
+    tracemalloc.start()
+    try:
+        with pytest.raises(BadRequest, match="unpacks to 100 MiB, more than the 64 MiB"):
+            read(ROWS, file.getvalue(), "application/x-npz")
+        assert tracemalloc.get_traced_memory()[1] < 4_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_an_npz_whose_directory_lies_about_a_size_is_refused_within_what_it_says() -> None:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr("data.npy", npy(np.zeros((1 << 20, 4), np.float32)))
+    lying = file.getvalue().replace((16 * (1 << 20) + 128).to_bytes(4, "little"), (128).to_bytes(4, "little"))
+    assert lying != file.getvalue()
+    tracemalloc.start()
+    try:
+        with pytest.raises(BadRequest):
+            read(ROWS, lying, "application/x-npz")
+        assert tracemalloc.get_traced_memory()[1] < 4_000_000
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("indptr", [[0, 1], [0, 2, 1], [1, 1, 1], [0, 1, 5], [0, -1, 1]])
+def test_a_sparse_matrix_whose_parts_do_not_fit_is_refused(indptr: list[int]) -> None:
+    file = io.BytesIO()
+    parts = {"indices": np.array([0]), "indptr": np.array(indptr), "data": np.ones(1)}
+    arrays: dict[str, Any] = {"format": np.array(b"csr"), "shape": np.array([2, 4]), **parts}
+    np.savez(file, **arrays)
+    with pytest.raises(BadRequest, match="indptr does not fit"):
+        read(ROWS, file.getvalue(), "application/x-npz")
+
+
+@pytest.mark.parametrize("text", ["aGk=", "aGk", "aG\nk=\n", "data:image/png;base64,aGk=", "data:;base64,aGk"])
+def test_base64_is_read_with_or_without_padding_line_breaks_and_url(text: str) -> None:
+    assert formats.read_base64(text) == b"hi"

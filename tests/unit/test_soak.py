@@ -95,6 +95,15 @@ def test_a_violation_is_explained_by_what_happened_to_its_model(tmp_path: Path) 
     ]
 
 
+def test_what_concerns_every_model_is_told_of_each(record: Record) -> None:
+    sent_s = time.monotonic()
+    record.note_for_all("ZYGOTE KILLED (process 1)")
+    record.answered("invoke", "a", 500, 0.1)
+    record.violates("answers", "a: 500", "a", sent_s)
+    (violation,) = record.violations
+    assert "ZYGOTE KILLED" in record.explain(violation)[2]
+
+
 def test_a_timeline_without_events_or_log_is_empty(tmp_path: Path) -> None:
     timeline = Timeline(tmp_path / "none.log")
     assert timeline.around("a", 0.0, time.monotonic()) == []

@@ -28,7 +28,7 @@ from mme.zygote import protocol, template_preparation
 from mme.zygote.event_loop import EventLoop
 from mme.zygote.launcher import Launch
 from mme.zygote.worker_process import forget_shadowed_modules, reset_environment, worker_environment
-from tests.harness.obedient_handler import HANDLER, command, make_model
+from tests.harness.scripted_handler import HANDLER, command, make_model
 from tests.harness.waiting import wait_until
 from tests.harness.workers import is_gone
 

@@ -5,6 +5,11 @@ Two ways. Without ``preprocessor_config.json`` an image is resized to the model'
 (``ImageCodec``), that one does it, so that published numbers stay true. With the file, Pillow does what the image
 processors of Hugging Face do (transformers, image_transforms.py), in their order: convert, resize, crop, rescale,
 normalise.
+
+An image of few pixels may ask for much memory: a resize by the shortest edge makes a thin one huge, and Pillow's resize
+holds an image of the new width and the old height in between. So each step is checked against the limit of megapixels
+before it takes memory, and no request takes more than 24 bytes for each pixel of that limit (animated WebP; others
+take less).
 """
 
 from __future__ import annotations
@@ -26,6 +31,9 @@ from mme.frameworks.base import ImageCodec, TensorSpec, means_no_memory
 
 CONFIG_FILE = "preprocessor_config.json"
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+# What the framework's own reader decodes; Pillow alone knows the others, or takes less memory for them (TIFF's tiles).
+_CODEC_FORMATS = ("JPEG", "MPO", "PNG", "BMP", "WEBP")
+_THIN = 16  # pixels; a row of more is hardly larger for its pointer
 _LARGEST_NUMBER = float(np.finfo(np.float32).max)
 # image processors of transformers that take a whole number as the size of both edges though they crop afterwards
 _SQUARE_SIZES = ("deit", "beit", "efficientnet", "vit", "vivit")
@@ -224,10 +232,10 @@ class ImageReader:
         with self._decoding():
             opened = Image.open(io.BytesIO(body), formats=_FORMATS)
         width, height = opened.size
-        if width * height > self._max_pixels:
+        if max(_pixels(width, height), _pixels_of_piece(opened)) > self._max_pixels:
             raise BadRequest(
-                f"The image has {width}x{height} pixels; at most {self._max_pixels // 1_000_000} megapixels are "
-                "decoded (MME_MAX_IMAGE_MEGAPIXELS). Send a smaller one."
+                f"The image has {width}x{height} pixels; at most {self._most()} are decoded "
+                "(MME_MAX_IMAGE_MEGAPIXELS). Send a smaller one."
             )
         if not _ends_properly(opened, body):
             with self._decoding():  # Pillow is strict about what is missing; OpenCV paints it grey
@@ -237,23 +245,22 @@ class ImageReader:
     def _raw(self, body: bytes | bytearray, opened: Image.Image) -> np.ndarray:
         """The image at the model's size, 0–255, as the sample has it: (height, width, channels) uint8."""
         layout = self._layout
-        if self._codec is not None:
+        if self._codec is not None and opened.format in _CODEC_FORMATS:
             image = self._codec.read(body, layout.channels, layout.height, layout.width)
             if image is not None:
                 return image
         decoded = self._decoded(opened)
         if self._codec is not None:
             return self._codec.resize(_array(decoded), layout.height, layout.width)
-        return _array(decoded.resize((layout.width, layout.height), Image.Resampling.BILINEAR))
+        return _array(self._resized(decoded, (layout.width, layout.height), Image.Resampling.BILINEAR))
 
     def _processed(self, opened: Image.Image, config: ProcessorConfig) -> np.ndarray:
         """The image as a Hugging Face image processor makes it: (height, width, channels) float32."""
         decoded = self._decoded(opened)
         if config.do_resize:
-            decoded = decoded.resize(_target(decoded.size, config.size), config.resample)
-        image = _array(decoded)
-        if config.do_center_crop:
-            image = _center_crop(image, *config.crop_size)
+            decoded = self._resized(decoded, _target(decoded.size, config.size), config.resample)
+        # no array of the whole image: it may be much larger than the crop
+        image = _center_crop(decoded, *config.crop_size) if config.do_center_crop else _array(decoded)
         layout = self._layout
         if image.shape[:2] != (layout.height, layout.width):
             raise BadRequest(
@@ -267,6 +274,18 @@ class ImageReader:
             image -= np.asarray(config.image_mean, np.float32)
             image /= np.asarray(config.image_std, np.float32)
         return image
+
+    def _resized(self, image: Image.Image, size: tuple[int, int], resample: Image.Resampling) -> Image.Image:
+        """Pillow's resize to (width, height). Raises ``BadRequest`` where that would take too much memory."""
+        if _pixels_for_resize(image.size, size, resample) > self._max_pixels:
+            raise BadRequest(
+                f"The image of {image.width}x{image.height} pixels is too thin or too long: to bring it to "
+                f"{size[0]}x{size[1]} takes more memory than {self._most()} (MME_MAX_IMAGE_MEGAPIXELS). Crop it."
+            )
+        return image.resize(size, resample)
+
+    def _most(self) -> str:
+        return f"{self._max_pixels // 1_000_000} megapixels"
 
     def _decoded(self, opened: Image.Image) -> Image.Image:
         """The whole image in the mode of the model's channels, 8 bits for each."""
@@ -317,15 +336,62 @@ def _target(size: tuple[int, int], wanted: dict[str, int]) -> tuple[int, int]:
     return int(edge * width / height), edge
 
 
-def _center_crop(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Cuts (``height``, ``width``) out of the middle; where the image is smaller, zeros are around it."""
-    rows, columns = image.shape[:2]
-    top, left = (rows - height) // 2, (columns - width) // 2
-    if top >= 0 and left >= 0:
-        return image[top : top + height, left : left + width]
-    padded_rows, padded_columns = max(height, rows), max(width, columns)
-    above, before = math.ceil((padded_rows - rows) / 2), math.ceil((padded_columns - columns) / 2)
-    padded = np.zeros((padded_rows, padded_columns, image.shape[2]), image.dtype)
-    padded[above : above + rows, before : before + columns] = image
-    top, left = top + above, left + before
-    return padded[max(0, top) : min(padded_rows, top + height), max(0, left) : min(padded_columns, left + width)]
+def _pixels(width: int, height: int) -> int:
+    """Pixels that an image is counted as: Pillow keeps a pointer for each row, which takes as much as two."""
+    return width * height if width > _THIN else (width + 2) * height
+
+
+def _pixels_of_piece(opened: Image.Image) -> int:
+    """Pixels of one tile of a TIFF file, which a decoder holds whole, however small the image is; 0 for other files."""
+    tags = getattr(opened, "tag_v2", {}) if opened.format == "TIFF" else {}
+    try:
+        return int(tags.get(TiffImagePlugin.TILEWIDTH, 0)) * int(tags.get(TiffImagePlugin.TILELENGTH, 0))
+    except (TypeError, ValueError):
+        return 0
+
+
+# half the width of each filter in pixels of the target (Resample.c)
+_SUPPORT = {
+    Image.Resampling.NEAREST: 0.0,
+    Image.Resampling.BOX: 0.5,
+    Image.Resampling.BILINEAR: 1.0,
+    Image.Resampling.HAMMING: 1.0,
+    Image.Resampling.BICUBIC: 2.0,
+    Image.Resampling.LANCZOS: 3.0,
+}
+
+
+def _pixels_for_resize(size: tuple[int, int], target: tuple[int, int], resample: Image.Resampling) -> int:
+    """Memory of the largest thing that Pillow allocates for a resize, in pixels of 4 bytes; sizes (width, height).
+
+    The target; the image between the two passes, which has the new width and the old height; and the weights of the
+    filter, numbers of 8 bytes, for each edge (ImagingResampleInner, precompute_coeffs).
+    """
+    width, height = target
+    weights = 0.0
+    for before, after in zip(size, target, strict=True):
+        per_pixel = math.ceil(_SUPPORT[resample] * max(before / after, 1)) * 2 + 1
+        weights = max(weights, 2.0 * per_pixel * after)
+    return max(_pixels(width, height), _pixels(width, size[1]), math.ceil(weights))
+
+
+def _center_crop(image: Image.Image, height: int, width: int) -> np.ndarray:
+    """Cuts (``height``, ``width``) out of the middle; where the image is smaller, zeros are around it.
+
+    The odd row or column of a crop goes below and to the right, that of a border above and to the left (center_crop).
+    """
+    left, columns, before = _middle(image.width, width)
+    top, rows, above = _middle(image.height, height)
+    middle = _array(image.crop((left, top, left + columns, top + rows)))
+    if (rows, columns) == (height, width):
+        return middle
+    bordered = np.zeros((height, width, middle.shape[2]), middle.dtype)
+    bordered[above : above + rows, before : before + columns] = middle
+    return bordered
+
+
+def _middle(size: int, wanted: int) -> tuple[int, int, int]:
+    """Along one axis: where the part that stays begins in the image, its length, and where it begins in the result."""
+    if size >= wanted:
+        return (size - wanted) // 2, wanted, 0
+    return 0, size, -(-(wanted - size) // 2)

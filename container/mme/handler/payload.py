@@ -2,20 +2,21 @@
 
     image/*, application/x-image   one image file, for a model with one input that is an image (images.py)
     application/json               nested lists, {"instances": …}, {"inputs": …}, or an object by input name
+    application/jsonlines          a line of JSON per sample
     text/csv                       one row per sample, its numbers in the order of the flattened shape
     application/x-npy              one array as numpy.save writes it
+    application/x-npz              arrays as numpy.savez writes them, or a sparse matrix as scipy.sparse.save_npz does
     multipart/form-data            a part ``body``, read by its own Content-Type; or one part per input, by its name
 
-Arrays come out as (N, *sample shape) of the input's type: a single sample may leave the N out. What cannot be read
-raises ``RequestError`` with a message that names what the model takes.
+Where the model takes images, they may also come as base64 in JSON and as bytes in an NPY file. Arrays come out as
+(N, *sample shape) of the input's type: a single sample may leave the N out. What cannot be read raises ``RequestError``
+with a message that names what the model takes. formats.py reads the formats; here they meet the model's inputs.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -25,19 +26,16 @@ import numpy as np
 
 from mme.errors import BadRequest, UnsupportedMediaType
 from mme.frameworks.base import TensorSpec, describe_inputs, means_no_memory
+from mme.handler import formats
 from mme.handler.images import ImageReader
 
-JSON, CSV, NPY, MULTIPART = "application/json", "text/csv", "application/x-npy", "multipart/form-data"
+JSON, CSV, NPY, NPZ = "application/json", "text/csv", "application/x-npy", "application/x-npz"
+JSON_LINES, MULTIPART = "application/jsonlines", "multipart/form-data"
+_LINES_TYPES = (JSON_LINES, "application/x-jsonlines", "application/jsonl", "application/x-ndjson")
 _UNTYPED = ("", "application/octet-stream", "binary/octet-stream")
 _IMAGE_HEADS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM", b"RIFF", b"II*\x00", b"MM\x00*")
-_NPY_HEAD = b"\x93NUMPY"
-_LONGEST_NPY_HEAD = 65535
-# as numpy.save writes it: version 1.0, the length of the head, the head; none of it may mean anything else
-_USUAL_NPY_HEAD = re.compile(
-    rb"\x93NUMPY\x01\x00(..)\{'descr': '([<>|][biuf][1248])', 'fortran_order': (True|False), "
-    rb"'shape': \(((?:\d{1,18}, )*\d{1,18},?|)\), \} *\n",
-    re.DOTALL,
-)
+_LEAST_UNFOLDED_BYTES = 64 << 20
+_JSON_BYTES = {b"[": 64, b"{": 72, b",": 32}  # what Python takes for each, with what follows it
 CUSTOM_ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
 
 Body = bytes | bytearray | str | Mapping[str, Any] | Sequence[Any]
@@ -92,15 +90,24 @@ def _media_type(header: str) -> str:
     return header.split(";", 1)[0].strip().lower()
 
 
-class BodyReader:
-    """Reads the bodies of requests for one model."""
+def most_unfolded_bytes(max_megapixels: int) -> int:
+    """What a request may be unfolded to: as much as the largest image, 4 bytes a pixel, and 64 MiB in any case."""
+    return max(max_megapixels * 4_000_000, _LEAST_UNFOLDED_BYTES)
 
-    def __init__(self, inputs: Sequence[TensorSpec], images: ImageReader | None) -> None:
+
+class BodyReader:
+    """Reads the bodies of requests for one model. ``most_bytes``: see ``most_unfolded_bytes``."""
+
+    def __init__(
+        self, inputs: Sequence[TensorSpec], images: ImageReader | None, most_bytes: int = _LEAST_UNFOLDED_BYTES
+    ) -> None:
         self._inputs = {spec.name: spec for spec in inputs}
         self._only = inputs[0] if len(inputs) == 1 else None
         self._images = images
+        self._most_bytes = most_bytes
         self._takes = f"The model takes {describe_inputs(inputs)}"
-        readable = [JSON] if len(inputs) > 1 else [JSON, CSV, NPY] + (["image/*"] if images else [])
+        several = [JSON, JSON_LINES, NPZ]
+        readable = several if len(inputs) > 1 else [JSON, CSV, NPY, JSON_LINES, NPZ] + (["image/*"] if images else [])
         self._readable = ", ".join(readable)
 
     def read(self, request: Request) -> dict[str, np.ndarray]:
@@ -131,12 +138,17 @@ class BodyReader:
     def _read_body(self, body: Body, media_type: str) -> dict[str, np.ndarray]:
         if not isinstance(body, bytes | bytearray | str) or (media_type == JSON and len(body) > 0):
             return self._read_json(body)
+        if media_type in _LINES_TYPES:
+            return self._read_json_lines(body)
+        if media_type == NPZ or (media_type in _UNTYPED and _sniffed(body) == NPZ):
+            return self._read_npz(self._bytes(body))
         if self._only is None:
             if len(body) == 0:
                 raise self._empty()
             raise UnsupportedMediaType(
-                f"A model with {len(self._inputs)} inputs takes {JSON} (an object by input name) or {MULTIPART} (a "
-                f"part for each), not {media_type or 'a body without Content-Type'}. {self._takes}."
+                f"A model with {len(self._inputs)} inputs takes {JSON} (an object by input name), {NPZ} (an array "
+                f"for each) or {MULTIPART} (a part for each), not {media_type or 'a body without Content-Type'}. "
+                f"{self._takes}."
             )
         return {self._only.name: self._read_input(self._only, body, media_type)}
 
@@ -155,11 +167,15 @@ class BodyReader:
                 )
             return self._images.read(self._bytes(body))
         if media_type == JSON:
-            return self._array(spec, self._parsed(body))
+            value = self._parsed(body)
+            found = self._images_in(value)
+            return self._array(spec, value) if found is None else self._read_images(found)
         if media_type == CSV:
             return self._read_csv(spec, body)
         if media_type == NPY:
             return self._read_npy(spec, self._bytes(body))
+        if media_type == NPZ:
+            return self._read_npz(self._bytes(body))[spec.name]
         raise self._unsupported(media_type)
 
     def _unsupported(self, media_type: str) -> UnsupportedMediaType:
@@ -180,10 +196,43 @@ class BodyReader:
     def _parsed(self, body: bytes | bytearray | str) -> Any:
         if len(body) == 0:
             raise self._empty()
+        if len(body) * max(_JSON_BYTES.values()) > self._most_bytes:
+            self._check_json(body.encode() if isinstance(body, str) else body)
         try:
             return json.loads(body)
         except (ValueError, RecursionError) as error:
             raise BadRequest(f"The body is not JSON: {_brief(error)}. {self._takes}.") from None
+
+    def _check_json(self, body: bytes | bytearray) -> None:
+        """Raises ``BadRequest`` where the lists and numbers of a large body would take too much memory."""
+        parsed_bytes = sum(body.count(sign) * size_bytes for sign, size_bytes in _JSON_BYTES.items())
+        if parsed_bytes > self._most_bytes:
+            raise BadRequest(
+                f"The JSON holds too many values: read, they take about {parsed_bytes >> 20} MiB, more than "
+                f"{self._most_bytes >> 20} MiB (MME_MAX_IMAGE_MEGAPIXELS raises it). Send fewer samples at a time, or "
+                f"{NPY}. {self._takes}."
+            )
+
+    def _read_json_lines(self, body: bytes | bytearray | str) -> dict[str, np.ndarray]:
+        """A line of JSON per sample; a single line may hold what a JSON body may."""
+        if len(body) * max(_JSON_BYTES.values()) > self._most_bytes:
+            self._check_json(body.encode() if isinstance(body, str) else body)
+        separator: Any = "\n" if isinstance(body, str) else b"\n"
+        lines = [line for line in body.split(separator) if line.strip()]
+        if not lines:
+            raise self._empty()
+        try:
+            values = [json.loads(line) for line in lines]
+        except (ValueError, RecursionError) as error:
+            raise BadRequest(f"A line of the body is not JSON: {_brief(error)}. {self._takes}.") from None
+        values = [self._features_of(value) for value in values]
+        return self._read_json(values[0] if len(values) == 1 else values)
+
+    def _features_of(self, value: Any) -> Any:
+        """The sample in ``{"features": …}``, as SageMaker's own algorithms have it, where no input is called so."""
+        if isinstance(value, Mapping) and value.keys() == {"features"} and "features" not in self._inputs:
+            return value["features"]
+        return value
 
     def _read_json(self, body: Body) -> dict[str, np.ndarray]:
         value = self._parsed(body) if isinstance(body, bytes | bytearray | str) else body
@@ -192,6 +241,8 @@ class BodyReader:
                 if key in value and key not in self._inputs:
                     value = value[key]
                     break
+        if self._only is not None and (found := self._images_in(value)) is not None:
+            return {self._only.name: self._read_images(found)}
         if isinstance(value, Mapping):
             return self._by_name(value)
         if isinstance(value, Sequence) and value and isinstance(value[0], Mapping):
@@ -236,21 +287,69 @@ class BodyReader:
             ) from None
         return self._samples(spec, array)
 
-    # ---- CSV and NPY ----
+    # ---- images in other bodies ----
+
+    def _images_in(self, value: Any) -> list[str] | None:
+        """The texts in base64 of a JSON value that holds images and nothing else; None where it does not.
+
+        ``{"b64": text}``, ``{"image": text}``, a text under the input's name, either of these in an object of one
+        entry, and lists of all of them; a text alone.
+        """
+        if self._images is None or self._only is None:
+            return None
+        if isinstance(value, Sequence) and not isinstance(value, str) and value:
+            found = (
+                [self._image_in(entry) for entry in value] if not isinstance(value[0], list | int | float) else [None]
+            )
+            return None if None in found else [text for text in found if text is not None]
+        text = self._image_in(value)
+        return None if text is None else [text]
+
+    def _image_in(self, value: Any) -> str | None:
+        """As ``_images_in``, for one image."""
+        while isinstance(value, Mapping) and len(value) == 1:
+            ((key, inner),) = value.items()
+            if isinstance(inner, str) and key not in ("b64", "image", *self._inputs):
+                return None
+            value = inner
+        return value if isinstance(value, str) else None
+
+    def _read_images(self, texts: Sequence[str]) -> np.ndarray:
+        try:
+            return self._decoded([formats.read_base64(text) for text in texts])
+        except ValueError as error:
+            raise BadRequest(
+                f"A text that stands for an image cannot be read: {error}. It must be the bytes of an image file in "
+                f"base64. {self._takes}."
+            ) from None
+
+    def _decoded(self, bodies: Sequence[bytes]) -> np.ndarray:
+        """A sample for each image file: (N, *sample shape)."""
+        if self._images is None or self._only is None:
+            raise TypeError("the model takes no images")
+        self._check_unfolded(len(bodies), self._only)
+        return np.concatenate([self._images.read(body) for body in bodies])
+
+    def _check_unfolded(self, samples: int, spec: TensorSpec) -> None:
+        unfolded_bytes = samples * math.prod(spec.sample_shape) * max(spec.dtype.itemsize, 4)
+        if samples > 1 and unfolded_bytes > self._most_bytes:
+            raise BadRequest(
+                f"{samples} images become {unfolded_bytes >> 20} MiB, more than the {self._most_bytes >> 20} MiB that "
+                f"a request may take (MME_MAX_IMAGE_MEGAPIXELS raises it). Send fewer at a time. {self._takes}."
+            )
+
+    # ---- CSV, NPY and NPZ ----
 
     def _read_csv(self, spec: TensorSpec, body: bytes | bytearray | str) -> np.ndarray:
         try:
             text = body if isinstance(body, str) else body.decode("utf-8-sig")
         except UnicodeDecodeError:
             raise BadRequest(f"The body is not text in UTF-8. {self._takes}.") from None
-        lines = [line for line in text.splitlines() if line.strip()]
-        if not lines:
+        if not text or text.isspace():
             raise self._empty()
         columns = math.prod(spec.sample_shape)
-        if spec.allows_missing:
-            lines = [",".join(cell.strip() or "nan" for cell in line.split(",")) for line in lines]
         try:
-            rows = np.loadtxt(lines, delimiter=",", dtype=np.float64, comments=None, ndmin=2)
+            rows = formats.read_csv(text, missing_as_nan=spec.allows_missing)
         except ValueError as error:
             if means_no_memory(error):
                 raise
@@ -258,25 +357,52 @@ class BodyReader:
                 f"The CSV must have {columns} numbers in each row, one row per sample, without a header "
                 f"({_brief(error)}). {self._takes}."
             ) from None
+        if rows.shape == (columns, 1):  # one sample, a number a line
+            rows = rows.reshape(1, columns)
         if rows.shape[1] != columns:
             raise BadRequest(f"The CSV has {rows.shape[1]} numbers in a row, not {columns}. {self._takes}.")
         return self._samples(spec, rows.reshape(len(rows), *spec.sample_shape))
 
     def _read_npy(self, spec: TensorSpec, body: bytes | bytearray) -> np.ndarray:
-        """Reads the head of the file apart from its data: ``numpy.load`` allocates whatever a head claims."""
         try:
-            shape, fortran_order, dtype, start = _npy_head(body)
-            if dtype.kind not in "biuf":
-                raise ValueError(f"its type is {dtype}, not numbers")
-            length = math.prod(shape) * dtype.itemsize
-            if min(shape, default=0) < 0 or length != len(body) - start:
-                raise ValueError(f"its head says {length} bytes of data, it has {len(body) - start}")
-            array = np.frombuffer(body, dtype, offset=start).reshape(shape, order="F" if fortran_order else "C")
-        except (ValueError, TypeError, SyntaxError, RecursionError, EOFError) as error:
+            array = formats.read_npy(body, kinds="biufS" if self._images else "biuf")
+        except ValueError as error:
             raise BadRequest(
                 f"The body is not an array as numpy.save writes it: {_brief(error)}. {self._takes}."
             ) from None
+        if array.dtype.kind == "S":  # what NumPy makes of the bytes of an image; zeros at the end do no harm
+            flat = np.ascontiguousarray(array).reshape(-1)
+            if flat.size == 0 or array.ndim > 1:
+                raise BadRequest(f"The array of bytes holds no image, or not one after the other. {self._takes}.")
+            return self._decoded([entry.tobytes() for entry in flat])
+        if self._images and array.dtype == np.uint8 and array.shape in ((array.size,), (1, array.size)):
+            file = array.tobytes()
+            if array.ndim != len(spec.shape) and file.startswith(_IMAGE_HEADS):
+                return self._decoded([file])
         return self._samples(spec, array)
+
+    def _read_npz(self, body: bytes | bytearray) -> dict[str, np.ndarray]:
+        """Arrays by input name; one array of any name, or a sparse matrix, for a model of one input."""
+        only = self._only
+        columns = math.prod(only.sample_shape) if only else 0
+        itemsize = max(only.dtype.itemsize, 4) if only else 4
+        try:
+            arrays = formats.read_npz(body, columns=columns, itemsize=itemsize, most_bytes=self._most_bytes)
+        except ValueError as error:
+            raise BadRequest(
+                f"The body is not an NPZ file as numpy.savez or scipy.sparse.save_npz writes it: {_brief(error, 300)}. "
+                f"{self._takes}."
+            ) from None
+        if "" in arrays and only is not None:
+            return {only.name: self._samples(only, arrays[""].reshape(-1, *only.sample_shape))}
+        if only is not None and len(arrays) == 1:
+            return {only.name: self._samples(only, next(iter(arrays.values())))}
+        if arrays.keys() != self._inputs.keys():
+            found = ", ".join(sorted(arrays)[:10]) or "nothing"
+            raise BadRequest(
+                f"The NPZ file must hold the model's inputs by name and nothing else; it has {found}. {self._takes}."
+            )
+        return {name: self._samples(spec, arrays[name]) for name, spec in self._inputs.items()}
 
     # ---- all ----
 
@@ -301,34 +427,14 @@ class BodyReader:
         return converted
 
 
-def _npy_head(body: bytes | bytearray) -> tuple[tuple[int, ...], bool, np.dtype, int]:
-    """Shape, order, type, and where the data starts. Raises one of the many errors of NumPy's reader.
-
-    NumPy's own asks Python's compiler to read the head, which is slow, the first time above all, and fills memory.
-    """
-    usual = _USUAL_NPY_HEAD.match(body)
-    if usual:
-        head_bytes, kind, fortran_order, shape = usual.groups()
-        start = usual.end(1) + int.from_bytes(head_bytes, "little")
-        if usual.end() == start:
-            numbers = tuple(map(int, shape.replace(b",", b" ").split()))
-            return numbers, fortran_order == b"True", np.dtype(kind.decode()), start
-    file = io.BytesIO(body)
-    if np.lib.format.read_magic(file) == (1, 0):
-        found = np.lib.format.read_array_header_1_0(file)
-    elif int.from_bytes(body[8:12], "little") <= _LONGEST_NPY_HEAD:
-        found = np.lib.format.read_array_header_2_0(file)
-    else:
-        raise ValueError("its head is too long")
-    return (*found, file.tell())
-
-
 def _sniffed(body: bytes | bytearray | str) -> str:
     """The media type that the first bytes show; empty where they show none."""
     if isinstance(body, str):
         return JSON if body.lstrip()[:1] in ("[", "{") else ""
-    if body.startswith(_NPY_HEAD):
+    if body.startswith(formats.NPY_MAGIC):
         return NPY
+    if body.startswith(formats.NPZ_MAGIC):
+        return NPZ
     if body.startswith(_IMAGE_HEADS):
         return "image/*"
     return JSON if bytes(body[:64]).lstrip()[:1] in (b"[", b"{") else ""
@@ -347,7 +453,7 @@ def _holds_text(value: Any) -> bool:
     return False
 
 
-def _brief(error: Exception) -> str:
-    """An error's words in one line of at most 120 characters, without the advice that NumPy puts after a semicolon."""
+def _brief(error: Exception, most: int = 120) -> str:
+    """An error's words in one line of at most ``most`` characters, without NumPy's advice after a semicolon."""
     words = " ".join(str(error).split(";")[0].split()) or type(error).__name__
-    return words if len(words) <= 120 else words[:117] + "..."
+    return words if len(words) <= most else words[: most - 3] + "..."

@@ -22,7 +22,7 @@ from mme.errors import MmeError, SettingError, StartError
 from mme.front_end import AGENT_JAR, LOAD_POLICY, PLUGINS_FOLDER
 from mme.logs import configure_logging
 from mme.settings import Settings
-from mme.supervisor import mms_config, processes, toolkit
+from mme.supervisor import mms_config, processes, runtime_dir, toolkit
 from mme.supervisor.agent import Agent, AgentError
 from mme.supervisor.draining import Drain
 from mme.supervisor.preflight import check_start
@@ -71,6 +71,7 @@ class Server:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.runtime_dir: Path | None = None
+        self._runtime_lock: int | None = None  # says that the folder is in use, while this process lives
         self.front_end_pid: int | None = None
         self.front_end_status: int | None = None  # as of os.waitpid
         self.agent: Agent | None = None
@@ -108,7 +109,7 @@ class Server:
 
     def write_files(self) -> None:
         """Makes the private folder, and in it what the front end reads."""
-        self.runtime_dir = Path(tempfile.mkdtemp(prefix="mme-"))
+        self.runtime_dir, self._runtime_lock = runtime_dir.make()
         (self.runtime_dir / "tmp").mkdir()
         # A file where the front end would make a folder to unpack archives in: none is unpacked (ModelArchive.java).
         (self.runtime_dir / "tmp" / "models").touch()

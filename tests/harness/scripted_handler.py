@@ -1,7 +1,7 @@
-"""A handler that does as it is told, for tests of what surrounds it; a model of it costs nothing to load.
+"""A handler that runs the commands it is sent, for tests of what surrounds it; a model of it costs nothing to load.
 
 Tests copy this file into a model's folder, as users do with handlers written for stock MMS, and start the server with
-``SAGEMAKER_HANDLER=obedient_handler``. A load does what the file ``on_load`` says, a request what its body says: a
+``SAGEMAKER_HANDLER=scripted_handler``. A load does what the file ``on_load`` says, a request what its body says: a
 JSON list of a command and its arguments.
 """
 
@@ -17,7 +17,7 @@ import sys
 import time
 from pathlib import Path
 
-HANDLER = "obedient_handler"
+HANDLER = "scripted_handler"
 
 
 def make_model(folder: Path, *on_load: object) -> Path:
@@ -150,7 +150,7 @@ class Commands:
             return "the listing itself"
 
 
-def obey(text, *where):
+def run_command(text, *where):
     """Does what ``text`` says."""
     name, *arguments = json.loads(text)
     return getattr(Commands(*where), name)(*arguments)
@@ -159,8 +159,8 @@ def obey(text, *where):
 def handle(data, context):
     """What MMS calls, the first time with None: to load."""
     if data is None:
-        obey(Path(context.system_properties["model_dir"], "on_load").read_text())
+        run_command(Path(context.system_properties["model_dir"], "on_load").read_text())
         return None
-    context.metrics.add_counter("Obeyed", len(data))
+    context.metrics.add_counter("Scripted", len(data))
     bodies = [bytes(item["body"]).decode() for item in data]
-    return [json.dumps(obey(body, context, index, len(data))) for index, body in enumerate(bodies)]
+    return [json.dumps(run_command(body, context, index, len(data))) for index, body in enumerate(bodies)]
