@@ -111,7 +111,7 @@ class Server:
         """Makes the private folder, and in it what the front end reads."""
         self.runtime_dir, self._runtime_lock = runtime_dir.make()
         (self.runtime_dir / "tmp").mkdir()
-        # A file where the front end would make a folder to unpack archives in: none is unpacked (ModelArchive.java).
+        # A file where the front end would make a folder to unpack archives in: none is unpacked (MMS-5).
         (self.runtime_dir / "tmp" / "models").touch()
         model_store = write_store(self.runtime_dir, self.settings.roots)
         cores = len(os.sched_getaffinity(0))

@@ -24,13 +24,13 @@ import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 
 /**
- * What MMS would answer 500, with the words of a Java exception, to requests that are wrong themselves (MMS-9), and what it
- * would download (MMS-5). Each check reads the request in the same way as MMS's handler, which comes next.
+ * What MMS would answer 500, with the words of a Java exception, to requests that are wrong themselves (MMS-9), and
+ * what it would download (MMS-5). Each check reads the request in the same way as MMS's handler, which comes next.
  */
 final class RequestChecks {
     private static final String LOAD =
-            "A load is {\"model_name\": \"NAME\", \"url\": \"FOLDER\"}, optionally with \"handler\", \"runtime\" (texts),"
-                    + " \"batch_size\", \"max_batch_delay\", \"initial_workers\", \"response_timeout\" (whole numbers),"
+            "A load is {\"model_name\": \"NAME\", \"url\": \"FOLDER\"}, optionally with \"handler\", \"runtime\""
+                    + " (texts), \"batch_size\", \"max_batch_delay\", \"initial_workers\", \"response_timeout\" (whole numbers),"
                     + " \"synchronous\" (true or false): ";
     private static final Pattern DOWNLOAD = Pattern.compile("https?://.*", Pattern.CASE_INSENSITIVE | Pattern.DOTALL);
     private static final Pattern BOUNDARY = Pattern.compile("boundary=\"?([^\";]+)", Pattern.CASE_INSENSITIVE);
@@ -41,7 +41,8 @@ final class RequestChecks {
     private RequestChecks() {}
 
     static boolean isPing(FullHttpRequest request) {
-        return request.uri().equals("/ping") || request.uri().startsWith("/ping?") || request.uri().startsWith("/ping/");
+        String uri = request.uri();
+        return uri.equals("/ping") || uri.startsWith("/ping?") || uri.startsWith("/ping/");
     }
 
     /** Throws BadRequestException with what is wrong, and what would be right. */
@@ -76,7 +77,8 @@ final class RequestChecks {
         }
         RegisterModelRequest load;
         try {
-            load = JsonUtils.GSON.fromJson(request.content().toString(StandardCharsets.UTF_8), RegisterModelRequest.class);
+            String body = request.content().toString(StandardCharsets.UTF_8);
+            load = JsonUtils.GSON.fromJson(body, RegisterModelRequest.class);
         } catch (JsonParseException e) {
             throw new BadRequestException(LOAD + reason(e));
         } catch (StackOverflowError e) {
