@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 
-from mme.capacity.admission import loading_in_spawned_worker
 from mme.capacity.memory import KernelMemory
 from mme.errors import MmeError, ModelLoadError
 from mme.frameworks.base import Predictor, describe_inputs, means_no_memory, memory_errors
@@ -63,7 +62,6 @@ class ModelHandler:
         try:
             self.settings = self.settings or Settings.from_environment()
             with (
-                loading_in_spawned_worker(self.settings, self.model_name, model_dir),
                 memory_errors("load the model"),
                 _unreadable_files(),
             ):

@@ -5,6 +5,7 @@
     ├── StartError               —    the server cannot start here, and trying again would not help
     ├── ModelLoadError           500  an artifact is missing, broken or not understood
     ├── InsufficientMemory       507  also a MemoryError, so MMS answers 507 of itself
+    │   └── InsufficientResources 507  descriptors or process numbers have run out
     └── RequestError             400
         ├── BadRequest           400  the body is not what the model takes
         │   └── RequestTooLarge  400  it takes more memory than one request may
@@ -91,6 +92,10 @@ class InsufficientMemory(MmeError, MemoryError):
         """With what is known of ``need_bytes``, ``free_bytes`` and ``limit_bytes``."""
         figures = {"need_bytes": self.need_bytes, "free_bytes": self.free_bytes, "limit_bytes": self.limit_bytes}
         return {**super().to_dict(), **{name: size for name, size in figures.items() if size is not None}}
+
+
+class InsufficientResources(InsufficientMemory):
+    """Something else than memory has run out that models need: descriptors, process numbers."""
 
 
 class RequestError(MmeError):

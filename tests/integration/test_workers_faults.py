@@ -534,16 +534,15 @@ def test_a_batch_whose_worker_the_kernel_kills_is_answered_507_to_all_of_it(
     assert [answer.status_code for answer in answers] == [507] * BATCH
 
 
-@pytest.mark.parametrize("length", [1, 2_500, 7_500, 100_000])
-def test_long_headers_of_an_answer_harm_nobody(server: ServerProcess, loaded: Load, length: int) -> None:
+@pytest.mark.parametrize("length", [1, 2_500, 7_500, 60_000])
+def test_long_headers_of_an_answer_arrive(server: ServerProcess, loaded: Load, length: int) -> None:
     name = loaded()
     before = worker(server, name)
     for number in range(30):
         assert server.invoke(name, command("echo", number)).json() == number
     answer = server.invoke(name, command("set_header", length))
     assert answer.json() == length
-    # What the front end cannot read at once is left out.
-    assert answer.headers.get("X-Long") == (None if length > 8_000 else "x" * length)
+    assert answer.headers.get("X-Long") == "x" * length
     assert worker(server, name) == before
 
 

@@ -6,13 +6,15 @@ import json
 import mmap
 import os
 import signal
+import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from mme.capacity.memory import MIB, KernelMemory, SystemMemory
-from mme.capacity.process_memory import ProcessId, ProcessTree, anonymous_bytes, parent_of
+from mme.capacity.process_memory import ProcessId, ProcessTree, parent_of
 from mme.settings import Settings
 from tests.harness.waiting import wait_until
 
@@ -295,21 +297,33 @@ def test_a_unified_hierarchy_without_the_memory_controller_does_not_hide_v1(syst
 
 
 def fake_process(
-    system: FakeSystem, pid: int, parent: int, *, pss_mib: int, resident_mib: int, name: str = "p"
+    system: FakeSystem,
+    pid: int,
+    parent: int,
+    *,
+    private_mib: int,
+    shared_mib: int = 0,
+    name: str = "p",
+    program: int = 0,
+    faults: int = 0,
+    start_ticks: int = 1000,
 ) -> None:
-    fields = " ".join(["S", str(parent), *["0"] * 17, str(1000 + pid), "0"])
-    system.write(f"proc/{pid}/stat", f"{pid} ({name}) {fields}\n")
-    system.write(f"proc/{pid}/statm", f"99999 {resident_mib * 256} 100 1 0 1 0\n")
+    """``program`` is that of the process that it was forked from, or one of its own."""
+    resident_pages = (private_mib + shared_mib) * 256
+    numbers = [parent, *[0] * 5, faults, 0, 0, *[0] * 9, start_ticks, 0, resident_pages, 0, program, 0, program, 0]
+    system.write(f"proc/{pid}/stat", f"{pid} ({name}) S {' '.join(map(str, numbers))}\n")
+    private, shared = (f"{kind}_Clean: 0 kB\n{kind}_Dirty: {{}} kB\n" for kind in ("Private", "Shared"))
     system.write(
-        f"proc/{pid}/smaps_rollup", f"00400000-7ff rw-p\nRss: 1 kB\nPss: {pss_mib * 1024} kB\nPss_Dirty: 9 kB\n"
+        f"proc/{pid}/smaps_rollup",
+        "00400000-7ff rw-p\n" + private.format(private_mib * 1024) + shared.format(shared_mib * 1024),
     )
 
 
 def test_the_setting_limits_the_server_and_counts_its_own_processes_alone(system: FakeSystem) -> None:
-    fake_process(system, 1, 0, pss_mib=5000, resident_mib=5000)
-    fake_process(system, 10, 1, pss_mib=100, resident_mib=200)
-    fake_process(system, 11, 10, pss_mib=30, resident_mib=150, name="a (b) c) S 1")
-    fake_process(system, 12, 11, pss_mib=20, resident_mib=150)
+    fake_process(system, 1, 0, private_mib=5000)
+    fake_process(system, 10, 1, private_mib=100, shared_mib=7)
+    fake_process(system, 11, 10, private_mib=30, name="a (b) c) S 1")
+    fake_process(system, 12, 11, private_mib=20)
     sample = system.memory(Settings(memory_limit_mb=1000), server_pid=10).read()
     assert (sample.limit_bytes, sample.used_bytes) == (1000 * MIB, 150 * MIB)
     assert sample.source == "MME_MEMORY_LIMIT_MB"
@@ -322,36 +336,53 @@ def test_the_setting_cannot_allow_more_than_there_is(system: FakeSystem) -> None
     assert (sample.free_bytes, sample.source) == (700 * MIB, "cgroup v2 /")
 
 
-def test_a_process_is_looked_at_again_when_its_resident_size_has_changed_or_its_number_is_anothers(
-    system: FakeSystem,
-) -> None:
-    fake_process(system, 10, 1, pss_mib=100, resident_mib=200)
+def test_a_process_is_looked_at_again_when_it_has_touched_pages_or_its_number_is_anothers(system: FakeSystem) -> None:
+    fake_process(system, 10, 1, private_mib=100)
     tree = ProcessTree(10, proc=system.root / "proc")
     assert tree.used_bytes() == 100 * MIB
-    fake_process(system, 10, 1, pss_mib=70, resident_mib=201)
-    assert tree.used_bytes() == 100 * MIB  # hardly any change: not looked at
-    fake_process(system, 10, 1, pss_mib=160, resident_mib=260)
+    fake_process(system, 10, 1, private_mib=100, shared_mib=0, faults=16)
+    (system.root / "proc/10/smaps_rollup").write_text("x\nPrivate_Dirty: 1024 kB\n")
+    assert tree.used_bytes() == 100 * MIB + 16 * 4096  # not looked at, but no less than it can have taken
+    fake_process(system, 10, 1, private_mib=160, faults=1000)
     assert tree.used_bytes() == 160 * MIB
-    fields = " ".join(["S", "1", *["0"] * 17, "77777", "0"])
-    system.write("proc/10/stat", f"10 (other) {fields}\n")
-    system.write("proc/10/smaps_rollup", "x\nPss: 1024 kB\n")
+    fake_process(system, 10, 1, private_mib=40, faults=1000)  # given back
+    assert tree.used_bytes() == 40 * MIB
+    fake_process(system, 10, 1, private_mib=40, faults=1000, start_ticks=7)
+    (system.root / "proc/10/smaps_rollup").write_text("x\nPrivate_Dirty: 1024 kB\n")
     assert tree.used_bytes() == 1 * MIB
 
 
 def test_what_one_process_has_looked_at_another_need_not(system: FakeSystem) -> None:
-    fake_process(system, 10, 1, pss_mib=100, resident_mib=200)
+    fake_process(system, 10, 1, private_mib=100)
     cache = system.root / "processes.json"
     assert ProcessTree(10, cache_file=cache, proc=system.root / "proc").used_bytes() == 100 * MIB
-    fake_process(system, 10, 1, pss_mib=70, resident_mib=200)
+    (system.root / "proc/10/smaps_rollup").write_text("x\nPrivate_Dirty: 1024 kB\n")
     assert ProcessTree(10, cache_file=cache, proc=system.root / "proc").used_bytes() == 100 * MIB
     cache.write_text('{"10": [')
-    assert ProcessTree(10, cache_file=cache, proc=system.root / "proc").used_bytes() == 70 * MIB
+    assert ProcessTree(10, cache_file=cache, proc=system.root / "proc").used_bytes() == 1 * MIB
 
 
 def test_a_process_that_may_not_be_looked_at_counts_with_its_resident_size(system: FakeSystem) -> None:
-    fake_process(system, 10, 1, pss_mib=100, resident_mib=200)
+    fake_process(system, 10, 1, private_mib=100, shared_mib=100)
     (system.root / "proc/10/smaps_rollup").unlink()
     assert ProcessTree(10, proc=system.root / "proc").used_bytes() == 200 * MIB
+
+
+def test_what_forked_processes_share_counts_once_for_each_that_is_forked_from(system: FakeSystem) -> None:
+    fake_process(system, 10, 1, private_mib=50)  # supervisor
+    fake_process(system, 20, 10, private_mib=1, shared_mib=30, program=5)  # root
+    fake_process(system, 21, 20, private_mib=2, shared_mib=130, program=5)  # template: 100 more than the root
+    for pid in range(100, 150):
+        fake_process(system, pid, 21, private_mib=4, shared_mib=125, program=5)
+    tree = ProcessTree(10, proc=system.root / "proc")
+    assert tree.used_bytes() == (50 + 1 + 30 + 2 + 100 + 50 * 4) * MIB
+
+
+def test_what_orphaned_workers_share_still_counts(system: FakeSystem) -> None:
+    fake_process(system, 10, 1, private_mib=50)
+    for pid in (100, 101):
+        fake_process(system, pid, 10, private_mib=4, shared_mib=125, program=5)
+    assert ProcessTree(10, proc=system.root / "proc").used_bytes() == (50 + 2 * 4 + 125) * MIB
 
 
 def test_a_server_that_is_gone_takes_nothing(system: FakeSystem) -> None:
@@ -376,26 +407,93 @@ def _timed_s(call: object) -> float:
     return time.perf_counter() - started_s
 
 
-def test_real_processes_are_found_below_their_parent_and_shared_pages_count_once() -> None:
-    size = 64 * MIB
-    block = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    block.write(b"x" * size)
-    child = os.fork()
-    if child == 0:
+class ForkedFamily:
+    """A process with 64 MiB, of which children are forked that do as they are told, one byte at a time."""
+
+    SIZE = 64 * MIB
+
+    def __init__(self) -> None:
+        self.block = mmap.mmap(-1, self.SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self.block.write(b"x" * self.SIZE)
+        self.children: list[tuple[int, socket.socket]] = []
+
+    def fork(self) -> None:
+        ours, theirs = socket.socketpair()
+        pid = os.fork()
+        if pid == 0:
+            grown = []
+            while theirs.recv(1):
+                grown.append(bytearray(b"y" * (3 * MIB)))
+                theirs.send(b".")
+            os._exit(0)
+        theirs.close()
+        self.children.append((pid, ours))
+
+    def grow(self) -> None:
+        """Each child takes 3 MiB."""
+        for _, link in self.children:
+            link.send(b".")
+            assert link.recv(1) == b"."
+
+    def end(self) -> None:
+        for pid, link in self.children:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            link.close()
+        self.block.close()
+
+
+@pytest.fixture
+def family() -> Iterator[ForkedFamily]:
+    running = ForkedFamily()
+    yield running
+    running.end()
+
+
+def test_what_real_processes_share_counts_once_however_many_are_forked_one_after_the_other(
+    family: ForkedFamily,
+) -> None:
+    tree = ProcessTree(os.getpid())
+    tree.used_bytes()
+    for _ in range(12):
+        family.fork()
+        tree.used_bytes()  # a figure of each is kept from when fewer shared
+    assert tree.used_bytes() < _resident_bytes() + 12 * 4 * MIB
+
+
+def test_growth_of_real_processes_is_seen_however_little_it_is(family: ForkedFamily) -> None:
+    for _ in range(6):
+        family.fork()
+    tree = ProcessTree(os.getpid())
+    before = tree.used_bytes()
+    family.grow()
+    grown = tree.used_bytes() - before
+    assert 6 * 3 * MIB <= grown < 6 * 4 * MIB
+    assert ProcessTree(os.getpid()).used_bytes() - before <= grown
+
+
+def test_copies_of_shared_pages_are_seen_although_no_resident_size_changes() -> None:
+    block = mmap.mmap(-1, 16 * MIB, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    block.write(b"x" * len(block))
+    ours, theirs = socket.socketpair()
+    pid = os.fork()
+    if pid == 0:
+        theirs.recv(1)
+        for at in range(0, len(block), mmap.PAGESIZE):
+            block[at] = 1
+        theirs.send(b".")
         signal.pause()
-        os._exit(0)
     try:
-        both = ProcessTree(os.getpid()).used_bytes()
-        alone = ProcessTree(child).used_bytes()
-        shared = anonymous_bytes(child)  # all of it, as the child has written nothing to speak of
-        assert shared >= size
-        assert size / 2 * 0.9 < alone < shared * 0.75
-        # the child adds only what it does not share, not a second block
-        assert both < _resident_bytes() + size / 2
+        tree = ProcessTree(os.getpid())
+        before = tree.used_bytes()
+        ours.send(b".")
+        assert ours.recv(1) == b"."
+        assert tree.used_bytes() - before >= 16 * MIB
     finally:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        block.close()
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        for each in (ours, theirs, block):
+            each.close()
 
 
 def _resident_bytes() -> int:

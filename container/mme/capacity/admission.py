@@ -17,21 +17,28 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from mme.capacity.footprint import Artifact, Need, need_of, survey
+from mme.capacity.kernel_limits import KernelLimits
 from mme.capacity.memory import MIB, KernelMemory, MemoryReader, MemorySample, SystemMemory
 from mme.capacity.policy import FLOOR_SHARE, Decision, decide, load_growth_bytes, reserve_bytes
-from mme.capacity.process_memory import ProcessId, anonymous_bytes, parent_of
+from mme.capacity.process_memory import ProcessId, anonymous_bytes
 from mme.capacity.reservations import Book, Loading, Reservations, new_key
 from mme.capacity.rlimit import RequestLimit, limited_growth
-from mme.errors import InsufficientMemory
+from mme.errors import InsufficientMemory, InsufficientResources
 from mme.settings import Settings
 
 logger = logging.getLogger(__name__)
+
+# How long the memory of a worker that has died is kept: MMS is given 30 s to bring a model back (MMS-7).
+KEPT_S = 30.0
+# Processes that hold descriptors for each model, by what they are called; None where the number is not known.
+Holders = Sequence[tuple[str, int | None]]
 
 # Pages that a forked worker copies by writing to them do not show in its anonymous memory, which it seems to hold from
 # the start. Measured in forked MXNet workers, from a tiny model to VGG-11: 6 to 20 MiB.
@@ -51,38 +58,52 @@ class Admission:
         self, settings: Settings, runtime_dir: Path, *, server_pid: int, memory: MemoryReader | None = None
     ) -> None:
         self._settings = settings
+        self._server_pid = server_pid
         self._memory = memory or SystemMemory(settings, runtime_dir, server_pid=server_pid)
+        self._kernel_limits = KernelLimits()
         self._reservations = Reservations(runtime_dir)
         # Asks for the kernel's limits alone: MME_MEMORY_LIMIT_MB takes too long to look after while a request waits.
         self.request_limit = RequestLimit(settings, KernelMemory())
 
     @contextmanager
-    def loading(self, model_name: str, model_dir: Path) -> Iterator[Reservation]:
+    def loading(
+        self,
+        model_name: str,
+        model_dir: Path,
+        *,
+        holders: Holders = (),
+        bounded: bool = True,
+        replaces: bool = False,
+    ) -> Iterator[Reservation]:
         """Around a load in this process: admits it, and settles it when the block has ended well.
 
-        Inside, an allocation that would endanger others fails (guard.py). Raises ``InsufficientMemory`` before the
-        block, or after it: then the model is to be dropped. ``ModelLoadError`` for a declaration in serving.properties
-        that is no number.
+        Inside, an allocation that would endanger others fails (rlimit.py), if ``bounded``. Raises
+        ``InsufficientMemory`` before the block, or after it: then the model is to be dropped. ``ModelLoadError`` for a
+        declaration in serving.properties that is no number. ``holders`` are the processes that hold descriptors for
+        each model, by what they are called. ``replaces``: the model is loaded already, and this worker comes in the
+        place of one that has died.
         """
-        reservation = self.admit(model_name, model_dir)
-        with _settled(reservation), limited_growth(reservation.growth_bytes):
+        reservation = self.admit(model_name, model_dir, holders, replaces=replaces)
+        with _settled(reservation), limited_growth(reservation.growth_bytes) if bounded else nullcontext():
             try:
                 yield reservation
             except MemoryError as error:
                 # one of ours says what happened, any other where
                 trace = not isinstance(error, InsufficientMemory)
                 message = f"model {model_name!r} did not load: {str(error) or 'out of memory'}; {reservation}"
-                logger.error("%s", message, exc_info=trace)
+                logger.error("%s (507)", message, exc_info=trace)
                 raise reservation.verdict.error(message, reservation.need.need_bytes) from error
 
-    def admit(self, model_name: str, model_dir: Path) -> Reservation:
+    def admit(self, model_name: str, model_dir: Path, holders: Holders = (), *, replaces: bool = False) -> Reservation:
         """Admits a load in this process, or in a child that takes the reservation over; raises as ``loading``."""
+        self._check_kernel_limits(model_name, holders)
         artifact = survey(model_dir)
         need = need_of(model_dir, artifact, self._reservations.learnt_bytes(artifact.identity))
         with self._reservations.open() as book:
             kept = book.take_kept(model_name)
-            # What it replaces has been admitted once; that the reserve has been used since must not end it.
-            reserve_share = FLOOR_SHARE if kept else 1.0
+            # What it replaces has been admitted once; that the reserve has been used since must not end it, nor that
+            # nobody was there to keep its memory.
+            reserve_share = FLOOR_SHARE if kept or replaces else 1.0
             verdict = self._judge(book, need.need_bytes, reserve_share)
             if verdict.decision.admitted:
                 key = new_key()
@@ -96,14 +117,23 @@ class Admission:
         logger.warning("%s", message)
         raise verdict.error(message, need.need_bytes)
 
+    def _check_kernel_limits(self, model_name: str, holders: Holders) -> None:
+        tight = self._kernel_limits.too_tight(holders)
+        if tight is not None:
+            message = f"model {model_name!r} is refused for lack of {tight}"
+            logger.warning("%s", message)
+            raise InsufficientResources(message)
+
     def keep(self, model_name: str, taken_bytes: int) -> str:
         """A worker has died: what it took is kept for the next one of its model, which may also use of the reserve.
 
-        For as long as this process lives, or until ``forget`` is called with what is returned. Raises ``OSError``, also
-        where another process has the book just now: the caller has no time to wait.
+        For ``KEPT_S``, whoever dies meanwhile but the server, or until ``forget`` is called with what is returned.
+        Raises ``OSError``, also where another process has the book just now: the caller has no time to wait.
         """
+        server = ProcessId.of(self._server_pid) or _own_process()
+        load = Loading(model_name, server.pid, server.start_ticks, taken_bytes, 0, time.monotonic() + KEPT_S)
         with self._reservations.open(wait=False) as book:
-            return book.keep(_loading(model_name, _own_process(), taken_bytes))
+            return book.keep(load)
 
     def forget(self, key: str) -> None:
         """Nothing is kept any more, if no worker has come for it. Raises as ``keep``."""
@@ -176,7 +206,7 @@ class Reservation:
 
     @property
     def growth_bytes(self) -> int:
-        """The most that the load may allocate, whatever was expected (guard.limited_growth)."""
+        """The most that the load may allocate, whatever was expected (rlimit.limited_growth)."""
         return self.verdict.growth_bytes
 
     def __str__(self) -> str:
@@ -196,22 +226,6 @@ class Reservation:
     def release(self) -> None:
         """The load failed. May be called again, and after ``settle``."""
         self.admission._release(self.key)
-
-
-@contextmanager
-def loading_in_spawned_worker(settings: Settings, model_name: str, model_dir: Path) -> Iterator[None]:
-    """Around a load in a worker that MMS started itself; does nothing in one that the zygote has admitted already.
-
-    Raises as ``Admission.loading``. Allocations are not bounded: what imports its framework here crashes where it finds
-    no room for itself. Of the server's own processes the front end and what it has started count.
-    """
-    if settings.workers != "spawn" or settings.runtime_dir is None:
-        yield
-        return
-    # MMS's worker program, our parent, is a child of the front end
-    front_end = parent_of(os.getppid()) or os.getppid()
-    with _settled(Admission(settings, settings.runtime_dir, server_pid=front_end).admit(model_name, model_dir)):
-        yield
 
 
 @contextmanager

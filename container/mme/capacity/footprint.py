@@ -4,19 +4,7 @@ Estimates are for a worker that was forked from a process with the framework in 
 
     need = start + factor × bytes of the files + working memory (working factor × bytes, at most so much)
 
-Measured for MXNet 1.9.1 (lean loading, naive engine, random weights, one 224 × 224 image), private MiB of the worker
-after load and two passes, beside what the estimate says:
-
-    model             params   private   estimate
-    tiny MLP             0.0       7.9        8.0
-    MobileNet 0.25       1.8      25.5       28.3
-    SqueezeNet           4.8      35.7       53.2
-    DenseNet-121        30.8      79.3       81.9
-    ResNet-18           44.6      81.8       97.1
-    Inception v3        91.1     146.9      148.2
-    ResNet-50           97.8     146.8      155.6
-    ResNet-152         230.5     282.7      301.5
-    VGG-11             506.8     561.0      605.5
+The figures of a framework stand with its adapter (``mme/frameworks/*/__init__.py``), those of others below.
 
 An estimate is wrong where a model works on much larger inputs than its weights suggest. It is used once: the first load
 teaches better, and what a load really took counts from then on.
@@ -31,11 +19,14 @@ import stat
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
 from mme.capacity.memory import MIB
 from mme.errors import ModelLoadError
+from mme.frameworks import registry
+from mme.frameworks.growth import Growth
 
 # A model of more files than this is estimated, and told from others, by the first of them.
 MOST_FILES = 10_000
@@ -43,35 +34,18 @@ _LONGEST_PROPERTIES_BYTES = 64 * 1024
 _DECLARATIONS = ("required_memory_mb", "option.required_memory_mb")
 
 
-@dataclass(frozen=True)
-class Growth:
-    """How a framework's memory grows with its files (module docstring); sizes in MiB.
-
-    ``import_mib`` is what importing ``module`` takes in a process that has not done it yet.
-    """
-
-    suffixes: tuple[str, ...]
-    factor: float
-    start_mib: float = 8
-    working_factor: float = 0.0
-    most_working_mib: float = 0.0
-    module: str = ""
-    import_mib: float = 0.0
-
-
-FRAMEWORKS = {
-    "mxnet": Growth((".params",), 1.1, working_factor=10, most_working_mib=40, module="mxnet", import_mib=110),
-    # Not measured here, meant to be too much rather than too little: pickles may be compressed, JSON is parsed into
-    # something several times its size, session-based runtimes keep prepacked copies of the weights.
-    "scikit-learn": Growth((".joblib", ".pkl", ".pickle"), 3, module="sklearn", import_mib=100),
-    "xgboost": Growth((".json", ".ubj", ".xgb"), 5, module="xgboost", import_mib=100),
-    "lightgbm": Growth((".txt", ".lgb"), 4, module="lightgbm", import_mib=100),
-    "onnx": Growth((".onnx",), 2.5, most_working_mib=64, working_factor=1, module="onnxruntime", import_mib=60),
-    "pytorch": Growth((".pt", ".pth", ".safetensors"), 2, most_working_mib=64, working_factor=1),
-    "tensorflow": Growth((".pb", ".h5", ".keras", ".tflite"), 2.5, most_working_mib=64, working_factor=1),
-}
+# What frameworks without an adapter need, which a handler of one's own may use. Not measured here, meant to be too much
+# rather than too little: pickles may be compressed, JSON is parsed into something several times its size, session-based
+# runtimes keep prepacked copies of the weights.
+WITHOUT_ADAPTER = (
+    Growth((".joblib", ".pkl", ".pickle"), 3, module="sklearn", import_mib=100),
+    Growth((".json", ".ubj", ".xgb"), 5, module="xgboost", import_mib=100),
+    Growth((".txt", ".lgb"), 4, module="lightgbm", import_mib=100),
+    Growth((".onnx",), 2.5, most_working_mib=64, working_factor=1, module="onnxruntime", import_mib=60),
+    Growth((".pt", ".pth", ".safetensors"), 2, most_working_mib=64, working_factor=1),
+    Growth((".pb", ".h5", ".keras", ".tflite"), 2.5, most_working_mib=64, working_factor=1),
+)
 OTHER = Growth((), 2, start_mib=16)
-_BY_SUFFIX = {suffix: growth for growth in FRAMEWORKS.values() for suffix in growth.suffixes}
 # A model of one framework, and the description or the labels of any other's.
 _AMBIGUOUS = frozenset({".json", ".txt"})
 
@@ -144,11 +118,12 @@ def declared_bytes(model_dir: Path) -> int | None:
 
 def estimated_bytes(artifact: Artifact) -> int:
     """What a model with these files may take at most, in all likelihood."""
+    by_suffix = _growth_by_suffix()
     main = _framework_of(artifact.bytes_by_suffix)
     needs: dict[Growth, float] = {}
     for suffix, size in artifact.bytes_by_suffix.items():
         own = suffix in main.suffixes
-        growth = main if own else OTHER if suffix in _AMBIGUOUS else _BY_SUFFIX.get(suffix, OTHER)
+        growth = main if own else OTHER if suffix in _AMBIGUOUS else by_suffix.get(suffix, OTHER)
         working = min(growth.working_factor * size, growth.most_working_mib * MIB)
         needs[growth] = needs.get(growth, 0) + growth.factor * size + working
     importing = main.import_mib if main.module and main.module not in sys.modules else 0
@@ -157,9 +132,16 @@ def estimated_bytes(artifact: Artifact) -> int:
 
 def _framework_of(bytes_by_suffix: Mapping[str, int]) -> Growth:
     """That of the files that weigh most; ambiguous ones count only where there are no others of any framework."""
-    known = {suffix: size for suffix, size in bytes_by_suffix.items() if suffix in _BY_SUFFIX}
+    by_suffix = _growth_by_suffix()
+    known = {suffix: size for suffix, size in bytes_by_suffix.items() if suffix in by_suffix}
     telling = {suffix: size for suffix, size in known.items() if suffix not in _AMBIGUOUS} or known
-    return _BY_SUFFIX[max(telling, key=lambda suffix: telling[suffix])] if telling else OTHER
+    return by_suffix[max(telling, key=lambda suffix: telling[suffix])] if telling else OTHER
+
+
+@cache
+def _growth_by_suffix() -> Mapping[str, Growth]:
+    """An adapter's own figures before those of a framework without one."""
+    return {suffix: growth for growth in (*WITHOUT_ADAPTER, *registry.growths()) for suffix in growth.suffixes}
 
 
 def survey(model_dir: Path) -> Artifact:

@@ -11,6 +11,8 @@
 Page cache that can go is ``inactive_file + active_file − mapped``: the kernel drops it before it kills anything. Active
 pages count as well as inactive ones, since nothing moves them back while there is no pressure: artifacts that are read
 twice would look like memory in use for ever, and no unloading would help. Mapped pages stay: code that runs is needed.
+What the kernel remembers of files that were looked at (``slab_reclaimable``; v1 does not tell it) can go, too:
+unpacking thousands of artifacts fills it.
 Swap is not memory: neither its size nor what lies in it counts anywhere. What lies in a tmpfs is in use.
 
 memory.high counts as a limit: nothing is killed beyond it, but everything is slowed down to a standstill.
@@ -19,12 +21,12 @@ A read costs about 0.2 ms and may be done from any process of the server; all of
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from mme.capacity import cgroups
+from mme.capacity.kernel_files import read_number, read_values
 from mme.capacity.process_memory import ProcessTree
 from mme.settings import Settings
 
@@ -121,7 +123,7 @@ class Machine:
         self._file = root / "proc/meminfo"
 
     def limit_and_used(self) -> tuple[int, int] | None:
-        values = _read_values(self._file, separator=":")  # kB
+        values = read_values(self._file, separator=":")  # kB
         if "MemTotal" not in values:
             return None
         free_kb = values.get("MemAvailable", values.get("MemFree", 0))
@@ -149,12 +151,12 @@ class CgroupV2:
         self._folder = folder
 
     def limit_and_used(self) -> tuple[int, int] | None:
-        limits = [_read_number(self._folder / name) for name in ("memory.max", "memory.high")]
+        limits = [read_number(self._folder / name) for name in ("memory.max", "memory.high")]
         known = [limit for limit in limits if limit is not None]
-        used = _read_number(self._folder / "memory.current") if known else None
+        used = read_number(self._folder / "memory.current") if known else None
         if used is None:
             return None
-        stat = _read_values(self._folder / "memory.stat")
+        stat = read_values(self._folder / "memory.stat")
         return min(known), max(0, used - _reclaimable(stat, "", "file_mapped"))
 
 
@@ -167,14 +169,14 @@ class CgroupV1:
         self._own = own
 
     def limit_and_used(self) -> tuple[int, int] | None:
-        limit = _read_number(self._folder / "memory.limit_in_bytes")
+        limit = read_number(self._folder / "memory.limit_in_bytes")
         if limit is None or (limit >= _UNLIMITED_BYTES and not self._own):
             return None
-        stat = _read_values(self._folder / "memory.stat")
+        stat = read_values(self._folder / "memory.stat")
         if self._own:
             # The limit of a level above, which a container cannot see, and whose use is at least ours.
             limit = min(limit, stat.get("hierarchical_memory_limit", limit))
-        used = _read_number(self._folder / "memory.usage_in_bytes") if limit < _UNLIMITED_BYTES else None
+        used = read_number(self._folder / "memory.usage_in_bytes") if limit < _UNLIMITED_BYTES else None
         if used is None:
             return None
         prefix = "total_" if "total_inactive_file" in stat else ""
@@ -184,109 +186,11 @@ class CgroupV1:
 def _reclaimable(stat: dict[str, int], prefix: str, mapped: str) -> int:
     """Page cache that can go, in bytes (module docstring)."""
     cached = stat.get(f"{prefix}inactive_file", 0) + stat.get(f"{prefix}active_file", 0)
-    return max(0, cached - stat.get(f"{prefix}{mapped}", 0))
-
-
-# ---- where our cgroups are ----
-
-
-@dataclass(frozen=True)
-class _Mount:
-    """A mounted hierarchy: ``root`` is the part of it that ``point`` shows, "/" for all."""
-
-    root: str
-    point: Path
+    return max(0, cached - stat.get(f"{prefix}{mapped}", 0)) + stat.get("slab_reclaimable", 0)
 
 
 def _cgroup_levels(root: Path) -> list[Level]:
-    """Every level from our own cgroup upwards, in v2 and in v1's memory hierarchy: both exist on hybrid systems."""
-    v1, v2 = _mounts(root)
-    levels: list[Level] = []
-    for path, controllers in _own_cgroups(root):
-        if controllers == "" and v2:
-            levels += [CgroupV2(folder, shown) for folder, shown in _upwards(v2, path)]
-        elif "memory" in controllers.split(",") and v1:
-            levels += [CgroupV1(folder, shown, own=at == 0) for at, (folder, shown) in enumerate(_upwards(v1, path))]
-    return levels
-
-
-def _own_cgroups(root: Path) -> Iterator[tuple[str, str]]:
-    """(path, controllers) per line of /proc/self/cgroup: ``4:memory:/a/b``, or ``0::/a/b`` for v2."""
-    for line in _read_text(root / "proc/self/cgroup").splitlines():
-        parts = line.split(":", 2)
-        if len(parts) == 3:
-            yield parts[2], parts[1]
-
-
-def _mounts(root: Path) -> tuple[list[_Mount], list[_Mount]]:
-    """Where v1's memory controller and v2 are mounted, from /proc/self/mountinfo (proc(5)):
-
-    ``32 31 0:29 ROOT POINT rw,relatime [optional …] - TYPE source SUPER_OPTIONS``
-    """
-    v1, v2 = [], []
-    for line in _read_text(root / "proc/self/mountinfo").splitlines():
-        before, _, after = line.partition(" - ")
-        fields, kinds = before.split(" "), after.split(" ")
-        if len(fields) < 5 or len(kinds) < 3:
-            continue
-        mount = _Mount(_unescaped(fields[3]), root / _unescaped(fields[4]).lstrip("/"))
-        if kinds[0] == "cgroup2":
-            v2.append(mount)
-        elif kinds[0] == "cgroup" and "memory" in kinds[2].split(","):
-            v1.append(mount)
-    return v1, v2
-
-
-def _unescaped(text: str) -> str:
-    """mountinfo writes blanks and backslashes as three octal digits."""
-    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
-
-
-def _upwards(mounts: list[_Mount], path: str) -> Iterator[tuple[Path, str]]:
-    """(folder, its name) of our cgroup and of every level above it that is visible.
-
-    A container may be shown only its own part of the hierarchy, under the path that it has outside; or /proc may name
-    a path that is not there at all ("/../x" outside a cgroup namespace). The mount itself is then our own level.
-    """
-    mount, below = mounts[0], ""
-    for each in mounts:
-        prefix = each.root.rstrip("/")
-        if path == each.root or path.startswith(prefix + "/"):
-            mount, below = each, path[len(prefix) :].strip("/")
-            break
-    parts = [part for part in below.split("/") if part]
-    if ".." in parts or not mount.point.joinpath(*parts).is_dir():
-        parts = []
-    while True:
-        yield mount.point.joinpath(*parts), "/" + "/".join(parts)
-        if not parts:
-            return
-        parts.pop()
-
-
-# ---- reading ----
-
-
-def _read_text(file: Path) -> str:
-    try:
-        with open(file, encoding="utf-8", errors="replace") as opened:  # noqa: PTH123 (half the time of Path.open)
-            return opened.read()
-    except OSError:
-        return ""
-
-
-def _read_number(file: Path) -> int | None:
-    """The number that the file holds; None for "max", and where there is none."""
-    text = _read_text(file).strip()
-    return int(text) if text.isascii() and text.isdigit() else None
-
-
-def _read_values(file: Path, separator: str = " ") -> dict[str, int]:
-    """Lines of ``name value``, or ``name: value kB``."""
-    values = {}
-    for line in _read_text(file).splitlines():
-        name, _, rest = line.partition(separator)
-        number = rest.split()[:1]
-        if number and number[0].isdigit():
-            values[name] = int(number[0])
-    return values
+    return [
+        CgroupV2(each.folder, each.path) if each.unified else CgroupV1(each.folder, each.path, own=each.own)
+        for each in cgroups.levels(root, "memory")
+    ]

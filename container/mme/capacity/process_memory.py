@@ -8,8 +8,8 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-# A process whose resident size moved by more than this since it was looked at is looked at again.
-_STALE_BYTES = 4 * 1024 * 1024
+# A process that has touched so many pages since it was looked at is looked at again.
+_STALE_PAGES = 64
 
 
 def anonymous_bytes(pid: int | str = "self", proc: Path = Path("/proc")) -> int:
@@ -47,25 +47,51 @@ def parent_of(pid: int, proc: Path = Path("/proc")) -> int | None:
 
 @dataclass(frozen=True)
 class _Stat:
+    """What /proc/PID/stat says. ``program`` is the same for a process and those that it forked, unless they exec'd."""
+
     state: str
     parent: int
     start_ticks: int
+    faults: int
+    resident_bytes: int
+    program: tuple[int, int]
 
 
 @dataclass(frozen=True)
 class _Known:
+    """What a process was found to hold, in bytes. Its memory cannot grow without a page fault."""
+
     start_ticks: int
+    faults: int
     resident_bytes: int
-    proportional_bytes: int
+    private_bytes: int
+    shared_bytes: int
+
+    def is_about(self, stat: _Stat) -> bool:
+        """Whether the process is the same and holds about as much."""
+        return (
+            self.start_ticks == stat.start_ticks
+            and stat.faults - self.faults < _STALE_PAGES
+            and abs(stat.resident_bytes - self.resident_bytes) < _STALE_PAGES * _PAGE_BYTES
+        )
+
+    def most_private_bytes(self, stat: _Stat) -> int:
+        """With all that it can have taken since."""
+        return self.private_bytes + (stat.faults - self.faults) * _PAGE_BYTES
 
 
 class ProcessTree:
-    """The memory of a process and all its descendants: the sum of their proportional set sizes (PSS).
+    """The memory of a process and all its descendants: what each holds alone, and what they share once.
 
-    Pages that workers share with the process that they were forked from count once. What the kernel holds on their
-    behalf (page tables, kernel stacks) is not in it. The kernel takes milliseconds for each process's PSS, so it is
-    asked again only for those whose resident size has changed, and the answers are kept in ``cache_file`` for the next
-    process that wants to know; a thousand idle processes then cost 30 ms in all.
+    A forked process shares pages with the one that it was forked from, until either writes to them. So each process
+    counts with its private pages; one that others were forked from also with those that it shares, as far as it does
+    not share them with its own parent. That stays true when others come and go, which a proportional size (PSS) does
+    not: it would have to be asked for anew for all processes. What the kernel holds on their behalf (page tables,
+    kernel stacks) is not in it.
+
+    The kernel takes milliseconds to tell a process's private pages, so it is asked again only for those that have
+    touched new pages since (page faults are counted), and the answers are kept in ``cache_file`` for the next process
+    that wants to know; a thousand idle processes then cost 30 ms in all.
     """
 
     def __init__(self, root_pid: int, *, cache_file: Path | None = None, proc: Path = Path("/proc")) -> None:
@@ -77,10 +103,29 @@ class ProcessTree:
     def used_bytes(self) -> int:
         """The sum in bytes; 0 where the root process is gone."""
         known = {**self._known, **self._read_cache()}
-        self._known = {pid: self._look_at(pid, stat, known.get(pid)) for pid, stat in self._tree().items()}
+        tree = self._tree()
+        self._known = {pid: self._look_at(pid, stat, known.get(pid)) for pid, stat in tree.items()}
         if self._known != known:
             self._write_cache()
-        return sum(each.proportional_bytes for each in self._known.values())
+        private_bytes = sum(each.most_private_bytes(tree[pid]) for pid, each in self._known.items())
+        return private_bytes + self._shared_bytes(tree)
+
+    def _shared_bytes(self, tree: dict[int, _Stat]) -> int:
+        families: dict[tuple[int, int], list[int]] = {}
+        for pid, stat in tree.items():
+            if any(stat.program):
+                families.setdefault(stat.program, []).append(pid)
+        total = 0
+        for family in families.values():
+            if len(family) == 1:
+                continue
+            members = set(family)
+            # Several, where the process that they were forked from has died.
+            heads = [pid for pid in family if tree[pid].parent not in members]
+            total += max(self._known[pid].shared_bytes for pid in heads)
+            for pid in {tree[pid].parent for pid in family} & members - set(heads):
+                total += max(0, self._known[pid].shared_bytes - self._known[tree[pid].parent].shared_bytes)
+        return total
 
     def _tree(self) -> dict[int, _Stat]:
         stats = {}
@@ -100,12 +145,16 @@ class ProcessTree:
         return tree
 
     def _look_at(self, pid: int, stat: _Stat, known: _Known | None) -> _Known:
-        resident, _ = _statm(self._proc / str(pid))
-        if known and known.start_ticks == stat.start_ticks and abs(resident - known.resident_bytes) < _STALE_BYTES:
+        if known and known.is_about(stat):
             return known
+        sizes = _smaps_rollup(self._proc / str(pid))
         # without the right to look (another user's process) the resident size must do
-        proportional = _smaps_rollup(self._proc / str(pid)).get("Pss", resident)
-        return _Known(stat.start_ticks, resident, proportional)
+        private, shared = (
+            sum(sizes.get(f"{kind}_{state}", 0) for state in ("Clean", "Dirty")) for kind in ("Private", "Shared")
+        )
+        if not sizes:
+            private = stat.resident_bytes
+        return _Known(stat.start_ticks, stat.faults, stat.resident_bytes, private, shared)
 
     def _read_cache(self) -> dict[int, _Known]:
         if self._cache_file is None:
@@ -134,7 +183,16 @@ def _stat(folder: Path) -> _Stat | None:
             fields = file.read().rpartition(b")")[2].split()
     except OSError:
         return None
-    return _Stat(fields[0].decode(), int(fields[1]), int(fields[19])) if len(fields) > 19 else None
+    if len(fields) < 26:
+        return None
+    return _Stat(
+        state=fields[0].decode(),
+        parent=int(fields[1]),
+        start_ticks=int(fields[19]),
+        faults=int(fields[7]) + int(fields[9]),
+        resident_bytes=int(fields[21]) * _PAGE_BYTES,
+        program=(int(fields[23]), int(fields[25])),  # where its code and its stack begin; 0 without the right to know
+    )
 
 
 def _statm(folder: Path) -> tuple[int, int]:
@@ -148,7 +206,7 @@ def _statm(folder: Path) -> tuple[int, int]:
 
 
 def _smaps_rollup(folder: Path) -> dict[str, int]:
-    """Bytes per kind; empty where the process is gone or not ours to look at."""
+    """Bytes per kind, of shared and private pages; empty where the process is gone or not ours to look at."""
     try:
         lines = (folder / "smaps_rollup").read_text().splitlines()
     except OSError:

@@ -2,8 +2,9 @@
 
 Files in the server's private folder, each replaced as a whole, so that a process may be killed at any moment:
 
-    loading.json     {"<key>": {"model": …, "pid": …, "start_ticks": …, "need_bytes": …, "anonymous_before_bytes": …}},
-                     read and written under the lock loading.lock; entries of processes that have died vanish
+    loading.json     {"<key>": {"model": …, "pid": …, "start_ticks": …, "need_bytes": …, "anonymous_before_bytes": …,
+                     "until_s": …}}, read and written under the lock loading.lock; entries of processes that have died,
+                     or whose time has passed, vanish
     learnt/<slot>    "<identity of the artifact> <bytes>"; the slot is the start of the identity, and the last to be
                      learnt has it, so that the folder does not grow for ever
 """
@@ -37,20 +38,28 @@ _KEPT = "kept-"
 
 @dataclass(frozen=True)
 class Loading:
-    """A load under way in process ``pid``, which held ``anonymous_before_bytes`` when it began."""
+    """A load under way in process ``pid``, which held ``anonymous_before_bytes`` when it began.
+
+    What is kept for the next worker of a model is one without end: it counts in full, until ``until_s``.
+    """
 
     model: str
     pid: int
     start_ticks: int
     need_bytes: int
     anonymous_before_bytes: int
+    until_s: float | None = None  # time.monotonic(), which is the same for all processes of the machine
 
     def is_alive(self) -> bool:
-        """Whether the process that loads still runs."""
+        """Whether it still counts: the process that loads runs, and its time has not passed."""
+        if self.until_s is not None and time.monotonic() >= self.until_s:
+            return False
         return ProcessId(self.pid, self.start_ticks).is_alive()
 
     def outstanding_bytes(self) -> int:
         """What the load will take beyond what it has taken already."""
+        if self.until_s is not None:
+            return self.need_bytes
         return max(0, self.need_bytes - max(0, anonymous_bytes(self.pid) - self.anonymous_before_bytes))
 
 
@@ -61,7 +70,7 @@ class Book:
     loading: dict[str, Loading] = field(default_factory=dict)
 
     def keep(self, load: Loading) -> str:
-        """Counts ``load`` among those under way until it is taken or its process dies; returns its key."""
+        """Counts ``load`` among those under way until it is taken or has passed; returns its key."""
         key = _KEPT + new_key()
         self.loading[key] = load
         return key

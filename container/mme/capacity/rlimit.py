@@ -3,7 +3,10 @@
 Linux grants memory that is not there. What a load or a request takes beyond all expectation would so be noticed by the
 kernel alone, which kills. RLIMIT_DATA makes such an allocation fail instead: ``MemoryError`` in Python, ``bad_alloc``
 in C++, 507 for the client, and nobody else is harmed. The limit counts what is allocated rather than what is used, so
-it is set relative to what the process has already, and anew as time goes by.
+it is set relative to what the process has already, and anew as time goes by. The stacks of threads count with their
+whole address space, 8 MiB each, of which they use a few pages: a pool of threads that is started inside (PyTorch, ONNX
+Runtime, an executor) must not look like memory, so that much is allowed on top. Where a model has a GPU nothing is
+limited: CUDA reserves address space by the gigabyte.
 
 Memory that is shared with the process that a worker was forked from, and copied when written to, is not under it.
 """
@@ -22,6 +25,9 @@ from mme.settings import Settings
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 RENEW_S = 0.1
+_FEW_THREADS = 4
+_DEFAULT_STACK_BYTES = 2 * MIB
+_LARGEST_STACK_BYTES = 8 * MIB
 
 
 @contextmanager
@@ -31,7 +37,7 @@ def limited_growth(growth_bytes: int) -> Iterator[None]:
     A limit that is set inside stays.
     """
     before, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    _set_limit(_data_bytes() + growth_bytes, within=before)
+    _set_limit(_data_bytes() + growth_bytes + thread_stacks_bytes(), within=before)
     inside, _ = resource.getrlimit(resource.RLIMIT_DATA)
     try:
         yield
@@ -61,7 +67,15 @@ class RequestLimit:
         self._renew_at_s = now_s + RENEW_S
         self.is_memory_short = sample.free_bytes < reserve
         growth_bytes = request_growth_bytes(sample, reserve_bytes=reserve)
-        _set_limit(_data_bytes() + growth_bytes, within=self._most_bytes)
+        _set_limit(_data_bytes() + growth_bytes + thread_stacks_bytes(), within=self._most_bytes)
+
+
+def thread_stacks_bytes() -> int:
+    """Address space of the threads that one pool may have: one per processor, and a few (``ThreadPoolExecutor``)."""
+    stack_bytes, _ = resource.getrlimit(resource.RLIMIT_STACK)
+    if stack_bytes == resource.RLIM_INFINITY:
+        stack_bytes = _DEFAULT_STACK_BYTES  # glibc's choice then
+    return ((os.cpu_count() or 1) + _FEW_THREADS) * min(stack_bytes, _LARGEST_STACK_BYTES)
 
 
 def _set_limit(limit_bytes: int, *, within: int) -> None:

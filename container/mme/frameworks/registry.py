@@ -17,6 +17,7 @@ from mme.errors import ModelLoadError
 
 if TYPE_CHECKING:
     from mme.frameworks.base import Adapter
+    from mme.frameworks.growth import Growth
     from mme.settings import Settings
 
 # framework -> module that defines its ADAPTER; asked in this order
@@ -41,6 +42,12 @@ def frameworks_to_preload(settings: Settings) -> tuple[str, ...]:
     if settings.preload is not None:
         return settings.preload
     return tuple(name for name in ADAPTERS if importlib.util.find_spec(name) is not None)
+
+
+def growths() -> Iterator[Growth]:
+    """How memory grows in the workers of each framework; imports no adapter."""
+    for module in ADAPTERS.values():
+        yield importlib.import_module(module.rpartition(".")[0]).GROWTH
 
 
 def adapter(name: str) -> Adapter:

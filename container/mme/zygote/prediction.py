@@ -1,7 +1,7 @@
 """One batch of requests through a handler: what ``mms.service.Service.predict`` (1.1.11) does, in our protocol.
 
 Handlers find the context, the metrics and the answers to their exceptions as with MMS. What differs: bodies are not
-copied (``protocol.readable_response``), and a handler that raises ``SystemExit`` fails its request like any other.
+copied (``protocol.predict_response``), and a handler that raises ``SystemExit`` fails its request like any other.
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ def rejected_while_draining(model_name: str, batch: Sequence[dict[str, Any]]) ->
 
 
 def _failed(request_ids: dict[int, str], message: str, status: int) -> Prediction:
-    return Prediction(status, protocol.readable_response(None, request_ids, message, status))
+    return Prediction(status, protocol.predict_response(None, request_ids, message, status))
 
 
 def _responses(results: list[Any], request_ids: dict[int, str], context: Any) -> list[protocol.Buffer]:
-    return protocol.readable_response(results, request_ids, "Prediction success", 200, context)
+    return protocol.predict_response(results, request_ids, "Prediction success", 200, context)

@@ -28,7 +28,7 @@ the place of a field's length ends a list.
 What a parsed batch looks like is MMS's choice, because handlers see it: dicts with its keys, ``bytearray`` for ids,
 headers and bodies, ``str`` for names and content types.
 
-A worker reads with ``RequestReader`` and writes with ``load_response`` and ``readable_response``; ``encode_load`` and
+A worker reads with ``RequestReader`` and writes with ``load_response`` and ``predict_response``; ``encode_load`` and
 ``encode_predict`` are the front end's side, for the warm-up and for tests.
 """
 
@@ -282,33 +282,6 @@ def predict_response(
         return _predictions(None, request_ids, _UNSERIALIZABLE, 503)
 
 
-# Smallest response. Netty sizes a read by the last one, and takes the next larger power of two: after 8 KiB it reads at
-# least 16 (AdaptiveRecvByteBufAllocator).
-_LEAST_BYTES = 8192
-_ONE_READ_BYTES = 2 * _LEAST_BYTES
-
-
-def readable_response(
-    results: Sequence[Any] | None, request_ids: Mapping[int, str], message: str, status: int, context: Any = None
-) -> list[Buffer]:
-    """``predict_response`` in such a way that the front end can read every one.
-
-    ModelResponseDecoder.java fails, and takes the worker for dead, where one read of the socket ends among the headers
-    of a response (CodecUtils.readMap). Netty reads as many bytes at once as the responses before had, down to 64: after
-    some small ones, one with longer headers is cut there. So no response is small: the message of a success, which MMS
-    does not look at, is made longer, and so is what follows the message of a failure, which is all that MMS looks at.
-    Headers beyond what is read at once are left out, and logged.
-    """
-    if status == 200:
-        padded = message.ljust(_LEAST_BYTES)
-        try:
-            return _predictions(results, request_ids, padded, status, context, headers_within_bytes=_ONE_READ_BYTES)
-        except TypeError:
-            logging.warning(_UNSERIALIZABLE, exc_info=True)
-            message, status = _UNSERIALIZABLE, 503
-    return _predictions([b" " * _LEAST_BYTES], {0: ""}, message, status)
-
-
 _UNSERIALIZABLE = "Unsupported model output data type."
 
 
@@ -318,8 +291,6 @@ def _predictions(
     message: str,
     status: int,
     context: Any = None,
-    *,
-    headers_within_bytes: int | None = None,
 ) -> list[Buffer]:
     """Raises ``TypeError`` for a result that cannot be put into JSON."""
     response = _Pieces()
@@ -335,11 +306,7 @@ def _predictions(
                 + _INT.pack(200 if own_status is None else own_status)
                 + _field((phrase or "").encode())
             )
-            headers = _headers(context.get_response_headers(index))
-            if headers_within_bytes is not None and response.size + len(headers) > headers_within_bytes:
-                logging.warning("The headers of an answer are left out: the front end cannot read as much at once.")
-                headers = _headers({})
-            response.small(headers)
+            response.small(_headers(context.get_response_headers(index)))
         body: Buffer = b"error" if results is None else _body(results[index])
         response.small(_INT.pack(len(body)))
         response.add(body)
@@ -352,10 +319,8 @@ class _Pieces:
 
     def __init__(self) -> None:
         self.pieces: list[Buffer] = []
-        self.size = 0
 
     def small(self, piece: Buffer) -> None:
-        self.size += len(piece)
         if self.pieces and isinstance(self.pieces[-1], _Joined):
             self.pieces[-1] += piece
         else:
@@ -365,7 +330,6 @@ class _Pieces:
         if len(piece) < _COPY_BELOW_BYTES:
             self.small(piece)
         else:
-            self.size += len(piece)
             self.pieces.append(piece)
 
 

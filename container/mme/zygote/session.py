@@ -19,14 +19,14 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from mms.model_loader import ModelLoaderFactory
 from mms.service import Service, emit_metrics
 
-from mme.capacity.admission import Admission
+from mme.capacity.admission import Admission, Holders, Reservation
 from mme.capacity.memory import MIB
 from mme.errors import InsufficientMemory, MmeError, Refusal
 from mme.zygote import heap, protocol
@@ -59,12 +59,15 @@ class Session:
         orphan_limit: OrphanLimit,
         admission: Admission,
         load_policy: LoadPolicy,
+        holders: Holders = (),
+        replaces: bool = False,
     ) -> None:
         """``temporary_dir`` is where the front end makes log files.
 
         ``drain_quota`` says when to answer 503 to everything, ``orphan_limit`` how long a request may take at most,
         ``admission`` whether there is memory for the model,
-        ``load_policy`` whether it may load.
+        ``load_policy`` whether it may load. ``holders`` and ``replaces``: see
+        ``Admission.loading``.
         """
         self._connection = connection
         self._record = record
@@ -72,7 +75,7 @@ class Session:
         self._drain_quota = drain_quota
         self._orphan_limit = orphan_limit
         self._reader = protocol.RequestReader(connection, decode_bodies=decode_bodies)
-        self._model = LoadedModel(admission, load_policy)
+        self._model = LoadedModel(admission, load_policy, holders, replaces=replaces)
         self._idle_trim = heap.IdleTrim(lambda: admission.request_limit.is_memory_short)
         self._requests = select.poll()
         self._requests.register(connection, select.POLLIN | select.POLLRDHUP)
@@ -152,9 +155,19 @@ class Session:
 class LoadedModel:
     """The model of a session: none until it is loaded."""
 
-    def __init__(self, admission: Admission | None = None, load_policy: LoadPolicy | None = None) -> None:
+    def __init__(
+        self,
+        admission: Admission | None = None,
+        load_policy: LoadPolicy | None = None,
+        holders: Holders = (),
+        *,
+        replaces: bool = False,
+    ) -> None:
         self._admission = admission
         self._load_policy = load_policy
+        self._holders = holders
+        self._replaces = replaces
+        self._is_bounded = True
         self._loader: Any = None
         self._service: Service | None = None
         self.name = ""
@@ -166,13 +179,12 @@ class LoadedModel:
         if self._load_policy:
             folder = str(self._load_policy.check(self.name, folder, message.handler, sys.path))
         self._loader = ModelLoaderFactory.get_model_loader(folder)
-        admitted = self._admission.loading(self.name, Path(folder)) if self._admission else nullcontext()
-        with admitted as reservation:
+        self._is_bounded = message.gpu is None  # see rlimit.py
+        with self._admitted(Path(folder)) as reservation:
             self._service = self._loader.load(self.name, folder, message.handler, message.gpu, message.batch_size)
         if reservation:
             self.taken_mib = reservation.taken_bytes // MIB
-        if self._admission:
-            self._admission.request_limit.renew()  # the first request does not have to be the first to do this
+        self._renew_limit()  # the first request does not have to be the first to do this
         logger.info("Model %s loaded.", self.name)
 
     def loaded_message(self) -> str:
@@ -184,12 +196,22 @@ class LoadedModel:
         if self._service is None:
             raise protocol.ProtocolError("a batch before a model was loaded")
         try:
-            if self._admission:
-                self._admission.request_limit.renew()
+            self._renew_limit()
         except InsufficientMemory as error:
             logger.error("A request is refused (507): %s", error)
             return out_of_memory()
         return predict(self._service, batch)
+
+    def _admitted(self, folder: Path) -> AbstractContextManager[Reservation | None]:
+        if self._admission is None:
+            return nullcontext()
+        return self._admission.loading(
+            self.name, folder, holders=self._holders, bounded=self._is_bounded, replaces=self._replaces
+        )
+
+    def _renew_limit(self) -> None:
+        if self._admission and self._is_bounded:
+            self._admission.request_limit.renew()
 
     def emit_metrics(self) -> None:
         """Writes the handler's metrics as lines that MMS reads."""

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
+    from mme.capacity.admission import Admission
     from mme.zygote.load_policy import LoadPolicy
 
 PACKAGE_DIR = Path(__file__).resolve().parents[2]
@@ -34,6 +35,7 @@ def main() -> int:
     runtime_dir, server_python_path = Path(sys.argv[1]), sys.argv[2]
     options = dict(zip(sys.argv[3::2], sys.argv[4::2], strict=True))
     sys.path.insert(0, str(PACKAGE_DIR))
+    from mme.capacity.admission import Admission
     from mme.logs import configure_worker_logging
     from mme.settings import Settings
     from mme.zygote.load_policy import LoadPolicy
@@ -50,19 +52,23 @@ def main() -> int:
     options["--model-path"] = str(load_policy.folder_of(options["--model-path"]))
     sys.argv = ["model_service_worker.py", *(word for pair in options.items() for word in pair)]
     raise_oom_score(OOM_SCORE_ABOVE_ZYGOTE)
-    return _run(load_policy, options, runtime_dir, multi_model=settings.multi_model)
+    # Of the server's own processes the front end, which has started this one, and what else it has started count.
+    admission = Admission(settings, runtime_dir, server_pid=os.getppid())
+    return _run(load_policy, admission, options, runtime_dir, multi_model=settings.multi_model)
 
 
-def _run(load_policy: LoadPolicy, options: dict[str, str], runtime_dir: Path, *, multi_model: bool) -> int:
-    import mms.service
+def _run(
+    load_policy: LoadPolicy, admission: Admission, options: dict[str, str], runtime_dir: Path, *, multi_model: bool
+) -> int:
     from mms.model_service_worker import MXNetModelServiceWorker
 
-    from mme.errors import ModelRefused
+    from mme.errors import ModelRefused, Refusal
     from mme.zygote.launcher import LOADED
-    from mme.zygote.protocol import readable_response
 
-    # In one piece, as MMS's worker sends it.
-    mms.service.create_predict_response = lambda *arguments, **named: b"".join(readable_response(*arguments, **named))
+    front_end = os.getppid()
+
+    class LoadFailed(Exception):
+        """MMS's worker has answered a load with another status than 200."""
 
     class Worker(MXNetModelServiceWorker):
         """MMS's worker; forks itself for each connection, and loads the model there."""
@@ -92,11 +98,21 @@ def _run(load_policy: LoadPolicy, options: dict[str, str], runtime_dir: Path, *,
             return message, status
 
         def load_admitted(self, request: dict[str, Any]) -> tuple[str, int]:
+            name, folder = request["modelName"].decode(), request["modelPath"].decode()
+            # Allocations are not bounded: what imports its framework here crashes where it finds no room for itself.
+            admitted = admission.loading(name, Path(folder), holders=(("front end", front_end),), bounded=False)
             try:
-                return super().load_model(request)
-            except Exception as error:
-                logging.exception("Backend worker process died.")  # as MMS words it
-                return str(error), 500
+                with admitted:
+                    message, status = super().load_model(request)
+                    if status != 200:
+                        raise LoadFailed
+                return message, status
+            except LoadFailed:
+                return message, status
+            except (Exception, SystemExit) as error:
+                refusal = Refusal.of(error, folder)
+                logging.error("Model %s did not load (%d): %s", name, refusal.status, refusal.message, exc_info=True)
+                return refusal.message, refusal.status
 
         def refuse_load(self, pipes: str, message: str, status: int) -> NoReturn:
             """Answers ``status`` in such a way that MMS forgets the model: see ``Zygote.refuse_load``."""

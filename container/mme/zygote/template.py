@@ -19,7 +19,7 @@ import signal
 import socket
 from pathlib import Path
 
-from mme.capacity.admission import Admission
+from mme.capacity.admission import KEPT_S, Admission
 from mme.errors import MmeError, Refusal
 from mme.settings import Settings
 from mme.zygote import protocol
@@ -36,8 +36,9 @@ from mme.zygote.worker_process import Inherited, run_worker
 
 logger = logging.getLogger("mme.zygote")
 
-# How long the memory of a worker that has died is held for the next one.
-_HELD_S = 10.0
+# How often, and at which distance, holding memory is tried while other processes have the reservations.
+_HOLD_TRIES = 20
+_HOLD_AGAIN_S = 0.05
 # How long until something is tried again that another process, or a lack of descriptors, is in the way of.
 _AGAIN_S = 1.0
 _SIGNALS = {signal.SIGTERM, signal.SIGCHLD}
@@ -269,13 +270,15 @@ class Template:
 
     def _fork(self, session: SessionHandle) -> int:
         # The child must not run our handlers, nor put signals that are meant for it into our wakeup pipe.
+        replaces = session.model.has_loaded and not session.model.sessions
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
             pid = os.fork()
             if pid == 0:
                 launch, connection, slot = session.model.launch, session.connection, session.slot
                 run_worker(
-                    *(launch, connection, self._records, slot, self._inherited, self._admission, self._load_policy)
+                    *(launch, connection, self._records, slot, self._inherited, self._admission, self._load_policy),
+                    replaces=replaces,
                 )
             try:
                 os.setpgid(pid, pid)  # the child does the same; whoever is first, from here on it leads a group
@@ -345,15 +348,18 @@ class Template:
         if ending.holds_memory:
             self._hold_memory(model)
 
-    def _hold_memory(self, model: ModelSlot) -> None:
+    def _hold_memory(self, model: ModelSlot, tries: int = _HOLD_TRIES) -> None:
         """What a worker that has died took is for the next one of its model, which MMS asks for after a second."""
         try:
             key = self._admission.keep(model.name, model.taken_bytes)
         except (OSError, MmeError) as error:
-            logger.error("nothing is held for the next worker of %s: %s", model, error)
+            if tries and model.launch.pid in self._models:
+                self._loop.after(_HOLD_AGAIN_S, object(), lambda: self._hold_memory(model, tries - 1))
+            else:
+                logger.error("nothing is held for the next worker of %s: %s", model, error)
         else:
             model.kept.append(key)
-            self._loop.after(_HELD_S, key, lambda: self._release_memory(model, key))
+            self._loop.after(KEPT_S, key, lambda: self._release_memory(model, key))
 
     def _release_memory(self, model: ModelSlot, key: str) -> None:
         try:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from mme.capacity.admission import Admission
+from mme.capacity.process_memory import parent_of
 from mme.errors import Refusal
 from mme.logs import configure_worker_logging
 from mme.settings import Settings
@@ -59,10 +60,12 @@ def run_worker(
     inherited: Inherited,
     admission: Admission,
     load_policy: LoadPolicy,
+    *,
+    replaces: bool,
 ) -> NoReturn:
     """Runs in the forked process: becomes a worker of ``launch``, serves ``connection``, and ends.
 
-    ``slot`` is that of its record.
+    ``slot`` is that of its record. ``replaces``: the model is loaded, and has no other worker.
 
     Leaves by ``os._exit``: what the zygote has registered for its own exit is not to run here.
     """
@@ -76,7 +79,7 @@ def run_worker(
             records[slot].state, records[slot].refusal = WorkerState.LOADING, Refusal.of(error, launch.working_dir)
             raise
         limit = OrphanLimit(parent, settings.worker_response_timeout_s)
-        code = serve(launch, connection, records, slot, limit, admission, load_policy)
+        code = serve(launch, connection, records, slot, limit, admission, load_policy, replaces=replaces)
         sys.stdout.flush()
         sys.stderr.flush()
         if code:
@@ -98,6 +101,8 @@ def serve(
     orphan_limit: OrphanLimit,
     admission: Admission,
     load_policy: LoadPolicy,
+    *,
+    replaces: bool,
 ) -> int:
     """Runs the only session of this process. Returns the exit code."""
     from mme.zygote.session import LoadFailed, Session  # with MMS: the zygote's root does without it
@@ -111,6 +116,8 @@ def serve(
         orphan_limit=orphan_limit,
         admission=admission,
         load_policy=load_policy,
+        holders=(("front end", parent_of(launch.pid)), ("process that workers are forked from", os.getppid())),
+        replaces=replaces,
     )
     try:
         session.run()
