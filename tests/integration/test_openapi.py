@@ -29,7 +29,6 @@ for media_type in (
 ONE_ROW = json.dumps([[1.0, 2.0, 3.0, 4.0]])
 ASKED = "double"  # the model that requests are sent to
 EXAMPLES = 60  # per operation
-MULTIPART = "multipart/form-data"
 
 
 @pytest.fixture(scope="module")
