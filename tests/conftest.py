@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,8 +13,9 @@ from xdist.workermanage import WorkerController
 
 from tests.harness import durations, parallel, run
 from tests.harness.docker import image
+from tests.harness.server import ServerProcess
 
-__all__ = ["image", "shared"]
+__all__ = ["default_server", "image", "shared"]
 
 # The test process imports MXNet as a worker does; read by MXNet at its import.
 os.environ.setdefault("MXNET_ENGINE_TYPE", "NaiveEngine")
@@ -37,6 +38,13 @@ def shared() -> Path:
     if not (SHARED / "models").is_dir():
         pytest.skip("needs the trained models in ../shared, which is not here")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def default_server() -> Iterator[ServerProcess]:
+    """A server with nothing configured, for all tests that neither end it nor rely on being alone on it."""
+    with ServerProcess() as running:
+        yield running
 
 
 # ---- which tests run, and in which order ----
