@@ -76,9 +76,7 @@ def visit(tmp_path_factory: pytest.TempPathFactory) -> Visit:
     """What README's reader does: runs it where nothing was trained yet, calls each printed command, presses Ctrl-C."""
     cache = tmp_path_factory.mktemp("quickstart") / "cache"
     with quickstart(cache) as run:
-        wait_until(
-            lambda: run.has_said("Pictures of all ten digits"), "the quickstart leaves its endpoint up", STORY_TIMEOUT_S
-        )
+        wait_until(lambda: run.has_said("Pictures of all ten digits"), run.log_tail, STORY_TIMEOUT_S)
         text = run.log()
         printed = re.findall(r"^  (\S.*)$", text.partition("By hand, in another terminal:")[2], re.MULTILINE)
         # every printed line has its place here: another one fails the test until it is tried, too
@@ -220,7 +218,7 @@ def test_the_steps_that_readme_shows_are_those_of_the_run(visit: Visit) -> None:
 
 def test_a_later_run_trains_nothing_and_a_hang_up_in_the_middle_stops_every_container_too(visit: Visit) -> None:
     with quickstart(visit.cache) as run:
-        wait_until(lambda: run.has_said("InService after"), "the endpoint is in service", STORY_TIMEOUT_S)
+        wait_until(lambda: run.has_said("InService after"), run.log_tail, STORY_TIMEOUT_S)
         assert run.stop(signal.SIGHUP, timeout_s=40) == 130, run.log()
         assert run.log().count("(kept from before)") == 2
         assert "Traceback" not in run.log()
@@ -245,8 +243,6 @@ def test_an_endpoint_that_does_not_come_up_is_explained_with_its_log(visit: Visi
 def test_training_that_was_interrupted_leaves_nothing_half_done(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     with quickstart(cache, "--once") as run:
-        wait_until(
-            lambda: list(cache.glob(".training-*/*/models/*/*.params")), "the first model is saved", STORY_TIMEOUT_S
-        )
+        wait_until(lambda: list(cache.glob(".training-*/*/models/*/*.params")), run.log_tail, STORY_TIMEOUT_S)
         assert run.stop(timeout_s=40) == 130
     assert [path.name for path in cache.iterdir()] == []
