@@ -137,7 +137,7 @@ class FrontEnd:
     def _run_toolkit(self, output: int | None) -> None:
         """Runs in a child process of its own. ``output``: where the front end's goes, if not where ours does."""
         self._set_environment()
-        server = _import_toolkit()
+        server: Any = _import_toolkit()
         server.MODEL_STORE = str(self.model_store)
         server.MMS_CONFIG_FILE = str(self.runtime_dir / mms_config.PROPERTIES_FILE)
         server.DEFAULT_MMS_LOG_FILE = str(self.runtime_dir / mms_config.LOG_CONFIG_FILE)

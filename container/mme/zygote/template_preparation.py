@@ -113,7 +113,7 @@ def _warm(framework: str, settings: Settings, runtime_dir: Path) -> None:
 
     try:
         registry.adapter(framework).warm_template(settings)
-        warm_up_template(framework, DEFAULT_HANDLER, runtime_dir)
+        warm_up_template(framework, DEFAULT_HANDLER, runtime_dir, settings)
     except Exception as error:
         logger.exception("%s could not be warmed up", framework)
         raise PartFailed(framework, f"{type(error).__name__}: {error}") from None
