@@ -115,7 +115,7 @@ def _run(
                 return refusal.message, refusal.status
 
         def refuse_load(self, pipes: str, message: str, status: int) -> NoReturn:
-            """Answers ``status`` in such a way that MMS forgets the model: see ``Zygote.refuse_load``."""
+            """Answers ``status`` in such a way that MMS forgets the model: see ``ModelSlot.on_load_refused``."""
             from mme.zygote.output import let_output_be_read
 
             let_output_be_read()
