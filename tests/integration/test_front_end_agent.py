@@ -23,6 +23,7 @@ import pytest
 import requests
 
 from mme.front_end import AGENT_JAR, COMMANDS
+from tests.harness import scripted_handler
 from tests.harness.agent import in_flight
 from tests.harness.scripted_handler import HANDLER, command, make_model
 from tests.harness.server import ServerProcess
@@ -306,6 +307,27 @@ def test_ping_is_503_while_nothing_can_be_loaded(tmp_path: Path) -> None:
         hold.unlink()
         wait_until(lambda: ping(server) == (200, None), "loads work again", 30)
         assert server.load("n").status_code == 200
+
+
+def test_ping_is_503_until_what_is_preloaded_is_prepared(tmp_path: Path) -> None:
+    """The import of the handler is held in the template."""
+    go_on = tmp_path / "go_on"
+    (tmp_path / "slow_handler.py").write_text(
+        f"import os, time\nwhile not os.path.exists({str(go_on)!r}): time.sleep(0.02)\nfrom {HANDLER} import handle\n"
+    )
+    path = os.pathsep.join([str(tmp_path), str(Path(scripted_handler.__file__).parent)])
+    server = ServerProcess(SAGEMAKER_HANDLER="slow_handler", MME_PRELOAD="none", PYTHONPATH=path)
+    try:
+        server.launch()
+        expected = (503, "No model can be loaded yet: the zygote prepares what it preloads.")
+        wait_until(lambda: ping(server) == expected, lambda: f"it prepares\n{server.log_tail()}", 60)
+        go_on.touch()
+        wait_until(lambda: ping(server) == (200, None), lambda: f"it serves\n{server.log_tail()}", 60)
+        make_model(server.model_dir("m"))
+        assert server.load("m").status_code == 200
+        assert server.stop() == 0
+    finally:
+        server.discard()
 
 
 def test_a_zygote_that_dies_while_the_front_end_starts_is_replaced(tmp_path: Path) -> None:

@@ -154,7 +154,7 @@ class Server:
         self.front_end_pid = front_end.start_with_retry()
         if self.front_end_pid is not None:
             if self.zygote is not None:
-                self.zygote.wait_until_ready(self.stop_is_wanted)
+                self.wait_for_zygote(self.zygote)
                 self.zygote.kill_on_end(self.front_end_pid)
             if not self.settings.multi_model:
                 self.wait_for_single_model()
@@ -168,6 +168,13 @@ class Server:
                 time.monotonic() - started_s,
                 self.front_end_pid,
             )
+
+    def wait_for_zygote(self, zygote: ZygoteHandle) -> None:
+        """Returns when it has prepared what it preloads; until then /ping is 503. Raises ``StartError``."""
+        if self.settings.multi_model:  # else the front end itself says so, until the model is loaded
+            self.report_health("No model can be loaded yet: the zygote prepares what it preloads.")
+        zygote.wait_until_ready(self.stop_is_wanted)
+        self.report_health(None)
 
     def wait_for_single_model(self) -> None:
         """Returns when the model is loaded, or when there is something else to do. Raises ``StartError`` if it is not.
