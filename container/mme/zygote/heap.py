@@ -15,8 +15,8 @@ from collections.abc import Callable
 
 # <malloc.h>
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
-# More than an image through a network needs (at most 40 MiB). What a large request leaves beyond it goes back at once: a
-# model that is always busy never pauses.
+# More than an image through a network needs (at most 40 MiB). What a large request leaves beyond it goes back at once:
+# a model that is always busy never pauses.
 _TRIM_THRESHOLD_BYTES = 64 << 20
 # The most that glibc allows (HEAP_MAX_SIZE / 2). Larger blocks are mapped, and unmapped when they are freed.
 _MMAP_THRESHOLD_BYTES = 32 << 20
