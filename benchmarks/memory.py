@@ -6,6 +6,7 @@ what the tree takes from the machine, apart from pages that processes outside of
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,6 +100,17 @@ def minor_faults(supervisor: psutil.Process) -> dict[int, int]:
             continue
         found[process.pid] = parse_minor_faults(stat)
     return found
+
+
+def cpu_s(supervisor: psutil.Process) -> float:
+    """Processor time that a server's living processes but the JVM have taken so far."""
+    used_s = 0.0
+    for process in [supervisor, *supervisor.children(recursive=True)]:
+        with contextlib.suppress(psutil.Error):
+            if not is_jvm(process):
+                times = process.cpu_times()
+                used_s += times.user + times.system
+    return used_s
 
 
 def parse_minor_faults(stat: str) -> int:

@@ -57,6 +57,13 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def whole(text: str) -> int:
+    """An argparse type: a whole number."""
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
+    return int(text)
+
+
 def make_server(name: str) -> Server:
     """A server that is not started yet."""
     return SERVERS[name]()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,8 +13,9 @@ from xdist.workermanage import WorkerController
 
 from tests.harness import durations, parallel, run
 from tests.harness.docker import image
+from tests.harness.server import ServerProcess
 
-__all__ = ["image", "shared"]
+__all__ = ["default_server", "image", "shared"]
 
 # The test process imports MXNet as a worker does; read by MXNet at its import.
 os.environ.setdefault("MXNET_ENGINE_TYPE", "NaiveEngine")
@@ -39,11 +40,28 @@ def shared() -> Path:
     return SHARED
 
 
+@pytest.fixture(scope="session")
+def default_server() -> Iterator[ServerProcess]:
+    """A server with nothing configured, for all tests that neither end it nor rely on being alone on it."""
+    with ServerProcess() as running:
+        yield running
+
+
 # ---- which tests run, and in which order ----
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(ALL, action="store_true", help="also the tests marked ci, as .ci/run does")
+
+
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> None:
+    """Schemathesis is loaded for its one file alone (pyproject.toml has ``-p no:schemathesis``): its import takes
+    longer than many a run of the tests."""
+    if file_path.name == "test_openapi.py":
+        from schemathesis.pytest import plugin
+
+        if not parent.config.pluginmanager.is_registered(plugin):
+            parent.config.pluginmanager.register(plugin)
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest chooses by -m

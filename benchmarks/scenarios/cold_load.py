@@ -61,14 +61,14 @@ class ColdLoadOptions(Options):
         parser.add_argument("--rounds", type=options.positive, help="rounds that count (default 10, quick 3)")
         parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS, help=f"default: {' '.join(MODELS)}")
         parser.add_argument(
-            "--starts", type=options.positive, help="how often each server is started anew (default 5, quick 1)"
+            "--starts", type=options.whole, help="how often each server is started anew (default 5, quick 1)"
         )
         given = parser.parse_args(arguments)
         return cls(
             **options.common(given),
             rounds=given.rounds or (3 if given.quick else cls.rounds),
             models=tuple(given.models),
-            starts=given.starts or (1 if given.quick else cls.starts),
+            starts=(1 if given.quick else cls.starts) if given.starts is None else given.starts,
         )
 
 

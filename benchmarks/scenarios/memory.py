@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks import models, options
-from benchmarks.memory import TreeMemory, private_bytes
+from benchmarks.failure import BenchmarkError
+from benchmarks.memory import TreeMemory, cpu_s, private_bytes
 from benchmarks.options import Options
 from benchmarks.report import Result, Target, megabytes, progress
 from benchmarks.servers import Server
@@ -35,6 +36,9 @@ EMPTY_TITLES = {"mxnet": "MXNet preloaded", "none": "nothing preloaded"}
 SETTLE_TIMEOUT_S = 30.0
 # From the last answer until memory is read again: a server may give memory back when it has nothing to do.
 IDLE_S = 4.0
+# How much processor time an idle server's Python processes take in IDLE_S at most, and how long it is waited for.
+IDLE_CPU_S = 0.1
+PREPARED_TIMEOUT_S = 120.0
 # Loaded, invoked and unloaded beforehand: the front end's JVM grows by some 20 MB at its first requests, once.
 WARM_UP_MODELS = 5
 
@@ -109,9 +113,16 @@ def run(chosen: MemoryOptions) -> Result:
 
 
 def empty(server: Server) -> TreeMemory:
-    """Memory of a server without models, when it has been ready for a moment."""
-    time.sleep(IDLE_S)
-    return server.memory()
+    """Memory of a server without models, when it has nothing left to prepare: it may say before that it is ready."""
+    deadline_s = time.monotonic() + PREPARED_TIMEOUT_S
+    used_s = cpu_s(server.root_process())
+    while True:
+        time.sleep(IDLE_S)
+        before_s, used_s = used_s, cpu_s(server.root_process())
+        if used_s - before_s <= IDLE_CPU_S:
+            return server.memory()
+        if time.monotonic() > deadline_s:
+            raise BenchmarkError(f"{server.name}: still busy {PREPARED_TIMEOUT_S:.0f} s after its start")
 
 
 def grow(server: Server, kind: str, folder: Path, counts: Sequence[int]) -> list[Step]:

@@ -123,12 +123,14 @@ class Endpoints:
             change(*arguments)
         except Exception:
             logger.exception("%s failed", threading.current_thread().name)
+            region, name = arguments[:2]
             if not self._closing.is_set():
                 self._resources.change(
                     "endpoint",
-                    arguments[0],
-                    arguments[1],
-                    EndpointStatus="Failed",
+                    region,
+                    name,
+                    # what serves goes on, whatever was to take its place
+                    EndpointStatus="InService" if self._find(region, name) is not None else "Failed",
                     FailureReason="InternalFailure",
                     PendingDeploymentSummary=None,
                 )

@@ -24,8 +24,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[ServerProcess | DockerSer
         with DockerServer(request.getfixturevalue("image")) as container:
             yield container
     else:
-        with ServerProcess() as running:
-            yield running
+        yield request.getfixturevalue("default_server")
 
 
 @pytest.fixture

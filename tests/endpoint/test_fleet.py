@@ -145,6 +145,23 @@ def test_an_update_that_does_not_come_up_leaves_the_old_configuration_in_service
     assert pids(local) == before
 
 
+def test_an_update_that_fails_for_a_reason_of_this_machine_leaves_the_old_configuration_in_service(
+    local: Local, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local.upload("models/m.tar.gz", behaving())
+    local.deploy()
+    local.create_config("second", "endpoint")
+
+    def fail(host: str) -> int:
+        raise OSError("no free port")
+
+    monkeypatch.setattr(process, "take_port", fail)
+    local.sagemaker.update_endpoint(EndpointName="endpoint", EndpointConfigName="second")
+    description = local.wait("endpoint", "InService")
+    assert (description["EndpointConfigName"], description["FailureReason"]) == ("endpoint", "InternalFailure")
+    local.invoke("m.tar.gz")
+
+
 def test_a_deletion_lets_requests_in_flight_end_and_ends_the_containers(local: Local) -> None:
     local.upload("models/slow.tar.gz", behaving(invoke_s=1.0))
     local.deploy()

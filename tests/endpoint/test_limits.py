@@ -1,4 +1,4 @@
-"""What happens at the platform's limits of time and room: each test has a local endpoint with limits of its own."""
+"""What happens at the platform's limits of time and space: each test has a local endpoint with limits of its own."""
 
 from __future__ import annotations
 

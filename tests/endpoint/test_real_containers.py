@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
+import pytest
 
 from local_endpoint.events import ModelUnloaded
 from tests.endpoint.local import BUCKET, PREFIX, Local, message, pack_folder, pids, refused
@@ -30,105 +31,115 @@ def first_number(local: Local, factor: int) -> float:
     return float(local.invoke(f"times-{factor}.tar.gz", ROW)["predictions"][0][0])
 
 
-def test_models_are_served_added_shared_updated_and_everything_ends(
-    real: Local, multipliers: dict[int, bytes], tmp_path: Path
-) -> None:
-    """The quick start of the documentation in one go."""
-    upload_all(real, {1: multipliers[1], 2: multipliers[2]})
-    real.deploy(instances=2)
-    raw = real.invoke_raw("times-2.tar.gz", ROW)
-    assert raw["ContentType"] == "application/json"
-    assert raw["InvokedProductionVariant"] == "AllTraffic"
-    assert json.loads(raw["Body"].read()) == {"predictions": [[2, 4, 6, 8]]}
-    assert first_number(real, 1) == 1
-
-    # a model is added while others are called, by uploading it
-    with Traffic(lambda number: first_number(real, 1 + number % 2), clients=4) as traffic:
-        traffic.wait_for_more()
-        upload_all(real, {factor: multipliers[factor] for factor in (3, 4, 5)})
-        assert [first_number(real, factor) for factor in (3, 4, 5)] == [3, 4, 5]
-
-        # an instance is killed
-        before = pids(real)
-        victim = psutil.Process(min(before))
-        below = victim.children(recursive=True)
-        os.kill(victim.pid, signal.SIGKILL)
-        wait_until(lambda: len(pids(real)) == 2 and victim.pid not in pids(real), "it was not replaced", 60)
-        traffic.wait_for_more()
-        wait_until(lambda: not [child for child in below if child.is_running()], "processes of the killed one survive")
-
-        # the endpoint is updated
-        real.create_model("second", Environment={"MME_LOG_FORMAT": "json"})
-        real.create_config("second", "second", instances=1)
-        real.sagemaker.update_endpoint(EndpointName="endpoint", EndpointConfigName="second")
-        real.wait("endpoint", "InService")
-        traffic.wait_for_more()
-    assert traffic.failures == []
-    assert set(traffic.answers) == {1, 2}
-    assert real.describe("endpoint")["EndpointConfigName"] == "second"
-
-    children = psutil.Process(min(pids(real))).children(recursive=True)
-    real.sagemaker.delete_endpoint(EndpointName="endpoint")
-    real.sagemaker.get_waiter("endpoint_deleted").wait(
-        EndpointName="endpoint", WaiterConfig={"Delay": 1, "MaxAttempts": 60}
-    )
-    wait_until(lambda: not [child for child in children if child.is_running()], "processes survive the deletion")
+@pytest.fixture
+def served(module_real: Local, multipliers: dict[int, bytes]) -> Local:
+    """The module's local endpoint, with an endpoint of two instances on models 1 and 2, made where missing."""
+    if module_real.is_gone("endpoint"):
+        upload_all(module_real, {1: multipliers[1], 2: multipliers[2]})
+        module_real.deploy(instances=2)
+    return module_real
 
 
 def test_errors_of_the_container_and_its_models_arrive_as_boto3s_own(
-    real: Local, multipliers: dict[int, bytes], tmp_path: Path
+    served: Local, multipliers: dict[int, bytes], tmp_path: Path
 ) -> None:
-    upload_all(real, {1: multipliers[1]})
-    real.deploy()
-    response = refused(real, "ModelError", 424, "times-1.tar.gz", b"no json")
+    assert first_number(served, 1) == 1
+    response = refused(served, "ModelError", 424, "times-1.tar.gz", b"no json")
     assert response["OriginalStatusCode"] == 400
     assert "The body is not JSON" in response["OriginalMessage"]
-    response = refused(real, "ModelError", 424, "times-1.tar.gz", ROW, ContentType="application/x-unheard-of")
+    response = refused(served, "ModelError", 424, "times-1.tar.gz", ROW, ContentType="application/x-unheard-of")
     assert response["OriginalStatusCode"] == 415
 
     broken = models.multiplier(tmp_path / "broken")
     next(broken.glob("*.params")).write_bytes(b"not parameters")
-    real.upload("models/broken.tar.gz", pack_folder(broken))
-    response = refused(real, "ModelError", 424, "broken.tar.gz", ROW)
+    served.upload("models/broken.tar.gz", pack_folder(broken))
+    response = refused(served, "ModelError", 424, "broken.tar.gz", ROW)
     answered = json.loads(response["OriginalMessage"])  # the container's own words
     assert response["OriginalStatusCode"] == answered["code"]
     assert answered["message"]
     assert f'with message "{response["OriginalMessage"]}"' in message(response)
-    assert real.loaded(real.instances()[0]) == ["times-1.tar.gz"]
-    assert first_number(real, 1) == 1
+    assert not any("broken.tar.gz" in served.loaded(each) for each in served.instances())
 
-    real.s3.delete_object(Bucket=BUCKET, Key="models/times-1.tar.gz")
-    assert first_number(real, 1) == 1  # a loaded copy goes on answering
-    assert "Failed to download model data" in message(refused(real, "ValidationError", 400, "times-2.tar.gz", ROW))
+    served.s3.delete_object(Bucket=BUCKET, Key="models/times-1.tar.gz")
+    assert first_number(served, 1) == 1  # a loaded copy goes on answering
+    assert "Failed to download model data" in message(refused(served, "ValidationError", 400, "missing.tar.gz", ROW))
+    upload_all(served, {1: multipliers[1]})
 
 
-def test_many_clients_get_the_answer_of_the_model_that_they_asked(real: Local, multipliers: dict[int, bytes]) -> None:
-    upload_all(real, multipliers)
-    real.deploy(instances=2)
+def test_many_clients_get_the_answer_of_the_model_that_they_asked(served: Local, multipliers: dict[int, bytes]) -> None:
+    upload_all(served, multipliers)
     asked = [random.randint(1, 5) for _ in range(300)]
     with ThreadPoolExecutor(32) as clients:
-        assert list(clients.map(lambda factor: first_number(real, factor), asked)) == asked
+        assert list(clients.map(lambda factor: first_number(served, factor), asked)) == asked
+
+
+def test_models_are_served_added_shared_updated_and_everything_ends(
+    served: Local, multipliers: dict[int, bytes]
+) -> None:
+    """The quick start of the documentation in one go. Deletes the endpoint at its end."""
+    raw = served.invoke_raw("times-2.tar.gz", ROW)
+    assert raw["ContentType"] == "application/json"
+    assert raw["InvokedProductionVariant"] == "AllTraffic"
+    assert json.loads(raw["Body"].read()) == {"predictions": [[2, 4, 6, 8]]}
+    assert first_number(served, 1) == 1
+
+    # a model is added while others are called, by uploading it
+    with Traffic(lambda number: first_number(served, 1 + number % 2), clients=4) as traffic:
+        traffic.wait_for_more()
+        for factor in (3, 4, 5):
+            served.upload(f"models/added/{factor}.tar.gz", multipliers[factor])
+        added = [served.invoke(f"added/{factor}.tar.gz", ROW)["predictions"][0][0] for factor in (3, 4, 5)]
+        assert added == [3, 4, 5]
+
+        # an instance is killed
+        before = pids(served)
+        victim = psutil.Process(min(before))
+        below = victim.children(recursive=True)
+        os.kill(victim.pid, signal.SIGKILL)
+        wait_until(lambda: len(pids(served)) == 2 and victim.pid not in pids(served), "it was not replaced", 60)
+        traffic.wait_for_more()
+        wait_until(lambda: not [child for child in below if child.is_running()], "processes of the killed one survive")
+
+        # the endpoint is updated
+        served.create_model("second", Environment={"MME_LOG_FORMAT": "json"})
+        served.create_config("second", "second", instances=1)
+        served.sagemaker.update_endpoint(EndpointName="endpoint", EndpointConfigName="second")
+        served.wait("endpoint", "InService")
+        traffic.wait_for_more()
+    assert traffic.failures == []
+    assert set(traffic.answers) == {1, 2}
+    assert served.describe("endpoint")["EndpointConfigName"] == "second"
+
+    children = psutil.Process(min(pids(served))).children(recursive=True)
+    served.sagemaker.delete_endpoint(EndpointName="endpoint")
+    served.sagemaker.get_waiter("endpoint_deleted").wait(
+        EndpointName="endpoint", WaiterConfig={"Delay": 1, "MaxAttempts": 60}
+    )
+    wait_until(lambda: not [child for child in children if child.is_running()], "processes survive the deletion")
+    served.clear()
 
 
 def test_a_single_model_endpoint_serves_its_archive(real: Local, multipliers: dict[int, bytes]) -> None:
     real.upload("models/only.tar.gz", multipliers[3])
-    real.deploy(url=PREFIX + "only.tar.gz", multi=False)
-    assert real.invoke(body=ROW) == {"predictions": [[3, 6, 9, 12]]}
-    assert "is not a multi-model endpoint" in message(refused(real, "ValidationError", 400, "only.tar.gz", ROW))
+    real.deploy("single", url=PREFIX + "only.tar.gz", multi=False)
+    assert real.invoke(body=ROW, endpoint="single") == {"predictions": [[3, 6, 9, 12]]}
+    assert "is not a multi-model endpoint" in message(
+        refused(real, "ValidationError", 400, "only.tar.gz", ROW, endpoint="single")
+    )
 
 
 def test_models_that_do_not_fit_take_turns(real: Local, tmp_path: Path) -> None:
     """The container answers 507, the least recently used model goes, and all are served."""
-    archive = pack_folder(models.heavy_model(tmp_path / "heavy", weights_mb=200))
-    for number in range(8):
+    archive = pack_folder(models.heavy_model(tmp_path / "heavy", weights_mb=100))
+    for number in range(6):
         real.upload(f"models/heavy-{number}.tar.gz", archive)
-    real.deploy(Environment={"MME_MEMORY_LIMIT_MB": "1500"})
+    real.deploy("turns", Environment={"MME_MEMORY_LIMIT_MB": "1000"})
     row = json.dumps([[1.0] * 1024]).encode()
     for turn in range(2):
-        for number in range(8):
-            assert real.invoke(f"heavy-{number}.tar.gz", row)["predictions"], (turn, number)
-    (instance,) = real.instances()
-    assert 0 < len(real.loaded(instance)) < 8
-    assert len(list(real.folder(instance).glob("*/models/*"))) == 8
+        for number in range(6):
+            assert real.invoke(f"heavy-{number}.tar.gz", row, endpoint="turns")["predictions"], (turn, number)
+    (instance,) = real.instances("turns")
+    assert 0 < len(real.loaded(instance)) < 6
+    assert len(list(real.folder(instance).glob("*/models/*"))) == 6
     unloaded = [event.target for event in real.events if isinstance(event, ModelUnloaded)]
     assert unloaded[0] == "heavy-0.tar.gz"

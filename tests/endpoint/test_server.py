@@ -21,11 +21,20 @@ from tests.endpoint.program import ROOT, Program, deploy_real
 from tests.harness.waiting import wait_until
 
 MIB = 1024 * 1024
-UPLOAD_BYTES = 500 * MIB
+UPLOAD_BYTES = 250 * MIB
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+    """One program for all tests that leave it as it was."""
+    running = Program(tmp_path_factory.mktemp("program"))
+    yield running
+    running.kill()
 
 
 @pytest.fixture
-def program(tmp_path: Path) -> Iterator[Program]:
+def ending_program(tmp_path: Path) -> Iterator[Program]:
+    """A program to be ended."""
     running = Program(tmp_path)
     yield running
     running.kill()
@@ -144,24 +153,26 @@ def test_a_port_that_is_taken_is_a_clear_error() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
-def test_a_stop_ends_every_container_in_time_and_removes_its_folders(program: Program, number: signal.Signals) -> None:
-    children = deploy_real(program)
+def test_a_stop_ends_every_container_in_time_and_removes_its_folders(
+    ending_program: Program, number: signal.Signals
+) -> None:
+    children = deploy_real(ending_program)
     folders = folders_of(children)
     assert len(children) >= 4
     assert folders
     started_s = time.monotonic()
-    program.process.send_signal(number)
-    assert program.process.wait(40) == 0
+    ending_program.process.send_signal(number)
+    assert ending_program.process.wait(40) == 0
     assert time.monotonic() - started_s < 35
     assert not [child for child in children if child.is_running()]
     assert not [folder for folder in folders if folder.exists()]
 
 
-def test_a_kill_leaves_no_container_and_no_folder_behind(program: Program) -> None:
-    children = deploy_real(program)
+def test_a_kill_leaves_no_container_and_no_folder_behind(ending_program: Program) -> None:
+    children = deploy_real(ending_program)
     folders = folders_of(children)
-    program.process.kill()
-    program.process.wait()
+    ending_program.process.kill()
+    ending_program.process.wait()
     wait_until(lambda: not [child for child in children if child.is_running()], "containers survive", 35)
     wait_until(lambda: not [folder for folder in folders if folder.exists()], "folders are left", 10)
 

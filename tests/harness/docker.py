@@ -40,7 +40,7 @@ BASE_IMAGE = "debian:trixie-slim"  # the Dockerfile's default
 TEST_IMAGE = "demo-sagemaker-multimodel-test"
 # A first build fetches some 500 MB.
 BUILD_TIMEOUT_S = 1200.0
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 30.0
 POLL_S = 0.05
 MODELS_DIR = "/opt/ml/models"

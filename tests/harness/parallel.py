@@ -1,7 +1,7 @@
 """Tests in parallel (pytest-xdist): which belong to one process, in which order, and what they have to show.
 
-Tests of one file share its fixtures, so that they run one after the other; those of the contract share a server, and
-those of the image the Docker engine. What takes long comes first.
+Tests of one file share its fixtures, so that they run one after the other; those that share the default server, and
+those of the image the Docker engine, too. What takes long comes first.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ SHOWN = "shown"
 DOCKER, CONTRACT = "docker", "contract"
 UNIT = "tests/unit/"
 FRESH_MACHINE = "tests/image/test_fresh_machine.py"  # needs the engine, but not the image
+SHARE_DEFAULT_SERVER = {"tests/integration/test_fuzz.py", "tests/integration/test_openapi.py"}
 # In seconds, with others beside it on two cores; as far as it is worth saying (the table at the end of a run).
 _LONG = {
     DOCKER: 300,
@@ -46,7 +47,7 @@ def group_of(nodeid: str) -> str:
     file = nodeid.partition("::")[0]
     if (file.startswith("tests/image/") and file != FRESH_MACHINE) or ("docker" in nodeid and not is_unit(nodeid)):
         return DOCKER
-    return CONTRACT if file.startswith("tests/contract/") else file
+    return CONTRACT if file.startswith("tests/contract/") or file in SHARE_DEFAULT_SERVER else file
 
 
 def is_unit(nodeid: str) -> bool:

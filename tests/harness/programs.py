@@ -24,7 +24,7 @@ def run_python(code: str, *arguments: object, **environment: str) -> str:
         },
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,  # a few seconds, where the machine has nothing else to do
         check=False,
     )
     assert process.returncode == 0, process.stderr[-3000:]

@@ -21,7 +21,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 ENTRYPOINT = REPOSITORY / "container" / "dockerd-entrypoint.py"
 # A server under test ends before what the JVM's second compiler does for it has paid.
 JVM_ARGUMENTS = "-XX:-UseContainerSupport -XX:TieredStopAtLevel=1"  # the first is the default
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 120.0
 
 
 class ServerProcess(MarkedProcess, ContainerClient):

@@ -72,7 +72,7 @@ def test_docker_stop_answers_what_was_asked_turns_away_who_goes_on_asking_and_le
                 assert answered == [200] * len(answered)
                 # Docker does not let us close the door: who comes anew is told.
                 assert set(statuses[len(answered) :]) <= {503}
-        added = [str(change["Path"]) for change in server.container().diff() if change["Kind"] == ADDED]
+        added = [str(change["Path"]) for change in server.container().diff() or () if change["Kind"] == ADDED]
         assert [path for path in added if not path.startswith("/opt/ml")] == [], "nothing of a run stays"
 
 

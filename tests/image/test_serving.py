@@ -23,7 +23,6 @@ pytestmark = [pytest.mark.docker, pytest.mark.timeout(1300)]
 ONE_ROW = json.dumps([[1.0, 2.0, 3.0, 4.0]])
 ROOT_USER = 0
 CHECK_OFTEN = ["--health-interval=1s", "--health-timeout=1s", "--health-retries=1", "--health-start-period=0s"]
-LONGEST_START_S = 20
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +55,6 @@ def wait_for_health(server: DockerServer, status: str) -> None:
 
 def show_start(request: pytest.FixtureRequest, server: DockerServer, what: str) -> None:
     show(request, f"from docker run to an answered ping on {os.cpu_count()} cores: {server.start_s:.2f} s ({what})")
-    assert server.start_s < LONGEST_START_S
 
 
 def test_started_as_root_the_server_and_the_models_run_unprivileged(

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import mms
+import psutil
 import pytest
 import requests
 
@@ -26,7 +27,7 @@ from tests.harness.agent import in_flight
 from tests.harness.scripted_handler import HANDLER, command, make_model
 from tests.harness.server import ServerProcess
 from tests.harness.waiting import wait_until
-from tests.harness.workers import worker, workers
+from tests.harness.workers import worker, workers, zygotes
 
 MIB = 2**20
 
@@ -284,6 +285,69 @@ def test_a_start_whose_one_model_does_not_load_ends_with_the_reason(tmp_path: Pa
         server.discard()
 
 
+def test_ping_is_503_while_nothing_can_be_loaded(tmp_path: Path) -> None:
+    """A zygote that takes the place of another is held at its start."""
+    hold = tmp_path / "hold"
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys, time\n"
+        "if 'mme.zygote.root' in sys.orig_argv:\n"
+        f"    while os.path.exists({str(hold)!r}): time.sleep(0.02)\n"
+    )
+    settings: dict[str, Any] = {"SAGEMAKER_HANDLER": HANDLER, "MME_PRELOAD": "none", "PYTHONPATH": str(tmp_path)}
+    with ServerProcess(**settings) as server:
+        for name in ("m", "n"):
+            make_model(server.model_dir(name))
+        assert server.load("m").status_code == 200
+        hold.touch()
+        root(server)[0].kill()
+        expected = (503, "No model can be loaded: the zygote has ended, and another one is starting.")
+        wait_until(lambda: ping(server) == expected, "the server says that it is not well")
+        assert server.invoke("m", command("echo", 1)).json() == 1
+        hold.unlink()
+        wait_until(lambda: ping(server) == (200, None), "loads work again", 30)
+        assert server.load("n").status_code == 200
+
+
+def test_a_zygote_that_dies_while_the_front_end_starts_is_replaced(tmp_path: Path) -> None:
+    """The JVM's start is held until the zygote, which was ready, is dead and gone."""
+    java = shutil.which("java") or pytest.skip("no java on PATH")
+    script, go_on = tmp_path / "bin" / "java", tmp_path / "go_on"
+    script.parent.mkdir()
+    wait = f"while [ ! -e {go_on} ]; do sleep 0.05; done"
+    script.write_text(f'#!/bin/sh\ncase "$*" in *-version*) ;; *) {wait};; esac\nexec {java} "$@"\n')
+    script.chmod(0o755)
+    server = ServerProcess(JAVA_HOME=str(tmp_path), SAGEMAKER_HANDLER=HANDLER, MME_PRELOAD="none")
+    try:
+        server.launch()
+        wait_until(lambda: bool(root(server)), "there is a zygote", 60)
+        (zygote,) = root(server)
+        pipe = ready_pipe(zygote)
+        wait_until(lambda: ready_pipe(zygote) != pipe, "it says that it is ready, and closes the pipe", 60)
+        zygote.kill()
+        wait_until(lambda: root(server) not in ([], [zygote]), "another one is started", 30)
+        go_on.touch()
+        wait_until(lambda: ping(server) == (200, None), lambda: f"it serves\n{server.log_tail()}", 60)
+        make_model(server.model_dir("m"))
+        assert server.load("m").status_code == 200
+        assert server.stop() == 0
+    finally:
+        server.discard()
+
+
+def root(server: ServerProcess) -> list[psutil.Process]:
+    """The zygote that the supervisor started, without its templates; none while it is being replaced."""
+    assert server.process is not None
+    return [each for each in zygotes(server) if each.ppid() == server.process.pid]
+
+
+def ready_pipe(zygote: psutil.Process) -> str:
+    """What the descriptor leads to in which the zygote says that it is ready; nothing once it is closed."""
+    try:
+        return str(Path(f"/proc/{zygote.pid}/fd/{zygote.cmdline()[-2]}").readlink())
+    except FileNotFoundError:
+        return ""
+
+
 def ping(server: ServerProcess) -> tuple[int, str | None] | None:
     try:
         answer = requests.get(server.url + "/ping", timeout=5)
@@ -324,15 +388,16 @@ def test_a_front_end_whose_agent_fails_later_ends_and_the_server_with_it() -> No
 # ---- what is left behind ----
 
 
+def models_in_heap(jcmd: str, server: ServerProcess) -> int:
+    command_ = [jcmd, str(server.front_end().pid), "GC.class_histogram"]
+    answer = subprocess.run(command_, capture_output=True, text=True, timeout=60, check=True)
+    lines = [line.split() for line in answer.stdout.splitlines()]
+    return sum(int(line[1]) for line in lines if line[-1:] == ["com.amazonaws.ml.mms.wlm.Model"])
+
+
 @pytest.mark.parametrize("mode", ["fork", "spawn"])
 def test_nothing_of_a_model_that_was_unloaded_stays(mode: str) -> None:
     jcmd = shutil.which("jcmd") or pytest.skip("no jcmd here: a JDK is needed to look into the JVM's heap")
-
-    def models(running: ServerProcess) -> int:
-        command_ = [jcmd, str(running.front_end().pid), "GC.class_histogram"]
-        answer = subprocess.run(command_, capture_output=True, text=True, timeout=60, check=True)
-        lines = [line.split() for line in answer.stdout.splitlines()]
-        return sum(int(line[1]) for line in lines if line[-1:] == ["com.amazonaws.ml.mms.wlm.Model"])
 
     settings: dict[str, Any] = {"MME_WORKERS": mode, "SAGEMAKER_HANDLER": HANDLER, "MME_PRELOAD": "none"}
     with ServerProcess(**settings) as running:
@@ -340,7 +405,7 @@ def test_nothing_of_a_model_that_was_unloaded_stays(mode: str) -> None:
         for _ in range(6 if mode == "fork" else 3):
             assert running.load("m").status_code == 200
             assert running.unload("m").status_code == 200
-        wait_until(lambda: models(running) <= 1, "the models are collected", 30)
+        wait_until(lambda: models_in_heap(jcmd, running) <= 1, "the models are collected", 30)
 
 
 # ---- the log ----

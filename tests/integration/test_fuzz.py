@@ -27,22 +27,24 @@ FUZZ = settings(deadline=None, max_examples=200, suppress_health_check=list(Heal
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[ServerProcess]:
+def server(default_server: ServerProcess) -> Iterator[ServerProcess]:
     """One server for all; at the end it is as it was: the same processes, and the models answer."""
-    with ServerProcess(MME_WORKERS="fork") as running:
-        models.multiplier(running.model_dir(NUMBERS), factor=2)
-        models.tiny_classifier(running.model_dir(PICTURES))
-        for name in (NUMBERS, PICTURES):
-            assert running.load(name).status_code == 200
-        before = {process.pid for process in running.processes()}
-        yield running
-        assert running.ping().json() == {"status": "Healthy"}
-        assert running.invoke(NUMBERS, ONE_ROW).json() == {"predictions": [[2.0, 4.0, 6.0, 8.0]]}
-        assert running.invoke(PICTURES, PICTURE, "image/png").status_code == 200
-        wait_until(
-            lambda: {process.pid for process in running.processes()} == before,
-            "no worker was restarted, none was left",
-        )
+    running = default_server
+    models.multiplier(running.model_dir(NUMBERS), factor=2)
+    models.tiny_classifier(running.model_dir(PICTURES))
+    for name in (NUMBERS, PICTURES):
+        assert running.load(name).status_code == 200
+    before = {process.pid for process in running.processes()}
+    yield running
+    assert running.ping().json() == {"status": "Healthy"}
+    assert running.invoke(NUMBERS, ONE_ROW).json() == {"predictions": [[2.0, 4.0, 6.0, 8.0]]}
+    assert running.invoke(PICTURES, PICTURE, "image/png").status_code == 200
+    wait_until(
+        lambda: {process.pid for process in running.processes()} == before,
+        "no worker was restarted, none was left",
+    )
+    for name in (NUMBERS, PICTURES):
+        assert running.unload(name).status_code == 200
 
 
 @FUZZ

@@ -29,21 +29,21 @@ for media_type in (
 ONE_ROW = json.dumps([[1.0, 2.0, 3.0, 4.0]])
 ASKED = "double"  # the model that requests are sent to
 EXAMPLES = 60  # per operation
-MULTIPART = "multipart/form-data"
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[ServerProcess]:
+def server(default_server: ServerProcess) -> Iterator[ServerProcess]:
     """One server for all; at the end it is as it was: the same processes, and the model answers."""
-    with ServerProcess() as running:
-        models.multiplier(running.model_dir(ASKED), factor=2)
-        assert running.load(ASKED).status_code == 200
-        before = {process.pid for process in running.processes()}
-        yield running
-        assert running.ping().json() == {"status": "Healthy"}
-        assert running.invoke(ASKED, ONE_ROW).json() == {"predictions": [[2.0, 4.0, 6.0, 8.0]]}
-        assert [model["modelName"] for model in running.list_models().json()["models"]] == [ASKED]
-        assert {process.pid for process in running.processes()} == before, "no worker was restarted, none was left"
+    running = default_server
+    models.multiplier(running.model_dir(ASKED), factor=2)
+    assert running.load(ASKED).status_code == 200
+    before, listed = {process.pid for process in running.processes()}, running.list_models().json()
+    yield running
+    assert running.ping().json() == {"status": "Healthy"}
+    assert running.invoke(ASKED, ONE_ROW).json() == {"predictions": [[2.0, 4.0, 6.0, 8.0]]}
+    assert running.list_models().json() == listed
+    assert {process.pid for process in running.processes()} == before, "no worker was restarted, none was left"
+    assert running.unload(ASKED).status_code == 200
 
 
 @schema.parametrize()

@@ -167,6 +167,15 @@ def test_minor_faults_are_of_a_servers_children() -> None:
     assert after > before
 
 
+def test_processor_time_of_a_tree_grows_while_it_works() -> None:
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as process:
+        try:
+            before_s = memory.cpu_s(psutil.Process())
+            wait_until(lambda: memory.cpu_s(psutil.Process()) > before_s + 0.1, "it has computed", 60)
+        finally:
+            process.kill()
+
+
 # ---- scenarios ----
 
 
@@ -422,7 +431,8 @@ def _messages(folder: Path) -> str:
 @pytest.mark.slow
 def test_a_real_run_measures_both_servers_and_leaves_nothing(folder: Path) -> None:
     output = folder / "result.json"
-    with _bench(folder, "cold_load", "--rounds", "1", "--models", "tiny", "--output", str(output)) as bench:
+    options = ["--rounds", "1", "--starts", "0", "--models", "tiny"]
+    with _bench(folder, "cold_load", *options, "--output", str(output)) as bench:
         printed, _ = bench.communicate(timeout=170)
     assert bench.returncode == 0, printed + _messages(folder)
     assert "stock ÷ this" in printed

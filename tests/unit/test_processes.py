@@ -67,6 +67,47 @@ def test_a_spared_descendant_lives_on() -> None:
     assert ended.stdout == "spared\n", ended.stderr
 
 
+def test_what_a_spared_descendant_starts_lives_on_too() -> None:
+    program = textwrap.dedent(
+        """
+        import subprocess, time
+        from mme.supervisor import processes
+        spared = subprocess.Popen(["sh", "-c", "sleep 600 & echo ready; wait"], stdout=subprocess.PIPE)
+        spared.stdout.readline()
+        other = subprocess.Popen(["sleep", "600"])
+        processes.end_descendants(first=[], deadline_s=time.monotonic() + 20, spare=frozenset([spared.pid]))
+        left = processes.descendants()
+        assert len(left) == 2 and other.pid not in [each.pid for each in left], left
+        for each in left: each.kill()
+        print("spared")
+        """
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert ended.stdout == "spared\n", ended.stderr
+
+
+@pytest.mark.parametrize("error", [OSError("no room"), ValueError("not so"), KeyError("x")])
+def test_an_error_in_a_child_is_raised_in_the_parent(error: Exception) -> None:
+    def fail() -> None:
+        raise error
+
+    message = "KeyError: 'x'" if isinstance(error, KeyError) else str(error)
+    with pytest.raises(ValueError if isinstance(error, ValueError) else OSError, match=message):
+        processes.run_in_child(fail)
+
+
+def test_what_a_child_changes_and_imports_leaves_no_trace() -> None:
+    def change() -> None:
+        os.environ["ONLY_IN_THE_CHILD"] = "1"
+        sys.modules["only_in_the_child"] = sys
+
+    processes.run_in_child(change)
+    assert "ONLY_IN_THE_CHILD" not in os.environ
+    assert "only_in_the_child" not in sys.modules
+    with pytest.raises(OSError, match="exit code 3"):
+        processes.run_in_child(lambda: os._exit(3))
+
+
 def test_draining_an_empty_pipe_does_not_block() -> None:
     read, write = os.pipe2(os.O_NONBLOCK)
     try:

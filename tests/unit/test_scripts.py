@@ -44,11 +44,8 @@ def test_an_unknown_argument_is_a_usage_error(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_it_is_executable_and_says_what_it_is_in_its_first_comment(name: str) -> None:
+def test_it_can_be_started(name: str) -> None:
     assert os.access(SCRIPTS / name, os.X_OK)
-    shebang, comment = (SCRIPTS / name).read_text().splitlines()[:2]
-    assert shebang == "#!/usr/bin/env bash"
-    assert re.match(r"# [A-Z].{20,}", comment)
 
 
 def test_the_index_lists_every_program_and_no_other() -> None:

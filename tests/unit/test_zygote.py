@@ -48,6 +48,7 @@ class FrontEnd:
         self.runtime_dir = runtime_dir
         self.environment = environment
         self.launchers: list[subprocess.Popen[bytes]] = []
+        self.held: list[Connection] = []  # that are to stay open to the end
 
     def launch(self, model_dir: Path, name: str = "m") -> subprocess.Popen[bytes]:
         program = self.runtime_dir / "home" / "mms" / "model_service_worker.py"
@@ -671,6 +672,7 @@ def test_the_loop_calls_what_is_due_and_what_can_be_read() -> None:
     def can_be_read() -> None:
         calls.append(os.read(read, 1))
         loop.unwatch(read)
+        loop.after(0.001, "late", late)
 
     def early() -> None:
         calls.append("early")
@@ -681,7 +683,6 @@ def test_the_loop_calls_what_is_due_and_what_can_be_read() -> None:
         loop.stop()
 
     loop.watch(read, can_be_read)
-    loop.after(0.02, "late", late)
     loop.after(0.001, "replaced", lambda: calls.append("never"))
     loop.after(0.001, "replaced", early)
     loop.after(0.001, "cancelled", lambda: calls.append("never"))

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
+import importlib.machinery
 import os
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
@@ -41,7 +41,8 @@ def frameworks_to_preload(settings: Settings) -> tuple[str, ...]:
     """The frameworks of ``MME_PRELOAD``, else all known ones that are installed here."""
     if settings.preload is not None:
         return settings.preload
-    return tuple(name for name in ADAPTERS if importlib.util.find_spec(name) is not None)
+    # (not importlib.util.find_spec, which asks finders that prepare the import, too: numpy_names.restore_before_mxnet)
+    return tuple(name for name in ADAPTERS if importlib.machinery.PathFinder.find_spec(name) is not None)
 
 
 def growths() -> Iterator[Growth]:

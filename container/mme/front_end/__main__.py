@@ -25,9 +25,11 @@ def pack(classes: Path, jar: Path, javac_version: str) -> None:
         f"META-INF/services/{PLUGIN_SERVICE}": f"{PLUGIN_CLASS}\n".encode(),
         **{str(path.relative_to(classes)): path.read_bytes() for path in sorted(classes.rglob("*.class"))},
     }
-    with zipfile.ZipFile(jar, "w") as archive:
+    new = jar.with_suffix(".new")
+    with zipfile.ZipFile(new, "w") as archive:
         for name, content in entries.items():
             archive.writestr(zipfile.ZipInfo(name, _TIMESTAMP), content, zipfile.ZIP_DEFLATED)
+    new.replace(jar)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The time between SIGTERM and the stop: who has sent a request gets the answer, who comes now is refused.
 
-The front end ends at once on SIGTERM, requests or not, so the supervisor sends it on only when
+The front end ends at once on SIGTERM, requests or not (MMS-18), so the supervisor sends it on only when
 
 - the front end's agent has closed its listeners, so that the kernel refuses new connections. What still comes through
   open ones is answered 503;

@@ -27,8 +27,9 @@ DEFAULT_HANDLER = "model_handler"
 # MMS's own default, a little over SageMaker's limit for InvokeEndpoint of 6 MiB.
 DEFAULT_MAX_PAYLOAD_BYTES = 6_553_500
 
-# The front end's heap in MiB, and how many bodies of the largest size it is to hold besides. Left alone, the JVM takes
-# up to a quarter of the machine, whatever the container's limit. 1,000 loaded models fill 130 MiB (measured, -Xlog:gc).
+# The front end's heap in MiB, and how many bodies of the largest size it is to hold besides (MMS-27). Left alone, the
+# JVM takes up to a quarter of the machine, whatever the container's limit. 1,000 loaded models fill 130 MiB (measured,
+# -Xlog:gc).
 HEAP_MIB = 512
 HEAP_BODIES = 16
 _LOG4J_LEVELS = {10: "debug", 20: "info", 30: "warn", 40: "error", 50: "fatal"}
@@ -55,13 +56,13 @@ def properties(settings: Settings, *, cores: int, model_store: Path) -> str:
     """The text of MMS's properties file. ``cores`` is the default worker count in single-model mode."""
     max_payload_bytes = _max_payload_bytes(settings)
     values = {
-        "enable_envvars_config": "false",  # MMS_… variables would win over all of this, addresses included
+        "enable_envvars_config": "false",  # MMS_… variables would win over all of this, addresses included (MMS-24)
         "model_store": model_store,
         "inference_address": inference_address(settings),
         "management_address": management_address(settings),
         "default_service_handler": settings.handler or DEFAULT_HANDLER,
         "default_workers_per_model": settings.default_workers_per_model or (1 if settings.multi_model else cores),
-        # In seconds. The older default_response_timeout is read as minutes, whatever the toolkit believes.
+        # In seconds. The older default_response_timeout is read as minutes, whatever the toolkit believes (MMS-24).
         "default_response_timeout_seconds": settings.worker_response_timeout_s,
         "max_request_size": max_payload_bytes,
         "max_response_size": max_payload_bytes,
@@ -128,7 +129,7 @@ def _utf16(character: str) -> list[int]:
 def log4j2_xml(settings: Settings) -> str:
     """The text of log4j's configuration: everything to standard output, in the format and from the level asked for.
 
-    Stock MMS writes six rotating files below its working directory, which a container neither shows nor keeps.
+    Stock MMS writes six rotating files below its working directory, which a container neither shows nor keeps (MMS-26).
     """
     pattern = _LOG4J_JSON if settings.log_format == "json" else _LOG4J_TEXT
     exceptions = "false" if settings.log_format == "json" else "true"

@@ -125,7 +125,7 @@ def check_management(settings: Settings) -> None:
             )
         check_port("127.0.0.1", port, "MME_MANAGEMENT")
     if path is not None:
-        # MMS deletes what is in the way of its socket, whole folders, too (Connector.clean).
+        # MMS deletes what is in the way of its socket, whole folders, too (MMS-28).
         if path.exists() and not path.is_socket():
             raise StartError(f"MME_MANAGEMENT=unix:{path}: there is something that is no socket. Name another path.")
         if len(os.fsencode(path)) > LONGEST_SOCKET_PATH:

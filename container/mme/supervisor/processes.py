@@ -7,7 +7,8 @@ import os
 import select
 import signal
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import NoReturn
 
 import psutil
 
@@ -60,7 +61,8 @@ def end_descendants(
     """Ends every descendant and reaps it: SIGTERM to ``first``, then to all that is left, then SIGKILL.
 
     ``deadline_s`` is in time.monotonic(); at it everything left is killed. Returns (pid, status) of all that was
-    reaped. New descendants that appear meanwhile are found, too; those in ``spare`` are left alone.
+    reaped. New descendants that appear meanwhile are found, too. Those in ``spare``, and what they have started
+    themselves, are left alone.
     """
     reaped: list[tuple[int, int]] = []
     _signal(first, signal.SIGTERM)
@@ -69,7 +71,7 @@ def end_descendants(
     while True:
         reaped.extend(reap())
         ended = {pid for pid, _ in reaped}
-        left = [process.pid for process in descendants() if process.pid not in spare]
+        left = _without(spare, descendants())
         if not left:
             return reaped
         if not (asked & set(left)) or asked <= ended:
@@ -83,12 +85,65 @@ def end_descendants(
         time.sleep(0.01)
 
 
+def _without(spare: frozenset[int], processes: list[psutil.Process]) -> list[int]:
+    """The processes that are not in ``spare`` and do not descend from one that is."""
+    parents = {}
+    for process in processes:
+        try:
+            parents[process.pid] = process.ppid()
+        except psutil.Error:
+            continue  # it has ended
+    left = []
+    for pid in parents:
+        ancestor: int | None = pid
+        while ancestor is not None and ancestor not in spare:
+            ancestor = parents.get(ancestor)
+        if ancestor is None:
+            left.append(pid)
+    return left
+
+
 def _signal(pids: Iterable[int], number: signal.Signals) -> None:
     for pid in pids:
         try:
             os.kill(pid, number)
         except ProcessLookupError:
             pass
+
+
+def run_in_child(function: Callable[[], None]) -> None:
+    """Runs ``function`` in a child process, and waits for its end. What it imports leaves no trace in this process.
+
+    Raises ``OSError`` or ``ValueError`` where it raised one, with its message; ``OSError`` where it ended otherwise.
+    """
+    read, write = os.pipe2(os.O_CLOEXEC)
+    child = os.fork()
+    if child == 0:
+        _run_and_exit(function, write)
+    os.close(write)
+    with os.fdopen(read, encoding="utf-8") as pipe:
+        kind, _, message = pipe.read().partition(":")
+    _, status = os.waitpid(child, 0)
+    if kind:
+        raise (ValueError if kind == "ValueError" else OSError)(message)
+    if status:
+        raise OSError(f"its process ended: {describe_status(status)}")
+
+
+def _run_and_exit(function: Callable[[], None], write: int) -> NoReturn:
+    code = 1
+    try:
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
+            signal.signal(number, signal.SIG_DFL)
+        function()
+        code = 0
+    except Exception as error:
+        kind = "ValueError" if isinstance(error, ValueError) else "OSError"
+        message = str(error) if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {error}"
+        os.write(write, f"{kind}:{message}".encode(errors="replace")[:4096])
+    finally:
+        os._exit(code)
 
 
 def exit_code(status: int) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import shutil
 import signal
 import sys
@@ -110,7 +111,7 @@ class Server:
         """Makes the private folder, and in it what the front end reads."""
         self.runtime_dir, self._runtime_lock = runtime_dir.make()
         (self.runtime_dir / "tmp").mkdir()
-        # A file where the front end would make a folder to unpack archives in: none is unpacked (ModelArchive.java).
+        # A file where the front end would make a folder to unpack archives in: none is unpacked (MMS-5).
         (self.runtime_dir / "tmp" / "models").touch()
         model_store = write_store(self.runtime_dir, self.settings.roots)
         cores = len(os.sched_getaffinity(0))
@@ -213,7 +214,7 @@ class Server:
         self.handle_child_exits()  # what ended before the handlers' first wakeup was read
         while self.stop_signal is None and self.front_end_status is None:
             if not self._events:
-                processes.wait_readable(self._wakeup_read)
+                self.wait_for_event()
             processes.drain(self._wakeup_read)
             while self._events:
                 event = self._events.popleft()
@@ -221,6 +222,25 @@ class Server:
                     self.handle_child_exits()
                 else:
                     self.handle_stop(event)
+
+    def wait_for_event(self) -> None:
+        """Returns when a signal has arrived, or when a zygote that took the place of another is ready."""
+        ready = -1 if self.zygote is None else self.zygote.ready_descriptor
+        readable, _, _ = select.select([self._wakeup_read, *([ready] if ready >= 0 else [])], [], [])
+        if ready in readable and self.zygote is not None and self.zygote.note_ready():
+            self.report_health(None)
+
+    def report_health(self, reason: str | None) -> None:
+        """Has /ping answered 503 with ``reason``, or as ever where there is none."""
+        if self.agent is None or self.front_end_pid is None:
+            return  # nothing answers yet
+        try:
+            if reason is None:
+                self.agent.report_healthy()
+            else:
+                self.agent.report_unhealthy(reason)
+        except AgentError as error:
+            logger.error("the health of the server cannot be told: %s", error)
 
     def handle_stop(self, event: signal.Signals) -> None:
         """SIGTERM or SIGINT: leave the loop."""
@@ -240,8 +260,14 @@ class Server:
             self.handle_zygote_exit(status)
 
     def handle_zygote_exit(self, status: int) -> None:
-        """Models go on; another is started for the loads to come. Raises ``StartError`` if it keeps dying."""
+        """Models go on; another is started for the loads to come, and /ping is 503 until it is ready.
+
+        Raises ``StartError`` if it keeps dying, or did not warm up while the front end started.
+        """
         assert self.zygote is not None
+        if self.front_end_pid is None and self.zygote.ready_descriptor >= 0 and not self.zygote.note_ready():
+            raise StartError("the zygote ended while it warmed up; its last lines in the log say why.")
+        self.report_health("No model can be loaded: the zygote has ended, and another one is starting.")
         logger.error("the zygote ended (%s), starting another", processes.describe_status(status))
         deaths_s = self._zygote_deaths_s
         deaths_s.append(time.monotonic())

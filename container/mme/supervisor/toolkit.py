@@ -8,6 +8,8 @@ its module when it comes to it, so we set
 - three paths: ``MODEL_STORE``, ``MMS_CONFIG_FILE``, ``DEFAULT_MMS_LOG_FILE`` are ours, below the private folder;
 - ``subprocess``: its ``Popen`` runs the script with our Python for MMS, and waits until it has started the JVM;
 - five steps that are done already, or by the supervisor: they do nothing.
+
+All this happens in a child process: what the toolkit imports (boto3, SciPy) would stay in the supervisor, 40 MB of it.
 """
 
 from __future__ import annotations
@@ -18,8 +20,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -122,26 +123,31 @@ class FrontEnd:
         self.agent.expect_start()
         pid_file = self.runtime_dir / "tmp" / _PID_FILE
         pid_file.unlink(missing_ok=True)
-        with self._environment():
-            server = _import_toolkit()
-            replacements = {
-                "MODEL_STORE": str(self.model_store),
-                "MMS_CONFIG_FILE": str(self.runtime_dir / mms_config.PROPERTIES_FILE),
-                "DEFAULT_MMS_LOG_FILE": str(self.runtime_dir / mms_config.LOG_CONFIG_FILE),
-                "subprocess": SimpleNamespace(Popen=self._run_script),
-                **dict.fromkeys(_STEPS_DONE, _nothing),
-            }
-            with _attributes(server, replacements):
-                server.start_model_server(handler_service=self.settings.handler or mms_config.DEFAULT_HANDLER)
+        output = json_output("front_end") if self.settings.log_format == "json" else None
+        try:
+            processes.run_in_child(lambda: self._run_toolkit(output))
+        finally:
+            if output is not None:
+                os.close(output)
         try:
             return int(pid_file.read_text())
         except (FileNotFoundError, ValueError):
             raise FailedStart("multi-model-server ended without starting a JVM") from None
 
-    @contextmanager
-    def _environment(self) -> Iterator[None]:
+    def _run_toolkit(self, output: int | None) -> None:
+        """Runs in a child process of its own. ``output``: where the front end's goes, if not where ours does."""
+        self._set_environment()
+        server: Any = _import_toolkit()
+        server.MODEL_STORE = str(self.model_store)
+        server.MMS_CONFIG_FILE = str(self.runtime_dir / mms_config.PROPERTIES_FILE)
+        server.DEFAULT_MMS_LOG_FILE = str(self.runtime_dir / mms_config.LOG_CONFIG_FILE)
+        server.subprocess = SimpleNamespace(Popen=lambda command: self._run_script(command, output))
+        for step in _STEPS_DONE:
+            setattr(server, step, _nothing)
+        server.start_model_server(handler_service=self.settings.handler or mms_config.DEFAULT_HANDLER)
+
+    def _set_environment(self) -> None:
         """The toolkit and the programs that it starts read the process's environment and its working folder."""
-        before, folder = dict(os.environ), Path.cwd()
         os.environ.clear()
         os.environ.update(self.environment)
         for name in [name for name in os.environ if name.startswith("SAGEMAKER_") and not os.environ[name].strip()]:
@@ -150,20 +156,13 @@ class FrontEnd:
         if home:
             os.environ["JAVA_HOME"] = str(home)
         os.chdir(self.runtime_dir)
-        try:
-            yield
-        finally:
-            os.environ.clear()
-            os.environ.update(before)
-            os.chdir(folder)
 
-    def _run_script(self, command: list[str]) -> None:
+    def _run_script(self, command: list[str], output: int | None) -> None:
         """Runs ``multi-model-server ARGUMENTS``, which gives MMS its own interpreter as the Python to run.
 
         The script ends when it has started the JVM, whose output goes where the script's went.
         """
         start = "import sys; sys.executable = sys.argv.pop(1); from mms.model_server import start; start()"
-        output = json_output("front_end") if self.settings.log_format == "json" else None
         try:
             subprocess.run(
                 [sys.executable, "-P", "-c", start, str(self.python), *command[1:]],
@@ -175,9 +174,6 @@ class FrontEnd:
             )
         except subprocess.TimeoutExpired:
             raise FailedStart(f"no JVM within {self.settings.startup_timeout_s} s") from None
-        finally:
-            if output is not None:
-                os.close(output)
 
     def _wait_until_serving(self, pid: int) -> None:
         deadline_s = time.monotonic() + self.settings.startup_timeout_s
@@ -206,15 +202,3 @@ def _import_toolkit() -> ModuleType:
     # Its lines go where ours go; the handler that it adds at import would print them twice.
     model_server.logger.handlers.clear()
     return model_server
-
-
-@contextmanager
-def _attributes(module: ModuleType, replacements: Mapping[str, Any]) -> Iterator[None]:
-    originals = {name: getattr(module, name) for name in replacements}
-    for name, value in replacements.items():
-        setattr(module, name, value)
-    try:
-        yield
-    finally:
-        for name, value in originals.items():
-            setattr(module, name, value)

@@ -91,7 +91,7 @@ class EventLoop:
 
     def _call_due(self) -> None:
         now_s = time.monotonic()
-        for key, timer in list(self._timers.items()):
+        for key, timer in sorted(self._timers.items(), key=lambda item: item[1][0]):
             due_s, handler = timer
             # A handler before may have cancelled or replaced it.
             if due_s <= now_s and self._timers.get(key) is timer:

@@ -11,6 +11,8 @@ Not glibc (musl, another allocator): nothing happens here.
 from __future__ import annotations
 
 import ctypes
+import math
+import time
 from collections.abc import Callable
 
 # <malloc.h>
@@ -49,21 +51,36 @@ def trim() -> None:
 
 
 class IdleTrim:
-    """When to trim: once in each pause, and never between two requests of a busy model."""
+    """When to trim: once in each pause, and never between two requests of a busy model.
+
+    A request that comes alone, the first one or one after a pause, is followed by a trim at once if no other is there
+    yet: most models of a server are asked seldom, and what their last request needed would add up.
+    """
 
     def __init__(self, is_memory_short: Callable[[], bool]) -> None:
         """``is_memory_short`` costs nothing: it tells what was found when memory was last looked at."""
         self._is_memory_short = is_memory_short
         self._is_due = False
+        self._last_used_s = -math.inf
+        self._is_alone = True
+
+    def loaded(self) -> None:
+        """Loading has used the heap."""
+        self._is_due = True
 
     def used(self) -> None:
         """A request has used the heap."""
+        now_s = time.monotonic()
+        self._is_alone = now_s - self._last_used_s > IDLE_S
+        self._last_used_s = now_s
         self._is_due = True
 
     def wait_ms(self) -> int | None:
         """How long to wait for a request before the heap is trimmed; None: for ever, as it has been."""
         if not self._is_due:
             return None
+        if self._is_alone:
+            return 0
         return int(1000 * (IDLE_UNDER_PRESSURE_S if self._is_memory_short() else IDLE_S))
 
     def trim(self) -> None:

@@ -18,13 +18,14 @@ places for a moment.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import mms
+from mme.errors import StartError
 
 # In the server's private folder:
 HOME = "home"  # MODEL_SERVER_HOME
@@ -82,7 +83,7 @@ def write_home(runtime_dir: Path, workers: str, python_path: str) -> dict[str, s
         "runtime_dir": runtime_dir,
         "python_path": python_path,
         "spawned": Path(__file__).with_name("spawned_worker.py"),
-        "collector": Path(mms.__file__).parent / "metrics" / "metric_collector.py",
+        "collector": _folder_of("mms") / "metrics" / "metric_collector.py",
     }
     quoted = {name: shlex.quote(str(word)) for name, word in words.items()}
     (home / "mms" / "model_service_worker.py").write_text(_WORKER_PROGRAMS[workers].format(**quoted))
@@ -90,6 +91,14 @@ def write_home(runtime_dir: Path, workers: str, python_path: str) -> dict[str, s
     for name in PYTHONS:
         (home / "bin" / name).symlink_to("/bin/sh")
     return {"MODEL_SERVER_HOME": str(home), "PATH": str(home / "bin")}
+
+
+def _folder_of(package: str) -> Path:
+    """Where a package is, without importing it."""
+    found = importlib.util.find_spec(package)
+    if found is None or found.origin is None:
+        raise StartError(f"the package {package} is not installed beside {sys.executable}.")
+    return Path(found.origin).parent
 
 
 def replace_alive_pipe(runtime_dir: Path) -> tuple[int, int]:

@@ -207,7 +207,7 @@ class ModelSlot:
         to load it is answered 409. So the launcher ends before the answer.
 
         Where the model has been loaded before there is no answer: after that MMS would send this connection a request
-        that waits, as if it could be served there. It tries again, and GuardedManager.java unloads what is hopeless.
+        that waits, as if it could be served there. It tries again, and LostModels.java unloads what is hopeless.
         """
         if self.has_loaded:
             session.hang_up()

@@ -5,7 +5,8 @@
 Lifetime   that of the server; if it crashes, the supervisor starts another, and the launchers announce themselves anew.
 Holds      no framework and no NumPy, so that a template begins with nothing that it does not need.
 Children   one template per framework (``template.py``), and one without (``PLAIN``) for models of no known framework.
-           Preloaded ones are forked at the start, others when the first model asks for them.
+           Preloaded ones (the one without, if there are none) are forked at the start, others when the first model
+           asks for them.
 Ends       on SIGTERM, leaving models as they are; or with the supervisor, and then all ends with it.
 
 A template that dies is replaced. The launchers of its models announce themselves again
@@ -127,7 +128,7 @@ class Root:
     def _templates_to_preload(self) -> tuple[str, ...]:
         frameworks = registry.frameworks_to_preload(self._settings)
         # With a handler of one's own, models may be of any kind.
-        return (*frameworks, PLAIN) if frameworks and self._settings.handler else frameworks
+        return (*frameworks, PLAIN) if self._settings.handler or not frameworks else frameworks
 
     def _say_ready(self) -> None:
         if self._ready < 0 or any(each.state is TemplateState.PREPARING for each in self._templates.values()):

@@ -134,7 +134,7 @@ class Session:
             logger.error("%s", said, exc_info=not isinstance(error, MmeError))
             raise LoadFailed(refusal.message) from error
         heap.keep_freed_memory()
-        self._idle_trim.used()
+        self._idle_trim.loaded()
         protocol.send(self._connection, protocol.load_response(200, self._model.loaded_message()))
         LogFiles(self._temporary_dir, message.log_files).remove(self._connection)
         self._model.emit_metrics()

@@ -34,11 +34,14 @@ _COMMON_MODULES = (
     "mms.service",
     "multiprocessing.process",
     "numpy",
+    "uuid",
+    "mme.zygote.session",
+)
+# What handlers of one's own are often made of. It imports SciPy: 30 MB that ours needs not.
+_TOOLKIT_MODULES = (
     "sagemaker_inference.default_handler_service",
     "sagemaker_inference.default_inference_handler",
     "sagemaker_inference.transformer",
-    "uuid",
-    "mme.zygote.session",
 )
 # The largest first: a smaller piece would break a larger hole.
 _HOLE_SIZES = (65536, 32768, 16384, 8192, *range(4096, 1024, -64), *range(1032, 8, -16))
@@ -68,9 +71,9 @@ def prepare(
     started_s = time.monotonic()
     search_path = _search_path_without(settings.python_path)
     before = _open_descriptors()
-    for module in (*_COMMON_MODULES, *_image_modules(), DEFAULT_HANDLER):
-        _import(module)
     handler = settings.handler
+    for module in (*_COMMON_MODULES, *_image_modules(), DEFAULT_HANDLER, *(_TOOLKIT_MODULES if handler else ())):
+        _import(module)
     if handler and handler not in left_out:
         on_part(handler)
         _import(handler)

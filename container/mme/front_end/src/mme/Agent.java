@@ -5,11 +5,12 @@ import java.lang.reflect.Field;
 import software.amazon.ai.mms.servingsdk.ModelServerEndpoint;
 
 /**
- * What Multi Model Server (MMS) loads as its one plug-in. MMS asks for plug-ins when it has read its configuration, and
- * before it makes a server. That is the moment at which {@link FrontEnd} takes over: it starts the server from MMS's own
- * parts, with the agent's in the place of those that 1.1.11 gets wrong (MMS-n: docs/mms-workarounds.md).
+ * What Multi Model Server (MMS) loads as its one plug-in. MMS asks for plug-ins when it has read its configuration,
+ * and before it makes a server. That is the moment at which {@link FrontEnd} takes over: it starts the server from
+ * MMS's own parts, with the agent's in the place of those that 1.1.11 gets wrong (MMS-n: docs/mms-workarounds.md).
  *
- * <p>There is no going on without the agent: where it fails, at the start or later, the JVM ends with a line that says why.
+ * <p>There is no going on without the agent: where it fails, at the start or later, the JVM ends with a line that
+ * says why.
  */
 public final class Agent extends ModelServerEndpoint {
     private static final int EXIT_FAILED = 70; // EX_SOFTWARE of sysexits.h

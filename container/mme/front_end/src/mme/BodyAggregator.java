@@ -20,7 +20,7 @@ import io.netty.handler.codec.http.HttpUtil;
 import io.netty.handler.codec.http.HttpVersion;
 import java.nio.charset.StandardCharsets;
 
-/** Collects a request's body. One that is too large is answered 413 with the limit, where netty says nothing (MMS-15). */
+/** Collects a request's body. Where it is too large, 413 says what the limit is, and netty nothing (MMS-15). */
 final class BodyAggregator extends HttpObjectAggregator {
     BodyAggregator(int limitBytes) {
         super(limitBytes);
@@ -38,7 +38,7 @@ final class BodyAggregator extends HttpObjectAggregator {
     @Override
     protected void handleOversizedMessage(ChannelHandlerContext ctx, HttpMessage oversized) {
         FullHttpResponse response = tooLarge();
-        // Of a connection that is kept, what is left of the body is read and dropped: the client sends it before it looks.
+        // What is left of the body is read and dropped where the connection is kept: clients send before they look.
         boolean isKept = HttpUtil.isKeepAlive(oversized);
         HttpUtil.setKeepAlive(response, isKept);
         ChannelFuture sent = ctx.writeAndFlush(response);

@@ -27,8 +27,8 @@ import java.util.ArrayDeque;
 import java.util.Queue;
 
 /**
- * One client's connection, between netty's codec and MMS's handler. One request at a time: MMS answers in whatever order
- * the models do (MMS-16).
+ * One client's connection, between netty's codec and MMS's handler. One request at a time: MMS answers in whatever
+ * order the models do (MMS-16).
  *
  * <ul>
  *   <li>Requests are counted from their first bytes to the last of their answers; a draining server answers 503.

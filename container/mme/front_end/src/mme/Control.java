@@ -12,8 +12,8 @@ import java.util.LinkedHashMap;
 import java.util.Map;
 
 /**
- * What the supervisor tells and asks (supervisor/agent.py): two named pipes in the working folder, which is the server's
- * private one. A line each way; NUMBER is the command's, in its answer too.
+ * What the supervisor tells and asks (supervisor/agent.py): two named pipes in the working folder, which is the
+ * server's private one. A line each way; NUMBER is the command's, in its answer too.
  *
  * <pre>
  * agent.commands                     agent.answers

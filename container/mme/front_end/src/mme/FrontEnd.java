@@ -96,7 +96,8 @@ final class FrontEnd {
             int timeoutS = config.getDefaultResponseTimeoutSeconds();
             manager.registerModel(url, name, null, null, 1, 100, timeoutS, name, config.getPreloadModel());
         } catch (ModelException | IOException | ExecutionException | TimeoutException | RuntimeException e) {
-            health.startupModelHasFailed(HttpResponseStatus.INTERNAL_SERVER_ERROR.code(), String.valueOf(e.getMessage()));
+            int status = HttpResponseStatus.INTERNAL_SERVER_ERROR.code();
+            health.startupModelHasFailed(status, String.valueOf(e.getMessage()));
             return;
         }
         manager.getStartupModels().add(name);

@@ -5,8 +5,9 @@ import com.sun.management.VMOption;
 import java.lang.management.ManagementFactory;
 
 /**
- * An idle JVM collects garbage, and so gives heap back to models: by itself it keeps for good what a busy hour took. What
- * MMS has dropped without closing it is closed then, too. An option of Java 12, which 11 would not start with.
+ * An idle JVM collects garbage, and so gives heap back to models (MMS-27): by itself it keeps for good what a busy
+ * hour took. What MMS has dropped without closing it is closed then, too. An option of Java 12, which 11 would not
+ * start with.
  */
 final class IdleHeap {
     private static final String OPTION = "G1PeriodicGCInterval";

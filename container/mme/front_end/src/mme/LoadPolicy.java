@@ -19,8 +19,8 @@ import java.util.Properties;
  * unload_hopeless      whether a model whose workers do not come back is unloaded
  * </pre>
  *
- * Names and folders are looked at as zygote/load_policy.py does, whose word counts where a worker is started: without one
- * (initial_workers=0) nobody else asks.
+ * Names and folders are looked at as zygote/load_policy.py does, whose word counts where a worker is started:
+ * without one (initial_workers=0) nobody else asks.
  */
 final class LoadPolicy {
     private static final Path FILE = Path.of("load-policy.properties");

@@ -15,8 +15,8 @@ import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
 /**
- * Models that were loaded and whose last worker has died (MMS-7). MMS starts workers again, after 1, 1, 2, 3, 5 … seconds,
- * for ever, while requests wait; here that has an end. A model is unloaded where
+ * Models that were loaded and whose last worker has died (MMS-7). MMS starts workers again, after 1, 1, 2, 3, 5 …
+ * seconds, for ever, while requests wait; here that has an end. A model is unloaded where
  *
  * <ul>
  *   <li>each of its workers has been refused (400, 500) {@value #TRIES} times in a row: its files have changed;
@@ -25,8 +25,8 @@ import org.slf4j.LoggerFactory;
  *   <li>it has had no worker for {@value #LONG_PATIENCE_S} s, and each has failed at least once: its loads hang.
  * </ul>
  *
- * <p>What waits is answered 503 then, what comes later 404: it can be loaded anew. Before, requests wait. All of this happens
- * when a worker ends, and once when the time is over.
+ * <p>What waits is answered 503 then, what comes later 404: it can be loaded anew. Before, requests wait. All of
+ * this happens when a worker ends, and once when the time is over.
  */
 final class LostModels {
     private static final Logger LOGGER = LoggerFactory.getLogger(LostModels.class);

@@ -6,10 +6,11 @@ import java.util.concurrent.ConcurrentHashMap;
 /**
  * The registered models by name, in the place of ModelManager.models.
  *
- * <p>A model is let in if its name and folder are allowed: where it has no worker (initial_workers=0), nobody else asks.
+ * <p>A model is let in if its name and folder are allowed: where it has no worker (initial_workers=0), nobody else
+ * asks.
  *
- * <p>A thread that is set upon one model removes none but that. MMS unregisters a model whose load has failed after it
- * has answered, by its name; by then somebody may have loaded another model by that name (MMS-3).
+ * <p>A thread that is set upon one model removes none but that. MMS unregisters a model whose load has failed after
+ * it has answered, by its name; by then somebody may have loaded another model by that name (MMS-3).
  */
 final class ModelRegistry extends ConcurrentHashMap<String, Model> {
     private static final long serialVersionUID = 1L;

@@ -26,9 +26,9 @@ import java.util.concurrent.TimeUnit;
 import java.util.concurrent.TimeoutException;
 
 /**
- * MMS's WorkLoadManager, mended. Workers and launchers run in threads of their own, one task each (MMS-1). A failed load is
- * forgotten before it is answered (MMS-3). An unloaded model is gone (MMS-4). What no program can be started with is refused
- * (MMS-6). A model whose workers do not come back is unloaded: {@link LostModels} (MMS-7).
+ * MMS's WorkLoadManager, mended. Workers and launchers run in threads of their own, one task each (MMS-1). A failed
+ * load is forgotten before it is answered (MMS-3). An unloaded model is gone (MMS-4). What no program can be
+ * started with is refused (MMS-6). A model whose workers do not come back is unloaded: {@link LostModels} (MMS-7).
  */
 final class PatchedWorkLoadManager extends WorkLoadManager {
     // In UTF-8 at most three times as many bytes, less than what Linux allows for one (MAX_ARG_STRLEN, 128 KB).
@@ -139,8 +139,8 @@ final class PatchedWorkLoadManager extends WorkLoadManager {
             checkArgument("preload_model", model.preloadModel());
             if (!Files.isReadable(model.getModelDir().toPath()) || !Files.isExecutable(model.getModelDir().toPath())) {
                 throw new InternalServerException(
-                        "The model's folder cannot be opened by the user that the server runs as. Give others the right to"
-                                + " read it (chmod -R o+rX).");
+                        "The model's folder cannot be opened by the user that the server runs as. Give others the right"
+                                + " to read it (chmod -R o+rX).");
             }
         } catch (BadRequestException | InternalServerException e) {
             ModelManager.getInstance().getModels().remove(model.getModelName(), model);
@@ -157,13 +157,16 @@ final class PatchedWorkLoadManager extends WorkLoadManager {
 
     @Override
     public CompletableFuture<HttpResponseStatus> modelChanged(Model model) {
-        if (Connection.current() != null) {
-            Connection.current().loads(model); // its answer gets the reason, should the load fail
+        if (model.getMaxWorkers() > 0) {
+            reasons.remove(model); // of an earlier load
+            if (Connection.current() != null) {
+                Connection.current().loads(model); // its answer gets the reason, should this one fail
+            }
         }
-        reasons.remove(model);
         Thread caller = Thread.currentThread();
         boolean isFirst = model.getMinWorkers() > 0 && started.add(model);
-        CompletableFuture<HttpResponseStatus> done = model.getMaxWorkers() == 0 ? end(model) : super.modelChanged(model);
+        CompletableFuture<HttpResponseStatus> done;
+        done = model.getMaxWorkers() == 0 ? end(model) : super.modelChanged(model);
         if (!isFirst) {
             return done;
         }

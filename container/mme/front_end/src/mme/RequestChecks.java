@@ -6,7 +6,11 @@ import com.amazonaws.ml.mms.util.ConfigManager;
 import com.amazonaws.ml.mms.util.JsonUtils;
 import com.amazonaws.ml.mms.util.NettyUtils;
 import com.google.gson.JsonParseException;
+import io.netty.buffer.ByteBuf;
+import io.netty.buffer.ByteBufUtil;
+import io.netty.buffer.Unpooled;
 import io.netty.handler.codec.http.FullHttpRequest;
+import io.netty.handler.codec.http.HttpHeaderNames;
 import io.netty.handler.codec.http.HttpHeaderValues;
 import io.netty.handler.codec.http.HttpMethod;
 import io.netty.handler.codec.http.HttpUtil;
@@ -16,18 +20,20 @@ import io.netty.handler.codec.http.multipart.HttpPostRequestDecoder;
 import java.io.File;
 import java.io.IOException;
 import java.nio.charset.StandardCharsets;
+import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 
 /**
- * What MMS would answer 500, with the words of a Java exception, to requests that are wrong themselves (MMS-9), and what it
- * would download (MMS-5). Each check reads the request in the same way as MMS's handler, which comes next.
+ * What MMS would answer 500, with the words of a Java exception, to requests that are wrong themselves (MMS-9), and
+ * what it would download (MMS-5). Each check reads the request in the same way as MMS's handler, which comes next.
  */
 final class RequestChecks {
     private static final String LOAD =
-            "A load is {\"model_name\": \"NAME\", \"url\": \"FOLDER\"}, optionally with \"handler\", \"runtime\" (texts),"
-                    + " \"batch_size\", \"max_batch_delay\", \"initial_workers\", \"response_timeout\" (whole numbers),"
+            "A load is {\"model_name\": \"NAME\", \"url\": \"FOLDER\"}, optionally with \"handler\", \"runtime\""
+                    + " (texts), \"batch_size\", \"max_batch_delay\", \"initial_workers\", \"response_timeout\" (whole numbers),"
                     + " \"synchronous\" (true or false): ";
     private static final Pattern DOWNLOAD = Pattern.compile("https?://.*", Pattern.CASE_INSENSITIVE | Pattern.DOTALL);
+    private static final Pattern BOUNDARY = Pattern.compile("boundary=\"?([^\";]+)", Pattern.CASE_INSENSITIVE);
     // Parts of forms above this size go to a file while they are looked at.
     private static final long IN_MEMORY_BYTES = 6_553_500;
     private static final int LONGEST_REASON = 300; // characters
@@ -35,7 +41,8 @@ final class RequestChecks {
     private RequestChecks() {}
 
     static boolean isPing(FullHttpRequest request) {
-        return request.uri().equals("/ping") || request.uri().startsWith("/ping?") || request.uri().startsWith("/ping/");
+        String uri = request.uri();
+        return uri.equals("/ping") || uri.startsWith("/ping?") || uri.startsWith("/ping/");
     }
 
     /** Throws BadRequestException with what is wrong, and what would be right. */
@@ -70,7 +77,8 @@ final class RequestChecks {
         }
         RegisterModelRequest load;
         try {
-            load = JsonUtils.GSON.fromJson(request.content().toString(StandardCharsets.UTF_8), RegisterModelRequest.class);
+            String body = request.content().toString(StandardCharsets.UTF_8);
+            load = JsonUtils.GSON.fromJson(body, RegisterModelRequest.class);
         } catch (JsonParseException e) {
             throw new BadRequestException(LOAD + reason(e));
         } catch (StackOverflowError e) {
@@ -125,7 +133,7 @@ final class RequestChecks {
             while (form.hasNext()) {
                 NettyUtils.getFormData(form.next());
             }
-            throw new BadRequestException("The form in the body does not end.");
+            checkEnd(request);
         } catch (HttpPostRequestDecoder.EndOfDataDecoderException e) {
             return; // netty's way to say that all has been read
         } catch (BadRequestException e) {
@@ -135,6 +143,17 @@ final class RequestChecks {
         } finally {
             if (form != null) {
                 form.destroy();
+            }
+        }
+    }
+
+    /** Netty takes parts that end too early for none. */
+    private static void checkEnd(FullHttpRequest request) {
+        Matcher boundary = BOUNDARY.matcher(request.headers().get(HttpHeaderNames.CONTENT_TYPE));
+        if (boundary.find()) {
+            ByteBuf end = Unpooled.copiedBuffer("--" + boundary.group(1) + "--", StandardCharsets.UTF_8);
+            if (ByteBufUtil.indexOf(end, request.content()) < 0) {
+                throw new BadRequestException("The form in the body does not end with its boundary.");
             }
         }
     }

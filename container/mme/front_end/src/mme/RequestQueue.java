@@ -12,9 +12,9 @@ import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
 /**
- * The requests that wait for a worker of one model, in the place of MMS's own queue. Everybody in it is answered: when the
- * model is unregistered, those who wait, and whoever is put back later, get 503 (MMS-2). Who has hung up is not served, and
- * takes no place (MMS-10).
+ * The requests that wait for a worker of one model, in the place of MMS's own queue. Everybody in it is answered:
+ * when the model is unregistered, those who wait, and whoever is put back later, get 503 (MMS-2). Who has hung up
+ * is not served, and takes no place (MMS-10).
  */
 final class RequestQueue extends LinkedBlockingDeque<Job> {
     private static final long serialVersionUID = 1L;

@@ -19,8 +19,8 @@ import java.util.Iterator;
 import java.util.concurrent.TimeUnit;
 
 /**
- * The event loops of the connections to workers. When a connection is registered it gets our decoder (MMS-8, MMS-13), and
- * who hears the answer to its load, the first one (MMS-11).
+ * The event loops of the connections to workers. When a connection is registered it gets our decoder (MMS-8,
+ * MMS-13), and who hears the answer to its load, the first one (MMS-11).
  */
 final class WorkerConnections extends AbstractEventExecutorGroup implements EventLoopGroup {
     private final EventLoopGroup loops;
@@ -31,7 +31,7 @@ final class WorkerConnections extends AbstractEventExecutorGroup implements Even
         limitBytes = config.getMaxResponseSize();
     }
 
-    /** Called in the thread that makes the connection, WorkerThread's, when MMS's own initializer waits to be called. */
+    /** Called in the thread that makes the connection, WorkerThread's, when MMS's own initializer is yet to be run. */
     @Override
     public ChannelFuture register(Channel channel) {
         PatchedWorkLoadManager.Run run = PatchedWorkLoadManager.currentRun();

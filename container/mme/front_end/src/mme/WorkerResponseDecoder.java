@@ -19,9 +19,9 @@ import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
 /**
- * Reads what workers answer, in the place of ModelResponseDecoder; zygote/protocol.py has the bytes. MMS's own fails where
- * a read ends among the headers (MMS-8), and ends the worker where an answer is larger than the limit (MMS-13): that answer
- * is dropped as it comes here, and replaced by an error that says so.
+ * Reads what workers answer, in the place of ModelResponseDecoder; zygote/protocol.py has the bytes. MMS's own
+ * fails where a read ends among the headers (MMS-8), and ends the worker where an answer is larger than the limit
+ * (MMS-13): that answer is dropped as it comes here, and replaced by an error that says so.
  */
 final class WorkerResponseDecoder extends ReplayingDecoder<Void> {
     private static final Logger LOGGER = LoggerFactory.getLogger(WorkerResponseDecoder.class);
@@ -124,7 +124,7 @@ final class WorkerResponseDecoder extends ReplayingDecoder<Void> {
 
     private static int checked(int bytes, int limitBytes) {
         if (bytes < 0 || bytes > limitBytes) {
-            throw new CorruptedFrameException("a field of " + bytes + " bytes; at most " + limitBytes + " are expected");
+            throw new CorruptedFrameException("a field of " + bytes + " bytes; expected 0 to " + limitBytes);
         }
         return bytes;
     }

@@ -1,0 +1,253 @@
+"""The zygote's root and its templates, with frameworks that are made for it; the test is the front end."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from mme.settings import Settings
+from mme.supervisor.zygote_handle import PACKAGE_DIR, ZygoteHandle
+from tests.harness.scripted_handler import command, make_model
+from tests.harness.waiting import wait_until
+from tests.harness.workers import is_gone
+from tests.unit.test_zygote import Connection, FrontEnd, worker_of
+
+# What each framework does when its template is warmed.
+FRAMEWORKS = {
+    "good": "globals().update(loaded_by=os.getpid())",
+    "threaded": "import threading; threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()",
+    "broken": "raise ImportError('libbroken.so.1: cannot open shared object file')",
+    "crashing": "os.kill(os.getpid(), signal.SIGSEGV)",
+    "slow": "pathlib.Path(os.environ['SLOW_BEGAN']).touch(); time.sleep(1000)",
+}
+
+ADAPTER = """
+import os, pathlib, signal, time
+
+class Adapter:
+    def warm_template(self, settings):
+        {warm}
+    def write_sample(self, folder):
+        return False
+
+ADAPTER = Adapter()
+"""
+
+# Runs in the zygote before anything else.
+REGISTER = f"""
+import sys
+if sys.orig_argv[2:4] == ["-m", "mme.zygote.root"]:
+    sys.path.insert(0, {str(PACKAGE_DIR)!r})
+    from mme.frameworks import registry
+    registry.ADAPTERS = {{name: f"framework_{{name}}.adapter" for name in {sorted(FRAMEWORKS)!r}}}
+    import mme.settings
+"""
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Of a zygote that knows the frameworks above, and preloads none of them."""
+    folder = tmp_path / "frameworks"
+    for name, warm in FRAMEWORKS.items():
+        package = folder / f"framework_{name}"
+        package.mkdir(parents=True)
+        (package / "__init__.py").write_text(f'WELL_KNOWN_FILES = ("*.{name}",)\n')
+        (package / "adapter.py").write_text(ADAPTER.format(warm=warm))
+    (folder / "sitecustomize.py").write_text(REGISTER)
+    (tmp_path / "tmp").mkdir()
+    for variable, value in {
+        "MME_PRELOAD": "none",
+        "SAGEMAKER_MULTI_MODEL": "true",
+        "MME_MODEL_ROOTS": str(tmp_path),
+        "PYTHONPATH": str(folder),
+        "TMPDIR": str(tmp_path / "tmp"),
+        "SLOW_BEGAN": str(tmp_path / "slow_began"),
+    }.items():
+        monkeypatch.setenv(variable, value)
+    return Settings(python_path=str(folder))
+
+
+@pytest.fixture
+def runtime_dir(tmp_path: Path) -> Path:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def zygote(settings: Settings, runtime_dir: Path) -> Iterator[ZygoteHandle]:
+    process = ZygoteHandle(settings, runtime_dir)
+    process.start()
+    process.wait_until_ready()
+    yield process
+    process.stop(time.monotonic() + 20)
+    assert not process.is_alive()
+
+
+@pytest.fixture
+def front_end(zygote: ZygoteHandle, runtime_dir: Path) -> Iterator[FrontEnd]:
+    running = FrontEnd(runtime_dir, zygote.environment_for(os.environ))
+    yield running
+    running.stop()
+
+
+def make_model_of(tmp_path: Path, framework: str, name: str | None = None) -> Path:
+    folder = tmp_path / (name or framework)
+    folder.mkdir()
+    (folder / f"model.{framework}").touch()
+    return make_model(folder)
+
+
+def load(front_end: FrontEnd, model_dir: Path, name: str) -> psutil.Process:
+    """The worker of a model that is loaded, as MMS does it."""
+    front_end.wait_until_started(front_end.launch(model_dir, name))
+    connection = front_end.connect(name)
+    front_end.held.append(connection)
+    return worker_of(connection.load(model_dir, name))
+
+
+def templates(zygote: ZygoteHandle) -> dict[str, psutil.Process]:
+    """The templates, by the name that the kernel has."""
+    found = {}
+    for process in psutil.Process(zygote.pid).children():
+        name = Path(f"/proc/{process.pid}/comm").read_text().strip()
+        if name.startswith("template "):
+            found[name.removeprefix("template ")] = process
+    return found
+
+
+def test_a_model_is_forked_from_the_template_of_its_framework(
+    zygote: ZygoteHandle, front_end: FrontEnd, tmp_path: Path
+) -> None:
+    assert set(templates(zygote)) == {"plain"}  # where nothing else is preloaded
+    of_framework = load(front_end, make_model_of(tmp_path, "good"), "a")
+    unknown = load(front_end, make_model_of(tmp_path, "unknown"), "b")
+    both = templates(zygote)
+    assert set(both) == {"good", "plain"}
+    assert of_framework.ppid() == both["good"].pid
+    assert unknown.ppid() == both["plain"].pid
+
+
+@pytest.mark.parametrize("framework", ["threaded", "broken", "crashing"])
+def test_a_framework_that_cannot_be_preloaded_is_left_out_and_its_models_load(
+    zygote: ZygoteHandle, front_end: FrontEnd, tmp_path: Path, framework: str
+) -> None:
+    worker = load(front_end, make_model_of(tmp_path, framework), "m")
+    assert set(templates(zygote)) == {"plain"}
+    assert worker.ppid() == templates(zygote)["plain"].pid
+    assert zygote.is_alive()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV])
+def test_a_template_that_dies_is_replaced_and_its_models_are_taken_on(
+    zygote: ZygoteHandle, front_end: FrontEnd, tmp_path: Path, number: signal.Signals
+) -> None:
+    folders = [make_model_of(tmp_path, "good", f"good{at}") for at in range(3)]
+    other = make_model_of(tmp_path, "unknown")
+    launchers = [front_end.launch(folder, f"m{at}") for at, folder in enumerate(folders)]
+    for launcher in launchers:
+        front_end.wait_until_started(launcher)
+    served = front_end.connect("m0")
+    worker_of(served.load(folders[0], "m0"))
+    front_end.wait_until_started(front_end.launch(other, "other"))
+    before = templates(zygote)
+    before["good"].send_signal(number)
+    wait_until(lambda: is_gone(before["good"]), "the template has ended")
+    assert served.invoke(command("echo", 1)) == (200, b"1")
+    for at, folder in enumerate(folders):
+        new = wait_until(lambda at=at: try_to_connect(front_end, f"m{at}"), "listened for again", timeout_s=90)  # type: ignore[misc]
+        assert new is not None
+        successor = worker_of(new.load(folder, f"new{at}"))
+        assert successor.ppid() == templates(zygote)["good"].pid
+    assert all(launcher.poll() is None for launcher in launchers)
+    assert templates(zygote)["plain"] == before["plain"]
+    kept = front_end.connect("other")
+    assert worker_of(kept.load(other, "o")).ppid() == before["plain"].pid
+
+
+def try_to_connect(front_end: FrontEnd, name: str) -> Connection | None:
+    try:
+        return front_end.connect(name)
+    except (ConnectionRefusedError, FileNotFoundError):
+        return None
+
+
+def test_a_load_is_refused_not_left_alone_where_descriptors_are_used_up(
+    zygote: ZygoteHandle, front_end: FrontEnd, tmp_path: Path
+) -> None:
+    folder = make_model_of(tmp_path, "good")
+    served = front_end.launch(folder, "served")
+    front_end.wait_until_started(served)
+    connection = front_end.connect("served")
+    worker_of(connection.load(folder, "served"))
+    doomed = front_end.launch(folder, "doomed")
+    front_end.wait_until_started(doomed)
+    template = templates(zygote)["good"]
+    used = {int(entry.name) for entry in Path(f"/proc/{template.pid}/fd").iterdir()}
+    lowest_free = next(number for number in range(len(used) + 1) if number not in used)
+    _, hard = before = resource.prlimit(template.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(template.pid, resource.RLIMIT_NOFILE, (lowest_free, hard))
+    late = front_end.launch(folder, "late")
+    assert late.wait(20) == -signal.SIGKILL  # nobody can listen for it, so MMS is not to wait
+    refused = front_end.connect("doomed")
+    assert doomed.wait(20) == -signal.SIGKILL
+    front_end.reap(doomed)
+    status, message = refused.load(folder, "doomed")
+    assert status == 507
+    assert "no connection can be taken for model 'doomed'" in message
+    assert template.is_running()
+    assert connection.invoke(command("echo", 1)) == (200, b"1")
+    resource.prlimit(template.pid, resource.RLIMIT_NOFILE, before)
+    load(front_end, folder, "after")
+
+
+def test_a_zygote_that_is_stopped_while_it_warms_up_leaves_no_file_in_the_temporary_folder(
+    settings: Settings, runtime_dir: Path, tmp_path: Path
+) -> None:
+    adapter = tmp_path / "frameworks" / "framework_slow" / "adapter.py"
+    text = ADAPTER.format(warm="pass").replace("return False", FRAMEWORKS["slow"])
+    adapter.write_text(text)  # it is slow to write its sample
+    process = ZygoteHandle(settings, runtime_dir)
+    process.start()
+    process.wait_until_ready()
+    front_end = FrontEnd(runtime_dir, process.environment_for(os.environ))
+    try:
+        front_end.launch(make_model_of(tmp_path, "slow"), "m")
+        wait_until((tmp_path / "slow_began").exists, "the sample is being written")
+        warming = list(templates(process).values())
+        process.stop(time.monotonic() + 20)
+        assert all(map(is_gone, warming))
+        assert list((tmp_path / "tmp").iterdir()) == []
+    finally:
+        front_end.stop()
+        process.stop(time.monotonic() + 5)
+
+
+def test_a_worker_of_a_zygote_that_has_died_still_counts_as_busy(
+    zygote: ZygoteHandle, front_end: FrontEnd, tmp_path: Path
+) -> None:
+    folder = make_model_of(tmp_path, "good")
+    front_end.wait_until_started(front_end.launch(folder, "m"))
+    connection = front_end.connect("m")
+    worker = worker_of(connection.load(folder, "m"))
+    go_on = tmp_path / "go_on"
+    connection.send(command("wait_for", str(go_on)))
+    wait_until(zygote.is_busy, "the request is being worked on")
+    assert zygote.pid is not None
+    os.kill(zygote.pid, signal.SIGKILL)
+    wait_until(lambda: not zygote.is_alive(), "the zygote is reaped")
+    zygote.restart()
+    zygote.wait_until_ready()
+    assert zygote.is_busy()
+    go_on.touch()
+    wait_until(lambda: not zygote.is_busy(), "the request is answered")
+    assert zygote.has_loaded_worker()
+    worker.kill()
+    wait_until(lambda: not zygote.has_loaded_worker(), "what a killed worker has left behind counts no more")
