@@ -34,8 +34,13 @@ def worker(server: ServerProcess, model: str) -> psutil.Process:
 
 
 def zygotes(server: ServerProcess) -> list[psutil.Process]:
-    """The zygote, or none while it is being replaced."""
-    return [process for process in _with_argument(server, _ZYGOTE) if not _name(process).startswith("mme ")]
+    """The zygote's root, or none while it is being replaced."""
+    return [process for process in _with_argument(server, _ZYGOTE) if _name(process) == "zygote"]
+
+
+def templates(server: ServerProcess) -> list[psutil.Process]:
+    """The processes that workers are forked from."""
+    return [process for process in _with_argument(server, _ZYGOTE) if _name(process).startswith("template ")]
 
 
 def launchers(server: ServerProcess, model: str | None = None) -> list[psutil.Process]:
