@@ -364,9 +364,9 @@ def test_an_orphaned_worker_that_hangs_is_killed_after_the_timeout() -> None:
     with start() as server:
         name = load(server)
         orphan = worker(server, name)
-        (zygote,) = zygotes(server)
-        zygote.kill()
-        wait_until(lambda: is_gone(zygote), "the zygote is gone")
+        (template,) = templates(server)
+        template.kill()
+        wait_until(lambda: is_gone(template), "the template is gone")
         load(server)  # waits for the next one, of which the worker is no child
         assert worker(server, name) == orphan
         assert server.invoke(name, command("hang_in_c")).status_code == 500
@@ -437,7 +437,7 @@ def test_two_hundred_rounds_of_loading_and_unloading_leave_no_descriptors_proces
     with start() as server:
         assert server.process is not None
         (zygote,) = zygotes(server)
-        ours, front_end = [psutil.Process(server.process.pid), zygote], server.front_end()
+        ours, front_end = [psutil.Process(server.process.pid), zygote, *templates(server)], server.front_end()
         idle = [descriptors(process) for process in ours]
         names = [uuid.uuid4().hex for _ in range(clients)]
         for name in names:

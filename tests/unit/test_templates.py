@@ -28,6 +28,12 @@ FRAMEWORKS = {
     "slow": "pathlib.Path(os.environ['SLOW_BEGAN']).touch(); time.sleep(1000)",
 }
 
+PACKAGE = """
+from mme.frameworks.growth import Growth
+WELL_KNOWN_FILES = ("*.{name}",)
+GROWTH = Growth((".{name}",), 1.0)
+"""
+
 ADAPTER = """
 import os, pathlib, signal, time
 
@@ -47,7 +53,8 @@ if sys.orig_argv[2:4] == ["-m", "mme.zygote.root"]:
     sys.path.insert(0, {str(PACKAGE_DIR)!r})
     from mme.frameworks import registry
     registry.ADAPTERS = {{name: f"framework_{{name}}.adapter" for name in {sorted(FRAMEWORKS)!r}}}
-    import mme.settings
+    for module in registry.ADAPTERS.values():  # workers do not find them any more
+        __import__(module.partition(".")[0])
 """
 
 
@@ -58,7 +65,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     for name, warm in FRAMEWORKS.items():
         package = folder / f"framework_{name}"
         package.mkdir(parents=True)
-        (package / "__init__.py").write_text(f'WELL_KNOWN_FILES = ("*.{name}",)\n')
+        (package / "__init__.py").write_text(PACKAGE.format(name=name))
         (package / "adapter.py").write_text(ADAPTER.format(warm=warm))
     (folder / "sitecustomize.py").write_text(REGISTER)
     (tmp_path / "tmp").mkdir()

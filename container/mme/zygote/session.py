@@ -7,7 +7,7 @@ Behaves     like ``mms.model_service_worker`` (1.1.11), whose loader and context
             MMS find what they expect.
 
 A load that fails has one way: its error becomes a ``Refusal`` in the record, and ``LoadFailed`` ends the session. The
-zygote answers in its place (``Zygote.refuse_load``), as the launcher has to end before the answer.
+zygote answers in its place (``ModelSlot.on_load_refused``), as the launcher has to end before the answer.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A worker as stock MMS has it: one program per model, started from nothing (``MME_WORKERS=spawn``).
 
-    python -I -u spawned.py RUNTIME_DIR PYTHON_PATH --sock-type … --handler … --model-path … --model-name …
+    python -I -u spawned_worker.py RUNTIME_DIR PYTHON_PATH --sock-type … --handler … --model-path … --model-name …
 
 It is ``mms.model_service_worker`` behind the load policy of forked workers: nothing is imported from a folder that is
 neither the server's (``PYTHON_PATH``) nor the model's, and a load that is not allowed is answered 400. The interpreter
@@ -116,7 +116,7 @@ def _run(
                 return refusal.message, refusal.status
 
         def refuse_load(self, pipes: str, message: str, status: int) -> NoReturn:
-            """Answers ``status`` in such a way that MMS forgets the model: see ``Zygote.refuse_load``."""
+            """Answers ``status`` in such a way that MMS forgets the model: see ``ModelSlot.on_load_refused``."""
             from mme.zygote.output import let_output_be_read
 
             let_output_be_read()

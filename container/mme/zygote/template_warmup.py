@@ -9,6 +9,9 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
+import resource
+import shutil
 import socket
 import struct
 import tempfile
@@ -18,17 +21,22 @@ from pathlib import Path
 
 import numpy as np
 
+from mme.capacity.admission import Admission
+from mme.errors import MmeError
 from mme.frameworks import registry
+from mme.settings import Settings
 from mme.zygote import protocol
 from mme.zygote.session import LoadedModel
 
 logger = logging.getLogger("mme.zygote")
 
 _IMAGE_SIDE = 32  # of the sample models, see Adapter.write_sample
-_ROUNDS = 6
+# Python 3.11 specialises code that has run eight times, later ones that has run twice. Twice as many rounds change no
+# figure of benchmarks/worker_profile.py.
+_ROUNDS = 9
 
 
-def warm_up_template(framework: str, handler: str, runtime_dir: Path) -> None:
+def warm_up_template(framework: str, handler: str, runtime_dir: Path, settings: Settings) -> None:
     """Loads the framework's sample model through module ``handler`` and invokes it, without a connection of MMS.
 
     The model is written to ``runtime_dir``, which the supervisor removes should this process be killed meanwhile.
@@ -36,9 +44,29 @@ def warm_up_template(framework: str, handler: str, runtime_dir: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="sample-", dir=runtime_dir) as folder, _quiet():
         if not registry.adapter(framework).write_sample(Path(folder)):
             return
+        _decide_about_memory(Path(folder), settings)
         for _ in range(_ROUNDS):
             load = protocol.encode_load("sample", folder, f"{handler}:handle")
             _play([load, *(_predict_request(content_type, body) for content_type, body in _bodies())])
+
+
+def _decide_about_memory(folder: Path, settings: Settings) -> None:
+    """Runs through admission, with reservations of its own. Its answer is no matter; limits stay as they are."""
+    reservations = folder / "reservations"
+    reservations.mkdir()
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    try:
+        for _ in range(_ROUNDS):
+            Settings.from_environment()  # as each worker does
+            admission = Admission(settings, reservations, server_pid=os.getppid())
+            with admission.loading("sample", folder):
+                pass
+            admission.request_limit.renew()
+    except MmeError as error:
+        logger.info("admission is not warmed up: %s", error)
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
+        shutil.rmtree(reservations)
 
 
 def _play(requests: list[bytes]) -> None:
