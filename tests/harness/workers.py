@@ -39,7 +39,7 @@ def zygotes(server: ServerProcess) -> list[psutil.Process]:
 
 
 def templates(server: ServerProcess) -> list[psutil.Process]:
-    """The zygote's templates."""
+    """The processes that workers are forked from."""
     return [process for process in _with_argument(server, _ZYGOTE) if _name(process).startswith("template ")]
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness.ports import free_port
-from tests.harness.server import ENTRYPOINT
+from tests.harness.server import ENTRYPOINT, ServerProcess
 
 
 @pytest.fixture
@@ -148,3 +148,9 @@ def test_a_user_that_does_not_exist(tmp_path: Path) -> None:
     code, line = start(tmp_path, MME_USER="nobody-of-that-name")
     assert code == CANNOT_START
     assert "there is no such user" in line
+
+
+def test_ping_is_200_only_once_workers_can_be_forked() -> None:
+    """Else the first load would wait for what is imported beforehand."""
+    with ServerProcess(MME_PRELOAD="mxnet") as server:  # returns at the first 200
+        assert "ready to fork workers for mxnet" in server.log()

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, TiffImagePlugin, WebPImagePlugin
 
-from mme.errors import BadRequest, ModelLoadError
+from mme.errors import BadRequest, ModelLoadError, RequestTooLarge
 from mme.frameworks.base import ImageCodec, TensorSpec, means_no_memory
 
 CONFIG_FILE = "preprocessor_config.json"
@@ -233,7 +233,7 @@ class ImageReader:
             opened = Image.open(io.BytesIO(body), formats=_FORMATS)
         width, height = opened.size
         if max(_pixels(width, height), _pixels_of_piece(opened)) > self._max_pixels:
-            raise BadRequest(
+            raise RequestTooLarge(
                 f"The image has {width}x{height} pixels; at most {self._most()} are decoded "
                 "(MME_MAX_IMAGE_MEGAPIXELS). Send a smaller one."
             )
@@ -276,9 +276,9 @@ class ImageReader:
         return image
 
     def _resized(self, image: Image.Image, size: tuple[int, int], resample: Image.Resampling) -> Image.Image:
-        """Pillow's resize to (width, height). Raises ``BadRequest`` where that would take too much memory."""
+        """Pillow's resize to (width, height). Raises ``RequestTooLarge`` where that would take too much memory."""
         if _pixels_for_resize(image.size, size, resample) > self._max_pixels:
-            raise BadRequest(
+            raise RequestTooLarge(
                 f"The image of {image.width}x{image.height} pixels is too thin or too long: to bring it to "
                 f"{size[0]}x{size[1]} takes more memory than {self._most()} (MME_MAX_IMAGE_MEGAPIXELS). Crop it."
             )

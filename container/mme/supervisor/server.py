@@ -156,6 +156,7 @@ class Server:
             if self.zygote is not None:
                 self.wait_for_zygote(self.zygote)
                 self.zygote.kill_on_end(self.front_end_pid)
+            self.report_health(None)  # until now /ping was 503: the first load must not wait for what is imported
             if not self.settings.multi_model:
                 self.wait_for_single_model()
             logger.info(

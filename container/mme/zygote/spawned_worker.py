@@ -62,7 +62,7 @@ def _run(
 ) -> int:
     from mms.model_service_worker import MXNetModelServiceWorker
 
-    from mme.errors import ModelRefused, Refusal
+    from mme.errors import MmeError, ModelRefused, Refusal
     from mme.zygote.launcher import LOADED
 
     front_end = os.getppid()
@@ -111,7 +111,8 @@ def _run(
                 return message, status
             except (Exception, SystemExit) as error:
                 refusal = Refusal.of(error, folder)
-                logging.error("Model %s did not load (%d): %s", name, refusal.status, refusal.message, exc_info=True)
+                said = f"Model {name} did not load ({refusal.status}): {refusal.message}"
+                logging.error("%s", said, exc_info=not isinstance(error, MmeError))
                 return refusal.message, refusal.status
 
         def refuse_load(self, pipes: str, message: str, status: int) -> NoReturn:

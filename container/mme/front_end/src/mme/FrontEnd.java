@@ -65,12 +65,19 @@ final class FrontEnd {
         installIdleHeap();
         Control control = new Control(this);
         control.start();
-        loadStartupModel();
+        String startupModel = config.getLoadModels();
+        boolean isSingle = startupModel != null && !startupModel.isEmpty();
+        if (isSingle) {
+            health.startupModelIsLoading();
+        }
         listen();
         if (LoggerFactory.getLogger(ConfigManager.MODEL_SERVER_METRICS_LOGGER).isInfoEnabled()) {
             MetricManager.scheduleMetrics(config); // a Python program every minute
         }
         control.say("serving");
+        if (isSingle) {
+            loadStartupModel(startupModel);
+        }
         new CountDownLatch(1).await();
     }
 
@@ -83,13 +90,8 @@ final class FrontEnd {
     }
 
     /** Single-model mode: what the toolkit asks for with {@code --models NAME=FOLDER}. */
-    private void loadStartupModel() throws InterruptedException {
-        String wanted = config.getLoadModels();
-        if (wanted == null || wanted.isEmpty()) {
-            return;
-        }
+    private void loadStartupModel(String wanted) throws InterruptedException {
         String name = wanted.substring(0, wanted.indexOf('='));
-        health.startupModelIsLoading();
         ModelManager manager = ModelManager.getInstance();
         try {
             String url = wanted.substring(name.length() + 1);

@@ -2,7 +2,7 @@ package mme;
 
 /** Whether GET /ping is answered 200, and if not, why. In single-model mode also what became of the model. */
 final class Health {
-    private volatile String reported; // by the supervisor: why loads cannot work
+    private volatile String reported = "The server is starting."; // until the supervisor reports that all is well
     private volatile String startupModel = "none"; // loading, loaded, failed
     private volatile int failureStatus;
     private volatile String failure = "";

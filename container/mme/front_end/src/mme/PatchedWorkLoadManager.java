@@ -33,6 +33,7 @@ import java.util.concurrent.TimeoutException;
 final class PatchedWorkLoadManager extends WorkLoadManager {
     // In UTF-8 at most three times as many bytes, less than what Linux allows for one (MAX_ARG_STRLEN, 128 KB).
     private static final int LONGEST_ARGUMENT = 30_000;
+    private static final long STARTUP_LAUNCHER_MIN = 9;
     private static final Field AGGREGATOR = Agent.field(WorkerThread.class, "aggregator");
     private static final Field JOBS = Agent.field(BatchAggregator.class, "jobs");
     private static final Field MODEL = Agent.field(WorkerThread.class, "model");
@@ -146,7 +147,14 @@ final class PatchedWorkLoadManager extends WorkLoadManager {
             ModelManager.getInstance().getModels().remove(model.getModelName(), model);
             throw e; // answered 400, or 500
         }
-        super.addServerThread(model, future);
+        try {
+            super.addServerThread(model, future); // waits a minute
+        } catch (TimeoutException e) {
+            if (Connection.current() != null) {
+                throw e;
+            }
+            future.get(STARTUP_LAUNCHER_MIN, TimeUnit.MINUTES); // nobody else is held up: the one model of the server
+        }
     }
 
     private static void checkArgument(String what, String value) {
