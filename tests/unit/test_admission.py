@@ -28,7 +28,7 @@ from mme.capacity.memory import MemorySample
 from mme.capacity.policy import decide, load_growth_bytes, request_growth_bytes, reserve_bytes
 from mme.capacity.process_memory import ProcessId
 from mme.capacity.reservations import Book, Loading, Reservations, new_key
-from mme.capacity.rlimit import RequestLimit, limited_growth
+from mme.capacity.rlimit import RequestLimit, limited_growth, thread_stacks_bytes
 from mme.errors import InsufficientMemory, ModelLoadError
 from mme.settings import Settings
 from tests.harness import models
@@ -709,15 +709,16 @@ def test_a_request_may_allocate_half_of_what_is_free_and_later_ones_as_much_as_t
     monkeypatch.setattr("mme.capacity.rlimit.RENEW_S", 0.0)
 
     def work() -> None:
+        stacks_mib = thread_stacks_bytes() // MIB  # which are no memory, and so on top
         guard = RequestLimit(Settings(memory_reserve_mb=100), memory)
         guard.renew()
         with pytest.raises(MemoryError):
-            allocate(600)
+            allocate(500 + stacks_mib)
         assert allocate(400)[0] == 1
         memory.used_mib = 800
         guard.renew()
         with pytest.raises(MemoryError):
-            allocate(100)
+            allocate(100 + stacks_mib)
         memory.used_mib = 0
         guard.renew()
         assert allocate(400)[0] == 1
