@@ -147,6 +147,6 @@ def test_without_a_bridge_network_the_hosts_is_taken(serve: Serve) -> None:
 def test_an_image_of_no_registry_is_built_where_it_is_missing(serve: Serve, image: str, built: str | None) -> None:
     done = serve("--image", image)
     assert done.exit_code == 0, done.stderr
-    tags = [call[call.index("--tag") + 1] for call in done.calls if "build" in call[:2]]
+    tags = [call[call.index("--tag") + 1] for call in done.calls if "build" in call[:2] and "--tag" in call]
     assert tags == ([built] if built else [])
     assert done.run[-2:] == [image, "serve"]
