@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from mme.errors import SettingError
 
 # MMS opens its ports through a Java short of which it allows the positive half (measured: 32768 is refused).
+DEFAULT_MAX_BODY_BYTES = 6_553_500
 HIGHEST_PORT = 32767
 LOG_LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
 
@@ -305,7 +306,7 @@ class Settings:
         None,
         "Memory that loads leave free for requests; a load that would break into it is answered 507.",
         unit="MiB",
-        shown_default="256, or 5 % of the limit where that is more",
+        shown_default="256, 5 % of the limit, or 32 × the largest body, whichever is most",
     )
 
     drain_timeout_s: int = _setting(
@@ -382,6 +383,11 @@ class Settings:
             except _Invalid as allowed:
                 raise SettingError(f"{name}={text!r} is not allowed: it takes {allowed}.") from None
         return cls(**values)
+
+    @property
+    def max_body_bytes(self) -> int:
+        """The largest body of a request or a response. MMS's own default is a little over InvokeEndpoint's 6 MiB."""
+        return DEFAULT_MAX_BODY_BYTES if self.max_payload_mb is None else self.max_payload_mb * 1024 * 1024
 
     @property
     def models_dir(self) -> Path:

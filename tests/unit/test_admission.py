@@ -86,6 +86,13 @@ def test_the_default_reserve_is_the_larger_of_256_mib_and_5_percent(limit_mib: i
     assert reserve_bytes(Settings(), sample_of(limit_mib)) == expected_mib * MIB
 
 
+def test_the_default_reserve_holds_the_bodies_that_the_front_end_may_have_at_once() -> None:
+    """The heap of the JVM grows by them after the loads were admitted."""
+    sample = MemorySample(8192 * MIB, 0, 8192 * MIB, "test")
+    assert reserve_bytes(Settings(max_payload_mb=100), sample) == 2 * 16 * 100 * MIB
+    assert reserve_bytes(Settings(max_payload_mb=100, memory_reserve_mb=300), sample) == 300 * MIB
+
+
 def test_the_default_reserve_is_a_share_of_the_smallest_limit_even_where_the_machine_is_fuller() -> None:
     sample = MemorySample(1_000_000 * MIB, 999_000 * MIB, 8000 * MIB, "the machine")
     assert reserve_bytes(Settings(), sample) == 400 * MIB

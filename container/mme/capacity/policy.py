@@ -18,6 +18,8 @@ from mme.capacity.memory import MIB, MemorySample
 from mme.settings import Settings
 
 SMALLEST_DEFAULT_RESERVE_BYTES = 256 * MIB
+# So many of the largest bodies may be in the front end's heap at once, which is sized for them (-Xmx).
+FRONT_END_BODIES = 16
 DEFAULT_RESERVE_SHARE = 0.05
 FLOOR_SHARE = 0.25  # of the reserve
 # Of what is free above the floor, for one request: others may be taking theirs at the same time.
@@ -39,10 +41,14 @@ def decide(sample: MemorySample, *, promised_bytes: int, need_bytes: int, reserv
 
 
 def reserve_bytes(settings: Settings, sample: MemorySample) -> int:
-    """What loads leave to requests. The share is one of the smallest limit, whichever level is fullest just now."""
+    """What loads leave to requests: to workers, and to the bodies in the front end's heap, which it has not taken yet.
+
+    The share is one of the smallest limit, whichever level is fullest just now.
+    """
     if settings.memory_reserve_mb is not None:
         return settings.memory_reserve_mb * MIB
-    return max(SMALLEST_DEFAULT_RESERVE_BYTES, int(sample.smallest_limit_bytes * DEFAULT_RESERVE_SHARE))
+    share_bytes = int(sample.smallest_limit_bytes * DEFAULT_RESERVE_SHARE)
+    return max(SMALLEST_DEFAULT_RESERVE_BYTES, share_bytes, 2 * FRONT_END_BODIES * settings.max_body_bytes)
 
 
 def load_growth_bytes(sample: MemorySample, *, promised_bytes: int, reserve_bytes: int) -> int:

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 
+from mme.capacity.policy import FRONT_END_BODIES
 from mme.front_end import PLUGINS_FOLDER
 from mme.settings import Settings
 
@@ -24,14 +25,10 @@ PROPERTIES_FILE = "mms.properties"
 LOG_CONFIG_FILE = "log4j2.xml"
 
 DEFAULT_HANDLER = "model_handler"
-# MMS's own default, a little over SageMaker's limit for InvokeEndpoint of 6 MiB.
-DEFAULT_MAX_PAYLOAD_BYTES = 6_553_500
 
-# The front end's heap in MiB, and how many bodies of the largest size it is to hold besides (MMS-27). Left alone, the
-# JVM takes up to a quarter of the machine, whatever the container's limit. 1,000 loaded models fill 130 MiB (measured,
-# -Xlog:gc).
+# The front end's heap in MiB, FRONT_END_BODIES aside (MMS-27). Left alone, the JVM takes up to a quarter of the
+# machine, whatever the container's limit. 1,000 loaded models fill 130 MiB (measured, -Xlog:gc).
 HEAP_MIB = 512
-HEAP_BODIES = 16
 _LOG4J_LEVELS = {10: "debug", 20: "info", 30: "warn", 40: "error", 50: "fatal"}
 _LOG4J_TEXT = "%d{ISO8601} [%-5p] %c{1} - MESSAGE%n"
 _LOG4J_JSON = (
@@ -54,7 +51,7 @@ _CHATTER = (
 
 def properties(settings: Settings, *, cores: int, model_store: Path) -> str:
     """The text of MMS's properties file. ``cores`` is the default worker count in single-model mode."""
-    max_payload_bytes = _max_payload_bytes(settings)
+    max_payload_bytes = settings.max_body_bytes
     values = {
         "enable_envvars_config": "false",  # MMS_… variables would win over all of this, addresses included (MMS-24)
         "model_store": model_store,
@@ -104,12 +101,8 @@ def management_address(settings: Settings) -> str:
 def jvm_arguments(settings: Settings) -> str:
     """The JVM's arguments: ours, which have no effect on what it serves, then those of the settings."""
     # PerfData would be left in /tmp by a killed JVM, and cannot be written on a read-only file system.
-    heap_mib = HEAP_MIB + HEAP_BODIES * -(-_max_payload_bytes(settings) // 2**20)
+    heap_mib = HEAP_MIB + FRONT_END_BODIES * -(-settings.max_body_bytes // 2**20)
     return f"-XX:-UsePerfData -Xmx{heap_mib}m {settings.jvm_arguments}"
-
-
-def _max_payload_bytes(settings: Settings) -> int:
-    return settings.max_payload_mb * 1024 * 1024 if settings.max_payload_mb else DEFAULT_MAX_PAYLOAD_BYTES
 
 
 def _escaped(value: str) -> str:
