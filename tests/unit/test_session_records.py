@@ -7,7 +7,7 @@ import os
 import pytest
 
 from mme.errors import InsufficientMemory, ModelLoadError, ModelRefused, Refusal, public_message
-from mme.zygote.session_records import MOST_SESSIONS, DrainQuota, SessionRecords, WorkerState, make_shared
+from mme.zygote.session_records import MOST_SESSIONS, SessionRecords, WorkerState, make_shared
 
 
 @pytest.fixture
@@ -75,20 +75,6 @@ def test_records_that_nobody_used_cost_no_memory(descriptor: int, records: Sessi
     assert records.is_any_loaded()
     assert not records.is_any_busy()
     assert os.stat(descriptor).st_blocks * 512 < 64 * 1024
-
-
-def test_a_worker_answers_what_was_under_way_and_then_turns_away(records: SessionRecords) -> None:
-    worker, other = DrainQuota(records), DrainQuota(records)
-    assert not any(worker.is_exceeded_by(1) for _ in range(10))
-    DrainQuota(records).after(3)
-    assert [worker.is_exceeded_by(1) for _ in range(5)] == [False, False, False, True, True]
-    assert [other.is_exceeded_by(2) for _ in range(3)] == [False, False, True]
-    assert not records.is_any_busy()
-
-
-def test_where_nothing_was_under_way_all_are_turned_away(records: SessionRecords) -> None:
-    DrainQuota(records).after(0)
-    assert DrainQuota(records).is_exceeded_by(1)
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ from mme.logs import json_output
 from mme.settings import Settings
 from mme.supervisor.privileges import environment_for_models
 from mme.zygote.launcher import LAUNCHES, write_home
-from mme.zygote.session_records import DrainQuota, SessionRecords, make_shared
+from mme.zygote.session_records import SessionRecords, make_shared
 
 logger = logging.getLogger("mme.zygote")
 
@@ -135,10 +135,6 @@ class ZygoteHandle:
     def has_loaded_worker(self) -> bool:
         """Whether a worker has its model."""
         return self._records.is_any_loaded()
-
-    def set_drain_quota(self, requests: int) -> None:
-        """Has each worker answer so many requests, and 503 to all that come then. For good."""
-        DrainQuota(self._records).after(requests)
 
     def _tell(self, pid: int) -> None:
         os.write(self._alive_write, b"%d\n" % pid)

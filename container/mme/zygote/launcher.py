@@ -31,7 +31,6 @@ from mme.errors import StartError
 HOME = "home"  # MODEL_SERVER_HOME
 LAUNCHES = "launches"  # named pipe: launchers write their process numbers, the zygote reads
 ALIVE = "alive"  # named pipe: the zygote holds it open, launchers wait for its end
-LOADED = "loaded"  # an empty file, made by a spawned worker that has loaded its model
 
 _STANDARD_INPUT, _STANDARD_OUTPUT, _STANDARD_ERROR = 4, 5, 6
 

@@ -6,14 +6,11 @@ copied (``protocol.predict_response``), and a handler that raises ``SystemExit``
 
 from __future__ import annotations
 
-import json
 import logging
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mms.context import Context, RequestProcessor
 from mms.metrics.metrics_store import MetricsStore
 from mms.service import PREDICTION_METRIC, PredictionException, Service
 
@@ -63,18 +60,6 @@ def predict(service: Service, batch: list[dict[str, Any]]) -> Prediction:
 def out_of_memory(request_ids: dict[int, str] | None = None) -> Prediction:
     """507 for all."""
     return _failed(request_ids or {}, "Out of resources", 507)
-
-
-def rejected_while_draining(model_name: str, batch: Sequence[dict[str, Any]]) -> Prediction:
-    """503 to each request of a batch, by itself: MMS fails on a batch that failed as a whole."""
-    context = Context(model_name, None, None, len(batch), None, None)
-    context.request_processor = [RequestProcessor({}) for _ in batch]
-    request_ids = {index: item["requestId"].decode() for index, item in enumerate(batch)}
-    body = json.dumps({"code": 503, "type": "ServiceUnavailableException", "message": "The server is stopping."})
-    for index in request_ids:
-        context.set_response_status(503, "Service Unavailable", index)
-        context.set_response_content_type(index, "application/json")
-    return Prediction(503, _responses([body] * len(batch), request_ids, context))
 
 
 def _failed(request_ids: dict[int, str], message: str, status: int) -> Prediction:

@@ -32,8 +32,8 @@ from mme.errors import InsufficientMemory, MmeError, Refusal
 from mme.zygote import heap, protocol
 from mme.zygote.hang_up import OrphanLimit, has_ended
 from mme.zygote.load_policy import LoadPolicy
-from mme.zygote.prediction import Prediction, out_of_memory, predict, rejected_while_draining
-from mme.zygote.session_records import DrainQuota, SessionRecord, WorkerState
+from mme.zygote.prediction import Prediction, out_of_memory, predict
+from mme.zygote.session_records import SessionRecord, WorkerState
 
 logger = logging.getLogger("mme.worker")
 
@@ -55,7 +55,6 @@ class Session:
         *,
         temporary_dir: str,
         decode_bodies: bool,
-        drain_quota: DrainQuota,
         orphan_limit: OrphanLimit,
         admission: Admission,
         load_policy: LoadPolicy,
@@ -64,15 +63,12 @@ class Session:
     ) -> None:
         """``temporary_dir`` is where the front end makes log files.
 
-        ``drain_quota`` says when to answer 503 to everything, ``orphan_limit`` how long a request may take at most,
-        ``admission`` whether there is memory for the model,
-        ``load_policy`` whether it may load. ``holders`` and ``replaces``: see
-        ``Admission.loading``.
+        ``orphan_limit`` says how long a request may take at most, ``admission`` whether there is memory for the model,
+        ``load_policy`` whether it may load. ``holders`` and ``replaces``: see ``Admission.loading``.
         """
         self._connection = connection
         self._record = record
         self._temporary_dir = temporary_dir
-        self._drain_quota = drain_quota
         self._orphan_limit = orphan_limit
         self._reader = protocol.RequestReader(connection, decode_bodies=decode_bodies)
         self._model = LoadedModel(admission, load_policy, holders, replaces=replaces)
@@ -89,7 +85,7 @@ class Session:
                     case protocol.Load():
                         self._load(message)
                     case protocol.Predict():
-                        self._predict_or_reject(message)
+                        self._predict(message)
         except protocol.Disconnected:
             self._record.state = WorkerState.STARTED  # nothing that happens from here on is the model's fault
             logger.info("Frontend disconnected.")
@@ -139,14 +135,11 @@ class Session:
         LogFiles(self._temporary_dir, message.log_files).remove(self._connection)
         self._model.emit_metrics()
 
-    def _predict_or_reject(self, message: protocol.Predict) -> None:
+    def _predict(self, message: protocol.Predict) -> None:
         started_ns = time.monotonic_ns()
-        if self._drain_quota.is_exceeded_by(len(message.batch)):
-            prediction = rejected_while_draining(self._model.name, message.batch)
-        else:
-            with self._working(WorkerState.PREDICTING):
-                prediction = self._model.predict(message.batch)
-            self._idle_trim.used()
+        with self._working(WorkerState.PREDICTING):
+            prediction = self._model.predict(message.batch)
+        self._idle_trim.used()
         self._record.count(prediction.status, time.monotonic_ns() - started_ns)
         protocol.send(self._connection, prediction.response)
         self._model.emit_metrics()

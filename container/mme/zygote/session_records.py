@@ -115,11 +115,9 @@ class SessionRecord(ctypes.Structure):
 
 class _SharedRecords(ctypes.Structure):
     _fields_ = [
-        ("drain_quota", ctypes.c_uint32),  # 0: no drain; else 1 + the requests that each worker is to answer yet
         ("used_records", ctypes.c_uint32),  # records from here on have never been used
         ("sessions", SessionRecord * MOST_SESSIONS),
     ]
-    drain_quota: int
     used_records: int
     sessions: ctypes.Array[SessionRecord]
 
@@ -193,15 +191,6 @@ class SessionRecords:
             return False
         return ProcessId.of(record.owner) is None
 
-    @property
-    def drain_quota(self) -> int:
-        """1 + the requests that each worker is to answer yet; 0 where the server does not drain."""
-        return self._shared.drain_quota
-
-    @drain_quota.setter
-    def drain_quota(self, quota: int) -> None:
-        self._shared.drain_quota = quota
-
     def is_any_busy(self) -> bool:
         """Whether a session loads its model or works on a request."""
         return self._is_any(WorkerState.LOADING, WorkerState.PREDICTING)
@@ -218,24 +207,3 @@ class SessionRecords:
         # A worker that was killed when its template was gone, too, has left its state behind.
         found = (self[slot] for slot, state in enumerate(states) if state in wanted)
         return any(not each.pid or each.is_process_alive() for each in found)
-
-
-class DrainQuota:
-    """When a worker is to answer 503: never, until the server drains; then to all but so many requests."""
-
-    def __init__(self, records: SessionRecords) -> None:
-        self._records = records
-        self._answered = 0
-
-    def after(self, requests: int) -> None:
-        """Called by the supervisor: each worker is to answer so many more."""
-        self._records.drain_quota = 1 + requests
-
-    def is_exceeded_by(self, requests: int) -> bool:
-        """Called by a worker with the number of requests in a batch: whether they come too late."""
-        allowed = self._records.drain_quota
-        if not allowed:
-            return False
-        too_late = self._answered >= allowed - 1
-        self._answered += requests
-        return too_late

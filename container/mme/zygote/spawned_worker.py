@@ -54,16 +54,13 @@ def main() -> int:
     raise_oom_score(OOM_SCORE_ABOVE_ZYGOTE)
     # Of the server's own processes the front end, which has started this one, and what else it has started count.
     admission = Admission(settings, runtime_dir, server_pid=os.getppid())
-    return _run(load_policy, admission, options, runtime_dir, multi_model=settings.multi_model)
+    return _run(load_policy, admission, options, multi_model=settings.multi_model)
 
 
-def _run(
-    load_policy: LoadPolicy, admission: Admission, options: dict[str, str], runtime_dir: Path, *, multi_model: bool
-) -> int:
+def _run(load_policy: LoadPolicy, admission: Admission, options: dict[str, str], *, multi_model: bool) -> int:
     from mms.model_service_worker import MXNetModelServiceWorker
 
     from mme.errors import MmeError, ModelRefused, Refusal
-    from mme.zygote.launcher import LOADED
 
     front_end = os.getppid()
 
@@ -92,7 +89,6 @@ def _run(
                 message, status = self.load_admitted({**request, "modelPath": os.fsencode(folder)})
             if status == 200:
                 self.has_loaded[0] = 1
-                (runtime_dir / LOADED).touch()
             elif os.getpid() != self.launcher:
                 self.refuse_load(request["ioFileDescriptor"].decode(), message, status)
             return message, status

@@ -34,7 +34,7 @@ from mme.zygote.launcher import Launch
 from mme.zygote.load_policy import LoadPolicy
 from mme.zygote.output import let_output_be_read
 from mme.zygote.processes import name_process, raise_oom_score
-from mme.zygote.session_records import DrainQuota, SessionRecords, WorkerState
+from mme.zygote.session_records import SessionRecords, WorkerState
 
 # Should the kernel have to kill, then one worker before the zygote, and that before the front end.
 OOM_SCORE_ABOVE_ZYGOTE = 200
@@ -112,7 +112,6 @@ def serve(
         records[slot],
         temporary_dir=launch.temporary_dir,
         decode_bodies=launch.environment.get(b"MMS_DECODE_INPUT_REQUEST", b"true") == b"true",
-        drain_quota=DrainQuota(records),
         orphan_limit=orphan_limit,
         admission=admission,
         load_policy=load_policy,
