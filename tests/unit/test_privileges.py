@@ -45,7 +45,8 @@ def test_what_says_where_aws_is_stays() -> None:
 PROGRAM = """
 import os, sys
 import pytest
-from mme.supervisor.privileges import drop_credentials, forbid_new_privileges
+from mme.supervisor.privileges import drop_credentials
+from mme.zygote.processes import forbid_new_privileges
 from mme.settings import Settings
 if "AWS_SESSION_TOKEN" in os.environ:
     os.environ["FIRST"] = str(os.getpid())

@@ -18,13 +18,11 @@ from pathlib import Path
 
 from mme.capacity.policy import FRONT_END_BODIES
 from mme.front_end import PLUGINS_FOLDER
-from mme.settings import Settings
+from mme.settings import DEFAULT_HANDLER, Settings
 
 # Files in the server's private folder, which is the front end's working folder.
 PROPERTIES_FILE = "mms.properties"
 LOG_CONFIG_FILE = "log4j2.xml"
-
-DEFAULT_HANDLER = "model_handler"
 
 # The front end's heap in MiB, FRONT_END_BODIES aside (MMS-27). Left alone, the JVM takes up to a quarter of the
 # machine, whatever the container's limit. 1,000 loaded models fill 130 MiB (measured, -Xlog:gc).

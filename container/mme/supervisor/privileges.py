@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import pwd
@@ -16,7 +15,6 @@ from mme.settings import Settings
 
 logger = logging.getLogger("mme.supervisor.privileges")
 
-_PR_SET_NO_NEW_PRIVS = 38  # linux/prctl.h
 # Of the variables of AWS, those that hold neither credentials nor the way to them.
 _HARMLESS = {
     "AWS_CA_BUNDLE",
@@ -32,11 +30,6 @@ _HARMLESS = {
     "AWS_USE_DUALSTACK_ENDPOINT",
     "AWS_USE_FIPS_ENDPOINT",
 }
-
-
-def forbid_new_privileges() -> None:
-    """No program that this process or a descendant starts gains privileges (set-user-ID, file capabilities)."""
-    ctypes.CDLL(None).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 
 
 def drop_credentials(settings: Settings) -> None:

@@ -26,10 +26,11 @@ from mme.supervisor import mms_config, processes, runtime_dir, toolkit
 from mme.supervisor.agent import Agent, AgentError
 from mme.supervisor.draining import Drain
 from mme.supervisor.preflight import check_start
-from mme.supervisor.privileges import drop_credentials, forbid_new_privileges, switch_user
+from mme.supervisor.privileges import drop_credentials, switch_user
 from mme.supervisor.zygote_handle import ZygoteHandle
 from mme.zygote.launcher import python_for_mms, write_home
 from mme.zygote.load_policy import STORE, write_store
+from mme.zygote.processes import forbid_new_privileges
 
 logger = logging.getLogger("mme.supervisor.server")
 

@@ -29,7 +29,7 @@ from retrying import retry
 
 from mme.errors import StartError
 from mme.logs import json_output
-from mme.settings import Settings
+from mme.settings import DEFAULT_HANDLER, Settings
 from mme.supervisor import mms_config, preflight, processes
 from mme.supervisor.agent import Agent
 from mme.supervisor.privileges import environment_for_models
@@ -144,7 +144,7 @@ class FrontEnd:
         server.subprocess = SimpleNamespace(Popen=lambda command: self._run_script(command, output))
         for step in _STEPS_DONE:
             setattr(server, step, _nothing)
-        server.start_model_server(handler_service=self.settings.handler or mms_config.DEFAULT_HANDLER)
+        server.start_model_server(handler_service=self.settings.handler or DEFAULT_HANDLER)
 
     def _set_environment(self) -> None:
         """The toolkit and the programs that it starts read the process's environment and its working folder."""

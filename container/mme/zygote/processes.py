@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 from pathlib import Path
 
 HIGHEST_OOM_SCORE = 1000
+_PR_SET_NO_NEW_PRIVS = 38  # linux/prctl.h
+
+
+def forbid_new_privileges() -> None:
+    """No program that this process or a descendant starts gains privileges (set-user-ID, file capabilities)."""
+    ctypes.CDLL(None).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 
 
 def raise_oom_score(by: int) -> None:

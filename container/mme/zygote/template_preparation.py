@@ -19,8 +19,7 @@ from pathlib import Path
 
 from mme.errors import StartError
 from mme.frameworks import registry
-from mme.settings import Settings
-from mme.supervisor.mms_config import DEFAULT_HANDLER
+from mme.settings import DEFAULT_HANDLER, Settings
 from mme.zygote import immortal
 from mme.zygote.worker_process import Inherited
 

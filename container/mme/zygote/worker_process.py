@@ -28,12 +28,11 @@ from mme.capacity.process_memory import parent_of
 from mme.errors import Refusal
 from mme.logs import configure_worker_logging
 from mme.settings import Settings
-from mme.supervisor.privileges import forbid_new_privileges
 from mme.zygote.hang_up import OrphanLimit
 from mme.zygote.launcher import Launch
 from mme.zygote.load_policy import LoadPolicy
 from mme.zygote.output import let_output_be_read
-from mme.zygote.processes import name_process, raise_oom_score
+from mme.zygote.processes import forbid_new_privileges, name_process, raise_oom_score
 from mme.zygote.session_records import SessionRecords, WorkerState
 
 # Should the kernel have to kill, then one worker before the zygote, and that before the front end.
