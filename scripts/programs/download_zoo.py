@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from scripts.programs.console import readable_size, run
 from scripts.programs.downloads import Downloader
-from scripts.programs.mxnet_files import check_file
+from scripts.programs.model_files import check_file
 from scripts.programs.package_model import package, print_archive
 from scripts.programs.server_process import ROOT
 

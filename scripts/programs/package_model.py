@@ -7,12 +7,11 @@ import sys
 from pathlib import Path
 
 from mme.errors import ModelLoadError
-from mme.frameworks.mxnet.adapter import artifacts as mxnet_artifacts
 from mme.frameworks.registry import adapter_for
 from scripts.programs.archives import Archive, Entry, entries, write_archive
 from scripts.programs.console import Failure, readable_size, run
 from scripts.programs.model_check import try_model
-from scripts.programs.mxnet_files import check_file
+from scripts.programs.model_files import check_file
 from scripts.programs.progress import bytes_bar
 
 SUFFIX = ".tar.gz"
@@ -68,8 +67,7 @@ def checked(folder: Path) -> list[Entry]:
     if litter:
         print(f"  left out: {', '.join(litter)}", file=sys.stderr)
     try:
-        if adapter_for(folder).name == "mxnet":
-            mxnet_artifacts.find(folder)
+        adapter_for(folder).check_folder(folder)
     except ModelLoadError as error:
         raise Failure(str(error)) from None
     for member in members:

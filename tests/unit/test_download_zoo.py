@@ -19,7 +19,7 @@ import pytest
 
 from scripts.programs.console import Failure
 from scripts.programs.downloads import CHUNK_BYTES, Downloader
-from scripts.programs.mxnet_files import check_file
+from scripts.programs.model_files import check_file
 from tests.harness.models import tiny_classifier
 
 ROOT = Path(__file__).resolve().parents[2]

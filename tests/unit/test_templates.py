@@ -28,22 +28,24 @@ FRAMEWORKS = {
     "slow": "pathlib.Path(os.environ['SLOW_BEGAN']).touch(); time.sleep(1000)",
 }
 
-PACKAGE = """
-from mme.frameworks.growth import Growth
-WELL_KNOWN_FILES = ("*.{name}",)
-GROWTH = Growth((".{name}",), 1.0)
-"""
-
 ADAPTER = """
 import os, pathlib, signal, time
 
 class Adapter:
+    sample_shape = {sample_shape}
     def warm_template(self, settings):
         {warm}
-    def write_sample(self, folder):
-        return False
+    def write_sample(self, folder, settings):
+        {write}
 
 ADAPTER = Adapter()
+"""
+
+DESCRIPTION = """
+from mme.frameworks.description import Description
+from mme.frameworks.growth import Growth
+
+DESCRIPTION = Description("framework_{name}", ("*.{name}",), Growth((".{name}",), 1), packages=())
 """
 
 # Runs in the zygote before anything else.
@@ -53,8 +55,7 @@ if sys.orig_argv[2:4] == ["-m", "mme.zygote.root"]:
     sys.path.insert(0, {str(PACKAGE_DIR)!r})
     from mme.frameworks import registry
     registry.ADAPTERS = {{name: f"framework_{{name}}.adapter" for name in {sorted(FRAMEWORKS)!r}}}
-    for module in registry.ADAPTERS.values():  # workers do not find them any more
-        __import__(module.partition(".")[0])
+    list(registry.descriptions())  # workers do not find them any more
 """
 
 
@@ -65,8 +66,8 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     for name, warm in FRAMEWORKS.items():
         package = folder / f"framework_{name}"
         package.mkdir(parents=True)
-        (package / "__init__.py").write_text(PACKAGE.format(name=name))
-        (package / "adapter.py").write_text(ADAPTER.format(warm=warm))
+        (package / "__init__.py").write_text(DESCRIPTION.format(name=name))
+        (package / "adapter.py").write_text(ADAPTER.format(warm=warm, sample_shape=None, write="pass"))
     (folder / "sitecustomize.py").write_text(REGISTER)
     (tmp_path / "tmp").mkdir()
     for variable, value in {
@@ -219,8 +220,8 @@ def test_a_zygote_that_is_stopped_while_it_warms_up_leaves_no_file_in_the_tempor
     settings: Settings, runtime_dir: Path, tmp_path: Path
 ) -> None:
     adapter = tmp_path / "frameworks" / "framework_slow" / "adapter.py"
-    text = ADAPTER.format(warm="pass").replace("return False", FRAMEWORKS["slow"])
-    adapter.write_text(text)  # it is slow to write its sample
+    # it is slow to write its sample
+    adapter.write_text(ADAPTER.format(warm="pass", sample_shape=(1, 4), write=FRAMEWORKS["slow"]))
     process = ZygoteHandle(settings, runtime_dir)
     process.start()
     process.wait_until_ready()

@@ -27,7 +27,7 @@ from mme.supervisor.zygote_handle import PACKAGE_DIR, ZygoteHandle
 from mme.zygote import protocol, template_preparation
 from mme.zygote.event_loop import EventLoop
 from mme.zygote.launcher import Launch
-from mme.zygote.worker_process import forget_shadowed_modules, reset_environment, worker_environment
+from mme.zygote.worker_process import forget_shadowed_modules, reset_environment
 from tests.harness.scripted_handler import HANDLER, command, make_model
 from tests.harness.waiting import wait_until
 from tests.harness.workers import is_gone
@@ -612,11 +612,6 @@ def test_the_environment_becomes_what_is_wanted_and_nothing_else() -> None:
     wanted = {b"STAYS": b"1", b"CHANGES": b"4", b"COMES": b"5"}
     reset_environment(environment, wanted)
     assert environment == wanted
-
-
-def test_workers_have_one_thread_unless_told_otherwise() -> None:
-    assert worker_environment({})[b"OMP_NUM_THREADS"] == b"1"
-    assert worker_environment({b"OMP_NUM_THREADS": b"4"})[b"OMP_NUM_THREADS"] == b"4"
 
 
 def test_only_modules_that_a_folder_brings_itself_are_forgotten(

@@ -141,7 +141,8 @@ def _framework_of(bytes_by_suffix: Mapping[str, int]) -> Growth:
 @cache
 def _growth_by_suffix() -> Mapping[str, Growth]:
     """An adapter's own figures before those of a framework without one."""
-    return {suffix: growth for growth in (*WITHOUT_ADAPTER, *registry.growths()) for suffix in growth.suffixes}
+    growths = (*WITHOUT_ADAPTER, *(each.growth for each in registry.descriptions()))
+    return {suffix: growth for growth in growths for suffix in growth.suffixes}
 
 
 def survey(model_dir: Path) -> Artifact:

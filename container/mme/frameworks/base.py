@@ -7,6 +7,7 @@ framework: many containers never load a model of it.
 from __future__ import annotations
 
 import errno
+import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +18,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from mme import threads
 from mme.errors import InsufficientMemory
+from mme.frameworks.description import Description
 from mme.settings import Settings
 
 
@@ -72,22 +75,43 @@ class Predictor(ABC):
 
 
 class Adapter(ABC):
-    """What a framework is known by and how its models are loaded. One instance per process, without state."""
+    """How a framework's models are loaded, and all else about it that needs NumPy. One per process, without state."""
 
     name: str
+    description: Description
     artifacts: str  # the files of a model, in words, for error messages
+    sample_shape: tuple[int, ...] | None = None  # of what ``write_sample`` writes, the batch first; None: there is none
 
-    @abstractmethod
     def recognises(self, model_dir: Path) -> bool:
         """Is the model in this folder one of this framework? Looks at file names alone, without the framework."""
+        return any(any(model_dir.glob(pattern)) for pattern in self.description.well_known_files)
 
     @abstractmethod
     def import_framework(self, settings: Settings) -> Any:
-        """Imports the framework, configured as its models need it, and returns it. Calling it again costs nothing."""
+        """Imports the framework after ``configure_process``, and returns it. Calling it again costs nothing."""
+
+    def configure_process(self, settings: Settings) -> None:
+        """Sets the variables that the framework reads at its import, as far as they are not set.
+
+        A worker of the server has them already (``mms_config.environment``); a template or a script may not.
+        """
+        for name, value in self.description.environment(settings).items():
+            os.environ.setdefault(name, value)
+        threads.set_default(os.environ)
 
     @abstractmethod
     def load(self, model_dir: Path, settings: Settings, gpu_id: int | None = None) -> Predictor:
         """Loads the model. Raises ``ModelLoadError`` for what is wrong with it and ``InsufficientMemory``."""
+
+    def check_folder(self, model_dir: Path) -> None:  # noqa: B027 (a framework may do with whatever there is)
+        """Checks without the framework that no file is missing. Raises ``ModelLoadError``."""
+
+    def check_file(self, path: Path, name: str) -> bool:
+        """Checks without the framework that the file at ``path`` is what ``name``, which it is to have, says.
+
+        False for a name that says nothing to this framework. Raises ``ModelLoadError``.
+        """
+        return False
 
     def warm_template(self, settings: Settings) -> None:  # noqa: B027 (nothing to warm is a fine answer)
         """Called once in the process that workers are forked from: imports the framework and runs a dummy model.
@@ -95,13 +119,13 @@ class Adapter(ABC):
         It must leave no second thread behind: a fork would not carry it over.
         """
 
-    def write_sample(self, folder: Path) -> bool:
-        """Writes the artifacts of a tiny model for small RGB images, or writes nothing and returns False.
+    def write_sample(self, folder: Path, settings: Settings) -> None:  # noqa: B027 (there may be none)
+        """Writes the artifacts of a tiny model with one input of ``sample_shape``.
 
-        The zygote loads it through the handler and sends it a few requests before it forks: the code that a load
-        and an invocation run through has then been run once, and the workers share the pages that this filled.
+        The template loads it through the handler and sends it a few requests before it forks: the code that a load
+        and an invocation run through has then been run once, and the workers share the pages that this filled. It may
+        be killed meanwhile: all files go into ``folder``, which is removed then, too.
         """
-        return False
 
 
 # How MXNet, oneDNN, NumPy and the operating system word the lack of memory. MXNet's C API prints std: :bad_alloc too.

@@ -1,6 +1,7 @@
 """Which frameworks there are, and which of them a model folder is for. Adapters are imported when first asked for.
 
-``framework_of`` is asked by the zygote's root for each load: it imports neither an adapter nor NumPy.
+What the supervisor and the zygote's root ask (``description`` and all that is made of it) imports neither an adapter
+nor NumPy.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from mme.errors import ModelLoadError
 
 if TYPE_CHECKING:
     from mme.frameworks.base import Adapter
-    from mme.frameworks.growth import Growth
+    from mme.frameworks.description import Description
     from mme.settings import Settings
 
-# framework -> module that defines its ADAPTER; asked in this order
+# framework -> module that defines its ADAPTER, in a package that defines its DESCRIPTION; asked in this order
 ADAPTERS = {"mxnet": "mme.frameworks.mxnet.adapter"}
 
 
@@ -30,8 +31,8 @@ def framework_of(model_dir: str | os.PathLike[str]) -> str | None:
         names = os.listdir(model_dir)  # noqa: PTH208 (names are all that is wanted)
     except OSError:
         return None
-    for framework, module in ADAPTERS.items():
-        patterns = importlib.import_module(module.rpartition(".")[0]).WELL_KNOWN_FILES
+    for framework in ADAPTERS:
+        patterns = description(framework).well_known_files
         if any(fnmatchcase(name, pattern) for name in names for pattern in patterns):
             return framework
     return None
@@ -42,13 +43,23 @@ def frameworks_to_preload(settings: Settings) -> tuple[str, ...]:
     if settings.preload is not None:
         return settings.preload
     # (not importlib.util.find_spec, which asks finders that prepare the import, too: numpy_names.restore_before_mxnet)
-    return tuple(name for name in ADAPTERS if importlib.machinery.PathFinder.find_spec(name) is not None)
+    find = importlib.machinery.PathFinder.find_spec
+    return tuple(name for name in ADAPTERS if find(description(name).module) is not None)
 
 
-def growths() -> Iterator[Growth]:
-    """How memory grows in the workers of each framework; imports no adapter."""
-    for module in ADAPTERS.values():
-        yield importlib.import_module(module.rpartition(".")[0]).GROWTH
+def description(name: str) -> Description:
+    """What is known of the framework called ``name`` without its adapter; ``KeyError`` where there is none."""
+    return importlib.import_module(ADAPTERS[name].rpartition(".")[0]).DESCRIPTION
+
+
+def descriptions() -> Iterator[Description]:
+    """Of all frameworks, in the order of ``ADAPTERS``."""
+    return map(description, ADAPTERS)
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """The variables that the frameworks are to find in each worker, where the user has set none."""
+    return {name: value for each in descriptions() for name, value in each.environment(settings).items()}
 
 
 def adapter(name: str) -> Adapter:

@@ -9,12 +9,29 @@ from __future__ import annotations
 import importlib.metadata
 import sys
 
-KEPT = ("multi-model-server", "mxnet", "numpy", "pip", "psutil", "retrying", "sagemaker-inference", "setuptools")
+from mme.frameworks import registry
+
+# The server's own; those of a framework are in its description.
+_SERVER = ("multi-model-server", "numpy", "pip", "psutil", "retrying", "sagemaker-inference", "setuptools")
+
+
+def kept() -> list[str]:
+    """The distributions that keep their version: the server's, and those of each framework that is installed."""
+    of_frameworks = {name for each in registry.descriptions() for name in each.packages}
+    return sorted({*_SERVER, *filter(_is_installed, of_frameworks)})
 
 
 def text() -> str:
     """The installed versions as constraints, one a line."""
-    return "".join(f"{name}=={importlib.metadata.version(name)}\n" for name in KEPT)
+    return "".join(f"{name}=={importlib.metadata.version(name)}\n" for name in kept())
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        importlib.metadata.distribution(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 if __name__ == "__main__":

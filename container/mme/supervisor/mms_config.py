@@ -16,7 +16,9 @@ from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 
+from mme import threads
 from mme.capacity.policy import FRONT_END_BODIES
+from mme.frameworks import registry
 from mme.front_end import PLUGINS_FOLDER
 from mme.settings import DEFAULT_HANDLER, Settings
 
@@ -39,12 +41,8 @@ _LOG4J_ONE_LINE = "%replace{%enc{%m}{CRLF}}{[\\x00-\\x08\\x0b-\\x1f\\x7f]}{?}"
 _LOG4J_SEVERAL_LINES = "com.amazonaws.ml.mms.ModelServer"
 # The platform asks for these every few seconds (CONTRACT: /ping, and GET /models on a multi-model endpoint).
 _PLATFORM_POLLS = '.*"GET /(ping|models) HTTP/.*'
-# What the front end says of each load, unload and request, at up to WARN, and the access log has already; and a line
-# that MXNet writes whenever it binds a network (frameworks/mxnet.py says why there is no subgraph back end).
-_CHATTER = (
-    r"(attach|terminate)IOStreams\(\) .*|Stopped Scanner - .*|Backend response time: .*"
-    r"|.*MXNET_SUBGRAPH_BACKEND=NONE is detected.*"
-)
+# What the front end says of each load, unload and request, at up to WARN, and the access log has already.
+_CHATTER = (r"(attach|terminate)IOStreams\(\) .*", "Stopped Scanner - .*", "Backend response time: .*")
 
 
 def properties(settings: Settings, *, cores: int, model_store: Path) -> str:
@@ -135,7 +133,7 @@ def log4j2_xml(settings: Settings) -> str:
     chatter = (
         ""
         if settings.log_level <= 10
-        else f'<RegexFilter regex="{escape(_CHATTER)}" onMatch="DENY" onMismatch="NEUTRAL"/>'
+        else f'<RegexFilter regex="{escape(_chatter())}" onMatch="DENY" onMismatch="NEUTRAL"/>'
     )
     # what workers say arrives as INFO from standard output, as WARN from standard error (configure_worker_logging)
     output = level if settings.log_level <= 20 else "warn"
@@ -197,11 +195,12 @@ def environment(
     # The toolkit compares these texts literally.
     result["SAGEMAKER_MULTI_MODEL"] = "true" if settings.multi_model else "false"
     result["SAGEMAKER_BASE_DIR"] = str(settings.base_dir)
-    # MXNet in a worker: no engine threads, no second, fused copy of the weights (frameworks/mxnet.py).
-    result.setdefault("MXNET_ENGINE_TYPE", "NaiveEngine")
-    if not settings.mxnet_fuse:
-        result.setdefault("MXNET_SUBGRAPH_BACKEND", "NONE")
-    return result
+    threads.set_default(result)
+    return registry.environment(settings) | result
+
+
+def _chatter() -> str:
+    return "|".join([*_CHATTER, *(line for each in registry.descriptions() for line in each.chatter)])
 
 
 def _locale(environment: Mapping[str, str]) -> str:

@@ -28,6 +28,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from mme import threads
 from mme.errors import StartError
 from mme.logs import json_output
 from mme.settings import Settings
@@ -38,11 +39,6 @@ from mme.zygote.session_records import SessionRecords, make_shared
 logger = logging.getLogger("mme.zygote")
 
 PACKAGE_DIR = Path(__file__).resolve().parents[2]
-# The zygote's environment, besides what it inherits. One thread each: a pool of threads does not survive a fork.
-# Workers that are to have more get them after it.
-_ENVIRONMENT = dict.fromkeys(
-    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1"
-)
 _POLL_S = 0.005
 
 
@@ -80,7 +76,11 @@ class ZygoteHandle:
         try:
             process = subprocess.Popen(
                 [*command, *map(str, descriptors)],
-                env={**environment_for_models(self.settings), **_ENVIRONMENT, "PYTHONPATH": python_path},
+                env={
+                    **environment_for_models(self.settings),
+                    **threads.environment_of_template(),
+                    "PYTHONPATH": python_path,
+                },
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

@@ -30,7 +30,6 @@ from mme.zygote.session import LoadedModel
 
 logger = logging.getLogger("mme.zygote")
 
-_IMAGE_SIDE = 32  # of the sample models, see Adapter.write_sample
 # Python 3.11 specialises code that has run eight times, later ones that has run twice. Twice as many rounds change no
 # figure of benchmarks/worker_profile.py.
 _ROUNDS = 9
@@ -41,13 +40,17 @@ def warm_up_template(framework: str, handler: str, runtime_dir: Path, settings: 
 
     The model is written to ``runtime_dir``, which the supervisor removes should this process be killed meanwhile.
     """
+    adapter = registry.adapter(framework)
+    if adapter.sample_shape is None:
+        return
     with tempfile.TemporaryDirectory(prefix="sample-", dir=runtime_dir) as folder, _quiet():
-        if not registry.adapter(framework).write_sample(Path(folder)):
-            return
+        adapter.write_sample(Path(folder), settings)
         _decide_about_memory(Path(folder), settings)
         for _ in range(_ROUNDS):
             load = protocol.encode_load("sample", folder, f"{handler}:handle")
-            _play([load, *(_predict_request(content_type, body) for content_type, body in _bodies())])
+            _play(
+                [load, *(_predict_request(content_type, body) for content_type, body in _bodies(adapter.sample_shape))]
+            )
 
 
 def _decide_about_memory(folder: Path, settings: Settings) -> None:
@@ -93,18 +96,24 @@ def _predict_request(content_type: str, body: bytes) -> bytes:
     return protocol.encode_predict(body, content_type, headers={"Content-Type": content_type, "Accept": "*/*"})
 
 
-def _bodies() -> Iterator[tuple[str, bytes]]:
-    pixels = np.zeros((1, 3, _IMAGE_SIDE, _IMAGE_SIDE), np.float32)
-    yield "application/json", json.dumps(pixels.tolist()).encode()
-    yield "text/csv", (",".join(map(str, pixels.ravel().tolist())) + "\n").encode()
+def _bodies(shape: tuple[int, ...]) -> Iterator[tuple[str, bytes]]:
+    """One sample for an input of ``shape`` in each content type, as an image, too, where that may be one."""
+    zeros = np.zeros(shape, np.float32)
+    yield "application/json", json.dumps(zeros.tolist()).encode()
+    yield "text/csv", (",".join(map(str, zeros.ravel().tolist())) + "\n").encode()
     array = io.BytesIO()
-    np.save(array, pixels)
+    np.save(array, zeros)
     yield "application/x-npy", array.getvalue()
+    if len(shape) == 4 and shape[1] == 3:
+        yield from _images(height=shape[2], width=2 * shape[3])
+
+
+def _images(*, height: int, width: int) -> Iterator[tuple[str, bytes]]:
     try:
         from PIL import Image
     except ImportError:
         return
-    image = Image.new("RGB", (2 * _IMAGE_SIDE, _IMAGE_SIDE), "grey")
+    image = Image.new("RGB", (width, height), "grey")
     for kind in ("jpeg", "png"):
         encoded = io.BytesIO()
         image.save(encoded, kind)

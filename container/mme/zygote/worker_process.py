@@ -6,13 +6,11 @@ that does: after it, the process looks to a handler as if MMS had started a fres
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import importlib.machinery
 import io
 import logging
 import os
-import re
 import resource
 import signal
 import socket
@@ -23,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from mme import threads
 from mme.capacity.admission import Admission
 from mme.capacity.process_memory import parent_of
 from mme.errors import Refusal
@@ -144,13 +143,12 @@ def become_worker(launch: Launch, connection: int, inherited: Inherited, load_po
     tempfile.tempdir = None  # may have been looked up with another TMPDIR
     folder = launch.arguments["--model-path"]
     python_path = load_policy.python_path(os.fsdecode(launch.environment.get(b"PYTHONPATH", b"")), folder)
-    environment = worker_environment({**launch.environment, b"PYTHONPATH": os.fsencode(python_path)})
-    reset_environment(os.environb, environment)
+    reset_environment(os.environb, {**launch.environment, b"PYTHONPATH": os.fsencode(python_path)})
     reset_imports(python_path, inherited)
     arguments = {**launch.arguments, "--model-path": str(load_policy.folder_of(folder))}
     sys.argv = ["model_service_worker.py", *(word for pair in arguments.items() for word in pair)]
     reset_random_state()
-    reset_threads(environment[b"OMP_NUM_THREADS"].decode())
+    threads.set_counts(os.environ)
     settings = Settings.from_environment()
     configure_worker_logging(settings)
     gc.freeze()  # what the zygote keeps of its models is not ours to collect: looking at it would copy its pages
@@ -193,14 +191,6 @@ def reset_descriptors(output: tuple[int, int], keep: Iterable[int]) -> None:
         stream = io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", line_buffering=True)
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
-
-
-def worker_environment(launched_with: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
-    """The variables that model code sees: the launcher's, and those that MMS's worker sets itself."""
-    environment = dict(launched_with)
-    environment.setdefault(b"OMP_NUM_THREADS", b"1")
-    environment.setdefault(b"MXNET_USE_OPERATOR_TUNING", b"0")
-    return environment
 
 
 def reset_environment(environment: MutableMapping[bytes, bytes], wanted: Mapping[bytes, bytes]) -> None:
@@ -250,14 +240,3 @@ def reset_random_state() -> None:
     numpy = sys.modules.get("numpy")
     if numpy is not None:
         numpy.random.seed(int.from_bytes(os.urandom(4)))
-
-
-def reset_threads(openmp_threads: str) -> None:
-    """OpenMP's thread count, where a user asks for more than the one that the zygote is restricted to.
-
-    The libraries read OMP_NUM_THREADS when they are loaded, which was before the fork.
-    """
-    if not openmp_threads.isdigit() or int(openmp_threads) == 1:
-        return
-    for path in set(re.findall(r"/\S*lib(?:g|i)?omp\S*\.so\S*", Path("/proc/self/maps").read_text())):
-        ctypes.CDLL(path).omp_set_num_threads(int(openmp_threads))

@@ -32,6 +32,7 @@ import numpy as np
 
 from mme.errors import ModelLoadError
 from mme.frameworks.base import TensorSpec
+from mme.frameworks.mxnet import PARAMS_SUFFIX, SHAPES_SUFFIX, SYMBOL_SUFFIX
 
 _LIST_MAGIC, _MAGIC_V1, _MAGIC_V2, _MAGIC_V3 = 0x112, 0xF993FAC8, 0xF993FAC9, 0xF993FACA
 # type flags of mshadow (base.h) -> bytes per element: float32, float64, float16, uint8, int32, int8, int64, bool
@@ -52,33 +53,33 @@ class Artifacts:
     shapes: Path
 
 
-_EPOCH = re.compile(r"-(\d{4,})\.params")
+_EPOCH = re.compile(rf"-(\d{{4,}}){re.escape(PARAMS_SUFFIX)}")
 
 
 def find(model_dir: Path) -> Artifacts:
     """Finds the files of the model. Raises ``ModelLoadError`` for one that is missing or not the only one."""
-    symbols = sorted(model_dir.glob("*-symbol.json"))
+    symbols = sorted(model_dir.glob(f"*{SYMBOL_SUFFIX}"))
     if len(symbols) != 1:
         raise ModelLoadError(
-            f"{model_dir} holds {len(symbols)} files *-symbol.json ({_names(symbols)}); a model has exactly one."
+            f"{model_dir} holds {len(symbols)} files *{SYMBOL_SUFFIX} ({_names(symbols)}); a model has exactly one."
         )
-    prefix = symbols[0].name.removesuffix("-symbol.json")
+    prefix = symbols[0].name.removesuffix(SYMBOL_SUFFIX)
     epochs = {
         int(match[1]): path
         for path in model_dir.iterdir()
         if path.name.startswith(prefix) and (match := _EPOCH.fullmatch(path.name, len(prefix)))
     }
     if not epochs:
-        others = sorted(model_dir.glob("*.params"))
+        others = sorted(model_dir.glob(f"*{PARAMS_SUFFIX}"))
         raise ModelLoadError(
-            f"{model_dir} holds {symbols[0].name} but no {prefix}-NNNN.params with its parameters"
+            f"{model_dir} holds {symbols[0].name} but no {prefix}-NNNN{PARAMS_SUFFIX} with its parameters"
             + (f" (there is {_names(others)}: rename it)." if others else ". Add it to the archive.")
         )
-    shapes = sorted(model_dir.glob("*-shapes.json"))
+    shapes = sorted(model_dir.glob(f"*{SHAPES_SUFFIX}"))
     if len(shapes) != 1:
         raise ModelLoadError(
-            f"{model_dir} holds {len(shapes)} files *-shapes.json ({_names(shapes)}); a model has exactly one, which "
-            'names its inputs: [{"name": "data", "shape": [1, 3, 224, 224]}].'
+            f"{model_dir} holds {len(shapes)} files *{SHAPES_SUFFIX} ({_names(shapes)}); a model has exactly one, "
+            'which names its inputs: [{"name": "data", "shape": [1, 3, 224, 224]}].'
         )
     return Artifacts(symbols[0], epochs[max(epochs)], shapes[0])
 

@@ -1,4 +1,4 @@
-"""MXNet's artifact files, as far as they can be judged without MXNet: is this what its name says?"""
+"""A model's files, as far as they can be judged without its framework: is this what its name says?"""
 
 from __future__ import annotations
 
@@ -6,22 +6,20 @@ import json
 from pathlib import Path
 
 from mme.errors import ModelLoadError
-from mme.frameworks.mxnet.adapter import artifacts as mxnet_artifacts
+from mme.frameworks import registry
 from scripts.programs.console import Failure
 
 
 def check_file(path: Path, name: str | None = None) -> None:
-    """Checks the file at ``path`` as what ``name`` (default: its own) says it is: params, symbol, JSON or labels.
+    """Checks the file at ``path`` as what ``name`` (default: its own) says: a framework's artifact, JSON or labels.
 
     Raises ``Failure`` where it is something else, for example the error page of a proxy.
     """
     name = name or path.name
     try:
-        if name.endswith(".params"):
-            mxnet_artifacts.check_params(path)
-        elif name.endswith("-symbol.json"):
-            mxnet_artifacts.read_graph(path)
-        elif name.endswith(".json"):
+        if any(adapter.check_file(path, name) for adapter in registry.adapters()):
+            return
+        if name.endswith(".json"):
             _check_json(path)
         elif name == "synset.txt":
             _check_labels(path)
