@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import resource
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from mme.capacity.memory import KernelMemory
+from mme.capacity.memory import most_bytes_of_worker
 from mme.errors import MmeError, ModelLoadError
 from mme.frameworks.base import Predictor, describe_inputs, means_no_memory, memory_errors
 from mme.frameworks.registry import adapter_for
@@ -66,9 +65,6 @@ class ModelHandler:
                 _unreadable_files(),
             ):
                 adapter = adapter_for(model_dir)
-                adapter.import_framework(self.settings)
-                # not before: libraries crash where they find no room for themselves
-                _limit_memory(self.settings.worker_memory_limit_mb)
                 self.model = adapter.load(model_dir, self.settings, properties.get("gpu_id"))
                 _check_size(self.model, model_dir, self.settings)
                 self._prepare(model_dir, self.settings)
@@ -275,26 +271,13 @@ def _check_size(model: Predictor, model_dir: Path, settings: Settings) -> None:
     one_pass_bytes = sum(math.prod(each.sample_shape) * each.dtype.itemsize for each in model.inputs)
     if one_pass_bytes < _SMALL_INPUTS_BYTES:
         return
-    limits_mb = (settings.memory_limit_mb, settings.worker_memory_limit_mb)
-    limits_bytes = [limit_mb << 20 for limit_mb in limits_mb if limit_mb is not None]
-    limit_bytes = min([KernelMemory().read().smallest_limit_bytes, *limits_bytes])
+    limit_bytes = most_bytes_of_worker(settings)
     if _COPIES_OF_INPUTS * one_pass_bytes > limit_bytes:
         raise ModelLoadError(
             f"{model_dir}: one sample ({describe_inputs(model.inputs)}) takes {one_pass_bytes >> 20} MiB, "
             f"{_COPIES_OF_INPUTS} times while it is read, of {limit_bytes >> 20} MiB in all. If the shapes are right, "
             "use a larger instance."
         )
-
-
-def _limit_memory(limit_mb: int | None) -> None:
-    """Lets an allocation beyond the limit fail in this process, where it becomes an answer 507 and nobody is killed.
-
-    A lower limit that is already there stays.
-    """
-    if limit_mb is not None:
-        before = resource.getrlimit(resource.RLIMIT_DATA)
-        known = [limit for limit in (limit_mb << 20, *before) if limit != resource.RLIM_INFINITY]
-        resource.setrlimit(resource.RLIMIT_DATA, (min(known), before[1]))
 
 
 def entry_point(handler_class: Callable[[], ModelHandler]) -> Callable[[Any, Any], list[bytes] | None]:

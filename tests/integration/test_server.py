@@ -302,6 +302,13 @@ def test_a_failed_allocation_is_507_at_load_and_the_server_serves_on(limited: Se
     assert limited.invoke("double", ONE_ROW).status_code == 200
 
 
+def test_the_limit_of_a_worker_holds_while_a_handler_of_ones_own_loads(limited: ServerProcess) -> None:
+    source = "held = bytearray(800 << 20)\ndef handle(data, context):\n    return data and [b'']\n"
+    (limited.model_dir("greedy") / "greedy_handler.py").write_text(source)
+    answer = limited.load("greedy", handler="greedy_handler")
+    assert answer.status_code == 507, answer.text
+
+
 def test_a_failed_allocation_is_507_at_invoke_and_the_worker_lives_on(limited: ServerProcess) -> None:
     models.hungry_model(limited.model_dir("hungry"), megabytes_per_sample=64)
     assert limited.load("hungry").status_code == 200, limited.log_tail()

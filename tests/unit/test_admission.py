@@ -28,7 +28,7 @@ from mme.capacity.memory import MemorySample
 from mme.capacity.policy import decide, load_growth_bytes, request_growth_bytes, reserve_bytes
 from mme.capacity.process_memory import ProcessId
 from mme.capacity.reservations import Book, Loading, Reservations, new_key
-from mme.capacity.rlimit import RequestLimit, limited_growth, thread_stacks_bytes
+from mme.capacity.rlimit import RequestLimit, limit_worker, limited_growth, thread_stacks_bytes
 from mme.errors import InsufficientMemory, ModelLoadError
 from mme.settings import Settings
 from tests.harness import models
@@ -737,8 +737,24 @@ def test_the_limit_of_a_worker_holds_whatever_is_free(memory: FakeMemory) -> Non
     memory.limit_mib = 1_000_000
 
     def work() -> None:
-        RequestLimit(Settings(worker_memory_limit_mb=2000), memory).renew()
+        limit_worker(Settings(worker_memory_limit_mb=2000))
+        RequestLimit(Settings(), memory).renew()
         assert resource.getrlimit(resource.RLIMIT_DATA)[0] == 2000 * MIB
+        with limited_growth(1_000_000 * MIB):
+            assert resource.getrlimit(resource.RLIMIT_DATA)[0] == 2000 * MIB
+
+    in_child(work)
+
+
+def test_the_limit_of_a_worker_never_raises_another() -> None:
+    def work() -> None:
+        resource.setrlimit(resource.RLIMIT_DATA, (1000 * MIB, 3000 * MIB))
+        limit_worker(Settings(worker_memory_limit_mb=2000))
+        assert resource.getrlimit(resource.RLIMIT_DATA) == (1000 * MIB, 2000 * MIB)
+        limit_worker(Settings(worker_memory_limit_mb=4000))
+        assert resource.getrlimit(resource.RLIMIT_DATA) == (1000 * MIB, 2000 * MIB)
+        limit_worker(Settings())
+        assert resource.getrlimit(resource.RLIMIT_DATA) == (1000 * MIB, 2000 * MIB)
 
     in_child(work)
 

@@ -21,9 +21,14 @@ import json
 import sys
 from pathlib import Path
 import model_handler
+from mme.capacity.rlimit import limit_worker
 from mme.errors import InsufficientMemory
+from mme.frameworks.registry import adapter
+from mme.settings import Settings
 from tests.harness import requests as golden
 
+adapter("mxnet").import_framework(Settings())
+limit_worker(Settings.from_environment())
 context = golden.context_for(Path(sys.argv[1]), batch_size=8)
 try:
     model_handler.handle(None, context)

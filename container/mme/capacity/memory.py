@@ -194,3 +194,10 @@ def _cgroup_levels(root: Path) -> list[Level]:
         CgroupV2(each.folder, each.path) if each.unified else CgroupV1(each.folder, each.path, own=each.own)
         for each in cgroups.levels(root, "memory")
     ]
+
+
+def most_bytes_of_worker(settings: Settings) -> int:
+    """The most memory that one worker can ever have here, if all other models are unloaded."""
+    limits_mb = (settings.memory_limit_mb, settings.worker_memory_limit_mb)
+    limits_bytes = [limit_mb * MIB for limit_mb in limits_mb if limit_mb is not None]
+    return min([KernelMemory().read().smallest_limit_bytes, *limits_bytes])

@@ -46,14 +46,24 @@ def limited_growth(growth_bytes: int) -> Iterator[None]:
             resource.setrlimit(resource.RLIMIT_DATA, (before, hard))
 
 
+def limit_worker(settings: Settings) -> None:
+    """Bounds this process, and what it starts, by MME_WORKER_MEMORY_LIMIT_MB for good: no later limit is higher.
+
+    A lower limit that is already there stays.
+    """
+    if settings.worker_memory_limit_mb is None:
+        return
+    limit_bytes = settings.worker_memory_limit_mb * MIB
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (_least(limit_bytes, soft, hard), _least(limit_bytes, hard)))
+
+
 class RequestLimit:
     """For a worker to call before each request: bounds what the request may allocate by what is free."""
 
     def __init__(self, settings: Settings, memory: MemoryReader) -> None:
         self._settings = settings
         self._memory = memory
-        limit_mb = settings.worker_memory_limit_mb
-        self._most_bytes = resource.RLIM_INFINITY if limit_mb is None else limit_mb * MIB
         self._renew_at_s = 0.0
         self.is_memory_short = False  # when it was last looked at: requests live on the reserve
 
@@ -67,7 +77,7 @@ class RequestLimit:
         self._renew_at_s = now_s + RENEW_S
         self.is_memory_short = sample.free_bytes < reserve
         growth_bytes = request_growth_bytes(sample, reserve_bytes=reserve)
-        _set_limit(_data_bytes() + growth_bytes + thread_stacks_bytes(), within=self._most_bytes)
+        _set_limit(_data_bytes() + growth_bytes + thread_stacks_bytes())
 
 
 def thread_stacks_bytes() -> int:
@@ -78,11 +88,14 @@ def thread_stacks_bytes() -> int:
     return ((os.cpu_count() or 1) + _FEW_THREADS) * min(stack_bytes, _LARGEST_STACK_BYTES)
 
 
-def _set_limit(limit_bytes: int, *, within: int) -> None:
+def _set_limit(limit_bytes: int, *, within: int = resource.RLIM_INFINITY) -> None:
     """Sets the soft limit to the least of ``limit_bytes``, ``within`` and the hard limit."""
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    known = [limit for limit in (limit_bytes, within, hard) if limit != resource.RLIM_INFINITY]
-    resource.setrlimit(resource.RLIMIT_DATA, (min(known), hard))
+    resource.setrlimit(resource.RLIMIT_DATA, (_least(limit_bytes, within, hard), hard))
+
+
+def _least(*limits: int) -> int:
+    return min((limit for limit in limits if limit != resource.RLIM_INFINITY), default=resource.RLIM_INFINITY)
 
 
 def _data_bytes() -> int:

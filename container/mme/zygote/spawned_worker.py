@@ -36,12 +36,14 @@ def main() -> int:
     options = dict(zip(sys.argv[3::2], sys.argv[4::2], strict=True))
     sys.path.insert(0, str(PACKAGE_DIR))
     from mme.capacity.admission import Admission
+    from mme.capacity.rlimit import limit_worker
     from mme.logs import configure_worker_logging
     from mme.settings import Settings
     from mme.zygote.load_policy import LoadPolicy
     from mme.zygote.worker_process import OOM_SCORE_ABOVE_ZYGOTE, raise_oom_score
 
     settings = Settings.from_environment()
+    limit_worker(settings)
     configure_worker_logging(settings)
     load_policy = LoadPolicy.for_server(settings, runtime_dir, server_python_path)
     wanted = dict(os.environ).get("PYTHONPATH", "")  # MMS made it of the request and of the server's own

@@ -24,6 +24,7 @@ from typing import NoReturn
 from mme import threads
 from mme.capacity.admission import Admission
 from mme.capacity.process_memory import parent_of
+from mme.capacity.rlimit import limit_worker
 from mme.errors import Refusal
 from mme.logs import configure_worker_logging
 from mme.settings import Settings
@@ -150,6 +151,7 @@ def become_worker(launch: Launch, connection: int, inherited: Inherited, load_po
     reset_random_state()
     threads.set_counts(os.environ)
     settings = Settings.from_environment()
+    limit_worker(settings)
     configure_worker_logging(settings)
     gc.freeze()  # what the zygote keeps of its models is not ours to collect: looking at it would copy its pages
     gc.enable()
