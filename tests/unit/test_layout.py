@@ -14,7 +14,7 @@ LEVELS = {
     "mme": (
         {"errors"},
         {"settings"},
-        {"logs", "front_end"},
+        {"logs", "threads", "front_end"},
         {"frameworks"},
         {"capacity", "handler", "packages"},
         {"zygote"},
