@@ -27,14 +27,13 @@ from mme.supervisor.agent import Agent, AgentError
 from mme.supervisor.draining import Drain
 from mme.supervisor.preflight import check_start
 from mme.supervisor.privileges import drop_credentials, switch_user
-from mme.supervisor.zygote_handle import ZygoteHandle
+from mme.supervisor.zygote_handle import PACKAGE_DIR, ZygoteHandle
 from mme.zygote.launcher import python_for_mms, write_home
 from mme.zygote.load_policy import STORE, write_store
 from mme.zygote.processes import forbid_new_privileges
 
 logger = logging.getLogger("mme.supervisor.server")
 
-PACKAGE_DIR = Path(__file__).resolve().parent.parent
 # SageMaker sends SIGKILL 30 s after SIGTERM; all must be over before.
 STOP_TIMEOUT_S = 28.0
 _DRAIN_POLL_S = 0.02
