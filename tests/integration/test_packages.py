@@ -78,7 +78,7 @@ def test_a_handler_finds_the_packages_that_its_model_asks_for(interpreter: Path,
 def test_packages_that_cannot_be_installed_end_the_start_with_one_line(
     interpreter: Path, model: Path, requirement: str, reason: str
 ) -> None:
-    write_wheel(model / "code" / "wheels", "needs_another_numpy", "", requires="numpy>=2")
+    write_wheel(model / "code" / "wheels", "needs_another_numpy", "", requires="numpy<2")
     write_requirements(model, requirement)
     server = ServerProcess(single_model_dir=model)
     try:

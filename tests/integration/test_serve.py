@@ -33,7 +33,7 @@ class Serving(MarkedProcess, ContainerClient):
     def answers(self) -> bool:
         """Does /ping answer?"""
         try:
-            return self.ping().json()["status"] == "Healthy"
+            return self.ping().status_code == 200
         except requests.RequestException:
             return False
 

@@ -19,10 +19,8 @@ NEEDED = [
     "requirements-samples.txt",
     "requirements-java.txt",
     "requirements-dev.txt",
-    "container/mme/__init__.py",
-    "container/mme/frameworks/__init__.py",
-    "container/mme/frameworks/mxnet/__init__.py",
-    "container/mme/frameworks/mxnet/numpy_names.py",
+    # what every Python of .venv imports at its start (checkout.pth)
+    *(str(each.relative_to(ROOT)) for each in (ROOT / "container" / "mme").rglob("*.py")),
 ]
 JAVA_PROGRAMS = re.compile("java|javac|jar|jlink|jshell")
 NOT_INHERITED = ("JAVA_HOME", "PYTHON", "VIRTUAL_ENV")
@@ -154,7 +152,11 @@ def test_without_a_recent_java_a_runtime_is_installed_a_second_run_is_silent_and
     ).stdout.splitlines()
     assert (numpy[0], mxnet) == ("2", "1.9.1")
     taken = subprocess.run(
-        [python, "-c", "from mme import preflight, settings; print(preflight.java_home(settings.Settings()))"],
+        [
+            python,
+            "-c",
+            "from mme.settings import Settings; from mme.supervisor import preflight; print(preflight.java_home(Settings()))",
+        ],
         env={"PATH": path_with_old_java, "PYTHONPATH": str(ROOT / "container")},
         capture_output=True,
         text=True,
