@@ -155,7 +155,7 @@ def test_without_a_recent_java_a_runtime_is_installed_a_second_run_is_silent_and
         [
             python,
             "-c",
-            "from mme.settings import Settings; from mme.supervisor import preflight; print(preflight.java_home(Settings()))",
+            "import mme.settings as s; from mme.supervisor.preflight import java_home; print(java_home(s.Settings()))",
         ],
         env={"PATH": path_with_old_java, "PYTHONPATH": str(ROOT / "container")},
         capture_output=True,
