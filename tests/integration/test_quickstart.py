@@ -210,7 +210,7 @@ def test_ctrl_c_cleans_up_what_is_left_and_stops_all(visit: Visit) -> None:
 
 def test_the_steps_that_readme_shows_are_those_of_the_run(visit: Visit) -> None:
     """By number and name: figures differ from run to run, and what a step prints may be worded anew."""
-    step = re.compile(r"^(\d+\. [^:]+)", re.MULTILINE)
+    step = re.compile(r"^(\d+\. [^:\n]+)", re.MULTILINE)
     shown = (ROOT / "README.md").read_text().partition("$ ./scripts/quickstart\n")[2].partition("```")[0]
     assert len(step.findall(shown)) >= 3
     assert set(step.findall(shown)) <= set(step.findall(visit.text)), visit.text
