@@ -1,9 +1,9 @@
 """What MMS imports: loads one model at load time, then answers batches of requests.
 
-MMS calls the module-level ``handle(data, context)`` in the worker process: once with ``data=None``, which loads the
-model, then with a list of requests. The handler is kept on the context, which MMS keeps for the life of the model, so
-this module has no state and several models may share a process. To change a step, subclass ``ModelHandler`` in a
-module of your own, say ``handle = entry_point(MyHandler)`` there, and name the module in ``SAGEMAKER_HANDLER``.
+MMS calls the module-level ``handle(data, context)`` in the worker process (MMS-23): once with ``data=None``, which
+loads the model, then with a list of requests. The handler is kept on the context, which MMS keeps for the life of the
+model, so this module has no state and several models may share a process. To change a step, subclass ``ModelHandler``
+in a module of your own, say ``handle = entry_point(MyHandler)`` there, and name the module in ``SAGEMAKER_HANDLER``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The launcher: what MMS starts and takes for a model's worker program. It stands for the model, and does nothing.
+"""The launcher: what MMS starts and takes for a model's worker program (MMS-19). It stands for the model.
 
 MMS runs ``PYTHON $MODEL_SERVER_HOME/mms/model_service_worker.py --sock-type … --sock-name …`` per model, reads its
 output, and kills it when the model is unregistered (WorkerLifeCycle.java). Here that is a shell script of a few lines:

@@ -1,8 +1,8 @@
 """What may be loaded: from which folders, by which names, with which handlers. Asked before a model's code runs.
 
-The front end is told much by whoever reaches ``POST /models``, and a model's own manifest tells it more. It takes
-``model_store`` plus ``url`` for the model's folder (ModelArchive.java), puts the folder of ``handler`` in front of
-PYTHONPATH (WorkerLifeCycle.java), and has the worker import the handler from there. Two things keep that in bounds:
+The front end is told much by whoever reaches ``POST /models``, and a model's own manifest tells it more (MMS-25). It
+takes ``model_store`` plus ``url`` for the model's folder (ModelArchive.java), puts the folder of ``handler`` in front
+of PYTHONPATH (WorkerLifeCycle.java), and has the worker import the handler from there. Two things keep that in bounds:
 
 - ``write_store``: the model store is a private folder that holds nothing but a symlink for each model root, at the
   root's own path: ``store/opt/ml/models`` → ``/opt/ml/models``. A URL elsewhere is "not found in model store" (404)

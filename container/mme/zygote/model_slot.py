@@ -200,7 +200,7 @@ class ModelSlot:
             self._wait_for_front_end()
 
     def on_load_refused(self, session: SessionHandle, refusal: Refusal) -> None:
-        """Answers a load with ``refusal``, and closes the connection.
+        """Answers a load with ``refusal``, and closes the connection (MMS-20).
 
         MMS unregisters the model then, but in a thread that it has interrupted itself: if the launcher lives, waiting
         for its end fails, and MMS puts the model back (ModelManager.unregisterModel), so that the platform's next try

@@ -1,4 +1,4 @@
-"""The last lines of a worker that did not load: MMS stops reading as soon as the launcher ends."""
+"""The last lines of a worker that did not load: MMS stops reading as soon as the launcher ends (MMS-22)."""
 
 from __future__ import annotations
 

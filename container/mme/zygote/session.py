@@ -221,7 +221,7 @@ class LoadedModel:
 
 
 class LogFiles:
-    """The two files that MMS opens, once a model is loaded, to read a worker's output from.
+    """The two files that MMS opens, once a model is loaded, to read a worker's output from (MMS-21).
 
     MMS's own worker makes named pipes of them. MMS opens those for reading and writing and so never sees their end: two
     threads and two descriptors of the front end stay for ever behind each worker that dies (WorkerThread.runWorker

@@ -133,6 +133,7 @@ final class FrontEnd {
                         .group(groups.getServerGroup(), groups.getChildGroup())
                         .channel(connector.getServerChannel())
                         .option(ChannelOption.SO_BACKLOG, BACKLOG)
+                        // not SO_LINGER, which MMS sets to 0 (MMS-30)
                         .childOption(ChannelOption.SO_KEEPALIVE, true)
                         .childHandler(
                                 new ChannelInitializer<Channel>() {
