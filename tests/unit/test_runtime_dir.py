@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from mme.supervisor import runtime_dir
+from mme import runtime_dir
 
 # Makes a folder, says where, and ends when its standard input does.
-HOLDER = "from mme.supervisor import runtime_dir; print(runtime_dir.make()[0], flush=True); input()"
+HOLDER = "from mme import runtime_dir; print(runtime_dir.make()[0], flush=True); input()"
 
 
 @pytest.fixture(autouse=True)

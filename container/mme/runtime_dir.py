@@ -13,7 +13,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-logger = logging.getLogger("mme.supervisor.runtime_dir")
+logger = logging.getLogger("mme.runtime_dir")
 
 _PREFIX = "mme-"
 _LOCK = "lock"
