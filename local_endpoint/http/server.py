@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from typing import Any
 
 from cheroot import wsgi
+from cheroot.server import HTTPConnection
 from moto.core.request import (
     PRESERVED_HEADER_NAMES_ENVIRON_KEY,
     environ_key_for_header,
@@ -46,7 +48,24 @@ class _Gateway(wsgi.Gateway_10):
         return environ
 
 
+class _Connection(HTTPConnection):
+    """Closes its writer, too, which cheroot leaves to the garbage collector.
+
+    The writer keeps what could not be sent because the client has hung up, and would send it when it is collected. By
+    then the socket may be gone, and Python (from 3.13 on) prints a traceback about a bad file descriptor.
+    """
+
+    def close(self) -> None:
+        try:
+            super().close()
+        finally:
+            with contextlib.suppress(OSError):  # of what it still tries to send: the client has gone
+                self.wfile.close()
+
+
 class _Server(wsgi.Server):
+    ConnectionClass = _Connection
+
     def error_log(self, msg: str = "", level: int = logging.INFO, traceback: bool = False) -> None:
         logger.log(level, "%s", msg, exc_info=traceback)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,13 +24,17 @@ SERVE = Path(__file__).resolve().parents[2] / "scripts" / "serve"
 
 
 class Serving(MarkedProcess, ContainerClient):
-    """A running scripts/serve."""
+    """A running scripts/serve. Its temporary files go to ``temporary``."""
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
+    def __init__(self, folder: Path, temporary: Path, *arguments: str) -> None:
         port = free_port()
         MarkedProcess.__init__(self, folder / "serve.out")
         ContainerClient.__init__(self, f"http://127.0.0.1:{port}")
-        self.spawn([SERVE, "--port", str(port), "--base-dir", folder / "ml", *arguments])
+        self.temporary = temporary
+        self.spawn(
+            [SERVE, "--port", str(port), "--base-dir", folder / "ml", *arguments],
+            environment={**os.environ, "TMPDIR": str(temporary)},
+        )
 
     def answers(self) -> bool:
         """Does /ping answer?"""
@@ -37,16 +43,22 @@ class Serving(MarkedProcess, ContainerClient):
         except requests.RequestException:
             return False
 
+    def assert_nothing_survives(self) -> None:
+        """No process and no temporary file of the server is left."""
+        super().assert_nothing_survives()
+        assert not list(self.temporary.glob("mme-*"))
+
 
 @contextmanager
 def serving(folder: Path, *arguments: str) -> Iterator[Serving]:
-    """Starts scripts/serve on a free port; whatever is left of it afterwards is killed."""
-    server = Serving(folder, *arguments)
-    try:
-        server.wait_until_ready(server.answers, timeout_s=120)
-        yield server
-    finally:
-        server.kill()
+    """Starts scripts/serve on a free port; whatever is left of it afterwards is killed, and its files are removed."""
+    with tempfile.TemporaryDirectory(prefix="mt-") as temporary:  # short: Unix sockets live below it
+        server = Serving(folder, Path(temporary), *arguments)
+        try:
+            server.wait_until_ready(server.answers, timeout_s=120)
+            yield server
+        finally:
+            server.kill()
 
 
 def assert_ctrl_c_stops(server: Serving) -> None:
@@ -69,6 +81,7 @@ def test_the_server_ends_with_a_serve_that_was_killed(tmp_path: Path) -> None:
         assert server.process is not None
         server.process.kill()
         wait_until(lambda: not server.survivors(), "nothing of the server is left", STOP_TIMEOUT_S)
+        server.assert_nothing_survives()
 
 
 def test_a_server_that_dies_ends_serve_with_its_exit_code(tmp_path: Path) -> None:

@@ -409,6 +409,7 @@ def test_nothing_survives_a_killed_supervisor() -> None:
             server.process.kill()
             wait_until(lambda: not server.processes(), "all have ended", timeout_s=5)
             assert answer.exception(timeout=5) is not None
+            server.assert_nothing_survives()
     finally:
         server.discard()
 

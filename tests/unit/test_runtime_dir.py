@@ -1,4 +1,4 @@
-"""A server's private folder: made anew at each start, and removed by the next one where its server was killed."""
+"""A server's private folder: made anew at each start, and removed by others where its server was killed."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from mme.supervisor import runtime_dir
+from mme import runtime_dir
 
 # Makes a folder, says where, and ends when its standard input does.
-HOLDER = "from mme.supervisor import runtime_dir; print(runtime_dir.make()[0], flush=True); input()"
+HOLDER = "from mme import runtime_dir; print(runtime_dir.make()[0], flush=True); input()"
 
 
 @pytest.fixture(autouse=True)
@@ -22,20 +25,46 @@ def temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_the_folder_of_a_server_that_was_killed_is_removed_and_that_of_one_that_runs_is_not(tmp_path: Path) -> None:
-    environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+@contextmanager
+def server() -> Iterator[tuple[Path, subprocess.Popen[str]]]:
+    """A running process with such a folder, and the folder."""
+    environment = {**os.environ, "TMPDIR": tempfile.gettempdir(), "PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen(
         [sys.executable, "-c", HOLDER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-    ) as other:
-        assert other.stdout is not None
-        theirs = Path(other.stdout.readline().strip())
+    ) as process:
+        try:
+            assert process.stdout is not None
+            yield Path(process.stdout.readline().strip()), process
+        finally:
+            process.kill()
+
+
+def test_a_start_removes_the_folder_of_a_server_that_was_killed_and_not_that_of_one_that_runs() -> None:
+    with server() as (killed_ones, killed), server() as (others, _):
+        assert killed_ones.is_dir()
+        killed.kill()
+        killed.wait()
         ours, lock = runtime_dir.make()
-        assert theirs.is_dir()
-        other.kill()
-        other.wait()
-        runtime_dir.remove_abandoned()
-        assert (theirs.exists(), ours.is_dir()) == (False, True)
+        assert (killed_ones.exists(), others.is_dir(), ours.is_dir()) == (False, True, True)
+        assert not runtime_dir.remove_if_abandoned(ours)
         os.close(lock)
+
+
+def test_the_folder_of_a_server_that_ends_while_it_is_waited_for_is_removed() -> None:
+    with server() as (folder, process), ThreadPoolExecutor(1) as thread:
+        removal = thread.submit(runtime_dir.remove_once_abandoned, folder, 10)
+        with pytest.raises(TimeoutError):
+            removal.result(0.1)
+        assert (folder / "lock").exists()
+        process.kill()
+        removal.result(10)
+        assert not folder.exists()
+
+
+def test_the_folder_of_a_server_that_runs_on_is_given_up_in_time() -> None:
+    with server() as (folder, _):
+        runtime_dir.remove_once_abandoned(folder, 0.05)
+        assert (folder / "lock").exists()
 
 
 def test_folders_of_others_stay(tmp_path: Path) -> None:
@@ -45,6 +74,7 @@ def test_folders_of_others_stay(tmp_path: Path) -> None:
     elsewhere.mkdir()
     (elsewhere / "lock").symlink_to(tmp_path / "somewhere")
     (tmp_path / "somewhere").touch()
-    runtime_dir.remove_abandoned()
+    os.close(runtime_dir.make()[1])
+    runtime_dir.remove_once_abandoned(without_lock, 10)
     assert without_lock.is_dir()
     assert elsewhere.is_dir()

@@ -18,11 +18,12 @@ import time
 from collections import deque
 from pathlib import Path
 
+from mme import runtime_dir
 from mme.errors import MmeError, SettingError, StartError
 from mme.front_end import AGENT_JAR, LOAD_POLICY, PLUGINS_FOLDER
 from mme.logs import configure_logging
 from mme.settings import Settings
-from mme.supervisor import mms_config, processes, runtime_dir, toolkit
+from mme.supervisor import mms_config, processes, toolkit
 from mme.supervisor.agent import Agent, AgentError
 from mme.supervisor.draining import Drain
 from mme.supervisor.preflight import check_start

@@ -7,7 +7,8 @@ Holds      no framework and no NumPy, so that a template begins with nothing tha
 Children   one template per framework (``template.py``), and one without (``PLAIN``) for models of no known framework.
            Preloaded ones (the one without, if there are none) are forked at the start, others when the first model
            asks for them.
-Ends       on SIGTERM, leaving models as they are; or with the supervisor, and then all ends with it.
+Ends       on SIGTERM, leaving models as they are; or with the supervisor, and then all ends with it: the front end,
+           the models, and at last the server's private folder.
 
 A template that dies is replaced. The launchers of its models announce themselves again
 (``launcher.replace_alive_pipe``), and the next template takes the models on; their workers go on meanwhile. What
@@ -32,6 +33,7 @@ from typing import NoReturn
 
 from mme.errors import StartError
 from mme.frameworks import registry
+from mme.runtime_dir import remove_once_abandoned
 from mme.logs import configure_logging
 from mme.settings import Settings
 from mme.zygote.event_loop import EventLoop
@@ -56,6 +58,8 @@ _MOST_DEATHS = 5
 _PER_S = 60.0
 # How long templates may take to end everything once the supervisor has gone.
 _END_S = 5.0
+# A supervisor that was killed lets go of its folder within milliseconds; one that stops removes it itself.
+_LET_GO_S = 0.5
 _POLL_S = 0.01
 _HAND_OVER_AGAIN_S = 0.05
 _SIGNALS = {signal.SIGTERM, signal.SIGCHLD}
@@ -151,7 +155,10 @@ class Root:
                 pass  # it has ended
 
     def _end_everything(self) -> None:
-        """Kills what the supervisor has named; templates see its end themselves, and end their models."""
+        """Kills what the supervisor has named; templates see its end themselves, and end their models.
+
+        Where the supervisor was killed, its private folder goes last.
+        """
         for pid, started in self._kill_on_end.items():
             if is_process(pid, started):
                 kill(pid)
@@ -166,6 +173,10 @@ class Root:
             time.sleep(_POLL_S)
         for record in self._records.living():  # of templates that have died
             kill(record.pid)
+        # The front end is not our child, and must not write to the folder any more.
+        while any(is_process(*each) for each in self._kill_on_end.items()) and time.monotonic() < deadline_s:
+            time.sleep(_POLL_S)
+        remove_once_abandoned(self._runtime_dir, _LET_GO_S)
 
     @staticmethod
     def _has_child() -> bool:

@@ -144,6 +144,8 @@ final class FrontEnd {
                                 });
         try {
             listeners.add(bootstrap.bind(connector.getSocketAddress()).sync().channel());
+            // Epoll's, or the slower one that netty falls back to without its native part; workers' sockets go with it.
+            LOGGER.info("listening on {} with {}", connector, connector.getServerChannel().getSimpleName());
         } catch (Exception e) { // netty throws IOException without declaring it
             throw new IOException("nothing can listen at " + connector + ": " + e.getMessage(), e);
         }
