@@ -17,6 +17,7 @@ import psutil
 import pytest
 import requests
 
+from tests.harness.agent import in_flight
 from tests.harness.container_client import ContainerClient
 from tests.harness.scripted_handler import HANDLER, command, make_model
 from tests.harness.server import ServerProcess
@@ -437,8 +438,8 @@ def test_two_hundred_rounds_of_loading_and_unloading_leave_no_descriptors_proces
     clients = 4
     with start() as server:
         assert server.process is not None
-        (zygote,) = zygotes(server)
-        ours, front_end = [psutil.Process(server.process.pid), zygote, *templates(server)], server.front_end()
+        ours, front_end = [psutil.Process(server.process.pid), *zygotes(server), *templates(server)], server.front_end()
+        assert len(ours) == 3  # the supervisor, the zygote's root and its one template
         idle = [descriptors(process) for process in ours]
         names = [uuid.uuid4().hex for _ in range(clients)]
         for name in names:
@@ -465,7 +466,10 @@ def test_two_hundred_rounds_of_loading_and_unloading_leave_no_descriptors_proces
             return all(descriptors(each) <= before for each, before in zip(ours, idle, strict=True))
 
         def settle() -> None:
-            wait_until(lambda: len(server.processes()) == 3, "only the three processes are left")
+            wait_until(
+                lambda: set(server.processes()) == {*ours, front_end},
+                lambda: f"{set(server.processes()) ^ {*ours, front_end}} is no difference",
+            )
             wait_until(no_more_than_idle, lambda: f"{[*map(descriptors, ours)]} descriptors are {idle} again")
 
         do_rounds(40)  # what the JVM opens for good, it opens now
@@ -537,6 +541,24 @@ def test_a_batch_whose_worker_the_kernel_kills_is_answered_507_to_all_of_it(
 ) -> None:
     answers = together(server, batching, *[command("kill", signal.SIGKILL)] * BATCH)
     assert [answer.status_code for answer in answers] == [507] * BATCH
+
+
+def test_a_batch_that_is_collected_when_its_worker_dies_is_the_next_ones(server: ServerProcess, batching: str) -> None:
+    with ThreadPoolExecutor(BATCH) as clients:
+        asking = [clients.submit(server.invoke, batching, command("echo", said)) for said in range(2)]
+        wait_until(lambda: in_flight(server) == 2, "two requests wait for more")
+        with noticed_by_mms(server, batching):
+            worker(server, batching).kill()
+        asking += [clients.submit(server.invoke, batching, command("echo", said)) for said in (2, 3)]
+        assert [answer.result().json() for answer in asking] == [0, 1, 2, 3]
+
+
+def test_a_batch_that_is_collected_when_its_model_is_unloaded_is_answered(server: ServerProcess, batching: str) -> None:
+    with ThreadPoolExecutor(2) as clients:
+        asking = [clients.submit(server.invoke, batching, command("echo", said)) for said in range(2)]
+        wait_until(lambda: in_flight(server) == 2, "two requests wait for more")
+        assert server.unload(batching).status_code == 200
+        assert [answer.result().status_code for answer in asking] == [503, 503]
 
 
 @pytest.mark.parametrize("length", [1, 2_500, 7_500, 60_000])

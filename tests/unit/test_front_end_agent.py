@@ -8,11 +8,36 @@ import subprocess
 import zipfile
 from pathlib import Path
 
+import mms
 import pytest
 
 from mme.front_end import AGENT_JAR, PLUGIN_CLASS, PLUGIN_SERVICE, source_digest
 
 BUILD = AGENT_JAR.with_name("build")
+MMS_JAR = Path(mms.__file__).parent / "frontend" / "model-server.jar"
+
+# What WorkerThread does when the end of a connection comes right after an answer, before the thread has woken up.
+LAST_REPLY = """
+package mme;
+
+import com.amazonaws.ml.mms.util.messages.ModelWorkerResponse;
+import java.util.concurrent.TimeUnit;
+
+final class LastReply {
+    public static void main(String[] arguments) throws InterruptedException {
+        Replies replies = new Replies();
+        ModelWorkerResponse reply = new ModelWorkerResponse();
+        replies.offer(reply);
+        Thread.currentThread().interrupt();
+        System.out.println(replies.poll(1, TimeUnit.SECONDS) == reply ? "heard" : "lost");
+        try {
+            replies.poll(1, TimeUnit.SECONDS);
+        } catch (InterruptedException e) {
+            System.out.println("interrupted");
+        }
+    }
+}
+"""
 
 
 def manifest() -> dict[str, str]:
@@ -48,3 +73,16 @@ def test_the_source_makes_these_bytes(tmp_path: Path) -> None:
         for name in shipped.namelist():
             assert shipped.read(name) == built.read(name), name
     assert AGENT_JAR.read_bytes() == (tmp_path / "built.jar").read_bytes()
+
+
+def test_an_answer_before_the_end_of_its_connection_is_heard(tmp_path: Path) -> None:
+    javac, java = shutil.which("javac"), shutil.which("java")
+    if javac is None or java is None:
+        pytest.skip("no javac here: a JDK is needed to compile what asks the agent")
+    source = tmp_path / "LastReply.java"
+    source.write_text(LAST_REPLY)
+    subprocess.run([javac, "-cp", f"{MMS_JAR}:{AGENT_JAR}", "-d", tmp_path, source], check=True)
+    answer = subprocess.run(
+        [java, "-cp", f"{MMS_JAR}:{AGENT_JAR}:{tmp_path}", "mme.LastReply"], capture_output=True, text=True, check=True
+    )
+    assert answer.stdout.split() == ["heard", "interrupted"]

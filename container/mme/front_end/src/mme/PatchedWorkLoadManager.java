@@ -29,6 +29,7 @@ import java.util.concurrent.TimeoutException;
  * MMS's WorkLoadManager, mended. Workers and launchers run in threads of their own, one task each (MMS-1). A failed
  * load is forgotten before it is answered (MMS-3). An unloaded model is gone (MMS-4). What no program can be
  * started with is refused (MMS-6). A model whose workers do not come back is unloaded: {@link LostModels} (MMS-7).
+ * What a worker has answered last is heard (MMS-31); what it has not taken goes to the next one (MMS-32).
  */
 final class PatchedWorkLoadManager extends WorkLoadManager {
     // In UTF-8 at most three times as many bytes, less than what Linux allows for one (MAX_ARG_STRLEN, 128 KB).
@@ -37,6 +38,7 @@ final class PatchedWorkLoadManager extends WorkLoadManager {
     private static final Field AGGREGATOR = Agent.field(WorkerThread.class, "aggregator");
     private static final Field JOBS = Agent.field(BatchAggregator.class, "jobs");
     private static final Field MODEL = Agent.field(WorkerThread.class, "model");
+    private static final Field REPLIES = Agent.field(WorkerThread.class, "replies");
     private static final ThreadLocal<Run> CURRENT = new ThreadLocal<>();
 
     private final Set<Model> started = Collections.synchronizedSet(Collections.newSetFromMap(new WeakHashMap<>()));
@@ -67,10 +69,13 @@ final class PatchedWorkLoadManager extends WorkLoadManager {
         @Override
         public void run() {
             CURRENT.set(this);
-            Agent.set(JOBS, Agent.get(AGGREGATOR, worker), new Batch());
+            Batch batch = new Batch();
+            Agent.set(JOBS, Agent.get(AGGREGATOR, worker), batch);
+            Agent.set(REPLIES, worker, new Replies());
             try {
                 worker.run();
             } finally {
+                RequestQueue.of(model).putBack(batch.takeCollected());
                 if (!worker.isServerThread()) {
                     lost.onWorkerEnded(model);
                 }

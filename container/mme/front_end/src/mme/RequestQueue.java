@@ -5,6 +5,7 @@ import com.amazonaws.ml.mms.wlm.Model;
 import io.netty.channel.ChannelHandlerContext;
 import io.netty.handler.codec.http.HttpResponseStatus;
 import java.lang.reflect.Field;
+import java.util.List;
 import java.util.Map;
 import java.util.concurrent.LinkedBlockingDeque;
 import java.util.concurrent.TimeUnit;
@@ -74,6 +75,13 @@ final class RequestQueue extends LinkedBlockingDeque<Job> {
         }
         if (isClosed) {
             answerAll();
+        }
+    }
+
+    /** A worker that has ended has not seen these: they are first again, in their order. */
+    void putBack(List<Job> jobs) {
+        for (int i = jobs.size() - 1; i >= 0; i--) {
+            addFirst(jobs.get(i));
         }
     }
 
