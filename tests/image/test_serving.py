@@ -86,8 +86,8 @@ def test_it_serves_with_less(image: Image, options: list[str], request: pytest.F
         load_and_invoke(server)
         if "--user" in options:
             assert {process["uids"][0] for process in server.processes()} == {10001}
-        # --tmpfs mounts /tmp so that it may hold no programs. The front end has its fast sockets all the same, Unix ones
-        # to workers, and what it takes for the worker is the launcher: the worker itself is forked.
+        # --tmpfs mounts /tmp so that it may hold no programs. The front end has its fast sockets all the same, Unix
+        # ones to workers, and what it takes for the worker is the launcher: the worker itself is forked.
         assert f"listening on {server.url} with EpollServerSocketChannel" in server.log()
         assert re.search(r"Connecting to: /\S+/\.mms\.sock\.\d+$", server.log(), re.MULTILINE)
         started = [process["command"] for process in server.processes() if "--model-name" in process["command"]]

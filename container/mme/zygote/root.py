@@ -33,8 +33,8 @@ from typing import NoReturn
 
 from mme.errors import StartError
 from mme.frameworks import registry
-from mme.runtime_dir import remove_once_abandoned
 from mme.logs import configure_logging
+from mme.runtime_dir import remove_once_abandoned
 from mme.settings import Settings
 from mme.zygote.event_loop import EventLoop
 from mme.zygote.launcher import (
