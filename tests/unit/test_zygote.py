@@ -13,7 +13,9 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import psutil
@@ -654,7 +656,10 @@ def test_a_part_that_starts_a_thread_cannot_be_part_of_a_template() -> None:
 
 
 def test_frameworks_that_are_not_installed_are_not_preloaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "ADAPTERS", {"mxnet": "…", "no_such_framework": "…"})
+    missing = ModuleType("no_such_framework")
+    missing.DESCRIPTION = replace(registry.description("mxnet"), module="no_such_framework")  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "no_such_framework", missing)
+    monkeypatch.setitem(registry.ADAPTERS, "no_such_framework", "no_such_framework.adapter")
     assert registry.frameworks_to_preload(Settings()) == ("mxnet",)
     assert registry.frameworks_to_preload(Settings(preload=("no_such_framework",))) == ("no_such_framework",)
 
