@@ -7,6 +7,8 @@ import mmap
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -407,40 +409,66 @@ def _timed_s(call: object) -> float:
     return time.perf_counter() - started_s
 
 
-class ForkedFamily:
-    """A process with 64 MiB, of which children are forked that do as they are told, one byte at a time."""
-
-    SIZE = 64 * MIB
-
-    def __init__(self) -> None:
-        self.block = mmap.mmap(-1, self.SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        self.block.write(b"x" * self.SIZE)
-        self.children: list[tuple[int, socket.socket]] = []
-
-    def fork(self) -> None:
+# A process of its own: one that runs tests has imported libraries that write to their memory when it forks.
+FAMILY = """
+import mmap, os, socket, sys
+SIZE, GROWTH = map(int, sys.argv[1:])
+block = mmap.mmap(-1, SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+block.write(b"x" * SIZE)
+links = []
+for line in sys.stdin:
+    if line == "fork\\n":
         ours, theirs = socket.socketpair()
-        pid = os.fork()
-        if pid == 0:
+        if os.fork() == 0:
+            ours.close()
             grown = []
             while theirs.recv(1):
-                grown.append(bytearray(b"y" * (3 * MIB)))
+                grown.append(bytearray(b"y" * GROWTH))
                 theirs.send(b".")
             os._exit(0)
         theirs.close()
-        self.children.append((pid, ours))
+        links.append(ours)
+    else:
+        for link in links:
+            link.send(b".")
+            link.recv(1)
+    print("done", flush=True)
+"""
+
+
+class ForkedFamily:
+    """A process with 64 MiB, of which children are forked that take 3 MiB each when they are told."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-S", "-c", FAMILY, str(64 * MIB), str(3 * MIB)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            process_group=0,
+        )
+        self.pid = self._process.pid
+        self._tell("grow")  # of no child: it is there once it has answered
+
+    def fork(self) -> None:
+        self._tell("fork")
 
     def grow(self) -> None:
-        """Each child takes 3 MiB."""
-        for _, link in self.children:
-            link.send(b".")
-            assert link.recv(1) == b"."
+        self._tell("grow")
+
+    def _tell(self, word: str) -> None:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(f"{word}\n")
+        self._process.stdin.flush()
+        assert self._process.stdout.readline() == "done\n"
+
+    def resident_bytes(self) -> int:
+        """Of the parent alone."""
+        return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
     def end(self) -> None:
-        for pid, link in self.children:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-            link.close()
-        self.block.close()
+        os.killpg(self.pid, signal.SIGKILL)
+        self._process.communicate()
 
 
 @pytest.fixture
@@ -453,23 +481,23 @@ def family() -> Iterator[ForkedFamily]:
 def test_what_real_processes_share_counts_once_however_many_are_forked_one_after_the_other(
     family: ForkedFamily,
 ) -> None:
-    tree = ProcessTree(os.getpid())
+    tree = ProcessTree(family.pid)
     tree.used_bytes()
     for _ in range(12):
         family.fork()
         tree.used_bytes()  # a figure of each is kept from when fewer shared
-    assert tree.used_bytes() < _resident_bytes() + 12 * 4 * MIB
+    assert tree.used_bytes() < family.resident_bytes() + 12 * 4 * MIB
 
 
 def test_growth_of_real_processes_is_seen_however_little_it_is(family: ForkedFamily) -> None:
     for _ in range(6):
         family.fork()
-    tree = ProcessTree(os.getpid())
+    tree = ProcessTree(family.pid)
     before = tree.used_bytes()
     family.grow()
     grown = tree.used_bytes() - before
     assert 6 * 3 * MIB <= grown < 6 * 4 * MIB
-    assert ProcessTree(os.getpid()).used_bytes() - before <= grown
+    assert ProcessTree(family.pid).used_bytes() - before <= grown
 
 
 def test_copies_of_shared_pages_are_seen_although_no_resident_size_changes() -> None:
