@@ -140,10 +140,6 @@ class Admission:
         with self._reservations.open(wait=False) as book:
             book.loading.pop(key, None)
 
-    def has_room(self, need_bytes: int) -> bool:
-        """Whether so much can be taken for a moment, of the reserve, too."""
-        return decide(self._memory.read(), promised_bytes=0, need_bytes=need_bytes, reserve_bytes=0).admitted
-
     def describe(self) -> str:
         """What is free now, and of which limit."""
         with self._reservations.open(wait=False) as book:

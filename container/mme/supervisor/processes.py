@@ -7,10 +7,12 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import NoReturn
 
 import psutil
+
+from mme.zygote.processes import reap as reap
 
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 # From asking a process to end until it is killed, where the deadline leaves as much.
@@ -41,18 +43,6 @@ def descendant_with_argument(argument: str) -> int | None:
         except psutil.Error:
             continue  # it ended meanwhile
     return None
-
-
-def reap() -> Iterator[tuple[int, int]]:
-    """Yields (pid, status) of every ended child; never blocks."""
-    while True:
-        try:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return
-        if pid == 0:
-            return
-        yield pid, status
 
 
 def end_descendants(

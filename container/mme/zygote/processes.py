@@ -1,10 +1,11 @@
-"""What the zygote's processes do to processes: name, rank for the kernel, kill, word an exit."""
+"""What the zygote's processes do to processes: name, rank for the kernel, kill, reap, word an exit."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 HIGHEST_OOM_SCORE = 1000
@@ -53,3 +54,15 @@ def describe_exit(status: int) -> str:
     """A waitpid status for the log."""
     code = os.waitstatus_to_exitcode(status)
     return f"exit code {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
+
+
+def reap() -> Iterator[tuple[int, int]]:
+    """Yields (pid, status) of every ended child; never blocks."""
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+        yield pid, status

@@ -45,7 +45,7 @@ from mme.zygote.launcher import (
     replace_alive_pipe,
     start_time,
 )
-from mme.zygote.processes import describe_exit, kill, name_process, raise_oom_score
+from mme.zygote.processes import describe_exit, kill, name_process, raise_oom_score, reap
 from mme.zygote.session_records import SessionRecords
 
 logger = logging.getLogger("mme.zygote")
@@ -302,13 +302,7 @@ class Root:
 
     def on_child_exits(self) -> None:
         """Reaps every template that has ended."""
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
+        for pid, status in reap():
             for template in [each for each in self._templates.values() if each.pid == pid]:
                 self.on_template_exit(template, status)
 

@@ -28,7 +28,7 @@ from mme.zygote.hang_up import HangUps
 from mme.zygote.launcher import Launch, start_time
 from mme.zygote.load_policy import LoadPolicy
 from mme.zygote.model_slot import ModelSlot, SessionHandle, WorkerHandle, send_at_once, was_listened_for
-from mme.zygote.processes import kill, kill_group, name_process
+from mme.zygote.processes import kill, kill_group, name_process, reap
 from mme.zygote.session_records import MOST_SESSIONS, SessionRecords, WorkerState
 from mme.zygote.template_preparation import PartFailed, prepare
 from mme.zygote.worker_exit import classify_exit
@@ -296,13 +296,7 @@ class Template:
 
     def on_child_exits(self) -> None:
         """Reaps all workers that have ended."""
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
+        for pid, status in reap():
             self.on_worker_exit(pid, status)
 
     def on_worker_exit(self, pid: int, status: int) -> None:
