@@ -1,9 +1,10 @@
 """What MMS imports: loads one model at load time, then answers batches of requests.
 
 MMS calls the module-level ``handle(data, context)`` in the worker process (MMS-23): once with ``data=None``, which
-loads the model, then with a list of requests. The handler is kept on the context, which MMS keeps for the life of the
-model, so this module has no state and several models may share a process. To change a step, subclass ``ModelHandler``
-in a module of your own, say ``handle = entry_point(MyHandler)`` there, and name the module in ``SAGEMAKER_HANDLER``.
+loads the model, then with a list of requests. A model of files is served by a ``ModelHandler``, one that is a program
+by what its adapter makes of it. Either is kept on the context, which MMS keeps for the life of the model, so this
+module has no state and several models may share a process. To change a step, subclass ``ModelHandler`` in a module of
+your own, say ``handle = entry_point(MyHandler)`` there, and name the module in ``SAGEMAKER_HANDLER``.
 """
 
 from __future__ import annotations
@@ -20,8 +21,15 @@ import numpy as np
 
 from mme.capacity.memory import most_bytes_of_worker
 from mme.errors import MmeError, ModelLoadError
-from mme.frameworks.base import Predictor, describe_inputs, means_no_memory, memory_errors
-from mme.frameworks.registry import adapter_for
+from mme.frameworks.base import (
+    CodeAdapter,
+    Predictor,
+    Service,
+    describe_inputs,
+    means_no_memory,
+    memory_errors,
+)
+from mme.frameworks.registry import adapter_for, data_adapter_for
 from mme.handler import warmup
 from mme.handler.images import ImageReader
 from mme.handler.payload import CUSTOM_ATTRIBUTES, JSON, BodyReader, Request, most_unfolded_bytes
@@ -34,7 +42,7 @@ LABELS_FILE = "synset.txt"
 _MOST_ATTRIBUTE_CHARACTERS = 1024  # of X-Amzn-SageMaker-Custom-Attributes
 _COPIES_OF_INPUTS = 2  # the array that is read and the framework's
 _SMALL_INPUTS_BYTES = 32 << 20  # there is no server that they are too large for
-_HANDLER = "_model_handler"  # the attribute of the context that holds the handler
+_SERVICE = "_model_service"  # the attribute of the context that holds what serves the model
 
 
 class ModelHandler:
@@ -58,19 +66,12 @@ class ModelHandler:
         properties = context.system_properties
         model_dir = Path(properties["model_dir"])
         self.model_name = str(context.model_name)
-        try:
+        with _load_errors(self.model_name):
             self.settings = self.settings or Settings.from_environment()
-            with (
-                memory_errors("load the model"),
-                _unreadable_files(),
-            ):
-                adapter = adapter_for(model_dir)
-                self.model = adapter.load(model_dir, self.settings, properties.get("gpu_id"))
-                _check_size(self.model, model_dir, self.settings)
-                self._prepare(model_dir, self.settings)
-        except MmeError as error:
-            logger.error("Model %s did not load (%d): %s", self.model_name, error.status, error)
-            raise
+            adapter = data_adapter_for(model_dir, self.settings)
+            self.model = adapter.load(model_dir, self.settings, properties.get("gpu_id"))
+            _check_size(self.model, model_dir, self.settings)
+            self._prepare(model_dir, self.settings)
         logger.info("Model %s takes %s.", self.model_name, describe_inputs(self.model.inputs))
         self.initialized = True
 
@@ -250,6 +251,17 @@ def _labels_for(scores: np.ndarray, path: Path) -> list[str] | None:
 
 
 @contextmanager
+def _load_errors(model_name: str) -> Iterator[None]:
+    """Words and logs what goes wrong inside while a model loads."""
+    try:
+        with memory_errors("load the model"), _unreadable_files():
+            yield
+    except MmeError as error:
+        logger.error("Model %s did not load (%d): %s", model_name, error.status, error)
+        raise
+
+
+@contextmanager
 def _unreadable_files() -> Iterator[None]:
     """Makes an artifact that the operating system does not let us read a reason why the model does not load."""
     try:
@@ -283,15 +295,36 @@ def _check_size(model: Predictor, model_dir: Path, settings: Settings) -> None:
 def entry_point(handler_class: Callable[[], ModelHandler]) -> Callable[[Any, Any], list[bytes] | None]:
     """The function for MMS to call; it makes one handler per model, at the first call."""
 
+    def load(context: Any) -> Service:
+        handler = handler_class()
+        handler.initialize(context)
+        return handler
+
+    return _loading_once(load)
+
+
+def load_service(context: Any) -> Service:
+    """What serves the model in ``model_dir``: its own program, else a ``ModelHandler``."""
+    with _load_errors(str(context.model_name)):
+        settings = Settings.from_environment()
+        model_dir = Path(context.system_properties["model_dir"])
+        adapter = adapter_for(model_dir, settings)
+        if isinstance(adapter, CodeAdapter):
+            return adapter.load_service(model_dir, settings, context)
+    handler = ModelHandler(settings)
+    handler.initialize(context)
+    return handler
+
+
+def _loading_once(load: Callable[[Any], Service]) -> Callable[[Any, Any], list[bytes] | None]:
     def handle(data: Any, context: Any) -> list[bytes] | None:
-        handler = getattr(context, _HANDLER, None)
-        if handler is None:
-            handler = handler_class()
-            handler.initialize(context)
-            setattr(context, _HANDLER, handler)
-        return None if data is None else handler.handle(data, context)
+        service = getattr(context, _SERVICE, None)
+        if service is None:
+            service = load(context)
+            setattr(context, _SERVICE, service)
+        return None if data is None else service.handle(data, context)
 
     return handle
 
 
-handle = entry_point(ModelHandler)
+handle = _loading_once(load_service)

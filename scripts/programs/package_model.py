@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mme.errors import ModelLoadError
 from mme.frameworks.registry import adapter_for
+from mme.settings import Settings
 from scripts.programs.archives import Archive, Entry, entries, write_archive
 from scripts.programs.console import Failure, readable_size, run
 from scripts.programs.model_check import try_model
@@ -67,7 +68,7 @@ def checked(folder: Path) -> list[Entry]:
     if litter:
         print(f"  left out: {', '.join(litter)}", file=sys.stderr)
     try:
-        adapter_for(folder).check_folder(folder)
+        adapter_for(folder, Settings.from_environment()).check_folder(folder)
     except ModelLoadError as error:
         raise Failure(str(error)) from None
     for member in members:

@@ -39,5 +39,5 @@ def answer_of_trained_model(shared: Path, name: str) -> np.ndarray:
     images = np.random.RandomState(11).uniform(-2, 2, (5, 3, 32, 32)).astype(np.float32)
     with TemporaryDirectory() as folder:
         model_dir = models.cifar_model(Path(folder), shared, name)
-        model = registry.adapter_for(model_dir).load(model_dir, Settings())
+        model = registry.data_adapter_for(model_dir, Settings()).load(model_dir, Settings())
         return model.predict({"data": images})[0]

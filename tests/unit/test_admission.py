@@ -167,7 +167,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from mme.capacity.footprint import estimated_bytes, survey
-from mme.frameworks.registry import adapter, adapter_for
+from mme.frameworks.registry import adapter, data_adapter_for
 from mme.settings import Settings
 
 folder, settings = Path(sys.argv[1]), Settings.from_environment()
@@ -175,7 +175,7 @@ adapter("mxnet").warm_template(settings)
 print(estimated_bytes(survey(folder)), flush=True)
 pid = os.fork()
 if pid == 0:
-    model = adapter_for(folder).load(folder, settings)
+    model = data_adapter_for(folder, settings).load(folder, settings)
     spec = model.inputs[0]
     for _ in range(2):
         model.predict({spec.name: np.ones((1, *spec.sample_shape), spec.dtype)})

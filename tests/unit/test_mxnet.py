@@ -22,7 +22,7 @@ SETTINGS = Settings()
 
 
 def load(folder: Path, settings: Settings = SETTINGS) -> MXNetModel:
-    model = registry.adapter_for(folder).load(folder, settings)
+    model = registry.data_adapter_for(folder, settings).load(folder, settings)
     assert isinstance(model, MXNetModel)
     return model
 
@@ -330,11 +330,11 @@ OUR_ANSWER = """
 import sys
 from pathlib import Path
 import numpy as np
-from mme.frameworks.registry import adapter_for
+from mme.frameworks.registry import data_adapter_for
 from mme.settings import Settings
 
 folder = Path(sys.argv[1])
-model = adapter_for(folder).load(folder, Settings.from_environment())
+model = data_adapter_for(folder, Settings()).load(folder, Settings.from_environment())
 np.save(folder / "ours.npy", model.predict({"data": np.load(folder / "data.npy")})[0])
 """
 
@@ -353,7 +353,7 @@ PRIVATE_MEMORY = """
 import sys
 from pathlib import Path
 import numpy as np
-from mme.frameworks.registry import adapter, adapter_for
+from mme.frameworks.registry import adapter, data_adapter_for
 from mme.settings import Settings
 
 def private_mb():
@@ -363,7 +363,7 @@ def private_mb():
 folder, settings = Path(sys.argv[1]), Settings.from_environment()
 adapter("mxnet").warm_template(settings)
 before = private_mb()
-model = adapter_for(folder).load(folder, settings)
+model = data_adapter_for(folder, settings).load(folder, settings)
 for samples in (1, 3):
     model.predict({"data": np.ones((samples, 1024), np.float32)})
 print(private_mb() - before)
@@ -374,7 +374,7 @@ GROWING_BATCHES = """
 import sys
 from pathlib import Path
 import numpy as np
-from mme.frameworks.registry import adapter, adapter_for
+from mme.frameworks.registry import adapter, data_adapter_for
 from mme.settings import Settings
 
 def private_mb():
@@ -382,7 +382,7 @@ def private_mb():
     return sum(int(line.split()[1]) for line in lines if line.startswith(("Private_Dirty", "Private_Clean"))) / 1024
 
 folder, settings = Path(sys.argv[1]), Settings()
-model = adapter_for(folder).load(folder, settings)
+model = data_adapter_for(folder, settings).load(folder, settings)
 model.predict({"data": np.ones((1, 4), np.float32)})
 before = private_mb()
 for samples in map(int, sys.argv[2:]):
@@ -411,7 +411,7 @@ import os
 import sys
 from pathlib import Path
 import numpy as np
-from mme.frameworks.registry import adapter, adapter_for
+from mme.frameworks.registry import adapter, data_adapter_for
 from mme.settings import Settings
 
 settings = Settings()
@@ -420,7 +420,7 @@ print(len(os.listdir("/proc/self/task")), flush=True)
 child = os.fork()
 if child == 0:
     folder = Path(sys.argv[1])
-    model = adapter_for(folder).load(folder, settings)
+    model = data_adapter_for(folder, settings).load(folder, settings)
     right = (model.predict({"data": np.ones((3, 4), np.float32)})[0] == 2).all()
     os._exit(0 if right else 1)
 print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
@@ -435,7 +435,8 @@ def test_a_warmed_template_has_one_thread_and_its_forks_serve(tmp_path: Path) ->
 def test_recognising_a_model_does_not_import_the_framework(tmp_path: Path) -> None:
     models.multiplier(tmp_path)
     code = (
-        "import sys, pathlib, model_handler; from mme.frameworks.registry import adapter_for;"
-        "print(adapter_for(pathlib.Path(sys.argv[1])).name, 'mxnet' in sys.modules)"
+        "import sys, pathlib, model_handler; from mme.frameworks.registry import data_adapter_for;"
+        "from mme.settings import Settings;"
+        "print(data_adapter_for(pathlib.Path(sys.argv[1]), Settings()).name, 'mxnet' in sys.modules)"
     )
     assert run_python(code, tmp_path).split() == ["mxnet", "False"]

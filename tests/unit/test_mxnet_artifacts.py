@@ -26,7 +26,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def load(folder: Path) -> None:
-    registry.adapter_for(folder).load(folder, Settings())
+    registry.data_adapter_for(folder, Settings()).load(folder, Settings())
 
 
 def assert_fails(folder: Path, *parts: str) -> None:

@@ -1,4 +1,6 @@
-"""What a framework must offer to be served: an ``Adapter`` finds and loads a model, a ``Predictor`` predicts.
+"""What a framework must offer to be served: an ``Adapter`` loads a model, a ``Predictor`` predicts.
+
+Models that are programs have a ``CodeAdapter``, and become a ``Service``.
 
 One framework is one short module beside this one, named in ``registry.py``. Importing that module must not import the
 framework: many containers never load a model of it.
@@ -74,17 +76,20 @@ class Predictor(ABC):
         """Frees what the process would otherwise keep; the model is not used afterwards."""
 
 
-class Adapter(ABC):
-    """How a framework's models are loaded, and all else about it that needs NumPy. One per process, without state."""
+class Service(Protocol):
+    """A loaded model that answers requests by itself: what a model's own program becomes."""
+
+    def handle(self, data: Sequence[Mapping[str, Any]], context: Any) -> list[Any]:
+        """Answers a batch, as MMS gives it: a body per request, its status and headers set on the context."""
+
+
+class AnyAdapter(ABC):
+    """How models of one kind are recognised and prepared for; all about it that may need NumPy. Without state."""
 
     name: str
     description: Description
     artifacts: str  # the files of a model, in words, for error messages
     sample_shape: tuple[int, ...] | None = None  # of what ``write_sample`` writes, the batch first; None: there is none
-
-    def recognises(self, model_dir: Path) -> bool:
-        """Is the model in this folder one of this framework? Looks at file names alone, without the framework."""
-        return any(any(model_dir.glob(pattern)) for pattern in self.description.well_known_files)
 
     @abstractmethod
     def import_framework(self, settings: Settings) -> Any:
@@ -98,10 +103,6 @@ class Adapter(ABC):
         for name, value in self.description.environment(settings).items():
             os.environ.setdefault(name, value)
         threads.set_default(os.environ)
-
-    @abstractmethod
-    def load(self, model_dir: Path, settings: Settings, gpu_id: int | None = None) -> Predictor:
-        """Loads the model. Raises ``ModelLoadError`` for what is wrong with it and ``InsufficientMemory``."""
 
     def check_folder(self, model_dir: Path) -> None:  # noqa: B027 (a framework may do with whatever there is)
         """Checks without the framework that no file is missing. Raises ``ModelLoadError``."""
@@ -125,6 +126,25 @@ class Adapter(ABC):
         The template loads it through the handler and sends it a few requests before it forks: the code that a load
         and an invocation run through has then been run once, and the workers share the pages that this filled. It may
         be killed meanwhile: all files go into ``folder``, which is removed then, too.
+        """
+
+
+class Adapter(AnyAdapter):
+    """Of a framework whose models are data: ``ModelHandler`` reads requests and writes responses for them."""
+
+    @abstractmethod
+    def load(self, model_dir: Path, settings: Settings, gpu_id: int | None = None) -> Predictor:
+        """Loads the model. Raises ``ModelLoadError`` for what is wrong with it and ``InsufficientMemory``."""
+
+
+class CodeAdapter(AnyAdapter):
+    """Of a way to write models as programs (``Description.runs_code``), which answer requests themselves."""
+
+    @abstractmethod
+    def load_service(self, model_dir: Path, settings: Settings, context: Any) -> Service:
+        """Runs the model's program as far as its load. ``context`` is MMS's.
+
+        Raises ``ModelLoadError`` for what is wrong with it, ``InsufficientMemory``, and whatever it raises itself.
         """
 
 

@@ -10,41 +10,51 @@ import importlib
 import importlib.machinery
 import os
 from collections.abc import Iterator
-from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from mme.errors import ModelLoadError
+from mme.settings import Settings
 
 if TYPE_CHECKING:
-    from mme.frameworks.base import Adapter
+    from mme.frameworks.base import Adapter, AnyAdapter
     from mme.frameworks.description import Description
-    from mme.settings import Settings
 
 # framework -> module that defines its ADAPTER, in a package that defines its DESCRIPTION; asked in this order
 ADAPTERS = {"mxnet": "mme.frameworks.mxnet.adapter"}
 
 
-def framework_of(model_dir: str | os.PathLike[str]) -> str | None:
-    """The framework of the model in ``model_dir``, by file names alone; None where no framework has such files."""
+def frameworks_of(model_dir: str | os.PathLike[str], settings: Settings) -> tuple[str, ...]:
+    """All frameworks that the model in ``model_dir`` has files of, by their names, or their first bytes at most."""
     try:
-        names = os.listdir(model_dir)  # noqa: PTH208 (names are all that is wanted)
+        names = sorted(os.listdir(model_dir))  # noqa: PTH208 (names are all that is wanted)
     except OSError:
-        return None
-    for framework in ADAPTERS:
-        patterns = description(framework).well_known_files
-        if any(fnmatchcase(name, pattern) for name in names for pattern in patterns):
-            return framework
-    return None
+        return ()
+    return tuple(each for each in ADAPTERS if description(each).recognises(Path(model_dir), names, settings))
+
+
+def framework_of(model_dir: str | os.PathLike[str], settings: Settings) -> str | None:
+    """The framework whose template a worker for the model is best forked from; None where it is that of none.
+
+    A model that is a program is forked from a template of the framework whose files lie beside it, which it is going
+    to import, else from one of its own kind.
+    """
+    found = frameworks_of(model_dir, settings)
+    data = [each for each in found if not description(each).runs_code and is_installed(each)]
+    return next(iter([*data, *found]), None)
 
 
 def frameworks_to_preload(settings: Settings) -> tuple[str, ...]:
     """The frameworks of ``MME_PRELOAD``, else all known ones that are installed here."""
-    if settings.preload is not None:
-        return settings.preload
+    return settings.preload if settings.preload is not None else tuple(filter(is_installed, ADAPTERS))
+
+
+@cache
+def is_installed(name: str) -> bool:
+    """Whether the framework called ``name`` can be imported here."""
     # (not importlib.util.find_spec, which asks finders that prepare the import, too: numpy_names.restore_before_mxnet)
-    find = importlib.machinery.PathFinder.find_spec
-    return tuple(name for name in ADAPTERS if find(description(name).module) is not None)
+    return importlib.machinery.PathFinder.find_spec(description(name).module) is not None
 
 
 def description(name: str) -> Description:
@@ -62,30 +72,58 @@ def environment(settings: Settings) -> dict[str, str]:
     return {name: value for each in descriptions() for name, value in each.environment(settings).items()}
 
 
-def adapter(name: str) -> Adapter:
+def adapter(name: str) -> AnyAdapter:
     """The adapter of the framework called ``name``; ``KeyError`` where there is none."""
     return importlib.import_module(ADAPTERS[name]).ADAPTER
 
 
-def adapters() -> Iterator[Adapter]:
+def adapters() -> Iterator[AnyAdapter]:
     """All adapters, in the order in which they are asked."""
     return map(adapter, ADAPTERS)
 
 
-def adapter_for(model_dir: Path) -> Adapter:
-    """The adapter that recognises the model in ``model_dir``.
+def adapter_for(model_dir: Path, settings: Settings) -> AnyAdapter:
+    """The adapter of the model in ``model_dir``. A program wins over files of data beside it.
 
-    Raises ``ModelLoadError``, which names what the folder holds and what it should hold.
+    Raises ``ModelLoadError``, which names what the folder holds and what it should hold, where it is of no framework,
+    of two, or of one that is not installed.
     """
     if not model_dir.is_dir():
         raise ModelLoadError(f"{model_dir} is not a folder: there is no model to load.")
-    for each in adapters():
-        if each.recognises(model_dir):
-            return each
+    found = frameworks_of(model_dir, settings)
+    found = tuple(each for each in found if description(each).runs_code) or found
+    if not found:
+        raise ModelLoadError(_of_no_framework(model_dir))
+    if len(found) > 1:
+        each = "; ".join(f"{name}: {adapter(name).artifacts}" for name in found)
+        raise ModelLoadError(
+            f"{model_dir} holds files of {len(found)} kinds of model: {each}. Keep those of one, or add "
+            "code/inference.py, which says what is done with them."
+        )
+    (name,) = found
+    if not is_installed(name):
+        argument = description(name).build_argument
+        how = f"Build the image with --build-arg {argument}." if argument else f"Install {description(name).module}."
+        raise ModelLoadError(f"{model_dir} holds a model of {name}, which is not installed here. {how}")
+    return adapter(name)
+
+
+def data_adapter_for(model_dir: Path, settings: Settings) -> Adapter:
+    """The same for a model that is data. Raises ``ModelLoadError`` for one that is a program, too."""
+    found = adapter_for(model_dir, settings)
+    if description(found.name).runs_code:
+        raise ModelLoadError(
+            f"{model_dir} holds a program ({found.artifacts}), and SAGEMAKER_HANDLER names what handles requests for "
+            "all models. Keep one of the two."
+        )
+    return cast("Adapter", found)
+
+
+def _of_no_framework(model_dir: Path) -> str:
     found = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in model_dir.iterdir())
     known = "; ".join(f"{each.name}: {each.artifacts}" for each in adapters())
     holds = ", ".join(found[:10]) + (" …" if len(found) > 10 else "") if found else "nothing"
-    raise ModelLoadError(
+    return (
         f"{model_dir} holds no model that is known here. Found: {holds}. A model is one of: {known}. "
         "The files must be at the top of the archive, not in a folder inside it."
     )

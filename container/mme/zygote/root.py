@@ -209,7 +209,7 @@ class Root:
                 # MMS sees a launcher die and fails the load at once.
                 logger.error("process %d announced itself in vain: %s", pid, error)
                 continue
-            framework = registry.framework_of(model_dir)
+            framework = registry.framework_of(model_dir, self._settings)
             name = PLAIN if framework is None or framework in self._left_out else framework
             try:
                 template = self._templates.get(name) or self._start_template(name)
