@@ -14,7 +14,7 @@ LEVELS = {
     "mme": (
         {"errors"},
         {"settings"},
-        {"logs", "threads", "front_end", "runtime_dir"},
+        {"imports", "logs", "threads", "front_end", "runtime_dir"},
         {"frameworks"},
         {"capacity", "handler", "packages"},
         {"zygote"},

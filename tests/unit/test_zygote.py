@@ -24,12 +24,13 @@ import pytest
 from mme.capacity.memory import MIB
 from mme.errors import StartError
 from mme.frameworks import registry
+from mme.imports import forget_shadowed_modules
 from mme.settings import Settings
 from mme.supervisor.zygote_handle import PACKAGE_DIR, ZygoteHandle
 from mme.zygote import protocol, template_preparation
 from mme.zygote.event_loop import EventLoop
 from mme.zygote.launcher import Launch
-from mme.zygote.worker_process import forget_shadowed_modules, reset_environment
+from mme.zygote.worker_process import reset_environment
 from tests.harness.scripted_handler import HANDLER, command, make_model
 from tests.harness.waiting import wait_until
 from tests.harness.workers import is_gone

@@ -7,7 +7,6 @@ that does: after it, the process looks to a handler as if MMS had started a fres
 from __future__ import annotations
 
 import gc
-import importlib.machinery
 import io
 import logging
 import os
@@ -21,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from mme import threads
+from mme import imports, threads
 from mme.capacity.admission import Admission
 from mme.capacity.process_memory import parent_of
 from mme.capacity.rlimit import limit_worker
@@ -210,28 +209,7 @@ def reset_imports(python_path: str, inherited: Inherited) -> None:
     before = set(sys.path)
     sys.path[:] = dict.fromkeys([*folders, *inherited.search_path])
     new = [folder for folder in sys.path if folder not in before]
-    forget_shadowed_modules(new)
-
-
-def forget_shadowed_modules(folders: Iterable[str]) -> None:
-    """Unloads what was imported from elsewhere although one of ``folders``, which come first, has its own.
-
-    A model may bring a ``model_handler.py`` or ``utils.py`` of its own; it must get that, not ours. The standard
-    library is left alone: with MMS, too, most of it is loaded before the handler.
-    """
-    own: set[str] = set()
-    for folder in folders:
-        try:
-            own.update(entry.name.partition(".")[0] for entry in Path(folder).iterdir())
-        except OSError:
-            continue  # MMS puts the handler's name there, which is no folder
-    # (looking at each loaded module's name would copy the pages that they are on)
-    for name in [each for each in own if each in sys.modules and each not in sys.stdlib_module_names]:
-        found = importlib.machinery.PathFinder.find_spec(name, sys.path)
-        if found is None or found.origin is None or found.origin == getattr(sys.modules[name], "__file__", None):
-            continue
-        for module in [each for each in sys.modules if each == name or each.startswith(name + ".")]:
-            del sys.modules[module]
+    imports.forget_shadowed_modules(new)
 
 
 def reset_random_state() -> None:
