@@ -104,6 +104,55 @@ def test_the_search_path_keeps_what_is_the_servers_or_the_models(tmp_path: Path,
     ]
 
 
+def test_code_of_a_model_is_searched_before_its_folder_and_after_what_is_the_servers(
+    tmp_path: Path, model: Path
+) -> None:
+    wanted = f"/server:{model}"
+    assert load_policy(tmp_path).python_path(wanted, str(model)) == wanted
+    (model / "code").mkdir()
+    assert load_policy(tmp_path).python_path(wanted, str(model)) == f"/server:{model}/code:{model}"
+    assert load_policy(tmp_path).python_path("/server", str(model)) == f"/server:{model}/code"
+
+
+def test_code_that_is_a_link_out_of_the_model_is_not_searched(tmp_path: Path, model: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (model / "code").symlink_to(tmp_path / "elsewhere")
+    assert load_policy(tmp_path).python_path("/server", str(model)) == "/server"
+
+
+def test_nothing_of_a_model_that_is_data_alone_is_searched(tmp_path: Path, model: Path) -> None:
+    (model / "code").mkdir()
+    rules = load_policy(tmp_path, model_code="refuse")
+    assert rules.python_path(f"own:/server:{model}:{model}/code", str(model)) == "/server"
+    single = load_policy(tmp_path, model_code="refuse", multi_model=False)
+    code = tmp_path / "ml/model/code"
+    code.mkdir(parents=True)
+    assert single.python_path(f"{code}:/server", str(code.parent)) == "/server"
+
+
+@pytest.mark.parametrize("handler", ["own:handle", "own.py", "inner/own.py:handle", "coded:handle"])
+def test_a_handler_in_a_model_that_is_data_alone_is_refused(tmp_path: Path, model: Path, handler: str) -> None:
+    (model / "code").mkdir()
+    (model / "code/coded.py").touch()
+    rules = load_policy(tmp_path, model_code="refuse")
+    for search_path in ([], [str(model)]):
+        with pytest.raises(ModelRefused, match=r"brings code .*MME_MODEL_CODE=refuse"):
+            rules.check("m", str(model), handler, search_path)
+
+
+def test_an_old_manifest_in_a_model_that_is_data_alone_is_refused(tmp_path: Path, model: Path) -> None:
+    (model / "MANIFEST.json").touch()
+    with pytest.raises(ModelRefused, match="brings code"):
+        load_policy(tmp_path, model_code="refuse").check("m", str(model), "own.py", [])
+
+
+def test_the_servers_own_handler_serves_a_model_that_is_data_alone(tmp_path: Path, model: Path) -> None:
+    (tmp_path / "server").mkdir()
+    (tmp_path / "server/own.py").touch()
+    rules = load_policy(tmp_path, str(tmp_path / "server"), model_code="refuse")
+    assert rules.check("m", str(model), "own:handle", [str(tmp_path / "server")]) == model
+
+
 def test_nothing_of_a_folder_outside_of_the_roots_is_searched(tmp_path: Path) -> None:
     assert load_policy(tmp_path).python_path("/evil:/server:/evil/code", "/evil") == "/server"
 

@@ -28,6 +28,7 @@ from mme.settings import Settings
 STORE = "store"  # in the server's private folder
 LONGEST_NAME = 255
 
+_CODE = "code"
 _MANIFEST, _LEGACY_MANIFEST = "MAR-INF/MANIFEST.json", "MANIFEST.json"
 
 
@@ -56,12 +57,14 @@ class LoadPolicy:
     roots: tuple[Path, ...]  # real paths
     itself_allowed: bool  # a root may itself be a model, as it is in single-model mode
     trusted_folders: tuple[Path, ...]  # the server's own on PYTHONPATH, as they are worded there
+    refuses_code: bool = False  # models are data alone
 
     @classmethod
     def for_server(cls, settings: Settings, runtime_dir: Path, python_path: str) -> LoadPolicy:
         """``python_path`` is the one that the front end was started with, or holds all of it."""
         folders = [entry for entry in python_path.split(os.pathsep) if entry]
-        folders.append(str(settings.single_model_dir / "code"))  # the Inference Toolkit puts it there
+        if not settings.refuses_model_code:
+            folders.append(str(settings.single_model_dir / _CODE))  # the Inference Toolkit puts it there
         if settings.handler and _folder_of_handler(settings.handler):
             folders.append(_folder_of_handler(settings.handler))
         return cls(
@@ -69,6 +72,7 @@ class LoadPolicy:
             roots=tuple(root.resolve() for root in settings.roots),
             itself_allowed=not settings.multi_model,
             trusted_folders=tuple(Path(folder).absolute() for folder in folders),
+            refuses_code=settings.refuses_model_code,
         )
 
     def folder_of(self, path: str) -> Path:
@@ -88,15 +92,26 @@ class LoadPolicy:
         return folder
 
     def python_path(self, wanted: str, path: str) -> str:
-        """``wanted``, a PYTHONPATH, without folders that are neither the server's nor inside the model at ``path``."""
+        """``wanted``, a PYTHONPATH, without folders that are neither the server's nor inside the model at ``path``.
+
+        The model's ``code`` is added where there is one, after what is the server's and before the model's own folder,
+        which the front end has put last.
+        """
         folder = self.folder_of(path)
         entries = [entry for entry in wanted.split(os.pathsep) if entry]
-        return os.pathsep.join(entry for entry in entries if self._may_import_from(entry, folder))
+        entries = [entry for entry in entries if self._may_import_from(entry, folder)]
+        code = folder / _CODE
+        if self._may_import_from(str(code), folder) and code.is_dir() and str(code) not in entries:
+            is_models = [(folder / entry).resolve() == folder.resolve() for entry in entries]
+            entries.insert(is_models.index(True) if True in is_models else len(entries), str(code))
+        return os.pathsep.join(entries)
 
     def _may_import_from(self, entry: str, folder: Path) -> bool:
         there = folder / entry  # MMS starts the worker in the model's folder
         if there in self.trusted_folders:
             return True
+        if self.refuses_code:
+            return False
         return self._is_below_root(folder) and there.resolve().is_relative_to(folder.resolve())
 
     def _is_below_root(self, folder: Path) -> bool:
@@ -115,6 +130,11 @@ class LoadPolicy:
     def _check_handler(self, handler: str, folder: Path, search_path: Iterable[str]) -> None:
         if not handler.isprintable():
             raise ModelRefused(f"the handler {handler!r} has characters that cannot be printed.")
+        if self.refuses_code and self._is_models_own(handler, folder, search_path):
+            raise ModelRefused(
+                f"{str(folder)!r} brings code (its handler {handler!r}), which MME_MODEL_CODE=refuse does not let run. "
+                "Load the model's files without it, in a format that is data alone (docs/security.md lists them)."
+            )
         if _is_legacy(folder):
             # mms.model_loader.LegacyModelLoader executes the file of this name
             file = folder / (handler if handler.endswith(".py") else f"{handler}.py")
@@ -132,6 +152,16 @@ class LoadPolicy:
         is_models_own = any(module.absolute().is_relative_to(each) for each in (folder, folder.resolve()))
         if is_models_own and not module.resolve().is_relative_to(folder.resolve()):
             raise ModelRefused(f"the handler {handler!r} is a link that leads out of the model's folder.")
+
+    @staticmethod
+    def _is_models_own(handler: str, folder: Path, search_path: Iterable[str]) -> bool:
+        """Is the handler a file of the model? The server's own is found first."""
+        if _is_legacy(folder) or (folder / (_folder_of_handler(handler) or "/")).resolve().is_relative_to(
+            folder.resolve()
+        ):
+            return True
+        module = _file_of_module(_module_of_handler(handler), [*search_path, str(folder), str(folder / _CODE)])
+        return module is not None and module.resolve().is_relative_to(folder.resolve())
 
 
 def check_name(name: str) -> None:

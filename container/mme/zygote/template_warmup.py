@@ -14,6 +14,7 @@ import resource
 import shutil
 import socket
 import struct
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,7 +44,7 @@ def warm_up_template(framework: str, handler: str, runtime_dir: Path, settings: 
     adapter = registry.adapter(framework)
     if adapter.sample_shape is None:
         return
-    with tempfile.TemporaryDirectory(prefix="sample-", dir=runtime_dir) as folder, _quiet():
+    with tempfile.TemporaryDirectory(prefix="sample-", dir=runtime_dir) as folder, _imports_forgotten(folder), _quiet():
         adapter.write_sample(Path(folder), settings)
         _decide_about_memory(Path(folder), settings)
         for _ in range(_ROUNDS):
@@ -118,6 +119,21 @@ def _images(*, height: int, width: int) -> Iterator[tuple[str, bytes]]:
         encoded = io.BytesIO()
         image.save(encoded, kind)
         yield f"image/{kind}", encoded.getvalue()
+
+
+@contextmanager
+def _imports_forgotten(folder: str) -> Iterator[None]:
+    """Of a sample that is a program nothing stays: neither its modules nor where they were looked for."""
+    before = list(sys.path)
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+        for place in [place for place in sys.path_importer_cache if Path(place).is_relative_to(folder)]:
+            del sys.path_importer_cache[place]
+        for name, module in list(sys.modules.items()):
+            if Path(getattr(module, "__file__", None) or "/").is_relative_to(folder):
+                del sys.modules[name]
 
 
 @contextmanager
