@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 
 from mme.capacity.memory import most_bytes_of_worker
-from mme.errors import MmeError, ModelLoadError
+from mme.errors import BadRequest, MmeError, ModelLoadError
 from mme.frameworks.base import (
+    Adapter,
     CodeAdapter,
     Predictor,
     Service,
@@ -29,7 +30,7 @@ from mme.frameworks.base import (
     means_no_memory,
     memory_errors,
 )
-from mme.frameworks.registry import adapter_for, data_adapter_for
+from mme.frameworks.registry import adapter_for, data_adapter_beside, data_adapter_for
 from mme.handler import warmup
 from mme.handler.images import ImageReader
 from mme.handler.payload import CUSTOM_ATTRIBUTES, JSON, BodyReader, Request, most_unfolded_bytes
@@ -48,9 +49,11 @@ _SERVICE = "_model_service"  # the attribute of the context that holds what serv
 class ModelHandler:
     """Serves one model. ``preprocess`` and ``postprocess`` see one request, ``inference`` a whole batch of samples."""
 
-    def __init__(self, settings: Settings | None = None) -> None:
+    def __init__(self, settings: Settings | None = None, adapter: Adapter | None = None) -> None:
+        """``adapter``: the framework's, where it is not to be told by the model's files."""
         self.initialized = False
         self.settings = settings
+        self._adapter = adapter
         self.model_name = ""
         self.model: Predictor
         self.labels: list[str] | None = None
@@ -68,7 +71,7 @@ class ModelHandler:
         self.model_name = str(context.model_name)
         with _load_errors(self.model_name):
             self.settings = self.settings or Settings.from_environment()
-            adapter = data_adapter_for(model_dir, self.settings)
+            adapter = self._adapter or data_adapter_for(model_dir, self.settings)
             self.model = adapter.load(model_dir, self.settings, properties.get("gpu_id"))
             _check_size(self.model, model_dir, self.settings)
             self._prepare(model_dir, self.settings)
@@ -310,10 +313,61 @@ def load_service(context: Any) -> Service:
         model_dir = Path(context.system_properties["model_dir"])
         adapter = adapter_for(model_dir, settings)
         if isinstance(adapter, CodeAdapter):
-            return adapter.load_service(model_dir, settings, context)
+            return adapter.load_service(model_dir, settings, context, lambda: load_beside_program(settings, context))
     handler = ModelHandler(settings)
     handler.initialize(context)
     return handler
+
+
+def load_beside_program(settings: Settings, context: Any) -> DataBesideProgram | None:
+    """The model of the files of data that lie beside a program; None where there are none."""
+    adapter = data_adapter_beside(Path(context.system_properties["model_dir"]), settings)
+    if adapter is None:
+        return None
+    handler = ModelHandler(settings, adapter)
+    handler.initialize(context)
+    return DataBesideProgram(handler)
+
+
+class DataBesideProgram:
+    """See ``mme.frameworks.base.DataModel``: a ``ModelHandler``, one step at a time."""
+
+    def __init__(self, handler: ModelHandler) -> None:
+        self._handler = handler
+        self.model = _CallableModel(self) if handler.model.native is None else handler.model.native
+
+    def read(self, parts: Mapping[str, Any], headers: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """The model's inputs from a request."""
+        return self._handler.preprocess(Request.from_mms(parts, headers))
+
+    def predict(self, data: Any) -> list[np.ndarray]:
+        """One array for each output."""
+        if not isinstance(data, Mapping):
+            (spec, *others) = self._handler.model.inputs
+            if others:
+                raise BadRequest(f"The model takes arrays by name: {describe_inputs(self._handler.model.inputs)}.")
+            array = np.asarray(data, spec.dtype)
+            data = {spec.name: array[np.newaxis] if array.ndim == len(spec.sample_shape) else array}
+        return self._handler.inference(data)
+
+    def write(self, prediction: Any, parts: Mapping[str, Any], headers: Mapping[str, Any]) -> tuple[bytes, str]:
+        """The body of an answer, and its content type."""
+        response = self._handler.postprocess(Request.from_mms(parts, headers), prediction)
+        return response.body, response.content_type
+
+
+class _CallableModel:
+    """What a script's ``predict_fn`` is given for a model that is no object of a library: arrays in, arrays out."""
+
+    def __init__(self, model: DataBesideProgram) -> None:
+        self._model = model
+
+    def predict(self, data: Any) -> Any:
+        """The output as an array; a list of them where there are several."""
+        outputs = self._model.predict(data)
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    __call__ = predict
 
 
 def _loading_once(load: Callable[[Any], Service]) -> Callable[[Any, Any], list[bytes] | None]:

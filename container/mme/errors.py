@@ -4,6 +4,7 @@
     ├── SettingError             —    an environment variable has a value that it may not have; ends the start
     ├── StartError               —    the server cannot start here, and trying again would not help
     ├── ModelLoadError           500  an artifact is missing, broken or not understood
+    ├── ProgramError             500  a model's own code failed, or answers with a status of its own
     ├── InsufficientMemory       507  also a MemoryError, so MMS answers 507 of itself
     │   └── InsufficientResources 507  descriptors or process numbers have run out
     └── RequestError             400
@@ -62,6 +63,17 @@ class StartError(MmeError):
 
 class ModelLoadError(MmeError):
     """An artifact is missing, broken or not understood. MMS answers the load with 500."""
+
+
+class ProgramError(MmeError):
+    """A model's own code failed at a request, or chose an error's status and phrase itself."""
+
+    kind = "ModelCodeException"
+
+    def __init__(self, message: str, *, status: int = MmeError.status, phrase: str = MmeError.phrase) -> None:
+        super().__init__(message)
+        self.status = status
+        self.phrase = phrase
 
 
 class InsufficientMemory(MmeError, MemoryError):

@@ -12,7 +12,8 @@ def forget_shadowed_modules(folders: Iterable[str]) -> None:
     """Unloads what was imported from elsewhere although one of ``folders``, which come first, has its own.
 
     A model may bring a ``model_handler.py`` or ``utils.py`` of its own; it must get that, not ours. The standard
-    library is left alone: with MMS, too, most of it is loaded before the handler.
+    library is left alone: with MMS, too, most of it is loaded before the handler. So is this package, whose parts are
+    imported when they are needed: nothing of the model's may take their place.
     """
     own: set[str] = set()
     for folder in folders:
@@ -21,7 +22,8 @@ def forget_shadowed_modules(folders: Iterable[str]) -> None:
         except OSError:
             continue  # MMS puts the handler's name there, which is no folder
     # (looking at each loaded module's name would copy the pages that they are on)
-    for name in [each for each in own if each in sys.modules and each not in sys.stdlib_module_names]:
+    kept = {*sys.stdlib_module_names, __name__.partition(".")[0]}
+    for name in [each for each in own if each in sys.modules and each not in kept]:
         found = importlib.machinery.PathFinder.find_spec(name, sys.path)
         if found is None or found.origin is None or found.origin == getattr(sys.modules[name], "__file__", None):
             continue

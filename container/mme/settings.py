@@ -93,6 +93,15 @@ def _text(text: str) -> str:
     return text.strip()
 
 
+def _program(text: str) -> str:
+    """A file of Python; the toolkit takes a module's name, too."""
+    name = _text(text)
+    path = Path(name if name.endswith(".py") else f"{name}.py")
+    if path.is_absolute() or ".." in path.parts:
+        raise _Invalid("the name of a Python file, as inference.py or serving/inference.py")
+    return str(path)
+
+
 def _host(text: str) -> str:
     host = _text(text)
     if not re.fullmatch(r"[A-Za-z0-9._-]+", host):
@@ -212,6 +221,12 @@ class Settings:
         None,
         "Module that handles requests, instead of ours (`model_handler`).",
         shown_default="`model_handler`",
+    )
+    program: str = _setting(
+        "SAGEMAKER_PROGRAM",
+        _program,
+        "inference.py",
+        "The script of a model that brings one (docs/frameworks.md), below `code/` in its folder, or at the top.",
     )
     default_accept: str | None = _setting(
         "SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT",

@@ -12,7 +12,7 @@ import errno
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +59,7 @@ class Predictor(ABC):
 
     inputs: tuple[TensorSpec, ...]
     output_names: tuple[str, ...]
+    native: Any = None  # the library's own object (an estimator, a booster), which a script beside the files is given
     image_codec: ImageCodec | None = None
 
     @abstractmethod
@@ -81,6 +82,21 @@ class Service(Protocol):
 
     def handle(self, data: Sequence[Mapping[str, Any]], context: Any) -> list[Any]:
         """Answers a batch, as MMS gives it: a body per request, its status and headers set on the context."""
+
+
+class DataModel(Protocol):
+    """The model of the files beside a program: what answers requests where the program has no step of its own."""
+
+    model: Any  # what a program's own step is given: the library's object, else one with ``predict``
+
+    def read(self, parts: Mapping[str, Any], headers: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """The model's inputs from a request, as MMS gives it. Raises ``RequestError``."""
+
+    def predict(self, data: Any) -> list[np.ndarray]:
+        """One array for each output. ``data``: arrays by input, or what NumPy makes an array of, for one input."""
+
+    def write(self, prediction: Any, parts: Mapping[str, Any], headers: Mapping[str, Any]) -> tuple[bytes, str]:
+        """The body of an answer, and its content type. Raises ``NotAcceptable``."""
 
 
 class AnyAdapter(ABC):
@@ -141,8 +157,12 @@ class CodeAdapter(AnyAdapter):
     """Of a way to write models as programs (``Description.runs_code``), which answer requests themselves."""
 
     @abstractmethod
-    def load_service(self, model_dir: Path, settings: Settings, context: Any) -> Service:
+    def load_service(
+        self, model_dir: Path, settings: Settings, context: Any, load_data: Callable[[], DataModel | None]
+    ) -> Service:
         """Runs the model's program as far as its load. ``context`` is MMS's.
+
+        ``load_data`` loads the files of a model that lie beside the program; it returns None where there are none.
 
         Raises ``ModelLoadError`` for what is wrong with it, ``InsufficientMemory``, and whatever it raises itself.
         """

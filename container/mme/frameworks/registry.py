@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from mme.frameworks.description import Description
 
 # framework -> module that defines its ADAPTER, in a package that defines its DESCRIPTION; asked in this order
-ADAPTERS = {"mxnet": "mme.frameworks.mxnet.adapter"}
+ADAPTERS = {
+    "mxnet": "mme.frameworks.mxnet.adapter",
+    "script": "mme.frameworks.script.adapter",
+}
 
 
 def frameworks_of(model_dir: str | os.PathLike[str], settings: Settings) -> tuple[str, ...]:
@@ -96,11 +99,30 @@ def adapter_for(model_dir: Path, settings: Settings) -> AnyAdapter:
         raise ModelLoadError(_of_no_framework(model_dir))
     if len(found) > 1:
         each = "; ".join(f"{name}: {adapter(name).artifacts}" for name in found)
+        programs = any(description(name).runs_code for name in found)
+        remedy = "" if programs else ", or add code/inference.py, which says what is done with them"
         raise ModelLoadError(
-            f"{model_dir} holds files of {len(found)} kinds of model: {each}. Keep those of one, or add "
-            "code/inference.py, which says what is done with them."
+            f"{model_dir} holds files of {len(found)} kinds of model: {each}. Keep those of one{remedy}."
         )
     (name,) = found
+    return _installed(name, model_dir)
+
+
+def data_adapter_beside(model_dir: Path, settings: Settings) -> Adapter | None:
+    """The adapter of the files of data beside a program; None where there are none.
+
+    Raises ``ModelLoadError`` where they are of two frameworks, or of one that is not installed.
+    """
+    found = [each for each in frameworks_of(model_dir, settings) if not description(each).runs_code]
+    if len(found) > 1:
+        raise ModelLoadError(
+            f"{model_dir} holds files of {len(found)} kinds of model beside its program: {', '.join(found)}. Let the "
+            "program load what it needs (model_fn), or keep the files of one."
+        )
+    return cast("Adapter", _installed(found[0], model_dir)) if found else None
+
+
+def _installed(name: str, model_dir: Path) -> AnyAdapter:
     if not is_installed(name):
         argument = description(name).build_argument
         how = f"Build the image with --build-arg {argument}." if argument else f"Install {description(name).module}."
