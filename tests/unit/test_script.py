@@ -86,7 +86,8 @@ def test_a_script_is_recognised(tmp_path: Path, program: str, setting: str | Non
 
 
 def test_a_script_wins_over_files_of_data_and_is_forked_from_their_template(tmp_path: Path) -> None:
-    adder(models.multiplier(tmp_path))
+    adder(tmp_path)
+    (tmp_path / "net-symbol.json").touch()
     assert registry.adapter_for(tmp_path, Settings()).name == "script"
     assert registry.framework_of(tmp_path, Settings()) == "mxnet"
 
@@ -549,7 +550,7 @@ def test_objects_that_were_pickled_by_the_script_are_found(tmp_path: Path) -> No
 
 def test_a_script_is_refused_where_models_are_data_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MME_MODEL_CODE", "refuse")
-    folder = script(models.multiplier(tmp_path), f"open({str(tmp_path / 'ran')!r}, 'w')")
+    folder = script(tmp_path, f"open({str(tmp_path / 'ran')!r}, 'w')")
     with pytest.raises(ModelRefused, match=r"code/inference.py.*MME_MODEL_CODE=refuse.*security.md"):
         load(folder)
     assert not (tmp_path / "ran").exists()

@@ -25,12 +25,11 @@ from typing import Literal
 
 from mme.capacity.memory import MIB
 from mme.errors import ModelLoadError
-from mme.frameworks import registry
+from mme.frameworks import properties, registry
 from mme.frameworks.growth import Growth
 
 # A model of more files than this is estimated, and told from others, by the first of them.
 MOST_FILES = 10_000
-_LONGEST_PROPERTIES_BYTES = 64 * 1024
 _DECLARATIONS = ("required_memory_mb", "option.required_memory_mb")
 
 
@@ -92,25 +91,13 @@ def declared_bytes(model_dir: Path) -> int | None:
 
     Raises ``ModelLoadError`` for anything but a whole number of at least 1.
     """
-    file = model_dir / "serving.properties"
-    try:
-        with open(os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as opened:  # noqa: PTH123
-            if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
-                return None  # a pipe, say, which nobody may ever write to
-            text = opened.read(_LONGEST_PROPERTIES_BYTES).decode("latin-1")  # as java.util.Properties has it
-    except OSError:
-        return None
-    values = {}
-    for line in text.splitlines():
-        match = re.fullmatch(r"\s*([^#!\s:=][^\s:=]*)\s*[:=\s]\s*(.*?)\s*", line)
-        if match:
-            values[match[1]] = match[2]
+    values = properties.read(model_dir)
     for name in _DECLARATIONS:
         if name in values:
             if not re.fullmatch(r"0*[1-9][0-9]{0,8}", values[name]):
                 raise ModelLoadError(
-                    f"{file}: {name}={values[name][:40]} is not allowed: it takes the memory that the model needs, in "
-                    "MiB, as a whole number from 1 to 999999999."
+                    f"{model_dir / properties.FILE}: {name}={values[name][:40]} is not allowed: it takes the memory "
+                    "that the model needs, in MiB, as a whole number from 1 to 999999999."
                 )
             return int(values[name]) * MIB
     return None

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 ADAPTERS = {
     "mxnet": "mme.frameworks.mxnet.adapter",
     "script": "mme.frameworks.script.adapter",
+    "djl": "mme.frameworks.djl.adapter",
 }
 
 
@@ -45,12 +46,15 @@ def framework_of(model_dir: str | os.PathLike[str], settings: Settings) -> str |
     """
     found = frameworks_of(model_dir, settings)
     data = [each for each in found if not description(each).runs_code and is_installed(each)]
-    return next(iter([*data, *found]), None)
+    name = next(iter([*data, *found]), None)
+    return name and (description(name).template or name)
 
 
 def frameworks_to_preload(settings: Settings) -> tuple[str, ...]:
-    """The frameworks of ``MME_PRELOAD``, else all known ones that are installed here."""
-    return settings.preload if settings.preload is not None else tuple(filter(is_installed, ADAPTERS))
+    """The frameworks of ``MME_PRELOAD``, else all known ones that are installed here and have a template."""
+    if settings.preload is not None:
+        return settings.preload
+    return tuple(each for each in ADAPTERS if not description(each).template and is_installed(each))
 
 
 @cache
