@@ -35,6 +35,7 @@ def import_program(model_dir: Path, file: Path) -> ModuleType:
     """
     folders = [str(each) for each in (file.parent, model_dir / CODE_FOLDER, model_dir) if each.is_dir()]
     sys.path[:] = dict.fromkeys([*folders, *sys.path])
+    sys.dont_write_bytecode = True  # it would be taken for that of another file of this size, written in this second
     for folder in folders:
         sys.path_importer_cache.pop(folder, None)  # it may have changed since it was last looked at
     imports.forget_shadowed_modules(folders)

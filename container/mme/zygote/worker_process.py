@@ -206,6 +206,7 @@ def reset_environment(environment: MutableMapping[bytes, bytes], wanted: Mapping
 def reset_imports(python_path: str, inherited: Inherited) -> None:
     """``sys.path`` as a fresh interpreter would have built it, and no module that it would have found elsewhere."""
     folders = [str(Path(entry).absolute()) for entry in python_path.split(os.pathsep)] if python_path else []
+    sys.dont_write_bytecode = True  # of a model's files, whose folder is the platform's, and may be exchanged at once
     before = set(sys.path)
     sys.path[:] = dict.fromkeys([*folders, *inherited.search_path])
     new = [folder for folder in sys.path if folder not in before]
