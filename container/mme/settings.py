@@ -332,6 +332,13 @@ class Settings:
         "127.0.0.1 alone (its number, or `loopback` for 8081 or the first of `SAGEMAKER_SAFE_PORT_RANGE`); or on "
         "a Unix socket (`unix:/path`).",
     )
+    model_code: str = _setting(
+        "MME_MODEL_CODE",
+        _one_of("run", "refuse"),
+        "run",
+        "`run` what models bring of code: scripts, handlers, pickles. `refuse`: models are data alone, and one that "
+        "could run code is not loaded; the answer names the format to use instead (docs/security.md).",
+    )
     pass_credentials: bool = _setting(
         "MME_PASS_CREDENTIALS",
         _boolean,
@@ -384,6 +391,11 @@ class Settings:
             except _Invalid as allowed:
                 raise SettingError(f"{name}={text!r} is not allowed: it takes {allowed}.") from None
         return cls(**values)
+
+    @property
+    def refuses_model_code(self) -> bool:
+        """Must a model that could run code of its own not be loaded?"""
+        return self.model_code == "refuse"
 
     @property
     def max_body_bytes(self) -> int:

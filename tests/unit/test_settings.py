@@ -72,6 +72,7 @@ def test_the_timeout_in_seconds_wins() -> None:
         ("MME_MANAGEMENT", "²", "same, loopback"),
         ("SAGEMAKER_HANDLER", "a\nb", "control characters"),
         ("MME_LOG_FORMAT", "xml", "text, json"),
+        ("MME_MODEL_CODE", "ask", "run, refuse"),
         ("MME_HOST", "::1", "IPv4"),
         ("MME_HOST", "http://0.0.0.0", "host name"),
     ],
