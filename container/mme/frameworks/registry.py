@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from mme.frameworks.description import Description
 
 # framework -> module that defines its ADAPTER, in a package that defines its DESCRIPTION; asked in this order
-ADAPTERS = {"mxnet": "mme.frameworks.mxnet.adapter"}
+ADAPTERS = {
+    "mxnet": "mme.frameworks.mxnet.adapter",
+    "onnx": "mme.frameworks.onnx.adapter",
+}
 
 
 def frameworks_of(model_dir: str | os.PathLike[str], settings: Settings) -> tuple[str, ...]:
