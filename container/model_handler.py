@@ -113,7 +113,7 @@ class ModelHandler:
         if len(model.inputs) == 1:
             images = ImageReader.for_model(model_dir, spec, model.image_codec, settings.max_image_megapixels)
         self._reader = BodyReader(model.inputs, images, most_unfolded_bytes(settings.max_image_megapixels))
-        arrays = {each.name: np.zeros((1, *each.sample_shape), each.dtype) for each in model.inputs}
+        arrays = model.sample()
         if images is not None:
             arrays[spec.name] = images.warm_up().astype(spec.dtype, copy=False)
         outputs = model.predict(arrays)
@@ -159,8 +159,11 @@ class ModelHandler:
         else:
             try:
                 outputs = self.inference(_joined(arrays))
+                if any(len(rows) % sum(map(_samples, arrays)) for rows in outputs):
+                    raise ValueError("its outputs do not have a row for each sample")
             except Exception as error:
                 logger.info("Model %s runs its batch one by one: %s", self.model_name, error)
+                outputs = None
             if outputs is None:  # not inside the except: its traceback holds on to the memory of the failed pass
                 for item in items:
                     self._infer([item])
@@ -283,7 +286,7 @@ def _check_size(model: Predictor, model_dir: Path, settings: Settings) -> None:
 
     Not ``InsufficientMemory``: no model that the platform unloads would make room for it.
     """
-    one_pass_bytes = sum(math.prod(each.sample_shape) * each.dtype.itemsize for each in model.inputs)
+    one_pass_bytes = sum(abs(math.prod(each.sample_shape)) * each.dtype.itemsize for each in model.inputs)
     if one_pass_bytes < _SMALL_INPUTS_BYTES:
         return
     limit_bytes = most_bytes_of_worker(settings)

@@ -17,9 +17,10 @@ from tests.harness.server import ServerProcess
 
 __all__ = ["default_server", "image", "shared"]
 
-# The test process imports MXNet as a worker does; read by MXNet at its import.
+# The test process imports frameworks as a worker does; they read these at their import.
 os.environ.setdefault("MXNET_ENGINE_TYPE", "NaiveEngine")
 os.environ.setdefault("MXNET_SUBGRAPH_BACKEND", "NONE")
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # it would start a thread
 
 # Ignored signals are inherited: what tests start in the background of a script, or with nohup, would not listen.
 for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):

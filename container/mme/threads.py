@@ -70,6 +70,11 @@ def set_counts(environment: Mapping[str, str]) -> None:
                 getattr(loaded, setter)(count)
 
 
+def count(environment: Mapping[str, str]) -> int:
+    """How many threads a library has that is told in other ways than by OpenMP: what OMP_NUM_THREADS says, else 1."""
+    return _count(_LIBRARIES[-1], environment)
+
+
 def _count(library: _Library, environment: Mapping[str, str]) -> int:
     """The first number of at least 1 among its variables (``4,2``, for nested regions, means 4), else 1."""
     for name in library.variables:

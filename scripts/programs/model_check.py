@@ -50,8 +50,8 @@ def try_model(folder: Path) -> str:
 
 def _sample(inputs: Any) -> tuple[bytes, str]:
     """A request body with one sample of zeros, and its Content-Type."""
-    arrays = {each.name: np.zeros((1, *each.sample_shape), each.dtype) for each in inputs}
-    if len(arrays) > 1:
+    arrays = {each.name: each.blank() for each in inputs}
+    if len(arrays) > 1 or inputs[0].holds_text:
         return json.dumps({name: each.tolist() for name, each in arrays.items()}).encode(), "application/json"
     buffer = io.BytesIO()
     np.save(buffer, arrays[inputs[0].name])

@@ -4,7 +4,7 @@
 
     {
       "about":           what it shows, one sentence
-      "model":           function of tests/harness/models.py that makes the model
+      "model":           function of tests/harness/models.py, or of onnx_models.py, that makes the model
       "model_arguments": its keyword arguments; none if left out
       "headers":         {"Content-Type": …, "Accept": …}
       "body":            text, or "body_base64": bytes in base64, or "body_json": what is sent as JSON
@@ -33,9 +33,10 @@ from typing import Any
 
 from mms.context import Context, RequestProcessor
 
-from tests.harness import models
+from tests.harness import models, onnx_models
 
 FOLDER = Path(__file__).parent.parent / "requests"
+MODULES = (models, onnx_models)  # they have the functions that golden requests name
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ class GoldenRequest:
         arguments = {
             name: tuple(value) if isinstance(value, list) else value for name, value in self.model_arguments.items()
         }
-        return getattr(models, self.model)(folder, **arguments)
+        module = next(each for each in MODULES if hasattr(each, self.model))
+        return getattr(module, self.model)(folder, **arguments)
 
     def check(self, status: int, content_type: str | None, body: bytes) -> None:
         """Asserts that this answer is the right one."""

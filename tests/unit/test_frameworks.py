@@ -17,7 +17,7 @@ from mme.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 FRAMEWORKS = (ROOT / "container/mme/frameworks", ROOT / "container/djl_python")
-WORDS = re.compile(r"mxnet|-symbol\.json|-shapes\.json|\.params\b|djl|entryPoint|inference\.py", re.IGNORECASE)
+WORDS = re.compile(r"mxnet|-symbol\.json|-shapes\.json|\.params\b|onnx|djl|entryPoint|inference\.py", re.IGNORECASE)
 ALLOWED = {
     ("container/mme/settings.py", "mxnet_fuse"),
     ("container/mme/settings.py", "MME_MXNET_FUSE"),
@@ -98,13 +98,17 @@ def test_an_adapter_is_imported_without_its_framework(framework: str) -> None:
 def test_a_setting_reaches_the_variables_of_its_framework() -> None:
     plain, fused = (registry.environment(Settings(mxnet_fuse=fuse)) for fuse in (False, True))
     assert plain.pop("MXNET_SUBGRAPH_BACKEND") == "NONE"
-    assert plain == fused == {"MXNET_ENGINE_TYPE": "NaiveEngine", "MXNET_USE_OPERATOR_TUNING": "0"}
+    assert plain == fused
+    assert fused["MXNET_ENGINE_TYPE"] == "NaiveEngine" and fused["MXNET_USE_OPERATOR_TUNING"] == "0"
 
 
 def test_packages_of_frameworks_that_are_installed_keep_their_versions(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = constraints.text().splitlines()
+    in_each_image = [each for each in registry.descriptions() if not each.build_argument]
+    of_frameworks = {package for each in in_each_image for package in each.packages}
+    assert {"mxnet", "numpy", "onnxruntime"} <= of_frameworks
     assert [line.partition("==")[0] for line in lines] == sorted(
-        ["multi-model-server", "mxnet", "numpy", "pip", "psutil", "retrying", "sagemaker-inference", "setuptools"]
+        {"multi-model-server", "pip", "psutil", "retrying", "sagemaker-inference", "setuptools"} | of_frameworks
     )
     monkeypatch.setattr(constraints, "_is_installed", lambda name: name != "mxnet")
     assert "mxnet" not in constraints.kept() and "numpy" in constraints.kept()

@@ -40,7 +40,6 @@ WITHOUT_ADAPTER = (
     Growth((".joblib", ".pkl", ".pickle"), 3, module="sklearn", import_mib=100),
     Growth((".json", ".ubj", ".xgb"), 5, module="xgboost", import_mib=100),
     Growth((".txt", ".lgb"), 4, module="lightgbm", import_mib=100),
-    Growth((".onnx",), 2.5, most_working_mib=64, working_factor=1, module="onnxruntime", import_mib=60),
     Growth((".pt", ".pth", ".safetensors"), 2, most_working_mib=64, working_factor=1),
     Growth((".pb", ".h5", ".keras", ".tflite"), 2.5, most_working_mib=64, working_factor=1),
 )

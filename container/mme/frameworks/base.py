@@ -25,10 +25,15 @@ from mme.errors import InsufficientMemory
 from mme.frameworks.description import Description
 from mme.settings import Settings
 
+FREE = -1  # as a size in ``TensorSpec.shape``: a dimension of any length
+
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """An input of a model: ``shape`` is that of one pass as the artifact gives it, the batch first (1, 3, 224, 224)."""
+    """An input of a model: ``shape`` is that of one pass as the artifact gives it, the batch first (1, 3, 224, 224).
+
+    Dimensions of a sample that may be of any length are ``FREE``. Text is of the type ``object``.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -40,8 +45,31 @@ class TensorSpec:
         """Shape of one sample: all but the batch."""
         return self.shape[1:]
 
+    @property
+    def is_free(self) -> bool:
+        """May a dimension of a sample be of any length?"""
+        return FREE in self.sample_shape
+
+    @property
+    def holds_text(self) -> bool:
+        """Is it text, not numbers?"""
+        return self.dtype == object
+
+    def takes(self, shape: tuple[int, ...]) -> bool:
+        """May a sample have this shape?"""
+        own = self.sample_shape
+        return shape == own or (
+            len(shape) == len(own) and all(size in (FREE, given) for size, given in zip(own, shape, strict=True))
+        )
+
+    def blank(self, length: int = 1) -> np.ndarray:
+        """A sample of zeros, or of empty texts: (1, *sample shape), with ``length`` for what is ``FREE``."""
+        shape = (1, *(length if size == FREE else size for size in self.sample_shape))
+        return np.full(shape, "", object) if self.holds_text else np.zeros(shape, self.dtype)
+
     def __str__(self) -> str:
-        return f"{self.name} ({', '.join(['N', *map(str, self.sample_shape)])}) {self.dtype}"
+        sizes = ", ".join(["N", *("any" if size == FREE else str(size) for size in self.sample_shape)])
+        return f"{self.name} ({sizes}) {'text' if self.holds_text else self.dtype}"
 
 
 class ImageCodec(Protocol):
@@ -72,6 +100,10 @@ class Predictor(ABC):
     def probabilities(self, scores: np.ndarray) -> np.ndarray:
         """The first output (N, classes) as probabilities; here it already holds them."""
         return scores
+
+    def sample(self) -> dict[str, np.ndarray]:
+        """A made-up sample for the first pass. Where the model cannot use it, ``predict`` raises ``BadRequest``."""
+        return {each.name: each.blank() for each in self.inputs}
 
     def unload(self) -> None:  # noqa: B027 (most models have nothing to do)
         """Frees what the process would otherwise keep; the model is not used afterwards."""
@@ -184,7 +216,12 @@ def means_no_memory(error: BaseException) -> bool:
         return True
     # MXNetError is a RuntimeError; a library that finds no room for its code makes an OSError or an ImportError
     worded = isinstance(error, RuntimeError | ValueError | OSError | ImportError)
-    return worded and bool(_NO_MEMORY.search(str(error)))
+    return worded and says_no_memory(str(error))
+
+
+def says_no_memory(text: str) -> bool:
+    """Do these words of a library mean that there was not enough memory?"""
+    return bool(_NO_MEMORY.search(text))
 
 
 @contextmanager
@@ -201,6 +238,12 @@ def memory_errors(doing: str) -> Iterator[None]:
             f"Not enough memory to {doing}. Unload other models, send less at a time, or use a larger instance "
             "(or raise MME_WORKER_MEMORY_LIMIT_MB where it is set)."
         ) from error
+
+
+def softmax(scores: np.ndarray) -> np.ndarray:
+    """Probabilities of scores (N, classes)."""
+    powers = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
 
 
 def describe_inputs(inputs: Sequence[TensorSpec]) -> str:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 # framework -> module that defines its ADAPTER, in a package that defines its DESCRIPTION; asked in this order
 ADAPTERS = {
     "mxnet": "mme.frameworks.mxnet.adapter",
+    "onnx": "mme.frameworks.onnx.adapter",
     "script": "mme.frameworks.script.adapter",
     "djl": "mme.frameworks.djl.adapter",
 }

@@ -97,8 +97,10 @@ def _npy_head(body: bytes | bytearray) -> tuple[tuple[int, ...], bool, np.dtype,
     return (*found, file.tell())
 
 
-def read_npz(body: bytes | bytearray, *, columns: int, itemsize: int, most_bytes: int) -> dict[str, np.ndarray]:
+def read_npz(body: bytes | bytearray, *, columns: int | None, itemsize: int, most_bytes: int) -> dict[str, np.ndarray]:
     """The arrays of an NPZ file by name; a sparse matrix as the one array ``""``, (rows, ``columns``).
+
+    ``columns`` None: as many as it has.
 
     All arrays together take at most ``most_bytes``, a sparse matrix when it is dense, in numbers of ``itemsize`` bytes.
     """
@@ -131,7 +133,7 @@ def _check_size(unpacked_bytes: int, most_bytes: int) -> None:
         )
 
 
-def _dense(arrays: Mapping[str, np.ndarray], columns: int, itemsize: int, most_bytes: int) -> np.ndarray:
+def _dense(arrays: Mapping[str, np.ndarray], columns: int | None, itemsize: int, most_bytes: int) -> np.ndarray:
     """A sparse matrix as ``scipy.sparse.save_npz`` writes it, as (rows, columns); entries of one place are added."""
     kind = arrays["format"]
     name = kind.item().decode("ascii", "replace") if kind.dtype.kind == "S" and kind.size == 1 else str(kind)
@@ -146,7 +148,7 @@ def _dense(arrays: Mapping[str, np.ndarray], columns: int, itemsize: int, most_b
     if shape.shape != (2,) or any(each.dtype.kind not in "iu" for each in (shape, *positions)):
         raise ValueError("it is no sparse matrix of rows and columns")
     rows, width = map(int, shape)
-    if width != columns:
+    if columns is not None and width != columns:
         raise ValueError(f"it has {width} columns, not {columns}")
     if rows < 0:
         raise ValueError(f"it has {rows} rows")

@@ -19,7 +19,7 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ import numpy as np
 from PIL import Image, TiffImagePlugin, WebPImagePlugin
 
 from mme.errors import BadRequest, ModelLoadError, RequestTooLarge
-from mme.frameworks.base import ImageCodec, TensorSpec, means_no_memory
+from mme.frameworks.base import FREE, ImageCodec, TensorSpec, means_no_memory
 
 CONFIG_FILE = "preprocessor_config.json"
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -63,16 +63,26 @@ class ImageLayout:
     channels_first: bool
 
     @classmethod
-    def of(cls, spec: TensorSpec) -> ImageLayout | None:
-        """The layout that the input's shape says, or None where it is no image: NCHW unless only NHWC makes sense."""
-        if len(spec.shape) != 4:
+    def of(cls, spec: TensorSpec, height: int = FREE, width: int = FREE) -> ImageLayout | None:
+        """The layout that the input's shape says, or None where it is no image: NCHW unless only NHWC makes sense.
+
+        ``height`` and ``width`` are taken where the input leaves them free.
+        """
+        if len(spec.shape) != 4 or spec.holds_text:
             return None
         _, first, second, third = spec.shape
         if first in _MODES:
-            return cls(first, second, third, channels_first=True)
-        if third in _MODES:
-            return cls(third, first, second, channels_first=False)
-        return None
+            found = cls(first, second, third, channels_first=True)
+        elif third in _MODES:
+            found = cls(third, first, second, channels_first=False)
+        else:
+            return None
+        found = replace(
+            found,
+            height=height if found.height == FREE else found.height,
+            width=width if found.width == FREE else found.width,
+        )
+        return None if FREE in (found.height, found.width) else found
 
 
 @dataclass(frozen=True)
@@ -158,6 +168,17 @@ class ProcessorConfig:
         )
 
 
+def _size_of_free_axes(path: Path) -> tuple[int, int]:
+    """Height and width that the file brings images to, ``FREE`` each where it does not say; it is checked later."""
+    try:
+        given = json.loads(path.read_bytes())
+        size = given["crop_size"] if given.get("do_center_crop") is True else given["size"]
+        size = _size(size, "size", True, ModelLoadError)
+        return size["height"], size["width"]
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError, ModelLoadError):
+        return FREE, FREE
+
+
 def _is_number(value: Any) -> bool:
     """Is this a number of JSON that float32 can hold?"""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST_NUMBER
@@ -192,8 +213,13 @@ class ImageReader:
         cls, model_dir: Path, spec: TensorSpec, codec: ImageCodec | None, max_megapixels: int
     ) -> ImageReader | None:
         """The reader for a model with this only input; None where the input is no image. Raises ``ModelLoadError``."""
-        layout = ImageLayout.of(spec)
         path = model_dir / CONFIG_FILE
+        layout = ImageLayout.of(spec, *_size_of_free_axes(path))
+        if layout is None and spec.is_free and path.exists() and ImageLayout.of(spec, 1, 1) is not None:
+            raise ModelLoadError(
+                f"{path} does not say how large an image of the model's input {spec} is to be. Set size, or crop_size "
+                "with do_center_crop, to {height, width}."
+            )
         if layout is None:
             if path.exists():
                 raise ModelLoadError(
@@ -203,6 +229,11 @@ class ImageReader:
             return None
         config = ProcessorConfig.read(path, layout) if path.exists() else None
         return cls(layout, max_megapixels=max_megapixels, codec=codec, config=config)
+
+    @property
+    def sample_size(self) -> int:
+        """The numbers of one sample."""
+        return self._layout.channels * self._layout.height * self._layout.width
 
     def read(self, body: bytes | bytearray) -> np.ndarray:
         """Decodes one image to one sample: (1, channels, height, width), float32, in the model's layout.

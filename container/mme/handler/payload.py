@@ -15,6 +15,8 @@ with a message that names what the model takes. formats.py reads the formats; he
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -35,6 +37,7 @@ _LINES_TYPES = (JSON_LINES, "application/x-jsonlines", "application/jsonl", "app
 _UNTYPED = ("", "application/octet-stream", "binary/octet-stream")
 _IMAGE_HEADS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM", b"RIFF", b"II*\x00", b"MM\x00*")
 _LEAST_UNFOLDED_BYTES = 64 << 20
+_INEXACT = 2.0**53  # from here on float64 does not hold every whole number
 _JSON_BYTES = {b"[": 64, b"{": 72, b",": 32}  # what Python takes for each, with what follows it
 CUSTOM_ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
 
@@ -275,10 +278,14 @@ class BodyReader:
 
     def _array(self, spec: TensorSpec, value: Any) -> np.ndarray:
         """Nested lists as an array; None stands for a missing number."""
+        if spec.holds_text:
+            return self._samples(spec, self._texts(spec, value))
         if _holds_text(value):  # NumPy would read numbers from it, "1_000" among them
             raise BadRequest(f"Input {spec.name} must be numbers in nested lists, not text. {self._takes}.")
         try:
             array = np.array(value, dtype=np.float64)
+            if spec.dtype.kind in "iu" and spec.dtype.itemsize == 8 and np.abs(array).max(initial=0) >= _INEXACT:
+                array = np.array(value)  # whole numbers that float64 does not tell apart
         except (ValueError, TypeError, OverflowError, RecursionError) as error:
             if means_no_memory(error):
                 raise
@@ -286,6 +293,17 @@ class BodyReader:
                 f"Input {spec.name} must be numbers in nested lists of equal lengths ({_brief(error)}). {self._takes}."
             ) from None
         return self._samples(spec, array)
+
+    def _texts(self, spec: TensorSpec, value: Any) -> np.ndarray:
+        """Nested lists of texts as an array of them."""
+        try:
+            array = np.array(value, dtype=object)
+            good = all(isinstance(entry, str) for entry in array.flat)
+        except (ValueError, RecursionError):
+            good = False
+        if not good:
+            raise BadRequest(f"Input {spec.name} must be texts in nested lists of equal lengths. {self._takes}.")
+        return array
 
     # ---- images in other bodies ----
 
@@ -331,7 +349,8 @@ class BodyReader:
         return np.concatenate([self._images.read(body) for body in bodies])
 
     def _check_unfolded(self, samples: int, spec: TensorSpec) -> None:
-        unfolded_bytes = samples * math.prod(spec.sample_shape) * max(spec.dtype.itemsize, 4)
+        size = self._images.sample_size if self._images is not None else math.prod(spec.sample_shape)
+        unfolded_bytes = samples * size * max(spec.dtype.itemsize, 4)
         if samples > 1 and unfolded_bytes > self._most_bytes:
             raise BadRequest(
                 f"{samples} images become {unfolded_bytes >> 20} MiB, more than the {self._most_bytes >> 20} MiB that "
@@ -347,6 +366,9 @@ class BodyReader:
             raise BadRequest(f"The body is not text in UTF-8. {self._takes}.") from None
         if not text or text.isspace():
             raise self._empty()
+        if spec.holds_text:
+            rows = self._texts(spec, list(csv.reader(io.StringIO(text, newline=""))))
+            return self._samples(spec, self._unflattened(spec, rows))
         columns = math.prod(spec.sample_shape)
         try:
             rows = formats.read_csv(text, missing_as_nan=spec.allows_missing)
@@ -359,13 +381,23 @@ class BodyReader:
             ) from None
         if rows.shape == (columns, 1):  # one sample, a number a line
             rows = rows.reshape(1, columns)
-        if rows.shape[1] != columns:
+        if rows.shape[1] != columns and not spec.is_free:
             raise BadRequest(f"The CSV has {rows.shape[1]} numbers in a row, not {columns}. {self._takes}.")
-        return self._samples(spec, rows.reshape(len(rows), *spec.sample_shape))
+        return self._samples(spec, self._unflattened(spec, rows))
+
+    def _unflattened(self, spec: TensorSpec, rows: np.ndarray) -> np.ndarray:
+        """Rows (N, columns) in the shape of samples. Raises ``BadRequest`` where that leaves it open."""
+        try:
+            return rows.reshape(len(rows), *spec.sample_shape)
+        except ValueError:
+            raise BadRequest(
+                f"A row of {rows[0].size} does not say what shape the sample has: send {JSON} or {NPY}. {self._takes}."
+            ) from None
 
     def _read_npy(self, spec: TensorSpec, body: bytes | bytearray) -> np.ndarray:
         try:
-            array = formats.read_npy(body, kinds="biufS" if self._images else "biuf")
+            kinds = "U" if spec.holds_text else "biufS" if self._images else "biuf"
+            array = formats.read_npy(body, kinds=kinds)
         except ValueError as error:
             raise BadRequest(
                 f"The body is not an array as numpy.save writes it: {_brief(error)}. {self._takes}."
@@ -384,7 +416,7 @@ class BodyReader:
     def _read_npz(self, body: bytes | bytearray) -> dict[str, np.ndarray]:
         """Arrays by input name; one array of any name, or a sparse matrix, for a model of one input."""
         only = self._only
-        columns = math.prod(only.sample_shape) if only else 0
+        columns = (None if only.is_free else math.prod(only.sample_shape)) if only else 0
         itemsize = max(only.dtype.itemsize, 4) if only else 4
         try:
             arrays = formats.read_npz(body, columns=columns, itemsize=itemsize, most_bytes=self._most_bytes)
@@ -394,7 +426,7 @@ class BodyReader:
                 f"{self._takes}."
             ) from None
         if "" in arrays and only is not None:
-            return {only.name: self._samples(only, arrays[""].reshape(-1, *only.sample_shape))}
+            return {only.name: self._samples(only, self._unflattened(only, arrays[""]))}
         if only is not None and len(arrays) == 1:
             return {only.name: self._samples(only, next(iter(arrays.values())))}
         if arrays.keys() != self._inputs.keys():
@@ -410,10 +442,12 @@ class BodyReader:
         """Checks shape and numbers, and converts: (N, *sample shape) of the input's type."""
         if array.size == 0:
             raise BadRequest(f"Input {spec.name} holds no sample. {self._takes}.")
-        if array.shape == spec.sample_shape:
+        if spec.takes(array.shape):
             array = array[np.newaxis]
-        if array.ndim != len(spec.shape) or array.shape[1:] != spec.sample_shape:
+        if array.ndim != len(spec.shape) or not spec.takes(array.shape[1:]):
             raise BadRequest(f"Input {spec.name} has the shape {array.shape}. {self._takes}, or one sample.")
+        if spec.holds_text:
+            return self._texts(spec, array)
         with np.errstate(over="ignore", invalid="ignore"):
             converted = array.astype(spec.dtype, copy=False)
         if spec.dtype.kind == "f":

@@ -12,6 +12,7 @@ are several outputs. JSON has no NaN or infinity: they become null.
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 from collections.abc import Callable, Sequence
@@ -88,6 +89,8 @@ class Responder:
 
     def respond(self, outputs: list[np.ndarray], media_type: str) -> Response:
         """``outputs``: one array (N, …) per output of the model; ``media_type``: what ``negotiate`` chose."""
+        if media_type in (CSV, NPY) and outputs[0].dtype == object:
+            raise NotAcceptable(f"The model's output is no array of numbers or texts: it fits into {JSON} only.")
         if media_type == CSV:
             return Response(_csv(outputs[0]), CSV)
         if media_type == NPY:
@@ -135,4 +138,8 @@ def _json(value: Any) -> bytes:
 
 def _csv(array: np.ndarray) -> bytes:
     rows = array.reshape(len(array), -1).tolist()
+    if array.dtype.kind == "U":
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(rows)
+        return text.getvalue().encode()
     return "".join(",".join(map(repr, row)) + "\n" for row in rows).encode()

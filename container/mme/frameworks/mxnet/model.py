@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mme.errors import InsufficientMemory
-from mme.frameworks.base import Predictor, TensorSpec, means_no_memory, memory_errors
+from mme.frameworks.base import Predictor, TensorSpec, means_no_memory, memory_errors, softmax
 from mme.settings import Settings
 
 # operators whose output already is a probability for each class
@@ -82,8 +82,7 @@ class MXNetModel(Predictor):
             return scores
         if self._head_op in ("log_softmax", "_npx_log_softmax"):
             return np.exp(scores)
-        powers = np.exp(scores - scores.max(axis=1, keepdims=True))
-        return powers / powers.sum(axis=1, keepdims=True)
+        return softmax(scores)
 
     def unload(self) -> None:
         self._bound.clear()
