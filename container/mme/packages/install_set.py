@@ -89,8 +89,7 @@ def install_apart(packages_dir: Path, key: str, model_dir: Path, timeout_s: floa
     """The same in a process of its own, for one that must not wait for longer. Raises ``InstallationFailed``."""
     if PackageSet(packages_dir, key).is_complete():
         return
-    path = os.pathsep.join(filter(None, [str(_CONTAINER), os.environ.get("PYTHONPATH", "")]))
-    environment = {**os.environ, "PYTHONPATH": path}
+    environment = {**os.environ, "PYTHONPATH": str(_CONTAINER)}
     with tempfile.TemporaryFile() as file:
         program = [sys.executable, "-m", __name__, str(packages_dir), key, str(model_dir), str(file.fileno())]
         with subprocess.Popen(

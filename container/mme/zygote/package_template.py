@@ -115,14 +115,13 @@ class PackageTemplate(Template):
     def _start_installer(self, model_dir: str) -> None:
         ours, theirs = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         os.set_blocking(theirs, True)
-        path = os.pathsep.join(filter(None, [str(_CONTAINER), os.environ.get("PYTHONPATH", "")]))
         program = [sys.executable, "-m", "mme.packages.install_set"]
         arguments = [str(self._dir), self._packages.key, model_dir, str(_REASON_DESCRIPTOR)]
         try:
             self._installer = os.posix_spawn(
                 sys.executable,
                 [*program, *arguments],
-                {**os.environ, "PYTHONPATH": path},
+                {**os.environ, "PYTHONPATH": str(_CONTAINER)},
                 file_actions=[(os.POSIX_SPAWN_DUP2, theirs, _REASON_DESCRIPTOR)],
                 setpgroup=0,
                 setsigmask=(),
