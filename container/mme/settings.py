@@ -366,6 +366,29 @@ class Settings:
         None,
         "CodeArtifact repository that the Inference Toolkit installs the requirements of a single model from.",
     )
+    model_requirements: str = _setting(
+        "MME_MODEL_REQUIREMENTS",
+        _one_of("install", "ignore", "refuse"),
+        "install",
+        "What becomes of a model's own `requirements.txt` in multi-model mode: its packages are `install`ed for it, "
+        "the file is `ignore`d with a line in the log, or such a model is `refuse`d.",
+    )
+    packages_dir: Path | None = _setting(
+        "MME_PACKAGES_DIR",
+        _folder,
+        None,
+        "Where the packages that models ask for are installed, once for all models that ask for the same. A folder "
+        "that is kept saves their installation after a restart; several servers may share one.",
+        shown_default="in the server's private folder; `/var/lib/model-server/packages` in the image",
+    )
+    packages_timeout_s: int = _setting(
+        "MME_PACKAGES_TIMEOUT_S",
+        _integer(1, 3600),
+        300,
+        "How long an installation may take. Loads wait for it as long as for a worker's answer "
+        "(`SAGEMAKER_MODEL_SERVER_TIMEOUT`); it goes on meanwhile, for the next load.",
+        unit="s",
+    )
     mxnet_fuse: bool = _setting(
         "MME_MXNET_FUSE",
         _boolean,

@@ -58,7 +58,7 @@ def install(settings: Settings, environment: Mapping[str, str]) -> None:
     with tempfile.TemporaryDirectory(prefix="mme-packages-") as folder:
         file_of_constraints = Path(folder, "constraints.txt")
         file_of_constraints.write_text(constraints.text())
-        index = {"PIP_INDEX_URL": _code_artifact_index()} if settings.code_artifact_repository else {}
+        index = {"PIP_INDEX_URL": code_artifact_index()} if settings.code_artifact_repository else {}
         lines = _run_pip(
             ["--constraint", str(file_of_constraints), "--requirement", str(file)],
             environment={**environment, **index, "TMPDIR": folder},
@@ -108,7 +108,7 @@ def _remedy(site_packages: Path) -> str:
     return "Mend the file, or let the container reach a package index (PIP_INDEX_URL)."
 
 
-def _code_artifact_index() -> str:
+def code_artifact_index() -> str:
     """The address of the repository in CA_REPOSITORY_ARN, for which AWS is asked. Raises ``StartError``."""
     asked = subprocess.run([sys.executable, "-W", "ignore", "-c", _INDEX], capture_output=True, text=True, check=False)
     found = re.search(r"^https://\S+$", asked.stdout, re.MULTILINE)

@@ -17,13 +17,17 @@ The operator is trusted: folders on the server's own PYTHONPATH, and that of ``S
 from __future__ import annotations
 
 import importlib.machinery
+import logging
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from mme.errors import ModelRefused
+from mme.packages.requirements import requirements_of
 from mme.settings import Settings
+
+logger = logging.getLogger("mme.zygote")
 
 STORE = "store"  # in the server's private folder
 LONGEST_NAME = 255
@@ -58,10 +62,13 @@ class LoadPolicy:
     itself_allowed: bool  # a root may itself be a model, as it is in single-model mode
     trusted_folders: tuple[Path, ...]  # the server's own on PYTHONPATH, as they are worded there
     refuses_code: bool = False  # models are data alone
+    requirements: str = "install"  # what becomes of a model's own: MME_MODEL_REQUIREMENTS
+    installs: bool = False  # a model's own, which in single-model mode is done before the start
 
     @classmethod
     def for_server(cls, settings: Settings, runtime_dir: Path, python_path: str) -> LoadPolicy:
         """``python_path`` is the one that the front end was started with, or holds all of it."""
+        requirements = "refuse" if settings.refuses_model_code else settings.model_requirements  # packages are code
         folders = [entry for entry in python_path.split(os.pathsep) if entry]
         if not settings.refuses_model_code:
             folders.append(str(settings.single_model_dir / _CODE))  # the Inference Toolkit puts it there
@@ -73,6 +80,8 @@ class LoadPolicy:
             itself_allowed=not settings.multi_model,
             trusted_folders=tuple(Path(folder).absolute() for folder in folders),
             refuses_code=settings.refuses_model_code,
+            requirements=requirements,
+            installs=settings.multi_model and requirements == "install",
         )
 
     def folder_of(self, path: str) -> Path:
@@ -89,6 +98,7 @@ class LoadPolicy:
         folder = self.folder_of(path)
         self._check_folder(folder)
         self._check_handler(handler, folder, search_path)
+        self._check_requirements(folder)
         return folder
 
     def python_path(self, wanted: str, path: str) -> str:
@@ -112,20 +122,32 @@ class LoadPolicy:
             return True
         if self.refuses_code:
             return False
-        return self._is_below_root(folder) and there.resolve().is_relative_to(folder.resolve())
+        return self.is_below_root(folder) and there.resolve().is_relative_to(folder.resolve())
 
-    def _is_below_root(self, folder: Path) -> bool:
+    def is_below_root(self, folder: Path) -> bool:
+        """Whether it may be loaded from there, with symlinks resolved."""
         real = folder.resolve()
         return any(real.is_relative_to(root) and (real != root or self.itself_allowed) for root in self.roots)
 
     def _check_folder(self, folder: Path) -> None:
-        if not self._is_below_root(folder):
+        if not self.is_below_root(folder):
             raise ModelRefused(
                 f"{str(folder)!r}, which is really {str(folder.resolve())!r}, is not below "
                 f"{' or '.join(map(str, self.roots))}. MME_MODEL_ROOTS allows more folders."
             )
         if not folder.is_dir():
             raise ModelRefused(f"{str(folder)!r} is no folder that can be read.")
+
+    def _check_requirements(self, folder: Path) -> None:
+        if self.requirements == "install" or self.itself_allowed or requirements_of(folder) is None:
+            return
+        if self.requirements == "refuse":
+            raise ModelRefused(
+                f"{folder} asks for packages (requirements.txt), and "
+                f"{'MME_MODEL_CODE' if self.refuses_code else 'MME_MODEL_REQUIREMENTS'}=refuse. Take the file out, in an "
+                "image that has what the model needs."
+            )
+        logger.warning("the packages that %s asks for are ignored: MME_MODEL_REQUIREMENTS=ignore", folder)
 
     def _check_handler(self, handler: str, folder: Path, search_path: Iterable[str]) -> None:
         if not handler.isprintable():

@@ -178,10 +178,15 @@ class ModelSlot:
         if self._listener is not None and not self._loop.is_watched(self._listener.fileno()):
             self._loop.watch(self._listener.fileno(), self.guarded(lambda: self._on_connection(self)))
 
+    def hold(self) -> None:
+        """Does not look at the listener until ``resume_listening``: connections wait."""
+        if self._listener is not None and self._loop.is_watched(self._listener.fileno()):
+            self._loop.unwatch(self._listener.fileno())
+
     def pause_listening(self, delay_s: float) -> None:
         """Does not look at the listener for a moment: what it has cannot be accepted."""
         if self._listener is not None and self._loop.is_watched(self._listener.fileno()):
-            self._loop.unwatch(self._listener.fileno())
+            self.hold()
             self._loop.after(delay_s, (self.launch.pid, "listen"), self.guarded(self.resume_listening))
 
     def on_session_start(self, session: SessionHandle) -> None:

@@ -34,6 +34,7 @@ from typing import NoReturn
 from mme.errors import StartError
 from mme.frameworks import registry
 from mme.logs import configure_logging
+from mme.packages.requirements import requirements_of
 from mme.runtime_dir import remove_once_abandoned
 from mme.settings import Settings
 from mme.zygote.event_loop import EventLoop
@@ -45,6 +46,7 @@ from mme.zygote.launcher import (
     replace_alive_pipe,
     start_time,
 )
+from mme.zygote.load_policy import LoadPolicy
 from mme.zygote.processes import describe_exit, kill, name_process, raise_oom_score, reap
 from mme.zygote.session_records import SessionRecords
 
@@ -80,6 +82,7 @@ class TemplateHandle:
     template → root    preparing <part>   what it imports or warms next: to be left out, should it die of it
                        failed <part>      <part> cannot be prepared; the template goes on to end
                        ready              it forks from now on
+                       idle <n>           it has had no model for a while, after <n> launchers: it may be ended
     """
 
     name: str
@@ -88,10 +91,13 @@ class TemplateHandle:
     state: TemplateState = TemplateState.PREPARING
     part: str | None = None  # that it is preparing
     waiting: list[int] = field(default_factory=list)  # launchers that have not been handed over
+    handed: int = 0  # launchers that have
     received: bytes = b""
 
     def __str__(self) -> str:
-        return f"the template {f'for {self.name}' if self.name else 'without a framework'} (process {self.pid})"
+        framework, _, key = self.name.partition("@")
+        about = f"for {framework}" if framework else "without a framework"
+        return f"the template {about}{f' with package set {key}' if key else ''} (process {self.pid})"
 
 
 class Root:
@@ -111,6 +117,8 @@ class Root:
         self._left_out: set[str] = set()
         self._kill_on_end: dict[int, bytes] = {}  # process → when it was started
         self._deaths_s: deque[float] = deque(maxlen=_MOST_DEATHS + 1)
+        self._preloaded = self._templates_to_preload()
+        self._load_policy = LoadPolicy.for_server(settings, runtime_dir, settings.python_path)
 
     # ---- life ----
 
@@ -124,7 +132,7 @@ class Root:
         self._have_launchers_announce_themselves()
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         self._loop.on_signals({signal.SIGCHLD: self.on_child_exits, signal.SIGTERM: self._loop.stop})
-        for name in self._templates_to_preload():
+        for name in self._preloaded:
             self._start_template(name)
         self._say_ready()
         self._loop.run()
@@ -209,8 +217,7 @@ class Root:
                 # MMS sees a launcher die and fails the load at once.
                 logger.error("process %d announced itself in vain: %s", pid, error)
                 continue
-            framework = registry.framework_of(model_dir, self._settings)
-            name = PLAIN if framework is None or framework in self._left_out else framework
+            name = self._template_for(model_dir)
             try:
                 template = self._templates.get(name) or self._start_template(name)
             except OSError as error:
@@ -220,6 +227,19 @@ class Root:
             template.waiting.append(pid)
             self._hand_over(template)
 
+    def _template_for(self, model_dir: str) -> str:
+        """``FRAMEWORK[@KEY]``: by the files of the model, and the packages that it asks for."""
+        framework = registry.framework_of(model_dir, self._settings)
+        name = PLAIN if framework is None or framework in self._left_out else framework
+        if not self._load_policy.installs or not self._load_policy.is_below_root(Path(model_dir)):
+            return name
+        try:
+            wanted = requirements_of(model_dir)
+        except OSError as error:
+            logger.warning("what %s asks for cannot be read: %s", model_dir, error)
+            return name
+        return f"{name}@{wanted.key}" if wanted else name
+
     def _hand_over(self, template: TemplateHandle) -> None:
         if template.state is not TemplateState.READY or not template.waiting:
             return
@@ -227,6 +247,7 @@ class Root:
             while template.waiting:
                 template.link.send(b"%d\n" % template.waiting[0])
                 del template.waiting[0]
+                template.handed += 1
         except BlockingIOError:
             self._loop.after(_HAND_OVER_AGAIN_S, template.pid, lambda: self._hand_over(template))
         except OSError:
@@ -289,12 +310,26 @@ class Root:
         for line in lines:
             word, _, part = line.decode().partition(" ")
             template.part = part or None
+            if word == "idle":
+                template.part = None
+                self._end_idle(template, int(part))
+                return
             if word == "failed":
                 self._leave_out(part)
             elif word == "ready":
                 template.state = TemplateState.READY
                 self._hand_over(template)
                 self._say_ready()
+
+    def _end_idle(self, template: TemplateHandle, launchers: int) -> None:
+        """Ends a template that has no model, unless one is on its way to it, or it was to be there from the start."""
+        if template.handed != launchers or template.waiting or template.name in self._preloaded:
+            return
+        logger.info("%s ends: it has had no model for a while", template)
+        del self._templates[template.name]
+        self._loop.unwatch(template.link.fileno())
+        self._loop.cancel(template.pid)
+        template.link.close()  # it ends by that
 
     def _leave_out(self, part: str) -> None:
         self._left_out.add(part)
@@ -316,7 +351,7 @@ class Root:
         if template.state is TemplateState.PREPARING and template.part is not None:
             if template.part not in self._left_out:
                 self._leave_out(template.part)
-        else:
+        elif "@" not in template.name:  # what users bring may break the templates of its own models, and no others
             self._deaths_s.append(time.monotonic())
             if len(self._deaths_s) > _MOST_DEATHS and self._deaths_s[-1] - self._deaths_s[0] < _PER_S:
                 raise StartError(f"templates ended {len(self._deaths_s)} times within {_PER_S:g} s; the log says why.")

@@ -18,7 +18,7 @@ import select
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -60,8 +60,9 @@ class Session:
         load_policy: LoadPolicy,
         holders: Holders = (),
         replaces: bool = False,
+        on_loaded: Callable[[], None] | None = None,
     ) -> None:
-        """``temporary_dir`` is where the front end makes log files.
+        """``temporary_dir`` is where the front end makes log files. ``on_loaded`` is called after the load's answer.
 
         ``orphan_limit`` says how long a request may take at most, ``admission`` whether there is memory for the model,
         ``load_policy`` whether it may load. ``holders`` and ``replaces``: see ``Admission.loading``.
@@ -70,6 +71,7 @@ class Session:
         self._record = record
         self._temporary_dir = temporary_dir
         self._orphan_limit = orphan_limit
+        self._on_loaded = on_loaded
         self._reader = protocol.RequestReader(connection, decode_bodies=decode_bodies)
         self._model = LoadedModel(admission, load_policy, holders, replaces=replaces)
         self._idle_trim = heap.IdleTrim(lambda: admission.request_limit.is_memory_short)
@@ -134,6 +136,8 @@ class Session:
         protocol.send(self._connection, protocol.load_response(200, self._model.loaded_message()))
         LogFiles(self._temporary_dir, message.log_files).remove(self._connection)
         self._model.emit_metrics()
+        if self._on_loaded:
+            self._on_loaded()
 
     def _predict(self, message: protocol.Predict) -> None:
         started_ns = time.monotonic_ns()

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from mme.capacity.admission import Admission
+    from mme.settings import Settings
     from mme.zygote.load_policy import LoadPolicy
 
 PACKAGE_DIR = Path(__file__).resolve().parents[2]
@@ -56,10 +57,41 @@ def main() -> int:
     raise_oom_score(OOM_SCORE_ABOVE_ZYGOTE)
     # Of the server's own processes the front end, which has started this one, and what else it has started count.
     admission = Admission(settings, runtime_dir, server_pid=os.getppid())
-    return _run(load_policy, admission, options, multi_model=settings.multi_model)
+    packages = Packages(settings, runtime_dir, len(folders)) if load_policy.installs else None
+    return _run(load_policy, admission, packages, options, multi_model=settings.multi_model)
 
 
-def _run(load_policy: LoadPolicy, admission: Admission, options: dict[str, str], *, multi_model: bool) -> int:
+class Packages:
+    """What models ask for: installed by the first that asks, in front of what the container has."""
+
+    def __init__(self, settings: Settings, runtime_dir: Path, position: int) -> None:
+        """``position``: how many folders of ``sys.path`` come before packages."""
+        from mme.packages.sets import packages_dir
+
+        self._dir = packages_dir(settings, runtime_dir)
+        self._timeout_s = settings.packages_timeout_s
+        self._position = position
+
+    def provide(self, model_dir: Path) -> None:
+        """Raises ``InstallationFailed``."""
+        from mme.packages.install_set import install_apart
+        from mme.packages.requirements import requirements_of
+        from mme.packages.sets import PackageSet
+
+        wanted = requirements_of(model_dir)
+        if wanted is not None:
+            install_apart(self._dir, wanted.key, model_dir, self._timeout_s)
+            PackageSet(self._dir, wanted.key).enter(self._position)
+
+
+def _run(
+    load_policy: LoadPolicy,
+    admission: Admission,
+    packages: Packages | None,
+    options: dict[str, str],
+    *,
+    multi_model: bool,
+) -> int:
     from mms.model_service_worker import MXNetModelServiceWorker
 
     from mme.errors import MmeError, ModelRefused, Refusal
@@ -100,6 +132,8 @@ def _run(load_policy: LoadPolicy, admission: Admission, options: dict[str, str],
             # Allocations are not bounded: what imports its framework here crashes where it finds no room for itself.
             admitted = admission.loading(name, Path(folder), holders=(("front end", front_end),), bounded=False)
             try:
+                if packages:
+                    packages.provide(Path(folder))
                 with admitted:
                     message, status = super().load_model(request)
                     if status != 200:

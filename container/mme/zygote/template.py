@@ -17,6 +17,7 @@ import resource
 import select
 import signal
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 from mme.capacity.admission import KEPT_S, Admission
@@ -41,6 +42,9 @@ _HOLD_TRIES = 20
 _HOLD_AGAIN_S = 0.05
 # How long until something is tried again that another process, or a lack of descriptors, is in the way of.
 _AGAIN_S = 1.0
+# How long a template without models is kept for those to come.
+_IDLE_S = 300.0
+_IDLE_UNDER_PRESSURE_S = 5.0
 _SIGNALS = {signal.SIGTERM, signal.SIGCHLD}
 _NO_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 
@@ -56,10 +60,11 @@ def run_template(
     records_descriptor: int,
     server_pid: int,
 ) -> None:
-    """Runs in a child of the root: prepares, says so on ``link``, and serves. ``name`` is the framework's, or "".
+    """Runs in a child of the root: prepares, says so on ``link``, and serves. ``name``: see ``split_name``.
 
     Raises ``StartError`` where it cannot be prepared.
     """
+    framework, key = split_name(name)
     _reset_after_fork({link.fileno(), supervisor, records_descriptor})
     name_process(f"template {name or 'plain'}")
     started_ticks = int(start_time(os.getppid()))
@@ -70,15 +75,26 @@ def run_template(
         except OSError:
             pass  # the root has died, which the loop sees
 
-    try:
-        inherited = prepare(name, left_out, settings, runtime_dir, lambda part: say(f"preparing {part}"))
-    except PartFailed as error:
-        say(f"failed {error.part}")
-        raise
-    _, hard = inherited.open_files_limit
+    inherited = None
+    if not key:  # else it takes more than a moment, and is done beside all else
+        try:
+            inherited = prepare(framework, left_out, settings, runtime_dir, lambda part: say(f"preparing {part}"))
+        except PartFailed as error:
+            say(f"failed {error.part}")
+            raise
+    open_files_limit = _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    template = Template(
+    template_class: type[Template] = Template
+    if key:
+        from mme.zygote.package_template import PackageTemplate
+
+        template_class = PackageTemplate
+    template = template_class(
+        name,
         settings,
+        runtime_dir,
+        say=say,
+        open_files_limit=open_files_limit,
         link=link,
         supervisor=supervisor,
         records=SessionRecords(records_descriptor),
@@ -89,6 +105,12 @@ def run_template(
     )
     say("ready")
     template.run()
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Framework ("" for none) and key of the package set ("" for none) of a template called ``FRAMEWORK[@KEY]``."""
+    framework, _, key = name.partition("@")
+    return framework, key
 
 
 def _reset_after_fork(keep: set[int]) -> None:
@@ -109,16 +131,27 @@ class Template:
 
     def __init__(
         self,
+        name: str,
         settings: Settings,
+        runtime_dir: Path,
         *,
+        say: Callable[[str], None],
+        open_files_limit: tuple[int, int],
         link: socket.socket,
         supervisor: int,
         records: SessionRecords,
         zygote_started_ticks: int,
-        inherited: Inherited,
+        inherited: Inherited | None,
         admission: Admission,
         load_policy: LoadPolicy,
     ) -> None:
+        """``say`` tells the root; ``open_files_limit`` is what workers go back to. ``inherited``: None until ready."""
+        self._name = name
+        self._settings = settings
+        self._runtime_dir = runtime_dir
+        self._say = say
+        self._open_files_limit = open_files_limit
+        self._launchers = 0  # that the root has handed over
         self._link = link
         self._supervisor = supervisor
         self._records = records
@@ -172,6 +205,8 @@ class Template:
             return
         *lines, self._received = (self._received + received).split(b"\n")
         for line in lines:
+            self._launchers += 1
+            self._loop.cancel("idle")
             self.on_launcher(int(line))
 
     # ---- models ----
@@ -209,6 +244,14 @@ class Template:
         self._models.pop(model.launch.pid, None)
         for key in list(model.kept):
             self._release_memory(model, key)
+        if not self._models:
+            short = self._admission.request_limit.is_memory_short
+            self._loop.after(_IDLE_UNDER_PRESSURE_S if short else _IDLE_S, "idle", self._offer_to_end)
+
+    def _offer_to_end(self) -> None:
+        """It has had no model for a while. The root decides, as it may just have sent another."""
+        if not self._models:
+            self._say(f"idle {self._launchers}")
 
     # ---- workers ----
 
@@ -250,16 +293,19 @@ class Template:
             os.close(self._spare_descriptor)
             self._spare_descriptor = -1
             try:
-                connection = model.accept()
-            except OSError:
-                connection = None
-            if connection is not None:
-                session = SessionHandle(model, connection, -1, self._records[0])
                 reason = f"no connection can be taken for model {model.name!r}: {error.strerror}"
                 remedy = "Unload other models, or raise the limit (ulimit -n)."
-                model.on_load_refused(session, Refusal(507, f"{reason}. {remedy}"))
+                self._refuse(model, Refusal(507, f"{reason}. {remedy}"))
+            except OSError:
+                pass
         model.pause_listening(_AGAIN_S)
         self._loop.after(_AGAIN_S, "spare", self._take_spare_descriptor)
+
+    def _refuse(self, model: ModelSlot, refusal: Refusal) -> None:
+        """Answers a load whose connection nobody has taken yet. Raises ``OSError`` where it cannot be taken."""
+        connection = model.accept()
+        if connection is not None:
+            model.on_load_refused(SessionHandle(model, connection, -1, self._records[0]), refusal)
 
     def _take_spare_descriptor(self) -> None:
         if self._spare_descriptor < 0:
@@ -269,6 +315,7 @@ class Template:
                 self._loop.after(_AGAIN_S, "spare", self._take_spare_descriptor)
 
     def _fork(self, session: SessionHandle) -> int:
+        assert self._inherited is not None
         # The child must not run our handlers, nor put signals that are meant for it into our wakeup pipe.
         replaces = session.model.has_loaded and not session.model.sessions
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)

@@ -14,7 +14,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from mme.errors import StartError
@@ -81,12 +81,7 @@ def prepare(
         on_part(framework)
         _warm(framework, settings, runtime_dir)
         _check_threads(framework)
-    gc.collect()
-    gc.disable()  # a collection would touch, and so copy, pages that the workers share
-    _make_immortal()
-    gc.freeze()
-    _fill_holes_among_python_objects()
-    _fill_holes_in_heap()
+    _settle()
     logger.info(
         "ready to fork workers %s after %.1f s",
         f"for {framework}" if framework else "without a framework",
@@ -97,6 +92,24 @@ def prepare(
         search_path=search_path,
         open_files_limit=resource.getrlimit(resource.RLIMIT_NOFILE),
     )
+
+
+def import_modules(modules: Iterable[str]) -> None:
+    """Imports more into a template that is prepared already. Raises ``PartFailed`` where one starts a thread."""
+    for module in modules:
+        _import(module)
+        _check_threads(module)
+    _settle()
+
+
+def _settle() -> None:
+    """Makes what there is now the workers' common property, which they neither collect nor count nor write to."""
+    gc.collect()
+    gc.disable()  # a collection would touch, and so copy, pages that the workers share
+    _make_immortal()
+    gc.freeze()
+    _fill_holes_among_python_objects()
+    _fill_holes_in_heap()
 
 
 def _make_immortal() -> None:

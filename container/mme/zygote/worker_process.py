@@ -15,7 +15,7 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -26,6 +26,7 @@ from mme.capacity.process_memory import parent_of
 from mme.capacity.rlimit import limit_worker
 from mme.errors import Refusal
 from mme.logs import configure_worker_logging
+from mme.packages.sets import PackageSet, modules_of_packages
 from mme.settings import Settings
 from mme.zygote.hang_up import OrphanLimit
 from mme.zygote.launcher import Launch
@@ -48,6 +49,7 @@ class Inherited:
     descriptors: frozenset[int]  # open after warming up, so they belong to libraries and stay open
     search_path: tuple[str, ...]  # sys.path without what PYTHONPATH brought
     open_files_limit: tuple[int, int]
+    packages: PackageSet | None = None  # that the models have asked for
 
 
 def run_worker(
@@ -77,7 +79,11 @@ def run_worker(
             records[slot].state, records[slot].refusal = WorkerState.LOADING, Refusal.of(error, launch.working_dir)
             raise
         limit = OrphanLimit(parent, settings.worker_response_timeout_s)
-        code = serve(launch, connection, records, slot, limit, admission, load_policy, replaces=replaces)
+        code = serve(
+            *(launch, connection, records, slot, limit, admission, load_policy),
+            replaces=replaces,
+            on_loaded=modules_teller(inherited.packages, inherited.search_path),
+        )
         sys.stdout.flush()
         sys.stderr.flush()
         if code:
@@ -101,8 +107,9 @@ def serve(
     load_policy: LoadPolicy,
     *,
     replaces: bool,
+    on_loaded: Callable[[], None] | None = None,
 ) -> int:
-    """Runs the only session of this process. Returns the exit code."""
+    """Runs the only session of this process. Returns the exit code. ``on_loaded`` is called after its load."""
     from mme.zygote.session import LoadFailed, Session  # with MMS: the zygote's root does without it
 
     session = Session(
@@ -115,6 +122,7 @@ def serve(
         load_policy=load_policy,
         holders=(("front end", parent_of(launch.pid)), ("process that workers are forked from", os.getppid())),
         replaces=replaces,
+        on_loaded=on_loaded,
     )
     try:
         session.run()
@@ -124,6 +132,15 @@ def serve(
         logging.getLogger("mme.worker").exception("Backend worker process died.")
         return _EXIT_DIED
     return 0
+
+
+def modules_teller(packages: PackageSet | None, search_path: Iterable[str]) -> Callable[[], None] | None:
+    """What the first worker of a package set is to call when its model is loaded: it tells what that imported."""
+    if packages is None or packages.has_modules():
+        return None
+    before = frozenset(sys.modules)
+    roots = [str(packages.site), *search_path]
+    return lambda: packages.remember_modules(modules_of_packages(before, roots))
 
 
 def become_worker(launch: Launch, connection: int, inherited: Inherited, load_policy: LoadPolicy) -> Settings:

@@ -1,0 +1,248 @@
+"""Installs a package set with uv. A program, run by the template of the set:
+
+    python -m mme.packages.install_set PACKAGES_DIR KEY MODEL_DIR REASON_FD
+
+It resolves what the model in MODEL_DIR asks for, prefers the versions that the container has, and installs what the
+container has not. Ends with 0 when the set is complete; with 1, and the reason written to descriptor REASON_FD, when it
+cannot be. What uv says is in the log.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import importlib.metadata
+import logging
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from mme.errors import MmeError, StartError
+from mme.logs import configure_logging
+from mme.packages.installation import code_artifact_index
+from mme.packages.requirements import Requirements, requirements_of
+from mme.packages.sets import SITE, PackageSet, failure, remove_abandoned
+from mme.settings import Settings
+
+logger = logging.getLogger("mme.packages")
+
+_CONTAINER = Path(__file__).resolve().parents[2]
+# The server's worker is made of these; a model that brings others would not be served.
+_FIXED = ("multi-model-server", "sagemaker-inference")
+_REASON_LINES = 6
+_REASON_CHARACTERS = 700
+# pip's variables, which people set in images and which uv does not read, and uv's own that mean the same.
+_AS_UV_HAS_IT = {
+    "PIP_INDEX_URL": "UV_DEFAULT_INDEX",
+    "PIP_EXTRA_INDEX_URL": "UV_INDEX",
+    "PIP_TRUSTED_HOST": "UV_INSECURE_HOST",
+    "PIP_FIND_LINKS": "UV_FIND_LINKS",
+    "PIP_CERT": "SSL_CERT_FILE",
+}
+_FRAME = re.compile(r"^[\s×╰─▶│├]+")  # what uv draws in front of the steps of an explanation
+_PINNED = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)==(?P<version>[^\s;\\]+)")
+
+
+class InstallationFailed(MmeError):
+    """Says in a few lines, made for who wrote the requirements, why they cannot be installed."""
+
+
+def install(packages_dir: Path, key: str, model_dir: Path, environment: Mapping[str, str]) -> None:
+    """Installs the set, unless it is complete or another process completes it first.
+
+    Raises ``InstallationFailed``.
+    """
+    package_set = PackageSet(packages_dir, key)
+    try:
+        packages_dir.mkdir(parents=True, exist_ok=True)
+        lock = os.open(packages_dir / f"{key}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise InstallationFailed(
+            f"packages cannot be written to {packages_dir}: {error.strerror}. Name another folder in MME_PACKAGES_DIR."
+        ) from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if package_set.is_complete():
+            return
+        requirements = requirements_of(model_dir)
+        if requirements is None:
+            raise InstallationFailed(f"{model_dir} asks for no packages any more.")
+        remove_abandoned(packages_dir, key)
+        new = Path(tempfile.mkdtemp(prefix=f"{key}.new-", dir=packages_dir))
+        try:
+            _Uv(packages_dir, new, model_dir, environment).install(requirements)
+            new.chmod(0o755)
+            new.rename(package_set.folder)
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
+    finally:
+        os.close(lock)
+
+
+def install_apart(packages_dir: Path, key: str, model_dir: Path, timeout_s: float) -> None:
+    """The same in a process of its own, for one that must not wait for longer. Raises ``InstallationFailed``."""
+    if PackageSet(packages_dir, key).is_complete():
+        return
+    environment = {**os.environ, "PYTHONPATH": str(_CONTAINER)}
+    with tempfile.TemporaryFile() as file:
+        program = [sys.executable, "-m", __name__, str(packages_dir), key, str(model_dir), str(file.fileno())]
+        with subprocess.Popen(
+            program, env=environment, stdin=subprocess.DEVNULL, pass_fds=[file.fileno()], process_group=0
+        ) as process:
+            try:
+                process.wait(timeout_s)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                reason = f"it takes longer than {timeout_s:g} s (MME_PACKAGES_TIMEOUT_S)"
+                raise InstallationFailed(failure(reason)) from None
+        if process.returncode != 0:
+            file.seek(0)
+            reason = file.read().decode().strip() or f"the installation ended with exit code {process.returncode}"
+            raise InstallationFailed(failure(reason))
+
+
+class _Uv:
+    """One installation into ``folder``, with uv's cache beside it so that files are shared and not copied."""
+
+    def __init__(self, packages_dir: Path, folder: Path, model_dir: Path, environment: Mapping[str, str]) -> None:
+        self._folder = folder
+        self._model_dir = model_dir
+        translated = {_AS_UV_HAS_IT[name]: value for name, value in environment.items() if name in _AS_UV_HAS_IT}
+        self._environment = {
+            **{name: value for name, value in environment.items() if name not in ("UV_CONSTRAINT", "PYTHONPATH")},
+            **{name: value for name, value in translated.items() if name not in environment},
+            "HOME": str(folder),
+            "TMPDIR": str(folder),
+            "UV_CACHE_DIR": str(packages_dir / "cache"),
+            "UV_PYTHON_DOWNLOADS": "never",
+            "UV_NO_PROGRESS": "1",
+            "NO_COLOR": "1",
+        }
+
+    def install(self, requirements: Requirements) -> None:
+        """Raises ``InstallationFailed``."""
+        fixed = self._folder / "fixed.txt"
+        fixed.write_text("".join(f"{name}=={importlib.metadata.version(name)}\n" for name in _FIXED))
+        asked = [word for file in requirements.files for word in ("--requirement", str(file))]
+        links = ["--find-links", str(requirements.wheels)] if requirements.wheels else []
+        if any("--hash=" in file.read_text(errors="replace") for file in requirements.files):
+            # What is pinned with hashes is complete, and installed as it is.
+            self._run(["pip", "install", *self._into(), *links, "--require-hashes", *asked])
+            return
+        resolved = self._folder / "resolved.txt"
+        found = files = [str(file) for file in requirements.files]
+        tries = [["--no-index", *links], links] if requirements.wheels else [links]
+        for last, source in enumerate(tries, start=1):
+            # Versions in an output file that exists are preferred: what the container has is taken where it fits.
+            resolved.write_text("".join(f"{name}=={version}\n" for name, version in sorted(_installed().items())))
+            found = [*source, "--constraint", str(fixed), "--output-file", str(resolved), *files]
+            try:
+                self._run(["pip", "compile", "--python", sys.executable, "--no-header", "--no-annotate", *found])
+            except InstallationFailed:
+                if last == len(tries):
+                    raise
+                continue
+            missing = list(_missing(resolved.read_text().splitlines()))
+            resolved.write_text("\n".join(missing) + "\n")
+            (self._folder / SITE).mkdir()
+            if missing:
+                said = [line for line in missing if not line.startswith(("-", "#"))]
+                logger.info("the packages of %s: %s", self._model_dir, " ".join(said))
+                self._run(["pip", "install", *self._into(), *source, "--no-deps", "--requirement", str(resolved)])
+            return
+
+    def _into(self) -> list[str]:
+        return ["--python", sys.executable, "--target", str(self._folder / SITE), "--compile-bytecode"]
+
+    def _run(self, arguments: list[str]) -> None:
+        uv = subprocess.run(
+            [*_uv(), *arguments],
+            cwd=self._model_dir,
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+        lines = [line.rstrip() for line in uv.stdout.splitlines() if line.strip()]
+        failed = uv.returncode != 0
+        for line in lines if failed or arguments[1] == "install" else ():
+            logger.log(logging.ERROR if failed else logging.INFO, "uv: %s", line)
+        if failed:
+            raise InstallationFailed(reason(lines, self._folder))
+
+
+def reason(lines: Iterable[str], folder: Path) -> str:
+    """What uv says first, as one line without its frames, and without our folder's name."""
+    words = []
+    for line in lines:
+        text = _FRAME.sub("", line).strip().replace(f"{folder}/", "")
+        if text and not text.startswith(("Using ", "Resolved ", "warning:", "hint:")):
+            words.append(text.removeprefix("error: ").removeprefix("cause: "))
+    return " ".join(words[:_REASON_LINES])[:_REASON_CHARACTERS].rstrip(". ") or "uv says nothing"
+
+
+def _installed() -> dict[str, str]:
+    """The container's own packages: name as in ``_canonical`` → version."""
+    found: dict[str, str] = {}
+    for each in importlib.metadata.distributions():
+        if each.metadata["Name"]:
+            found.setdefault(_canonical(each.metadata["Name"]), each.version)
+    return found
+
+
+def _missing(resolved: Iterable[str]) -> Iterable[str]:
+    """The lines of a resolution that the container does not satisfy."""
+    installed = _installed()
+    for line in map(str.strip, resolved):
+        pinned = _PINNED.match(line)
+        if pinned and installed.get(_canonical(pinned["name"])) == pinned["version"]:
+            continue
+        if line and not line.startswith("#"):
+            yield line
+
+
+def _canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _uv() -> list[str]:
+    beside = Path(sys.executable).with_name("uv")
+    if beside.exists():
+        return [str(beside)]
+    try:
+        import uv
+    except ImportError:
+        raise InstallationFailed(f"uv is not installed beside {sys.executable}.") from None
+    return [str(uv.find_uv_bin())]
+
+
+def main() -> int:
+    """See the module."""
+    settings = Settings.from_environment()
+    configure_logging(settings)
+    packages_dir, key, model_dir, reason_descriptor = sys.argv[1:5]
+    try:
+        index = {"UV_DEFAULT_INDEX": code_artifact_index()} if settings.code_artifact_repository else {}
+        install(Path(packages_dir), key, Path(model_dir), {**os.environ, **index})
+    except (InstallationFailed, StartError) as error:
+        said = str(error)
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        said = f"{packages_dir} {'is full' if full else 'cannot be used'}: {error.strerror}"
+    else:
+        return 0
+    os.write(int(reason_descriptor), said.encode(errors="replace"))
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

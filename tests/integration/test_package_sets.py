@@ -1,0 +1,182 @@
+"""Each model its own packages: installed once for all models that ask for the same, unseen by those that do not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.harness.server import ServerProcess
+from tests.harness.waiting import wait_until
+from tests.harness.wheels import write_wheel
+
+# A handler of the model's own. It tells whether its package had been imported before the fork, and which one it is.
+HANDLER = """
+import sys
+was_there = "greeting_of_a_test" in sys.modules
+import greeting_of_a_test
+
+def handle(data, context):
+    if data is None:
+        return None
+    return [f"{greeting_of_a_test.TEXT} {was_there}".encode() for _ in data]
+"""
+PLAIN = """
+def handle(data, context):
+    if data is None:
+        return None
+    try:
+        import greeting_of_a_test
+    except ImportError as error:
+        return [str(error).encode() for _ in data]
+    return [b"found"]
+"""
+
+
+def write_model(server: ServerProcess, name: str, requirements: str | None, *, handler: str = HANDLER) -> Path:
+    """A model that asks for ``requirements``, which it brings versions 1.0 and 2.0 of as wheels."""
+    folder = server.models_dir / name / "model"
+    (folder / "MAR-INF").mkdir(parents=True)
+    (folder / "service_of_a_test.py").write_text(handler)
+    manifest = {"model": {"modelName": name, "handler": "service_of_a_test:handle"}, "runtime": "python"}
+    (folder / "MAR-INF/MANIFEST.json").write_text(json.dumps(manifest))
+    if requirements is not None:
+        wheels = folder / "code" / "wheels"
+        for version in ("1.0", "2.0"):
+            write_wheel(wheels, "greeting_of_a_test", f"TEXT = 'version {version}'\n", version=version)
+        (folder / "code" / "requirements.txt").write_text(requirements + "\n")
+    return folder
+
+
+def load(server: ServerProcess, name: str) -> None:
+    answer = server.load(name)
+    assert answer.status_code == 200, f"{answer.text}\n{server.log_tail()}"
+
+
+def said(server: ServerProcess, name: str) -> str:
+    answer = server.invoke(name, b"x", "text/plain")
+    assert answer.status_code == 200, f"{answer.text}\n{server.log_tail()}"
+    return answer.text
+
+
+@pytest.fixture(scope="module")
+def packages_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("packages")
+
+
+@pytest.fixture(scope="module", params=["fork", "spawn"])
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    folder = tmp_path_factory.mktemp("packages")
+    with ServerProcess(MME_WORKERS=request.param, MME_PRELOAD="none", MME_PACKAGES_DIR=str(folder)) as running:
+        yield running
+
+
+def test_models_with_different_versions_of_a_package_and_without_it_do_not_notice_each_other(
+    server: ServerProcess,
+) -> None:
+    write_model(server, "one", "greeting_of_a_test==1.0")
+    write_model(server, "two", "greeting_of_a_test>1")
+    write_model(server, "none", None, handler=PLAIN)
+    for name in ("one", "two", "none"):
+        load(server, name)
+    assert said(server, "one").startswith("version 1.0")
+    assert said(server, "two").startswith("version 2.0")
+    assert said(server, "none") == "No module named 'greeting_of_a_test'"
+
+
+def test_what_cannot_be_installed_fails_that_load_with_the_reason(server: ServerProcess) -> None:
+    write_model(server, "missing", "greeting_of_a_test==3.0")
+    for _ in range(2):  # a second time as the first
+        answer = server.load("missing")
+        assert answer.status_code == 500
+        message = answer.json()["message"]
+        assert "requirements.txt cannot be installed" in message and "greeting-of-a-test==3.0" in message.replace(
+            "_", "-"
+        )
+        assert str(server.folder) not in message
+    assert said(server, "one").startswith("version 1.0")
+
+
+def test_the_second_model_of_a_set_finds_it_installed_and_imported(packages_dir: Path, tmp_path: Path) -> None:
+    with ServerProcess(MME_PRELOAD="none", MME_PACKAGES_DIR=str(packages_dir)) as server:
+        for name in ("first", "second", "third"):
+            write_model(server, name, "# our greeting\ngreeting_of_a_test==1.0")
+        load(server, "first")
+        assert said(server, "first") == "version 1.0 False"
+        wait_until(lambda: list(packages_dir.glob("*/modules.json")), "what the first model imported")
+        wait_until(
+            lambda: "has imported beforehand what its first model did" in server.log(), "the import in the template"
+        )
+        load(server, "second")
+        assert said(server, "second") == "version 1.0 True"
+        assert server.log().count("the packages of ") == 1
+        assert server.unload("second").status_code == 200
+        load(server, "second")
+        assert said(server, "second") == "version 1.0 True"
+        shutil.copytree(server.models_dir / "third", tmp_path / "third")
+    # A folder that is kept saves the installation.
+    with ServerProcess(MME_PRELOAD="none", MME_PACKAGES_DIR=str(packages_dir)) as server:
+        shutil.copytree(tmp_path / "third", server.models_dir / "third")
+        load(server, "third")
+        assert said(server, "third") == "version 1.0 True"
+        assert "the packages of " not in server.log()
+
+
+def test_an_installation_that_takes_too_long_is_ended() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as nobody,
+        ServerProcess(MME_PRELOAD="none", MME_PACKAGES_TIMEOUT_S="2") as server,
+    ):
+        folder = write_model(server, "slow", f"--index-url http://127.0.0.1:{nobody.getsockname()[1]}/\nnot_there")
+        shutil.rmtree(folder / "code" / "wheels")
+        answer = server.load("slow")
+        assert answer.status_code == 500
+        assert "longer than 2 s (MME_PACKAGES_TIMEOUT_S)" in answer.json()["message"]
+
+
+def test_a_load_does_not_wait_for_longer_than_for_any_answer() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as nobody,
+        ServerProcess(MME_PRELOAD="none", SAGEMAKER_MODEL_SERVER_TIMEOUT="6") as server,
+    ):
+        folder = write_model(server, "slow", f"--index-url http://127.0.0.1:{nobody.getsockname()[1]}/\nnot_there")
+        shutil.rmtree(folder / "code" / "wheels")
+        answer = server.load("slow")
+        assert answer.status_code == 503
+        assert "still being installed" in answer.json()["message"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "status", "words"),
+    [("refuse", 400, "MME_MODEL_REQUIREMENTS=refuse"), ("ignore", 200, "are ignored: MME_MODEL_REQUIREMENTS=ignore")],
+)
+def test_requirements_are_refused_or_ignored_with_a_word(setting: str, status: int, words: str) -> None:
+    with ServerProcess(MME_PRELOAD="none", MME_MODEL_REQUIREMENTS=setting) as server:
+        write_model(server, "one", "greeting_of_a_test==1.0", handler=PLAIN)
+        answer = server.load("one")
+        assert answer.status_code == status
+        assert words in (answer.json()["message"] if status == 400 else server.log())
+        if status == 200:
+            assert said(server, "one").startswith("No module named")
+
+
+HOSTILE = {
+    "threads": "import threading, time\nthreading.Thread(target=time.sleep, args=(1000,), daemon=True).start()\n",
+    "exits where it is imported early": ("import os, sys\nif 'service_of_a_test' not in sys.modules: os._exit(3)\n"),
+}
+
+
+@pytest.mark.parametrize("code", HOSTILE.values(), ids=HOSTILE)
+def test_a_package_that_cannot_be_imported_before_the_fork_is_imported_by_each_worker(code: str) -> None:
+    with ServerProcess(MME_PRELOAD="none") as server:
+        for name in ("first", "second"):
+            folder = write_model(server, name, "greeting_of_a_test==1.0")
+            write_wheel(folder / "code" / "wheels", "greeting_of_a_test", f"{code}TEXT = 'hello'\n")
+        load(server, "first")
+        wait_until(lambda: "are not imported beforehand" in server.log(), "the template's trial")
+        load(server, "second")
+        assert said(server, "first") == said(server, "second") == "hello False"
