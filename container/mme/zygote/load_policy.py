@@ -142,10 +142,10 @@ class LoadPolicy:
         if self.requirements == "install" or self.itself_allowed or requirements_of(folder) is None:
             return
         if self.requirements == "refuse":
+            setting = "MME_MODEL_CODE" if self.refuses_code else "MME_MODEL_REQUIREMENTS"
             raise ModelRefused(
-                f"{folder} asks for packages (requirements.txt), and "
-                f"{'MME_MODEL_CODE' if self.refuses_code else 'MME_MODEL_REQUIREMENTS'}=refuse. Take the file out, in an "
-                "image that has what the model needs."
+                f"{folder} asks for packages (requirements.txt), and {setting}=refuse. Take the file out, in an image "
+                "that has what the model needs."
             )
         logger.warning("the packages that %s asks for are ignored: MME_MODEL_REQUIREMENTS=ignore", folder)
 
