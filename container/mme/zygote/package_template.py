@@ -24,12 +24,12 @@ from pathlib import Path
 from typing import Any
 
 from mme.errors import Refusal
+from mme.imports import forget_shadowed_modules
 from mme.packages.sets import PackageSet, failure, packages_dir
 from mme.zygote.model_slot import ModelSlot
 from mme.zygote.processes import describe_exit, kill, kill_group
 from mme.zygote.template import Template, split_name
 from mme.zygote.template_preparation import PartFailed, import_modules, prepare
-from mme.zygote.worker_process import forget_shadowed_modules
 
 logger = logging.getLogger("mme.zygote")
 
