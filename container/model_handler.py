@@ -34,7 +34,9 @@ from mme.frameworks.registry import adapter_for, data_adapter_beside, data_adapt
 from mme.handler import warmup
 from mme.handler.images import ImageReader
 from mme.handler.payload import CUSTOM_ATTRIBUTES, JSON, BodyReader, Request, most_unfolded_bytes
-from mme.handler.responses import Responder, Response, negotiate
+from mme.handler.responses import Responder, Response
+from mme.handler.scores import ScoreResponder
+from mme.handler.tables import TableReader
 from mme.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -58,7 +60,7 @@ class ModelHandler:
         self.model: Predictor
         self.labels: list[str] | None = None
         self._reader: BodyReader
-        self._responder: Responder
+        self._responder: Responder | ScoreResponder
         self._attributes_were_too_long = False
 
     def initialize(self, context: Any) -> None:
@@ -110,29 +112,39 @@ class ModelHandler:
         model = self.model
         spec = model.inputs[0]
         images = None
-        if len(model.inputs) == 1:
+        if model.table is None and len(model.inputs) == 1:
             images = ImageReader.for_model(model_dir, spec, model.image_codec, settings.max_image_megapixels)
-        self._reader = BodyReader(model.inputs, images, most_unfolded_bytes(settings.max_image_megapixels))
+        self._reader = _reader_for(model, images, most_unfolded_bytes(settings.max_image_megapixels))
         arrays = model.sample()
         if images is not None:
             arrays[spec.name] = images.warm_up().astype(spec.dtype, copy=False)
-        outputs = model.predict(arrays)
-        self.labels = _labels_for(outputs[0], model_dir / LABELS_FILE)
-        self._responder = Responder(model.output_names, self.labels, model.probabilities)
-        self._responder.respond(outputs, negotiate(""))
-        self._warm_up()
+        outputs = self._first_pass(arrays)
+        if model.table is None and outputs is not None:
+            self.labels = _labels_for(outputs[0], model_dir / LABELS_FILE)
+        self._responder = _responder_for(model, self.labels)
+        if outputs is not None:
+            self._responder.respond(outputs, self._responder.negotiate("", None))
+        self._warm_up(warmup.EchoModel() if model.table is None else warmup.EchoTable())
 
-    def _warm_up(self) -> None:
+    def _first_pass(self, arrays: dict[str, np.ndarray]) -> list[np.ndarray] | None:
+        """The outputs for a made-up sample; None where the model cannot use that: it wants dates, say."""
+        try:
+            return self.model.predict(arrays)
+        except BadRequest as error:
+            logger.info("Model %s is not run in advance: %s", self.model_name, error)
+            return None
+
+    def _warm_up(self, stand_in: warmup.EchoModel) -> None:
         """Answers a few tiny requests, by a handler without a subclass's own steps: those see real requests alone."""
         plain = ModelHandler(self.settings)
-        plain.model = warmup.EchoModel()
-        plain._reader = BodyReader(plain.model.inputs, None)
-        plain._responder = Responder(plain.model.output_names, warmup.LABELS, plain.model.probabilities)
+        plain.model = stand_in
+        plain._reader = _reader_for(stand_in, None, most_unfolded_bytes(1))
+        plain._responder = _responder_for(stand_in, warmup.LABELS)
         warmup.answer_requests(plain.handle)
 
     def _response_type(self, request: Request) -> str:
         default = self.settings.default_accept if self.settings else None
-        return negotiate(request.accept, default, len(self.model.output_names))
+        return self._responder.negotiate(request.accept, default)
 
     def _attributes_to_echo(self, request: Request) -> str | None:
         """The custom attributes of the request where they may stand in a response, else None; said once in the log."""
@@ -225,6 +237,16 @@ class _Item:
         attributes = self._attributes_to_echo(self.request) if self.request else None
         if attributes is not None:
             self._context.set_response_header(self.index, CUSTOM_ATTRIBUTES, attributes)
+
+
+def _reader_for(model: Predictor, images: ImageReader | None, most_bytes: int) -> BodyReader:
+    return BodyReader(model.inputs, images, most_bytes) if model.table is None else TableReader(model.table, most_bytes)
+
+
+def _responder_for(model: Predictor, labels: Sequence[str] | None) -> Responder | ScoreResponder:
+    if model.table is not None:
+        return ScoreResponder(model.table.score)
+    return Responder(model.output_names, labels, model.probabilities)
 
 
 def _samples(arrays: Mapping[str, np.ndarray]) -> int:

@@ -48,6 +48,7 @@ class ServerProcess(MarkedProcess, ContainerClient):
             "MME_HOST": "127.0.0.1",
             "SAGEMAKER_MODEL_SERVER_VMARGS": JVM_ARGUMENTS,
             "TMPDIR": str(self.folder / "tmp"),
+            "MME_PRELOAD": os.environ.get("MME_PRELOAD", "mxnet"),  # each framework costs seconds of a processor
             **settings,
         }
         MarkedProcess.__init__(self, self.folder / "server.log")

@@ -137,4 +137,4 @@ def test_a_model_whose_images_are_not_resized_loads(tmp_path: Path) -> None:
     (tmp_path / "preprocessor_config.json").write_text('{"do_resize": false}')
     context = golden.context_for(tmp_path)
     model_handler.handle(None, context)
-    assert context._model_handler.initialized
+    assert context._model_service.initialized

@@ -37,9 +37,7 @@ _DECLARATIONS = ("required_memory_mb", "option.required_memory_mb")
 # rather than too little: pickles may be compressed, JSON is parsed into something several times its size, session-based
 # runtimes keep prepacked copies of the weights.
 WITHOUT_ADAPTER = (
-    Growth((".joblib", ".pkl", ".pickle"), 3, module="sklearn", import_mib=100),
-    Growth((".json", ".ubj", ".xgb"), 5, module="xgboost", import_mib=100),
-    Growth((".txt", ".lgb"), 4, module="lightgbm", import_mib=100),
+    Growth((".pickle",), 3),
     Growth((".pt", ".pth", ".safetensors"), 2, most_working_mib=64, working_factor=1),
     Growth((".pb", ".h5", ".keras", ".tflite"), 2.5, most_working_mib=64, working_factor=1),
 )
@@ -61,7 +59,10 @@ class Need:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A model folder's files. ``identity`` is the same for the same paths, sizes and times of change."""
+    """A model folder's files. ``identity`` is the same for the same paths, sizes and times of change.
+
+    A file without a suffix counts by its name.
+    """
 
     identity: str
     bytes_by_suffix: Mapping[str, int]
@@ -154,7 +155,8 @@ def survey(model_dir: Path) -> Artifact:
                     if about is None or not stat.S_ISREG(about.st_mode):
                         continue
                     found.append((os.path.relpath(entry.path, model_dir), about.st_size, about.st_mtime_ns))
-                    suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122 (no Path per file)
+                    # a file without a suffix counts by its whole name; no Path per file
+                    suffix = (os.path.splitext(entry.name)[1] or entry.name).lower()  # noqa: PTH122
                     bytes_by_suffix[suffix] = bytes_by_suffix.get(suffix, 0) + about.st_size
         except OSError:
             continue

@@ -23,6 +23,7 @@ import numpy as np
 from mme import threads
 from mme.errors import InsufficientMemory
 from mme.frameworks.description import Description
+from mme.frameworks.table import Table
 from mme.settings import Settings
 
 FREE = -1  # as a size in ``TensorSpec.shape``: a dimension of any length
@@ -83,12 +84,17 @@ class ImageCodec(Protocol):
 
 
 class Predictor(ABC):
-    """A loaded model. It lives in one worker process and is called by one thread."""
+    """A loaded model. It lives in one worker process and is called by one thread.
+
+    Requests are read as tensors (``inputs``) and answers written as those of networks; as rows and scores where the
+    model has a ``table``.
+    """
 
     inputs: tuple[TensorSpec, ...]
     output_names: tuple[str, ...]
     native: Any = None  # the library's own object (an estimator, a booster), which a script beside the files is given
     image_codec: ImageCodec | None = None
+    table: Table | None = None
 
     @abstractmethod
     def predict(self, arrays: Mapping[str, np.ndarray]) -> list[np.ndarray]:

@@ -8,6 +8,7 @@ its rows and columns. Each is compared with a limit before memory is taken. What
                         shape    (rows, columns)
                         data     the numbers, and where they are:
                         csr, csc: indices, indptr     coo: row, col
+    text/libsvm         a line per row: 3.5 0:1.25 7:-2, the first number a label, which may be left out
 """
 
 from __future__ import annotations
@@ -97,12 +98,37 @@ def _npy_head(body: bytes | bytearray) -> tuple[tuple[int, ...], bool, np.dtype,
     return (*found, file.tell())
 
 
-def read_npz(body: bytes | bytearray, *, columns: int | None, itemsize: int, most_bytes: int) -> dict[str, np.ndarray]:
+def read_libsvm(text: str, *, columns: int, absent: float, most_bytes: int) -> np.ndarray:
+    """Lines of ``index:value``, counted from 0, perhaps with a label before them: (lines, ``columns``) float32.
+
+    What a line does not name is ``absent``; a label, ``qid:…`` and what follows a ``#`` do not count.
+    """
+    lines = [line for line in (line.split("#", 1)[0].split() for line in text.splitlines()) if line]
+    _check_size(len(lines) * columns * 4, most_bytes)
+    rows = np.full((len(lines), columns), absent, np.float32)
+    for number, line in enumerate(lines):
+        for position, pair in enumerate(line):
+            index, separator, value = pair.partition(":")
+            if (position == 0 and not separator) or index == "qid":
+                continue
+            if not (index.isascii() and index.isdigit()) or not separator:
+                raise ValueError(f"line {number + 1}: {pair[:40]!r} is not index:value")
+            if len(index) > 9 or int(index) >= columns:
+                raise ValueError(f"line {number + 1}: index {index[:20]} is not from 0 to {columns - 1}")
+            with np.errstate(over="ignore"):
+                rows[number, int(index)] = float(value)
+    return rows
+
+
+def read_npz(
+    body: bytes | bytearray, *, columns: int | None, itemsize: int, most_bytes: int, absent: float = 0.0
+) -> dict[str, np.ndarray]:
     """The arrays of an NPZ file by name; a sparse matrix as the one array ``""``, (rows, ``columns``).
 
     ``columns`` None: as many as it has.
 
     All arrays together take at most ``most_bytes``, a sparse matrix when it is dense, in numbers of ``itemsize`` bytes.
+    What a sparse matrix has no entry for is ``absent``.
     """
     try:
         with zipfile.ZipFile(io.BytesIO(body)) as file:
@@ -116,7 +142,7 @@ def read_npz(body: bytes | bytearray, *, columns: int | None, itemsize: int, mos
         raise ValueError(f"it cannot be unpacked ({error})") from None
     sparse = "format" in files and "shape" in files
     arrays = {name: read_npy(data, kinds="biufSU" if sparse else "biuf") for name, data in files.items()}
-    return {"": _dense(arrays, columns, itemsize, most_bytes)} if sparse else arrays
+    return {"": _dense(arrays, columns, itemsize, most_bytes, absent)} if sparse else arrays
 
 
 def _unpacked(file: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
@@ -133,7 +159,9 @@ def _check_size(unpacked_bytes: int, most_bytes: int) -> None:
         )
 
 
-def _dense(arrays: Mapping[str, np.ndarray], columns: int | None, itemsize: int, most_bytes: int) -> np.ndarray:
+def _dense(
+    arrays: Mapping[str, np.ndarray], columns: int | None, itemsize: int, most_bytes: int, absent: float
+) -> np.ndarray:
     """A sparse matrix as ``scipy.sparse.save_npz`` writes it, as (rows, columns); entries of one place are added."""
     kind = arrays["format"]
     name = kind.item().decode("ascii", "replace") if kind.dtype.kind == "S" and kind.size == 1 else str(kind)
@@ -170,6 +198,10 @@ def _dense(arrays: Mapping[str, np.ndarray], columns: int | None, itemsize: int,
     dense = np.zeros((rows, width), np.float64 if itemsize > 4 else np.float32)
     with np.errstate(over="ignore", invalid="ignore"):
         np.add.at(dense, (row, column), data.astype(dense.dtype))
+    if absent != 0:
+        present = np.zeros((rows, width), bool)
+        present[row, column] = True
+        dense[~present] = absent
     return dense
 
 

@@ -33,8 +33,8 @@ from mme.handler.images import ImageReader
 
 JSON, CSV, NPY, NPZ = "application/json", "text/csv", "application/x-npy", "application/x-npz"
 JSON_LINES, MULTIPART = "application/jsonlines", "multipart/form-data"
-_LINES_TYPES = (JSON_LINES, "application/x-jsonlines", "application/jsonl", "application/x-ndjson")
-_UNTYPED = ("", "application/octet-stream", "binary/octet-stream")
+LINES_TYPES = (JSON_LINES, "application/x-jsonlines", "application/jsonl", "application/x-ndjson")
+UNTYPED = ("", "application/octet-stream", "binary/octet-stream")
 _IMAGE_HEADS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM", b"RIFF", b"II*\x00", b"MM\x00*")
 _LEAST_UNFOLDED_BYTES = 64 << 20
 _INEXACT = 2.0**53  # from here on float64 does not hold every whole number
@@ -141,9 +141,9 @@ class BodyReader:
     def _read_body(self, body: Body, media_type: str) -> dict[str, np.ndarray]:
         if not isinstance(body, bytes | bytearray | str) or (media_type == JSON and len(body) > 0):
             return self._read_json(body)
-        if media_type in _LINES_TYPES:
+        if media_type in LINES_TYPES:
             return self._read_json_lines(body)
-        if media_type == NPZ or (media_type in _UNTYPED and _sniffed(body) == NPZ):
+        if media_type == NPZ or (media_type in UNTYPED and sniffed(body) == NPZ):
             return self._read_npz(self._bytes(body))
         if self._only is None:
             if len(body) == 0:
@@ -159,10 +159,10 @@ class BodyReader:
         """One input from one body or part."""
         if not isinstance(body, bytes | bytearray | str):
             return self._array(spec, body)
-        if media_type in _UNTYPED:
+        if media_type in UNTYPED:
             if len(body) == 0:
                 raise self._empty()
-            media_type = _sniffed(body) or media_type
+            media_type = sniffed(body) or media_type
         if media_type.startswith("image/") or media_type == "application/x-image":
             if self._images is None:
                 raise UnsupportedMediaType(
@@ -204,7 +204,7 @@ class BodyReader:
         try:
             return json.loads(body)
         except (ValueError, RecursionError) as error:
-            raise BadRequest(f"The body is not JSON: {_brief(error)}. {self._takes}.") from None
+            raise BadRequest(f"The body is not JSON: {brief(error)}. {self._takes}.") from None
 
     def _check_json(self, body: bytes | bytearray) -> None:
         """Raises ``BadRequest`` where the lists and numbers of a large body would take too much memory."""
@@ -218,6 +218,11 @@ class BodyReader:
 
     def _read_json_lines(self, body: bytes | bytearray | str) -> dict[str, np.ndarray]:
         """A line of JSON per sample; a single line may hold what a JSON body may."""
+        values = [self._features_of(value) for value in self._lines(body)]
+        return self._read_json(values[0] if len(values) == 1 else values)
+
+    def _lines(self, body: bytes | bytearray | str) -> list[Any]:
+        """The values of lines of JSON, at least one."""
         if len(body) * max(_JSON_BYTES.values()) > self._most_bytes:
             self._check_json(body.encode() if isinstance(body, str) else body)
         separator: Any = "\n" if isinstance(body, str) else b"\n"
@@ -225,11 +230,9 @@ class BodyReader:
         if not lines:
             raise self._empty()
         try:
-            values = [json.loads(line) for line in lines]
+            return [json.loads(line) for line in lines]
         except (ValueError, RecursionError) as error:
-            raise BadRequest(f"A line of the body is not JSON: {_brief(error)}. {self._takes}.") from None
-        values = [self._features_of(value) for value in values]
-        return self._read_json(values[0] if len(values) == 1 else values)
+            raise BadRequest(f"A line of the body is not JSON: {brief(error)}. {self._takes}.") from None
 
     def _features_of(self, value: Any) -> Any:
         """The sample in ``{"features": …}``, as SageMaker's own algorithms have it, where no input is called so."""
@@ -290,7 +293,7 @@ class BodyReader:
             if means_no_memory(error):
                 raise
             raise BadRequest(
-                f"Input {spec.name} must be numbers in nested lists of equal lengths ({_brief(error)}). {self._takes}."
+                f"Input {spec.name} must be numbers in nested lists of equal lengths ({brief(error)}). {self._takes}."
             ) from None
         return self._samples(spec, array)
 
@@ -377,7 +380,7 @@ class BodyReader:
                 raise
             raise BadRequest(
                 f"The CSV must have {columns} numbers in each row, one row per sample, without a header "
-                f"({_brief(error)}). {self._takes}."
+                f"({brief(error)}). {self._takes}."
             ) from None
         if rows.shape == (columns, 1):  # one sample, a number a line
             rows = rows.reshape(1, columns)
@@ -400,7 +403,7 @@ class BodyReader:
             array = formats.read_npy(body, kinds=kinds)
         except ValueError as error:
             raise BadRequest(
-                f"The body is not an array as numpy.save writes it: {_brief(error)}. {self._takes}."
+                f"The body is not an array as numpy.save writes it: {brief(error)}. {self._takes}."
             ) from None
         if array.dtype.kind == "S":  # what NumPy makes of the bytes of an image; zeros at the end do no harm
             flat = np.ascontiguousarray(array).reshape(-1)
@@ -422,7 +425,7 @@ class BodyReader:
             arrays = formats.read_npz(body, columns=columns, itemsize=itemsize, most_bytes=self._most_bytes)
         except ValueError as error:
             raise BadRequest(
-                f"The body is not an NPZ file as numpy.savez or scipy.sparse.save_npz writes it: {_brief(error, 300)}. "
+                f"The body is not an NPZ file as numpy.savez or scipy.sparse.save_npz writes it: {brief(error, 300)}. "
                 f"{self._takes}."
             ) from None
         if "" in arrays and only is not None:
@@ -461,7 +464,7 @@ class BodyReader:
         return converted
 
 
-def _sniffed(body: bytes | bytearray | str) -> str:
+def sniffed(body: bytes | bytearray | str) -> str:
     """The media type that the first bytes show; empty where they show none."""
     if isinstance(body, str):
         return JSON if body.lstrip()[:1] in ("[", "{") else ""
@@ -487,7 +490,7 @@ def _holds_text(value: Any) -> bool:
     return False
 
 
-def _brief(error: Exception, most: int = 120) -> str:
+def brief(error: Exception, most: int = 120) -> str:
     """An error's words in one line of at most ``most`` characters, without NumPy's advice after a semicolon."""
     words = " ".join(str(error).split(";")[0].split()) or type(error).__name__
     return words if len(words) <= most else words[: most - 3] + "..."

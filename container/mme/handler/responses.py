@@ -38,11 +38,18 @@ class Response:
     content_type: str
 
 
-@lru_cache(maxsize=256)
-def negotiate(accept: str, default: str | None = None, outputs: int = 1) -> str:
-    """The type to answer with: ``JSON``, ``VERBOSE``, ``CSV`` or ``NPY``; ``default`` where ``accept`` leaves it open.
+OF_ONE_OUTPUT = (JSON, VERBOSE, CSV, NPY)
+OF_SEVERAL_OUTPUTS = (JSON, VERBOSE)
 
-    Reads lists, wildcards and q-values (RFC 9110, 12.5.1): the highest q wins, of equals the first in the list. Raises
+
+@lru_cache(maxsize=256)
+def negotiate(
+    accept: str, default: str | None = None, outputs: int = 1, available: tuple[str, ...] | None = None
+) -> str:
+    """The type to answer with, of ``available``; ``default`` where ``accept`` leaves it open.
+
+    ``available`` is ``OF_ONE_OUTPUT`` or ``OF_SEVERAL_OUTPUTS`` unless the model answers in other ways. Reads lists,
+    wildcards and q-values (RFC 9110, 12.5.1): the highest q wins, of equals the first in the list. Raises
     ``NotAcceptable``.
     """
     wanted, source = accept.strip(), "Accept"
@@ -51,7 +58,7 @@ def negotiate(accept: str, default: str | None = None, outputs: int = 1) -> str:
     wanted = wanted or "*/*"
     entries = [_parse_entry(entry) for entry in wanted.split(",")]
     refused = {media_type for media_type, quality in entries if quality <= 0}
-    available = [JSON, VERBOSE, CSV, NPY] if outputs == 1 else [JSON, VERBOSE]
+    available = available or (OF_ONE_OUTPUT if outputs == 1 else OF_SEVERAL_OUTPUTS)
     for media_type, quality in sorted(entries, key=lambda entry: -entry[1]):
         for candidate in available:
             if quality > 0 and candidate not in refused and _covers(media_type, candidate):
@@ -87,6 +94,10 @@ class Responder:
         self._labels = labels
         self._probabilities = probabilities
 
+    def negotiate(self, accept: str, default: str | None) -> str:
+        """The type to answer a request with. Raises ``NotAcceptable``."""
+        return negotiate(accept, default, len(self._output_names))
+
     def respond(self, outputs: list[np.ndarray], media_type: str) -> Response:
         """``outputs``: one array (N, …) per output of the model; ``media_type``: what ``negotiate`` chose."""
         if media_type in (CSV, NPY) and outputs[0].dtype == object:
@@ -94,28 +105,26 @@ class Responder:
         if media_type == CSV:
             return Response(_csv(outputs[0]), CSV)
         if media_type == NPY:
-            file = io.BytesIO()
-            np.save(file, outputs[0], allow_pickle=False)
-            return Response(file.getvalue(), NPY)
+            return Response(as_npy(outputs[0]), NPY)
         if self._labels is None:
-            return Response(_json({"predictions": self._predictions(outputs)}), JSON)
+            return Response(as_json({"predictions": self._predictions(outputs)}), JSON)
         probabilities = self._probabilities(outputs[0])
         if media_type == JSON:
             best = [self._best(row) for row in probabilities]
-            return Response(_json(best[0] if len(best) == 1 else best), JSON)
+            return Response(as_json(best[0] if len(best) == 1 else best), JSON)
         predicted = [self._labels[position] for position in probabilities.argmax(axis=1)]
         answer = {
             "predictions": self._predictions(outputs),
-            "probabilities": _plain(probabilities),
+            "probabilities": plain(probabilities),
             "labels": self._labels,
             "predicted_label": predicted[0] if len(predicted) == 1 else predicted,
         }
-        return Response(_json(answer), VERBOSE)
+        return Response(as_json(answer), VERBOSE)
 
     def _predictions(self, outputs: list[np.ndarray]) -> Any:
         if len(outputs) == 1:
-            return _plain(outputs[0])
-        return {name: _plain(rows) for name, rows in zip(self._output_names, outputs, strict=True)}
+            return plain(outputs[0])
+        return {name: plain(rows) for name, rows in zip(self._output_names, outputs, strict=True)}
 
     def _best(self, row: np.ndarray) -> list[str]:
         labels = self._labels or ()
@@ -123,7 +132,7 @@ class Responder:
         return [f"probability={row[position]:f}, class={labels[position]}" for position in order]
 
 
-def _plain(array: np.ndarray) -> Any:
+def plain(array: np.ndarray) -> Any:
     """Nested lists; what JSON cannot say, NaN and infinity, becomes None."""
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         values = array.astype(object)
@@ -132,8 +141,16 @@ def _plain(array: np.ndarray) -> Any:
     return array.tolist()
 
 
-def _json(value: Any) -> bytes:
+def as_json(value: Any) -> bytes:
+    """JSON in UTF-8. Raises ``ValueError`` for NaN and infinity."""
     return json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+
+
+def as_npy(array: np.ndarray) -> bytes:
+    """As ``numpy.save`` writes it; objects are refused with ``ValueError``."""
+    file = io.BytesIO()
+    np.save(file, array, allow_pickle=False)
+    return file.getvalue()
 
 
 def _csv(array: np.ndarray) -> bytes:

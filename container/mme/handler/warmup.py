@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from mme.frameworks.base import Predictor, TensorSpec
+from mme.frameworks.table import Table
 from mme.handler.payload import CSV, JSON, NPY
 
 LABELS = ("first", "second")
@@ -27,6 +28,12 @@ class EchoModel(Predictor):
 
     def predict(self, arrays: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         return [arrays["data"]]
+
+
+class EchoTable(EchoModel):
+    """The same for models of tables, which read and write in their own ways."""
+
+    table = Table(width=2)
 
 
 def answer_requests(handle: Callable[[Any, Any], list[bytes]]) -> None:
