@@ -30,6 +30,7 @@ from mme.capacity.process_memory import ProcessId
 from mme.capacity.reservations import Book, Loading, Reservations, new_key
 from mme.capacity.rlimit import RequestLimit, limit_worker, limited_growth, thread_stacks_bytes
 from mme.errors import InsufficientMemory, ModelLoadError
+from mme.frameworks import xgboost
 from mme.settings import Settings
 from tests.harness import models
 from tests.harness.programs import run_python
@@ -212,7 +213,10 @@ def test_labels_and_descriptions_make_no_model_one_of_another_framework(
 
 def test_a_model_of_nothing_but_json_is_one_that_json_describes_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "xgboost", raising=False)
-    assert estimated_bytes(Artifact("", {".json": MIB})) == (8 + 100 + 5) * MIB
+    growth = xgboost.GROWTH
+    estimate = growth.start_mib + growth.import_mib + growth.factor
+    assert estimated_bytes(Artifact("", {".json": MIB})) == int(estimate * MIB)
+    assert estimated_bytes(Artifact("", {"xgboost-model": MIB})) == int(estimate * MIB)
 
 
 def test_importing_the_framework_counts_where_it_is_not_imported_yet(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 ADAPTERS = {
     "mxnet": "mme.frameworks.mxnet.adapter",
     "onnx": "mme.frameworks.onnx.adapter",
+    "xgboost": "mme.frameworks.xgboost.adapter",
     "script": "mme.frameworks.script.adapter",
     "djl": "mme.frameworks.djl.adapter",
 }
