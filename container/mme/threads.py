@@ -56,11 +56,6 @@ def set_default(environment: MutableMapping[str, str]) -> None:
     environment.setdefault(OPENMP, "1")
 
 
-def openmp_count(environment: Mapping[str, str]) -> int:
-    """How many threads a worker's OpenMP has, for libraries that want to be told at each call."""
-    return _count(_LIBRARIES[-1], environment)
-
-
 def set_counts(environment: Mapping[str, str]) -> None:
     """Gives the libraries that are loaded what ``environment`` (a worker's own) asks for, after the fork."""
     wanted = {library: _count(library, environment) for library in _LIBRARIES}

@@ -17,7 +17,11 @@ from mme.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 FRAMEWORKS = (ROOT / "container/mme/frameworks", ROOT / "container/djl_python")
-WORDS = re.compile(r"mxnet|-symbol\.json|-shapes\.json|\.params\b|onnx|djl|entryPoint|inference\.py", re.IGNORECASE)
+WORDS = re.compile(
+    r"mxnet|-symbol\.json|-shapes\.json|\.params\b|onnx|djl|entryPoint|inference\.py"
+    r"|xgboost|\.ubj|sklearn|skops|lightgbm|\.lgb",
+    re.IGNORECASE,
+)
 ALLOWED = {
     ("container/mme/settings.py", "mxnet_fuse"),
     ("container/mme/settings.py", "MME_MXNET_FUSE"),

@@ -26,6 +26,8 @@ ADAPTERS = {
     "mxnet": "mme.frameworks.mxnet.adapter",
     "onnx": "mme.frameworks.onnx.adapter",
     "xgboost": "mme.frameworks.xgboost.adapter",
+    "sklearn": "mme.frameworks.sklearn.adapter",
+    "lightgbm": "mme.frameworks.lightgbm.adapter",
     "script": "mme.frameworks.script.adapter",
     "djl": "mme.frameworks.djl.adapter",
 }

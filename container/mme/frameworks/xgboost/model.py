@@ -24,9 +24,9 @@ class XGBoostModel(Predictor):
 
     def __init__(self, xgb: Any, booster: Any, missing: float) -> None:
         self._xgb = xgb
-        self._booster = booster
+        self._booster = self.native = booster
         self._missing = missing
-        self._threads = threads.openmp_count(os.environ)
+        self._threads = threads.count(os.environ)
         booster.set_param({"nthread": self._threads})
         width = int(booster.num_features())
         if width < 1:
