@@ -180,6 +180,8 @@ def test_an_archive_of_mms_brings_its_handler(server: ServerProcess, style: str)
         ("raise BaseException('x' * 100_000)", 500, "cannot be imported: BaseException: xxx"),
         ("open('/no/such/file')", 500, "FileNotFoundError: [Errno 2] No such file or directory: '…/file'"),
         ("bytearray(1 << 50)", 507, "Not enough memory"),
+        ("while True: pass", 500, ""),
+        ("os.closerange(0, 1000)", 500, ""),
     ],
 )
 def test_a_script_that_ends_or_raises_at_import_is_refused_with_the_reason(
@@ -207,6 +209,8 @@ def test_a_script_that_ends_or_raises_at_import_is_refused_with_the_reason(
         "sys.stdout = sys.stderr = None",
         "sys.modules.pop('numpy')",
         "logging.disable()",
+        "os.chdir('/'); os.environ.clear(); sys.path.clear()",
+        "os.nice(5); os.setpgid(0, 0)",
     ],
 )
 def test_a_script_that_does_odd_things_at_import_serves(
@@ -231,6 +235,8 @@ def test_a_script_that_does_odd_things_at_import_serves(
         ("os._exit(3)", {500, 503}, None),
         ("os.abort()", {500, 503}, None),
         ("while True: pass", {500, 503}, None),
+        ("os.kill(os.getpid(), 19)", {500, 503}, None),
+        ("os.closerange(3, 1000)", {500, 503}, None),
     ],
 )
 def test_a_script_that_fails_a_request_answers_the_next(
