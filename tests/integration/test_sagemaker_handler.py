@@ -116,9 +116,8 @@ def test_a_handler_of_ones_own_serves_all_models_at_once(handler_server: ServerP
         assert ask(handler_server, f"times-{factor}", "7") == 7 * factor
 
 
+@pytest.mark.parametrize("handler_server", ["toolkit_style"], indirect=True)
 def test_a_toolkits_handler_runs_each_models_own_code(handler_server: ServerProcess) -> None:
-    if handler_server.settings["SAGEMAKER_HANDLER"] != "toolkit_style":
-        pytest.skip("the other handler looks at no code of models")
     for number in (1, 2):
         folder = script(
             handler_server.model_dir(f"coded-{number}"),

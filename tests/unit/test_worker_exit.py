@@ -20,19 +20,32 @@ KILLED = "was killed, probably for lack of memory"
         (0, WorkerState.STARTED, WorkerExit()),
         (0, WorkerState.READY, WorkerExit()),
         (1, WorkerState.READY, WorkerExit("ended with exit code 1", holds_memory=True)),
-        (1, WorkerState.PREDICTING, WorkerExit("ended with exit code 1", holds_memory=True)),
-        (-signal.SIGSEGV, WorkerState.PREDICTING, WorkerExit("crashed: SIGSEGV", holds_memory=True)),
-        (
-            -signal.SIGKILL,
-            WorkerState.PREDICTING,
-            WorkerExit(KILLED, was_killed=True, request_ran_out_of_memory=True, holds_memory=True),
-        ),
         (-signal.SIGKILL, WorkerState.READY, WorkerExit(KILLED, was_killed=True, holds_memory=True)),
         (-signal.SIGKILL, WorkerState.STARTED, WorkerExit(KILLED, was_killed=True)),
     ],
 )
 def test_an_exit_that_no_load_waits_for(code: int, state: WorkerState, expected: WorkerExit) -> None:
     assert classify_exit(code, state, "m") == expected
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "message", "holds_memory"),
+    [
+        (0, 500, "ended with exit code 0 while it answered a request", False),
+        (3, 500, "ended with exit code 3 while it answered a request", True),
+        (-signal.SIGSEGV, 500, "crashed (SIGSEGV) while it answered a request", True),
+        (-signal.SIGKILL, 507, "Out of resources", True),
+    ],
+)
+def test_a_request_whose_worker_ends_is_answered_with_the_reason(
+    code: int, status: int, message: str, holds_memory: bool
+) -> None:
+    ending = classify_exit(code, WorkerState.PREDICTING, "m")
+    assert ending.request_error is not None and ending.refusal is None
+    assert (ending.request_error.status, ending.holds_memory) == (status, holds_memory)
+    assert message in ending.request_error.message
+    assert ending.was_killed == (code == -signal.SIGKILL)
+    assert classify_exit(code, WorkerState.PREDICTING, "m", given_up=True).request_error is None
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,8 @@ def check_allowed(model_dir: Path, settings: Settings, what: str) -> None:
     if settings.refuses_model_code:
         raise ModelRefused(
             f"{model_dir} brings code ({what}), which MME_MODEL_CODE=refuse does not let run. Load the model's files "
-            "without it, in a format that is data alone (docs/security.md lists them)."
+            "without it, in a format that is data alone: ONNX, skops, XGBoost's ubj or json, LightGBM's text, MXNet, "
+            "torch.export (docs/security.md)."
         )
 
 

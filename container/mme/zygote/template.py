@@ -383,8 +383,9 @@ class Template:
             if ending.was_killed and was_loaded:  # (one that was refused has put back what was held for it)
                 self._hold_memory(model)
             return
-        if ending.request_ran_out_of_memory:
-            send_at_once(session.connection, protocol.predict_response(None, {}, "Out of resources", 507))
+        if ending.request_error is not None:
+            message, status = ending.request_error.message, ending.request_error.status
+            send_at_once(session.connection, protocol.predict_response(None, {}, message, status))
         session.hang_up()  # at once: what the front end still sends is lost
         if ending.holds_memory:
             self._hold_memory(model)

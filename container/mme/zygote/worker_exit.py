@@ -16,7 +16,7 @@ class WorkerExit:
     description: str | None = None  # for the log; None where there is nothing to say
     was_killed: bool = False  # by SIGKILL, not by us: by the kernel for lack of memory, as far as can be told
     refusal: Refusal | None = None  # that its load is to be answered with
-    request_ran_out_of_memory: bool = False  # the request that it was at is to be answered 507
+    request_error: Refusal | None = None  # that the request that it was at is to be answered with
     holds_memory: bool = False  # what the model took is to be held for the worker that takes its place
 
 
@@ -41,20 +41,35 @@ def classify_exit(
         description="was killed: the front end had given up on it" if given_up else _describe(code),
         was_killed=was_killed,
         refusal=(refusal or _refusal_of_exit(model, code)) if load_failed else None,
-        request_ran_out_of_memory=was_killed and state is WorkerState.PREDICTING,
+        request_error=_error_of_exit(model, code) if state is WorkerState.PREDICTING and not given_up else None,
         holds_memory=state >= WorkerState.READY and code != 0,  # 0: the front end has hung up
     )
 
 
 def _refusal_of_exit(model: str, code: int) -> Refusal:
     """Why a load ended with its process, which could not say it itself."""
-    what = f"the worker of model {model!r}"
+    what = _worker_of(model)
     if code == -signal.SIGKILL:
         remedy = "Unload other models, or use a larger instance."
         reason = "was killed while it loaded, probably for lack of memory"
         return Refusal(InsufficientMemory.status, f"{what} {reason}. {remedy}")
-    how = f"crashed ({signal.Signals(-code).name})" if code < 0 else f"ended with exit code {code}"
-    return Refusal(MmeError.status, f"{what} {how} while it loaded. Its last lines in the log may say why.")
+    return Refusal(MmeError.status, f"{what} {_how(code)} while it loaded. Its last lines in the log may say why.")
+
+
+def _error_of_exit(model: str, code: int) -> Refusal:
+    """Why a request is not answered by the process that had it."""
+    if code == -signal.SIGKILL:
+        return Refusal(InsufficientMemory.status, "Out of resources")  # as MMS words it
+    said = f"{_worker_of(model)} {_how(code)} while it answered a request. Its last lines in the log may say why."
+    return Refusal(MmeError.status, said)
+
+
+def _worker_of(model: str) -> str:
+    return f"the worker of model {model!r}"
+
+
+def _how(code: int) -> str:
+    return f"crashed ({signal.Signals(-code).name})" if code < 0 else f"ended with exit code {code}"
 
 
 def _describe(code: int) -> str | None:
