@@ -82,7 +82,7 @@ def lightgbm_booster(*, names: bool = False, classes: int = 0) -> Any:
 
     rows, prices = houses(missing=0.05)
     labels = (prices.argsort().argsort() * classes // len(prices)) if classes else prices
-    parameters = {"num_threads": 1, "num_leaves": 6, "verbosity": -1}
+    parameters: dict[str, Any] = {"num_threads": 1, "num_leaves": 6, "verbosity": -1}
     if classes:
         parameters |= {"objective": "multiclass", "num_class": classes}
     columns: Any = list(FEATURES) if names else "auto"
