@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any
 
 from tests.harness.waiting import wait_until
+from tests.harness.workers import CLIENT_PAUSE_S
 
 
 class Traffic:
@@ -25,7 +26,7 @@ class Traffic:
         self.failures: list[Exception] = []
 
     def _run(self, number: int) -> None:
-        while not self._stop.is_set():
+        while not self._stop.wait(CLIENT_PAUSE_S):
             try:
                 answer = self._call(number)
             except Exception as failure:
