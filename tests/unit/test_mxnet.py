@@ -439,3 +439,14 @@ def test_recognising_a_model_does_not_import_the_framework(tmp_path: Path) -> No
         "print(adapter_for(pathlib.Path(sys.argv[1])).name, 'mxnet' in sys.modules)"
     )
     assert run_python(code, tmp_path).split() == ["mxnet", "False"]
+
+
+def test_what_no_model_needs_is_not_imported_with_mxnet_and_is_there_when_it_is_asked_for() -> None:
+    code = (
+        "import sys; from mme.frameworks.registry import adapter; from mme.settings import Settings;"
+        "mx = adapter('mxnet').import_framework(Settings());"
+        "print({'sklearn', 'scipy.stats', 'pandas'} & set(sys.modules));"
+        "print(mx.contrib.quantization.stats.entropy([1, 1], [1, 1]), mx.test_utils.ss.norm.cdf(0.0));"
+        "import scipy.stats; print(scipy.stats.entropy([1, 1], [1, 1]))"
+    )
+    assert run_python(code).splitlines() == ["set()", "0.0 0.5", "0.0"]
