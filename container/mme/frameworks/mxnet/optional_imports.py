@@ -23,7 +23,8 @@ def left_out() -> Iterator[None]:
     if "mxnet" in sys.modules or not names:
         yield
         return
-    sys.modules.update(dict.fromkeys(names))  # None: an import of it raises ImportError
+    for name in names:
+        sys.modules[name] = None  # type: ignore[assignment]  # so that importing it raises ImportError
     try:
         yield
     finally:
