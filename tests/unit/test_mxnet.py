@@ -395,7 +395,8 @@ def test_batches_that_grow_take_no_more_memory_than_the_largest(tmp_path: Path) 
     models.hungry_model(tmp_path, megabytes_per_sample=8)
     largest_mb = float(run_with_mxnet(GROWING_BATCHES, tmp_path, 16))
     assert largest_mb > 100
-    growing_mb = float(run_with_mxnet(GROWING_BATCHES, tmp_path, *range(1, 17), 3, 1, 8))
+    sizes = (1, 2, 3, 4, 6, 8, 12, 16)  # of passes: others are filled up to the next of them
+    growing_mb = float(run_with_mxnet(GROWING_BATCHES, tmp_path, *sizes, 3, 1, 8))
     assert growing_mb < largest_mb * 1.2
 
 
