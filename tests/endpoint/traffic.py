@@ -10,7 +10,7 @@ from typing import Any
 from tests.harness.waiting import wait_until
 
 # Between an answer and the next request of a client: without it, clients take every core for as long as a test waits.
-PAUSE_S = 0.05
+PAUSE_S = 0.1
 
 
 class Traffic:
