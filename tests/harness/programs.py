@@ -56,7 +56,7 @@ class _Program:
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", WITH_MXNET],
+            [sys.executable, "-P", "-W", "ignore", WITH_MXNET],  # -P: beside it lies a requests.py
             env=_environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
