@@ -274,6 +274,9 @@ def test_a_request_that_hangs_ends_although_nobody_watches_its_connection_any_mo
     front_end.stop()
 
 
+SENDMSG = ("46", "211")  # on x86-64 and aarch64
+
+
 def in_c(process: psutil.Process) -> bool:
     """Whether the process sleeps in ``sleep``, not in reading its connection."""
     call = Path(f"/proc/{process.pid}/syscall").read_text().split()[0]
@@ -326,6 +329,47 @@ def test_the_reason_of_a_refused_load_is_in_its_answer(
     assert str(outside.parent) not in message
     assert len(message) > 20
     connection.close()
+
+
+def rest_of(connection: Connection) -> bytes:
+    """What is received until the worker's end of the connection is closed."""
+    received = b""
+    try:
+        while part := connection.socket.recv(1 << 20):
+            received += part
+    except ConnectionResetError:
+        pass  # there was something that nobody has read, as the kernel says after the last bytes
+    return received
+
+
+def test_the_end_of_a_worker_says_that_it_had_begun_no_request(front_end: FrontEnd, model_dir: Path) -> None:
+    front_end.wait_until_started(front_end.launch(model_dir))
+    end = b"".join(protocol.session_end())
+    idle, stopped, working, answering = (front_end.connect() for _ in range(4))
+    at_nothing, not_begun, at_work, at_answer = (
+        worker_of(each.load(model_dir, str(at))) for at, each in enumerate((idle, stopped, working, answering))
+    )
+
+    at_nothing.kill()
+    assert rest_of(idle) == end
+
+    not_begun.suspend()
+    stopped.send(command("echo", 1))
+    not_begun.kill()
+    assert rest_of(stopped) == end
+
+    working.send(command("spin"))
+    wait_until(lambda: at_work.cpu_times().user > 0.3, "it works on a request")
+    at_work.kill()
+    assert rest_of(working) == b"".join(protocol.predict_response(None, {}, "Out of resources", 507)) + end
+
+    answering.send(command("answer", 4 * MIB))
+    wait_until(lambda: Path(f"/proc/{at_answer.pid}/syscall").read_text().split()[0] in SENDMSG, "it waits to send")
+    at_answer.kill()
+    sent = rest_of(answering)
+    assert b"x" * 1000 in sent
+    assert len(sent) < 4 * MIB
+    assert not sent.endswith(end)  # which would be read as a part of the answer
 
 
 def kept_bytes(runtime_dir: Path) -> list[int]:

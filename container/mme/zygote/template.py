@@ -337,7 +337,10 @@ class Template:
                 self._hold_memory(model)
             return
         if ending.request_ran_out_of_memory:
-            send_at_once(session.connection, protocol.predict_response(None, {}, "Out of resources", 507))
+            response = protocol.predict_response(None, {}, "Out of resources", 507)
+            send_at_once(session.connection, [*response, *protocol.session_end()])
+        elif ending.was_idle:
+            send_at_once(session.connection, protocol.session_end())
         session.hang_up()  # at once: what the front end still sends is lost
         if ending.holds_memory:
             self._hold_memory(model)

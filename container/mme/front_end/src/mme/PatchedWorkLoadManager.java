@@ -29,7 +29,7 @@ import java.util.concurrent.TimeoutException;
  * MMS's WorkLoadManager, mended. Workers and launchers run in threads of their own, one task each (MMS-1). A failed
  * load is forgotten before it is answered (MMS-3). An unloaded model is gone (MMS-4). What no program can be
  * started with is refused (MMS-6). A model whose workers do not come back is unloaded: {@link LostModels} (MMS-7).
- * What a worker has answered last is heard (MMS-31); what it has not taken goes to the next one (MMS-32).
+ * What a worker has answered last is heard (MMS-31); what it has not begun goes to the next one (MMS-32, MMS-33).
  */
 final class PatchedWorkLoadManager extends WorkLoadManager {
     // In UTF-8 at most three times as many bytes, less than what Linux allows for one (MAX_ARG_STRLEN, 128 KB).
@@ -60,6 +60,7 @@ final class PatchedWorkLoadManager extends WorkLoadManager {
     final class Run implements Runnable {
         private final WorkerThread worker;
         private final Model model;
+        private final Batch batch = new Batch();
 
         Run(WorkerThread worker) {
             this.worker = worker;
@@ -69,13 +70,14 @@ final class PatchedWorkLoadManager extends WorkLoadManager {
         @Override
         public void run() {
             CURRENT.set(this);
-            Batch batch = new Batch();
             Agent.set(JOBS, Agent.get(AGGREGATOR, worker), batch);
-            Agent.set(REPLIES, worker, new Replies());
+            Agent.set(REPLIES, worker, new Replies(batch));
             try {
                 worker.run();
             } finally {
-                RequestQueue.of(model).putBack(batch.takeCollected());
+                RequestQueue queue = RequestQueue.of(model);
+                queue.putBack(batch.takeCollected());
+                queue.giveAnotherTry(batch.takeNotBegun());
                 if (!worker.isServerThread()) {
                     lost.onWorkerEnded(model);
                 }
@@ -90,6 +92,11 @@ final class PatchedWorkLoadManager extends WorkLoadManager {
                 reasons.put(model, answer.getMessage());
                 lost.onLoadRefused(model, answer.getCode());
             }
+        }
+
+        /** Called in the thread of the connection: the worker has not begun what it has not answered. */
+        void onSessionEnded() {
+            batch.sessionHasEnded();
         }
     }
 
