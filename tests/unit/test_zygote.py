@@ -109,11 +109,18 @@ class Connection:
         self.pipes: list[int] = []
 
     def load(self, model_dir: Path, pipes: str) -> tuple[int, str]:
-        self.socket.sendall(protocol.encode_load("m", str(model_dir), HANDLER, log_files=pipes))
-        status, message = self._int(), self._field().decode()
-        assert self._int() == -1
+        self.send_load(model_dir, pipes)
+        status, message = self.receive_load()
         # RandomAccessFile(…, "rw")
         self.pipes = [os.open(self.folder / f"{pipes}-{name}", os.O_RDWR | os.O_CREAT) for name in ("stdout", "stderr")]
+        return status, message
+
+    def send_load(self, model_dir: Path, pipes: str) -> None:
+        self.socket.sendall(protocol.encode_load("m", str(model_dir), HANDLER, log_files=pipes))
+
+    def receive_load(self) -> tuple[int, str]:
+        status, message = self._int(), self._field().decode()
+        assert self._int() == -1
         return status, message
 
     def invoke(self, body: str) -> tuple[int, bytes]:
