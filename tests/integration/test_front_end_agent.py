@@ -504,7 +504,7 @@ def test_nothing_of_a_model_that_was_unloaded_stays(mode: str) -> None:
         for _ in range(6 if mode == "fork" else 3):
             assert running.load("m").status_code == 200
             assert running.unload("m").status_code == 200
-        wait_until(lambda: models_in_heap(jcmd, running) <= 1, "the models are collected", 90)
+        wait_until(lambda: models_in_heap(jcmd, running) <= 1, "the models are collected", 30)
 
 
 # ---- the log ----
