@@ -18,7 +18,7 @@ from mme.supervisor.zygote_handle import PACKAGE_DIR, ZygoteHandle
 from tests.harness.scripted_handler import command, make_model
 from tests.harness.waiting import wait_until
 from tests.harness.workers import is_gone
-from tests.unit.test_zygote import Connection, FrontEnd, worker_of
+from tests.unit.test_zygote import EPOLL_WAIT, Connection, FrontEnd, worker_of
 
 # What each framework does when its template is warmed.
 FRAMEWORKS = {
@@ -48,8 +48,6 @@ from mme.frameworks.growth import Growth
 
 DESCRIPTION = Description("framework_{name}", ("*.{name}",), Growth((".{name}",), 1), packages=())
 """
-
-EPOLL_WAIT = ("232", "281", "22")  # epoll_wait and epoll_pwait, on x86-64 and aarch64
 
 # Runs in the zygote before anything else.
 REGISTER = f"""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -282,6 +284,7 @@ def test_a_request_that_hangs_ends_although_nobody_watches_its_connection_any_mo
 
 
 SENDMSG = ("46", "211")  # on x86-64 and aarch64
+EPOLL_WAIT = ("232", "281", "22")  # epoll_wait and epoll_pwait
 
 
 def in_c(process: psutil.Process) -> bool:
@@ -407,6 +410,40 @@ def test_what_a_dead_worker_took_is_kept_for_the_next_one(front_end: FrontEnd, m
     launcher.kill()
     front_end.reap(launcher)
     wait_until(lambda: kept_bytes(tmp_path) == [], "nothing is kept for a model that is gone", timeout_s=2)
+
+
+def test_it_is_kept_and_given_back_although_others_have_the_reservations_just_then(
+    zygote: ZygoteHandle, front_end: FrontEnd, model_dir: Path, tmp_path: Path
+) -> None:
+    launcher = front_end.launch(model_dir)
+    front_end.wait_until_started(launcher)
+    connection = front_end.connect()
+    worker = worker_of(connection.load(model_dir, "a"))
+    (template,) = psutil.Process(zygote.pid).children()
+
+    def rests() -> bool:
+        return Path(f"/proc/{template.pid}/syscall").read_text().split()[0] in EPOLL_WAIT
+
+    with reservations_held(tmp_path):
+        worker.kill()
+        wait_until(lambda: not psutil.pid_exists(worker.pid) and rests(), "it has been tried")
+        assert kept_bytes(tmp_path) == []
+    wait_until(lambda: len(kept_bytes(tmp_path)) == 1, "it is kept")
+    with reservations_held(tmp_path):
+        connection.close()
+        launcher.kill()
+        front_end.reap(launcher)
+        wait_until(lambda: not Path(front_end.socket_path("m")).exists() and rests(), "it has been tried")
+        assert len(kept_bytes(tmp_path)) == 1
+    wait_until(lambda: kept_bytes(tmp_path) == [], "nothing is kept", timeout_s=10)  # KEPT_S would be 30
+
+
+@contextmanager
+def reservations_held(runtime_dir: Path) -> Iterator[None]:
+    """By this process, longer than a template waits for them."""
+    with (runtime_dir / "loading.lock").open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def test_it_is_kept_on_where_the_next_one_is_killed_while_it_loads(
