@@ -10,7 +10,6 @@ Ends       if the root dies or it is asked to (SIGTERM), leaving models as they 
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import resource
@@ -20,7 +19,7 @@ import socket
 from pathlib import Path
 
 from mme.capacity.admission import KEPT_S, Admission
-from mme.errors import MmeError, Refusal
+from mme.errors import MmeError, Refusal, is_lack_of_resources
 from mme.settings import Settings
 from mme.zygote import protocol
 from mme.zygote.event_loop import EventLoop
@@ -42,7 +41,6 @@ _HOLD_AGAIN_S = 0.05
 # How long until something is tried again that another process, or a lack of descriptors, is in the way of.
 _AGAIN_S = 1.0
 _SIGNALS = {signal.SIGTERM, signal.SIGCHLD}
-_NO_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 
 
 def run_template(
@@ -186,10 +184,10 @@ class Template:
         try:
             self._add(Launch.of_process(pid))
         except Exception as error:
-            # MMS sees the launcher die and fails the load at once.
             logger.error("process %d announced itself in vain: %s", pid, error, exc_info=not isinstance(error, OSError))
             self._models.pop(pid, None)
-            kill(pid)  # the root has seen that it is a launcher
+            # The front end sees the launcher end, and answers 507 where it was killed (MMS-6), else 500.
+            kill(pid, signal.SIGKILL if is_lack_of_resources(error) else signal.SIGTERM)
 
     def _add(self, launch: Launch) -> None:
         model = ModelSlot(
@@ -223,8 +221,10 @@ class Template:
             return
         slot = self._free_records.pop() if self._free_records else self._records.claim(os.getpid())
         if slot is None:
-            logger.error("no worker for %s: there are %d", model, MOST_SESSIONS)
-            connection.close()
+            reason = f"no worker can be started for model {model.name!r}: there are {MOST_SESSIONS}"
+            logger.error("%s (507)", reason)
+            session = SessionHandle(model, connection, -1, self._records[0])
+            model.on_load_refused(session, Refusal(507, f"{reason}. Unload other models."))
             return
         session = SessionHandle(model, connection, slot, self._records.take(slot))
         try:
@@ -236,12 +236,12 @@ class Template:
             model.on_load_refused(session, Refusal(507, f"{reason}. Unload other models, or use a larger instance."))
             return
         self._workers[session.worker.pid] = session.worker
+        model.on_session_start(session)  # first: should the next step fail, the model is dropped with this worker
         self._hang_ups.add(session)
-        model.on_session_start(session)
 
     def _refuse_without_resources(self, model: ModelSlot, error: OSError) -> None:
         """A connection that cannot be accepted for lack of descriptors or memory is refused (507) with a spare one."""
-        if error.errno not in _NO_RESOURCES:
+        if not is_lack_of_resources(error):
             raise error
         logger.error("no worker for %s (507): %s; %s", model, error, self._memory())
         if self._spare_descriptor < 0:
@@ -337,7 +337,10 @@ class Template:
                 self._hold_memory(model)
             return
         if ending.request_ran_out_of_memory:
-            send_at_once(session.connection, protocol.predict_response(None, {}, "Out of resources", 507))
+            response = protocol.predict_response(None, {}, "Out of resources", 507)
+            send_at_once(session.connection, [*response, *protocol.session_end()])
+        elif ending.was_idle:
+            send_at_once(session.connection, protocol.session_end())
         session.hang_up()  # at once: what the front end still sends is lost
         if ending.holds_memory:
             self._hold_memory(model)
