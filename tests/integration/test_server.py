@@ -234,6 +234,31 @@ def test_a_start_that_keeps_failing_ends_with_a_clear_line(tmp_path: Path) -> No
     assert (tmp_path / "java" / "tries").read_text().count("try") >= 2
 
 
+def test_a_front_end_that_ends_before_the_script_that_starts_it_is_a_failed_start(tmp_path: Path) -> None:
+    """That script reaps it then, so that the supervisor hears of no exit."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, subprocess, sys\n"
+        "if any('mms.model_server' in word for word in sys.orig_argv):\n"
+        "    class Popen(subprocess.Popen):\n"
+        "        def __init__(self, *arguments, **options):\n"
+        "            super().__init__(*arguments, **options)\n"
+        "            os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)\n"
+        "    subprocess.Popen = Popen\n"
+    )
+    ended = run_entrypoint(
+        "serve",
+        SAGEMAKER_MULTI_MODEL="true",
+        SAGEMAKER_BASE_DIR=str(tmp_path),
+        SAGEMAKER_BIND_TO_PORT=str(free_port()),
+        MME_START_RETRY_S="0",
+        MME_PRELOAD="none",
+        PYTHONPATH=str(tmp_path),
+        JAVA_HOME=str(flaky_java_home(tmp_path / "java", failures=1000)),
+    )
+    assert ended.returncode == 1
+    assert "the front end could not be started: the front end ended while starting" in ended.stdout
+
+
 def test_any_other_arguments_are_run_as_a_command() -> None:
     ended = run_entrypoint("sh", "-c", "echo from the command; exit 7")
     assert ended.stdout == "from the command\n"

@@ -27,6 +27,7 @@ from typing import Any
 
 from retrying import retry
 
+from mme.capacity.process_memory import parent_of
 from mme.errors import StartError
 from mme.logs import json_output
 from mme.settings import DEFAULT_HANDLER, Settings
@@ -187,6 +188,8 @@ class FrontEnd:
                 if ended == pid:
                     raise FailedStart(f"the front end ended while starting: {processes.describe_status(status)}")
                 self.on_child_exit(ended, status)
+            if parent_of(pid) is None:  # the script that started it was still there, and has reaped it (Popen.__del__)
+                raise FailedStart("the front end ended while starting, as its last lines may explain")
             if self.agent.is_serving(_WAIT_S):
                 return
         raise FailedStart(f"the front end did not serve within {self.settings.startup_timeout_s} s")
