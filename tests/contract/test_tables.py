@@ -67,5 +67,5 @@ def test_a_pickle_that_ends_its_worker_harms_nobody_else(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "model.pkl").write_bytes(pickle.dumps(EndsTheProcess()))
     assert server.load(name).status_code >= 500
-    assert name not in server.models()
+    assert server.describe(name).status_code == 404
     assert server.invoke(other, str(ROWS.tolist()), "application/json").status_code == 200

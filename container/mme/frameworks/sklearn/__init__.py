@@ -9,7 +9,7 @@ SKOPS_SUFFIX = ".skops"
 JOBLIB_SUFFIX = ".joblib"
 PICKLE_FILE = "model.pkl"
 
-# Measured for scikit-learn 1.9, private MiB of a forked worker after load and two passes, beside what the estimate says:
+# Measured for scikit-learn 1.9, private MiB of a forked worker after load and two passes, beside the estimate:
 #
 #     model                          file   at once   trimmed   estimate
 #     linear model, joblib            0.0       2.9       3.0        8.0

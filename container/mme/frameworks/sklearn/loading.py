@@ -1,8 +1,8 @@
 """From the file of a scikit-learn model to an estimator.
 
 skops reads what it trusts: scikit-learn's own types (trees only where models may bring code), NumPy's, SciPy's and
-Python's. A file with any other type is refused by the type's name, and nothing of it is run. Joblib's files and pickles are programs: they are read unless
-MME_MODEL_CODE=refuse.
+Python's. A file with any other type is refused by the type's name, and nothing of it is run. Joblib's files and pickles
+are programs: they are read unless MME_MODEL_CODE=refuse.
 """
 
 from __future__ import annotations
