@@ -109,6 +109,17 @@ def test_where_models_may_bring_no_code_skops_loads(tmp_path: Path) -> None:
     ADAPTER.load(tmp_path, Settings(model_code="refuse"))
 
 
+def test_trees_in_skops_are_read_where_models_may_bring_code(tmp_path: Path) -> None:
+    from sklearn.tree import DecisionTreeRegressor
+
+    rows, prices = tables.houses()
+    tree = DecisionTreeRegressor(max_depth=3).fit(rows.astype(float), prices)
+    tables.sklearn_model(tmp_path, file="model.skops", model=tree)
+    np.testing.assert_allclose(LoadedModel(tmp_path).answer(ROWS.tolist()), tree.predict(ROWS))
+    with pytest.raises(ModelLoadError, match=r"not trusted: sklearn\.tree\._tree\.Tree.*ONNX"):
+        ADAPTER.load(tmp_path, Settings(model_code="refuse"))
+
+
 def test_a_type_that_skops_does_not_trust_is_refused_by_name_and_not_run(tmp_path: Path) -> None:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import FunctionTransformer

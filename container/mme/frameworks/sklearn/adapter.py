@@ -7,6 +7,8 @@ model.py      a loaded model
 
 from __future__ import annotations
 
+import importlib
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -49,21 +51,22 @@ class SklearnAdapter(Adapter):
         loading.check(path, settings)
         with memory_errors(f"load {path.name} ({path.stat().st_size >> 20} MiB)"):
             self.import_framework(settings)
-            return SklearnModel(loading.load(path), model_dir)
+            return SklearnModel(loading.load(path, settings), model_dir)
 
     def check_folder(self, model_dir: Path) -> None:
         find(model_dir)
 
     def warm_template(self, settings: Settings) -> None:
-        """Imports what pipelines are made of, and runs one that takes its columns by name."""
-        import importlib
-
+        """Imports what pipelines are made of, and runs one that takes its columns by name, read by skops."""
         self.import_framework(settings)
         for module in _COMMON_MODULES:
             importlib.import_module(f"sklearn.{module}")
-        model = SklearnModel(_sample_pipeline(), Path("/nonexistent"))
-        for _ in range(2):
-            model.predict(model.sample())
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / f"sample{SKOPS_SUFFIX}"
+            if _dump_by_skops(_sample_pipeline(), path):
+                for _ in range(2):
+                    model = self.load(Path(folder), settings)
+                    model.predict(model.sample())
 
     def write_sample(self, folder: Path, settings: Settings) -> None:
         import joblib
@@ -75,6 +78,16 @@ class SklearnAdapter(Adapter):
         rows = np.random.default_rng(0).normal(size=(16, _SAMPLE_FEATURES))
         model = make_pipeline(StandardScaler(), LinearRegression()).fit(rows, rows.sum(axis=1))
         joblib.dump(model, folder / f"sample{JOBLIB_SUFFIX}")
+
+
+def _dump_by_skops(model: Any, path: Path) -> bool:
+    """False where skops is not installed."""
+    try:
+        import skops.io
+    except ImportError:
+        return False
+    skops.io.dump(model, path)
+    return True
 
 
 def _sample_pipeline() -> Any:

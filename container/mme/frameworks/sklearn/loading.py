@@ -1,8 +1,8 @@
 """From the file of a scikit-learn model to an estimator.
 
-skops reads what it trusts: scikit-learn's own types, NumPy's, SciPy's and Python's. A file with any other type is
-refused by the type's name, and nothing of it is run. Joblib's files and pickles are programs: they are read unless
-MME_MODEL_CODE=refuse.
+skops reads what it trusts: scikit-learn's own types (trees only where models may bring code), NumPy's, SciPy's and
+Python's. A file with any other type is refused by the type's name, and nothing of it is run. Joblib's files and pickles
+are programs: they are read unless MME_MODEL_CODE=refuse.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ logger = logging.getLogger(__name__)
 
 _MOST_SHOWN = 10
 # Beside skops's own: what the categories of texts are described by. It is data.
-_TRUSTED = ["numpy.dtype"]
+_TRUSTED = ("numpy.dtype",)
+# Trees and the like of scikit-learn itself, which skops leaves out: their C code takes the state that it is given as it
+# is. A file can run nothing by them, but may crash its worker.
+_TRUSTED_BESIDE_CODE = "sklearn."
 _INSTEAD = "model.skops (skops.io.dump(model, 'model.skops')), which holds no code"
 
 
@@ -34,11 +37,11 @@ def check(path: Path, settings: Settings) -> None:
         raise ModelLoadError(f"{path} is empty. It must hold a fitted estimator or pipeline.")
 
 
-def load(path: Path) -> Any:
+def load(path: Path, settings: Settings) -> Any:
     """The estimator. What is said about versions is said once in the log. Raises ``ModelLoadError``."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        estimator = _read_skops(path) if path.suffix == SKOPS_SUFFIX else _unpickled(path)
+        estimator = _read_skops(path, settings) if path.suffix == SKOPS_SUFFIX else _unpickled(path)
     _log(path, caught)
     if not any(hasattr(estimator, method) for method in ("predict", "transform", "fit_predict")):
         raise ModelLoadError(
@@ -55,17 +58,21 @@ def _unpickled(path: Path) -> Any:
         return joblib.load(path)  # plain pickles, too
 
 
-def _read_skops(path: Path) -> Any:
+def _read_skops(path: Path, settings: Settings) -> Any:
     try:
         import skops.io
         from skops.io.exceptions import UntrustedTypesFoundException
     except ImportError as error:
         raise ModelLoadError(f"{path} needs skops, which is not installed here: {error}.") from None
     try:
-        untrusted = [each for each in skops.io.get_untrusted_types(file=path) if each not in _TRUSTED]
+        found = skops.io.get_untrusted_types(file=path)
+        trusted = [each for each in found if each in _TRUSTED]
+        if not settings.refuses_model_code:
+            trusted += [each for each in found if each.startswith(_TRUSTED_BESIDE_CODE)]
+        untrusted = [each for each in found if each not in trusted]
         if untrusted:
             raise ModelLoadError(_untrusted(path, untrusted))
-        return skops.io.load(path, trusted=_TRUSTED)
+        return skops.io.load(path, trusted=trusted)
     except UntrustedTypesFoundException as error:
         raise ModelLoadError(_untrusted(path, [str(error)])) from None
     except (ModelLoadError, MemoryError):
@@ -83,7 +90,7 @@ def _untrusted(path: Path, types: list[str]) -> str:
     shown = ", ".join(types[:_MOST_SHOWN]) + (" …" if len(types) > _MOST_SHOWN else "")
     return (
         f"{path} holds types that are not trusted: {shown}. Trusted are those of scikit-learn, NumPy and SciPy that "
-        "skops knows. Build the model of these, or save it by joblib, which runs whatever it says."
+        "skops knows. Build the model of these, or convert it to ONNX; joblib, which runs what a file says, reads any."
     )
 
 
