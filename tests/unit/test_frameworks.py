@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FRAMEWORKS = (ROOT / "container/mme/frameworks", ROOT / "container/djl_python")
 WORDS = re.compile(
     r"mxnet|-symbol\.json|-shapes\.json|\.params\b|onnx|djl|option\.entryPoint|inference\.py"
-    r"|xgboost|\.ubj|sklearn|skops|lightgbm|\.lgb",
+    r"|xgboost|\.ubj|sklearn|skops|lightgbm|\.lgb|torch|\.pt2",
     re.IGNORECASE,
 )
 ALLOWED = {

@@ -38,7 +38,7 @@ _DECLARATIONS = ("required_memory_mb", "option.required_memory_mb")
 # runtimes keep prepacked copies of the weights.
 WITHOUT_ADAPTER = (
     Growth((".pickle",), 3),
-    Growth((".pt", ".pth", ".safetensors"), 2, most_working_mib=64, working_factor=1),
+    Growth((".safetensors",), 2, most_working_mib=64, working_factor=1),
     Growth((".pb", ".h5", ".keras", ".tflite"), 2.5, most_working_mib=64, working_factor=1),
 )
 OTHER = Growth((), 2, start_mib=16)

@@ -28,6 +28,7 @@ ADAPTERS = {
     "xgboost": "mme.frameworks.xgboost.adapter",
     "sklearn": "mme.frameworks.sklearn.adapter",
     "lightgbm": "mme.frameworks.lightgbm.adapter",
+    "pytorch": "mme.frameworks.pytorch.adapter",
     "script": "mme.frameworks.script.adapter",
     "djl": "mme.frameworks.djl.adapter",
 }
