@@ -11,7 +11,7 @@ import pytest
 from xdist.remote import Producer
 from xdist.workermanage import WorkerController
 
-from tests.harness import durations, parallel, run
+from tests.harness import durations, parallel, programs, run
 from tests.harness.docker import image
 from tests.harness.server import ServerProcess
 
@@ -101,6 +101,7 @@ def pytest_configure_node(node: WorkerController) -> None:
 
 @pytest.hookimpl(trylast=True)  # the processes of pytest-xdist have ended
 def pytest_sessionfinish(session: pytest.Session) -> None:
+    programs.end_programs()
     if RUN_FOLDER not in session.config.stash:
         return
     left = session.config.stash[LEFT_BEHIND] = run.end(session.config.stash[RUN_FOLDER])

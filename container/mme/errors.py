@@ -20,6 +20,7 @@ traces never do. A ``Refusal`` is what the caller of a load learns of the error 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -28,6 +29,10 @@ from pathlib import Path
 from typing import Any
 
 LONGEST_REFUSAL_BYTES = 1000
+_NO_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
+# How libraries word it that raise other errors: MXNet, Python's threads.
+_NO_RESOURCES_WORDS = (*(os.strerror(number) for number in _NO_RESOURCES), "can't start new thread")
+_NO_RESOURCES_REMEDY = "Unload other models, or raise the limits (ulimit -n, docker run --pids-limit)."
 # From here on a message is no sentence any more but a stack trace: Python's own, or MXNet's.
 _STACK_TRACE = re.compile(r"Traceback \(most recent call last\)|^\s*Stack trace|^\s*\[bt\]", re.MULTILINE)
 # An absolute path: quoted, or a word of its own (no media type, no URL).
@@ -170,7 +175,32 @@ class Refusal:
         else:
             status = InsufficientMemory.status if isinstance(error, MemoryError) else MmeError.status
             message = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        return cls(status, public_message(message, model_dir))
+        message = public_message(message, model_dir)
+        if status == MmeError.status and is_lack_of_resources(error):
+            status, message = InsufficientResources.status, f"{message.rstrip('.')}. {_NO_RESOURCES_REMEDY}"
+        return cls(status, message)
+
+
+def is_lack_of_resources(error: BaseException | None) -> bool:
+    """Whether descriptors, process numbers or the kernel's memory have run out: in ``error``, or in what it came of."""
+    while error is not None:
+        if isinstance(error, OSError):
+            if error.errno in _NO_RESOURCES or (error.errno == errno.EAGAIN and _is_of_a_fork(error)):
+                return True
+        elif any(words in str(error) for words in _NO_RESOURCES_WORDS):
+            return True
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return False
+
+
+def _is_of_a_fork(error: BaseException) -> bool:
+    """Whether it was raised where a process is started: else "try again" has many reasons."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith(
+        ("subprocess", "multiprocessing")
+    )
 
 
 def public_message(message: str, model_dir: str | os.PathLike[str] | None = None) -> str:

@@ -289,7 +289,8 @@ class Settings:
         "MME_PRELOAD",
         _frameworks,
         None,
-        "Frameworks that the zygote imports, separated by commas, or `none`. Models of others still load, slowly.",
+        "Frameworks that are made ready to fork workers at the start, separated by commas, or `none`. "
+        "Another is made ready by the first load of one of its models, which waits for that.",
         shown_default="all that are installed",
     )
     worker_memory_limit_mb: int | None = _setting(

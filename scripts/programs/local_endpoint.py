@@ -10,7 +10,6 @@ import sys
 import threading
 from pathlib import Path
 
-from local_endpoint.app import LocalEndpoint
 from local_endpoint.configuration import Configuration
 from local_endpoint.errors import CannotListen, StartFailure, StateError
 from scripts.programs.console import Failure, run
@@ -22,6 +21,8 @@ M_MMAP_THRESHOLD = -3  # malloc.h
 def main() -> int:
     """Returns 0 after it was told to stop and everything has ended."""
     arguments = parse()
+    from local_endpoint.app import LocalEndpoint  # not before the command line is known to be right: it takes a second
+
     logging.basicConfig(
         level=logging.DEBUG if arguments.verbose else logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
     )

@@ -32,7 +32,7 @@ def try_model(folder: Path) -> str:
 
     context = Context(folder.name, str(folder.absolute()), {}, 1, None, mms.__version__)
     handler = ModelHandler()
-    with _kept_from_the_terminal():
+    with kept_from_the_terminal():
         try:
             handler.initialize(context)
         except MmeError as error:
@@ -59,7 +59,7 @@ def _sample(inputs: Any) -> tuple[bytes, str]:
 
 
 @contextmanager
-def _kept_from_the_terminal() -> Iterator[None]:
+def kept_from_the_terminal() -> Iterator[None]:
     """Holds back standard error, what MXNet's library writes there included; shown where something unforeseen fails."""
     sys.stderr.flush()
     terminal = os.dup(2)

@@ -9,11 +9,11 @@ import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import requests
 from botocore.exceptions import BotoCoreError, ClientError
 
-from local_endpoint.app import LocalEndpoint
 from local_endpoint.configuration import DEFAULT_REGION, Configuration
 from local_endpoint.storage.location import S3Location, TargetModel
 from scripts.programs import demonstration, manual_commands
@@ -23,6 +23,9 @@ from scripts.programs.demonstration import Demonstration, Instance, Unexpected, 
 from scripts.programs.sample_models import HELD_OUT
 from scripts.programs.samples import Samples, trained_samples
 from scripts.programs.server_process import ROOT, refuse_taken_port, stop_on_signals
+
+if TYPE_CHECKING:
+    from local_endpoint.app import LocalEndpoint
 
 HOST = "127.0.0.1"
 LOG_TAIL_LINES = 25
@@ -34,6 +37,8 @@ def main() -> int:
     arguments = parse()
     stop_on_signals()
     refuse_taken_port(HOST, arguments.port)
+    from local_endpoint.app import LocalEndpoint  # not before the command line is known to be right: it takes a second
+
     cache = arguments.cache.absolute()
 
     heading(1, "Two models, trained on the handwritten digits of scikit-learn")

@@ -49,7 +49,7 @@ def test_a_busy_instance_gets_help_from_another_which_loads_a_copy(local: Local)
     local.deploy(instances=2)
     local.upload("models/m.tar.gz", behaving(invoke_s=0.05))
     local.invoke("m.tar.gz")
-    with Traffic(lambda _: local.invoke("m.tar.gz"), clients=12) as traffic:
+    with Traffic(lambda _: local.invoke("m.tar.gz"), clients=12, pause_s=0) as traffic:
         wait_until(lambda: all(local.loaded(each) for each in local.instances()), "no copy was made")
         traffic.wait_for_more(50)
         both = [journal(each, "invoke") for each in local.instances()]
@@ -73,7 +73,7 @@ def test_a_copy_that_failed_is_tried_again_ever_later_not_with_every_request(
     local.upload("models/m.tar.gz", behaving(invoke_s=0.05))
     local.invoke("m.tar.gz")
     local.s3.delete_object(Bucket=BUCKET, Key="models/m.tar.gz")  # no copy can be made
-    with Traffic(lambda _: local.invoke("m.tar.gz"), clients=12) as traffic:
+    with Traffic(lambda _: local.invoke("m.tar.gz"), clients=12, pause_s=0) as traffic:
         wait_until(lambda: len(asked) == 3, "no copy was tried, or not again")
         traffic.wait_for_more(200)
     assert traffic.failures == []

@@ -73,6 +73,7 @@ def large_file() -> Iterator[Path]:
         yield Path(file.name)
 
 
+@pytest.mark.ci
 def test_a_large_upload_is_in_memory_at_most_once_and_comes_back_as_it_was(program: Program, large_file: Path) -> None:
     s3 = program.client("s3")
     s3.create_bucket(Bucket="large")

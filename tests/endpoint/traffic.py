@@ -9,6 +9,9 @@ from typing import Any
 
 from tests.harness.waiting import wait_until
 
+# Between an answer and the next request of a client: without it, clients take every core for as long as a test waits.
+PAUSE_S = 0.1
+
 
 class Traffic:
     """Calls ``call(number)`` from several threads, again and again, from ``with`` to its end.
@@ -16,8 +19,9 @@ class Traffic:
     ``answers`` and ``failures`` may be read at any time.
     """
 
-    def __init__(self, call: Callable[[int], Any], clients: int = 8) -> None:
+    def __init__(self, call: Callable[[int], Any], clients: int = 8, pause_s: float = PAUSE_S) -> None:
         self._call = call
+        self._pause_s = pause_s
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._threads = [threading.Thread(target=self._run, args=(number,)) for number in range(clients)]
@@ -25,7 +29,7 @@ class Traffic:
         self.failures: list[Exception] = []
 
     def _run(self, number: int) -> None:
-        while not self._stop.is_set():
+        while not self._stop.wait(self._pause_s):
             try:
                 answer = self._call(number)
             except Exception as failure:

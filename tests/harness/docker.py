@@ -45,13 +45,14 @@ STOP_TIMEOUT_S = 30.0
 POLL_S = 0.05
 MODELS_DIR = "/opt/ml/models"
 
-# Run inside a container: what SageMaker would see with `ps`. The image has no ps, but psutil.
+# Run inside a container: what SageMaker would see with `ps`. The image has no ps, but psutil. What Docker itself starts
+# in it (a health check, as root until it becomes the image's user) has no parent there.
 _LIST_PROCESSES = """
-import json, os, psutil
+import json, psutil
 print(json.dumps([
     {"pid": process.pid, "uids": list(process.uids()), "gids": list(process.gids()), "command": process.cmdline()}
     for process in psutil.process_iter()
-    if process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE
+    if (process.pid == 1 or process.ppid() != 0) and process.status() != psutil.STATUS_ZOMBIE
 ]))
 """
 

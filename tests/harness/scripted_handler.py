@@ -45,6 +45,10 @@ class Commands:
         """Answers with its argument."""
         return value
 
+    def answer(self, length):
+        """Answers with so many characters."""
+        return "x" * length
+
     def fail(self, message):
         """Fails as handlers do."""
         raise ValueError(message)

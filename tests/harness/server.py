@@ -19,8 +19,12 @@ from tests.harness.ports import free_port
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ENTRYPOINT = REPOSITORY / "container" / "dockerd-entrypoint.py"
-# A server under test ends before what the JVM's second compiler does for it has paid.
-JVM_ARGUMENTS = "-XX:-UseContainerSupport -XX:TieredStopAtLevel=1"  # the first is the default
+# A server under test ends before what the JVM's second compiler does for it has paid. Class files are verified where a
+# test has the JVM's own defaults (tests/image/test_serving.py).
+JVM_ARGUMENTS = (
+    "-XX:-UseContainerSupport "  # the default
+    "-XX:TieredStopAtLevel=1 -XX:+UnlockDiagnosticVMOptions -XX:-BytecodeVerificationRemote"
+)
 START_TIMEOUT_S = 120.0
 
 

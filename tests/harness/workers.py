@@ -15,6 +15,8 @@ from tests.harness.server import ServerProcess
 _ZYGOTE = "mme.zygote.root"
 _LAUNCHER = "mms/model_service_worker.py"
 _KERNEL_NAME_BYTES = 15
+# Between an answer and the next request of a client that sends again and again: without it, clients take every core.
+CLIENT_PAUSE_S = 0.01
 
 
 def worker_name(model: str) -> str:
@@ -99,7 +101,7 @@ def traffic(request: Callable[[], int]) -> Iterator[Traffic]:
     stop = threading.Event()
 
     def send() -> None:
-        while not stop.is_set():
+        while not stop.wait(CLIENT_PAUSE_S):
             started_s = time.monotonic()
             status = request()
             sent.answers.append((status, time.monotonic() - started_s))

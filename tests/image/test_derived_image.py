@@ -50,6 +50,7 @@ def derived(image: Image, tmp_path: Path) -> Iterator[Derived]:
         images.remove()
 
 
+@pytest.mark.ci
 def test_pandas_on_top_of_it_leaves_mxnet_and_the_server_working(derived: Derived) -> None:
     built = derived.build("RUN pip install --no-cache-dir pandas")
     assert built.returncode == 0, built.stdout[-3000:] + built.stderr[-2000:]

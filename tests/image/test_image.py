@@ -123,7 +123,8 @@ def test_no_compiler_or_package_cache_is_left(image: Image) -> None:
 def test_our_code_is_the_checkouts_and_nothing_else_of_it(image: Image) -> None:
     ran = image.run("bash", "-c", "cd /opt/model-server && find . -type f ! -name '*.pyc' | sort")
     container = ROOT / "container"
-    sources = [path for path in (container / "mme").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    found = [path for package in ("djl_python", "mme") for path in (container / package).rglob("*")]
+    sources = [path for path in found if path.is_file() and "__pycache__" not in path.parts]
     expected = {f"./{path.relative_to(container)}" for path in sources} | {"./model_handler.py"}
     assert set(ran.stdout.split()) == expected
     inside = image.run("cat", "/opt/model-server/mme/settings.py").stdout

@@ -216,6 +216,7 @@ def test_the_steps_that_readme_shows_are_those_of_the_run(visit: Visit) -> None:
     assert set(step.findall(shown)) <= set(step.findall(visit.text)), visit.text
 
 
+@pytest.mark.ci
 def test_a_later_run_trains_nothing_and_a_hang_up_in_the_middle_stops_every_container_too(visit: Visit) -> None:
     with quickstart(visit.cache) as run:
         wait_until(lambda: run.has_said("InService after"), run.log_tail, STORY_TIMEOUT_S)

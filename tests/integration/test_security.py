@@ -336,15 +336,44 @@ def write_manifest(model_dir: Path, handler: str, runtime: str) -> None:
     (model_dir / "MAR-INF" / "MANIFEST.json").write_text(json.dumps(manifest))
 
 
-@pytest.mark.parametrize("text", ["", "{", "null", "[]", '{"model": null}', '{"runtime": "bash"}', '"' + "x" * 100_000])
-def test_a_broken_manifest_is_refused(server: ServerProcess, model_dir: Path, text: str) -> None:
-    (model_dir / "MAR-INF").mkdir()
-    (model_dir / "MAR-INF" / "MANIFEST.json").write_text(text)
+BROKEN_MANIFESTS = {
+    "empty": "",
+    "cut off": "{",
+    "null": "null",
+    "a list": "[]",
+    "no model": '{"model": null}',
+    "a model that is none": '{"model": 5}',
+    "an unknown runtime": '{"runtime": "bash"}',
+    "a text": '"' + "x" * 100_000,
+    "nested too deeply": '{"model": ' + '{"x":' * 100_000,
+}
+
+
+@pytest.mark.parametrize("text", BROKEN_MANIFESTS.values(), ids=BROKEN_MANIFESTS)
+@pytest.mark.parametrize("path", ["MAR-INF/MANIFEST.json", "MANIFEST.json", "assets/manifest.json"])
+def test_a_broken_manifest_is_refused_with_the_reason(
+    server: ServerProcess, model_dir: Path, path: str, text: str
+) -> None:
+    manifest = model_dir / path
+    manifest.parent.mkdir(exist_ok=True)
+    manifest.write_text(text)
     before = listed(server)
-    assert server.load(uuid.uuid4().hex, str(model_dir)).status_code in (400, 500)
+    answer = server.load(uuid.uuid4().hex, str(model_dir))
+    assert answer.status_code == 400, answer.text
+    message = answer.json()["message"]
+    assert path in message or message == "Runtime is not defined or invalid."
+    assert len(message) < 1000
+    assert not any(word in message for word in ("Exception", "java.", "gson", "signature.json", str(model_dir)))
     assert listed(server) == before
-    (model_dir / "MAR-INF" / "MANIFEST.json").unlink()
+    manifest.unlink()
     assert_loads(server, uuid.uuid4().hex, model_dir)
+
+
+def test_a_manifest_that_is_a_folder_is_refused(server: ServerProcess, model_dir: Path) -> None:
+    (model_dir / "MAR-INF" / "MANIFEST.json").mkdir(parents=True)
+    answer = server.load(uuid.uuid4().hex, str(model_dir))
+    assert answer.status_code == 400
+    assert "MAR-INF/MANIFEST.json is no manifest of a model archive: it cannot be read." in answer.json()["message"]
 
 
 # ---- what model code finds ----

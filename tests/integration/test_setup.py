@@ -137,6 +137,7 @@ def setup(checkout: Path, *arguments: str, **environment: str) -> subprocess.Com
     )
 
 
+@pytest.mark.ci
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_without_a_recent_java_a_runtime_is_installed_a_second_run_is_silent_and_one_elsewhere_begins_anew(

@@ -33,7 +33,7 @@ from mme.errors import InsufficientMemory, ModelLoadError
 from mme.frameworks import xgboost
 from mme.settings import Settings
 from tests.harness import models
-from tests.harness.programs import run_python
+from tests.harness.programs import run_with_mxnet
 from tests.harness.waiting import wait_until
 
 CONTAINER = Path(__file__).resolve().parents[2] / "container"
@@ -192,7 +192,7 @@ os.waitpid(pid, 0)
 def test_an_estimate_for_mxnet_is_enough_and_not_much_too_much(tmp_path: Path, weights_mb: int) -> None:
     models.heavy_model(tmp_path, weights_mb=weights_mb)
     single = {"OMP_NUM_THREADS": "1", "MXNET_ENGINE_TYPE": "NaiveEngine", "MXNET_SUBGRAPH_BACKEND": "NONE"}
-    estimate, private = map(int, run_python(PRIVATE_BYTES_OF_A_WORKER, tmp_path, **single).split())
+    estimate, private = map(int, run_with_mxnet(PRIVATE_BYTES_OF_A_WORKER, tmp_path, **single).split())
     assert weights_mb * 10**6 < private <= estimate <= 2 * private + 20 * MIB
 
 

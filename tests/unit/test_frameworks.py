@@ -18,7 +18,7 @@ from mme.settings import Settings
 ROOT = Path(__file__).resolve().parents[2]
 FRAMEWORKS = (ROOT / "container/mme/frameworks", ROOT / "container/djl_python")
 WORDS = re.compile(
-    r"mxnet|-symbol\.json|-shapes\.json|\.params\b|onnx|djl|entryPoint|inference\.py"
+    r"mxnet|-symbol\.json|-shapes\.json|\.params\b|onnx|djl|option\.entryPoint|inference\.py"
     r"|xgboost|\.ubj|sklearn|skops|lightgbm|\.lgb",
     re.IGNORECASE,
 )

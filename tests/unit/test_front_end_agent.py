@@ -25,7 +25,7 @@ import java.util.concurrent.TimeUnit;
 
 final class LastReply {
     public static void main(String[] arguments) throws InterruptedException {
-        Replies replies = new Replies();
+        Replies replies = new Replies(new Batch());
         ModelWorkerResponse reply = new ModelWorkerResponse();
         replies.offer(reply);
         Thread.currentThread().interrupt();

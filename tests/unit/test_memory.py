@@ -60,13 +60,16 @@ class FakeSystem:
         inactive: int = 0,
         active: int = 0,
         mapped: int = 0,
+        slab_reclaimable: int = 0,
+        slab_unreclaimable: int = 0,
     ) -> None:
         self.write(f"{folder}/memory.max", limit + "\n")
         self.write(f"{folder}/memory.high", high + "\n")
         self.write(f"{folder}/memory.current", f"{used_mib * MIB}\n")
         self.write(
             f"{folder}/memory.stat",
-            f"anon 1\nfile 2\nfile_mapped {mapped * MIB}\ninactive_file {inactive * MIB}\nactive_file {active * MIB}\n",
+            f"anon 1\nfile 2\nfile_mapped {mapped * MIB}\ninactive_file {inactive * MIB}\nactive_file {active * MIB}\n"
+            f"slab_reclaimable {slab_reclaimable * MIB}\nslab_unreclaimable {slab_unreclaimable * MIB}\n",
         )
 
     def v1_level(
@@ -160,6 +163,13 @@ def test_v2_page_cache_counts_as_free_but_for_what_is_mapped(system: FakeSystem)
     system.v2("/")
     system.v2_level("sys/fs/cgroup", limit=mib(2000), used_mib=1500, inactive=600, active=400, mapped=50)
     assert system.memory().read().used_bytes == (1500 - 600 - 400 + 50) * MIB
+
+
+def test_v2_what_the_kernel_remembers_of_files_counts_as_free_where_it_can_forget_it(system: FakeSystem) -> None:
+    """Thousands of unpacked artifacts leave names and inodes behind that no unloading frees, but the kernel does."""
+    system.v2("/")
+    system.v2_level("sys/fs/cgroup", limit=mib(2000), used_mib=1500, slab_reclaimable=300, slab_unreclaimable=100)
+    assert system.memory().read().used_bytes == (1500 - 300) * MIB
 
 
 def test_v2_the_tightest_of_nested_levels_counts(system: FakeSystem) -> None:

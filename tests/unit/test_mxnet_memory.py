@@ -13,7 +13,7 @@ import pytest
 from mme.errors import BadRequest, InsufficientMemory
 from mme.frameworks.base import means_no_memory, memory_errors
 from tests.harness import models
-from tests.harness.programs import run_python
+from tests.harness.programs import run_with_mxnet
 
 # Loads a model under the limit in the environment, sends requests, prints what became of each.
 UNDER_A_LIMIT = """
@@ -46,7 +46,7 @@ for batch in json.loads(sys.argv[2]):
 def under_a_limit(folder: Path, limit_mb: int, batches: list[list[int]]) -> list[list]:
     """``batches``: for each call the numbers of samples in its requests. Returns what was printed, line by line."""
     limit = {"MME_WORKER_MEMORY_LIMIT_MB": str(limit_mb)}
-    said = run_python(UNDER_A_LIMIT, folder, json.dumps(batches), **limit)
+    said = run_with_mxnet(UNDER_A_LIMIT, folder, json.dumps(batches), **limit)
     return [json.loads(line) for line in said.splitlines()]
 
 

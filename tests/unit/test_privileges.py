@@ -12,7 +12,7 @@ import pytest
 
 from mme.supervisor.privileges import without_credentials
 from tests.harness import models
-from tests.harness.programs import run_python
+from tests.harness.programs import run_with_mxnet
 
 CONTAINER = Path(__file__).resolve().parents[2] / "container"
 
@@ -103,6 +103,6 @@ def test_what_root_alone_may_read_is_named_with_the_remedy(closed: str) -> None:
         for each in ("models/m/model", "model"):
             models.multiplier(base / each)
         (base / closed).chmod(0o700 if (base / closed).is_dir() else 0o600)
-        said = run_python(AS_ANOTHER_USER, base, closed != "model", base / "models/m/model")
+        said = run_with_mxnet(AS_ANOTHER_USER, base, closed != "model", base / "models/m/model")
         assert f"{base / closed} cannot be read" in said
         assert "Permission denied" in said and "chmod -R a+rX" in said and "MME_USER" in said

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.harness import models
-from tests.harness.programs import run_python
+from tests.harness.programs import run_with_mxnet
 
 MEGAPIXELS = 4
 # what the limit stands for, and what the interpreter and the network of the test take on their own
@@ -56,7 +56,7 @@ def under_the_limit(folder: Path, config: dict | None, requests: list[tuple[byte
         path.write_bytes(body)
         paths.append((str(path), content_type))
     listing.write_text(json.dumps(paths))
-    said = run_python(UNDER_THE_LIMIT, model, listing, usual, MOST_BYTES, MME_MAX_IMAGE_MEGAPIXELS=str(MEGAPIXELS))
+    said = run_with_mxnet(UNDER_THE_LIMIT, model, listing, usual, MOST_BYTES, MME_MAX_IMAGE_MEGAPIXELS=str(MEGAPIXELS))
     return [tuple(json.loads(line)) for line in said.splitlines()]
 
 

@@ -545,6 +545,15 @@ def test_objects_that_were_pickled_by_the_script_are_found(tmp_path: Path) -> No
     assert ask(load(script(tmp_path, source)), "1")[2] == b"5"
 
 
+@pytest.mark.parametrize("link", ["code", "code/inference.py"])
+def test_a_script_that_is_a_link_out_of_the_model_is_refused(tmp_path: Path, link: str) -> None:
+    elsewhere, folder = adder(tmp_path / "elsewhere"), tmp_path / "model"
+    (folder / link).parent.mkdir(parents=True)
+    (folder / link).symlink_to(elsewhere / link)
+    with pytest.raises(ModelRefused, match=r"code/inference.py is a link that leads out of the model's folder"):
+        load(folder)
+
+
 # ---- MME_MODEL_CODE ----
 
 

@@ -67,6 +67,7 @@ def test_any_session_is_busy_while_it_loads_and_predicts_and_loaded_until_it_end
         "LOADING": (True, False),
         "READY": (False, True),
         "PREDICTING": (True, True),
+        "ANSWERING": (True, True),
     }
 
 

@@ -7,6 +7,7 @@ import resource
 import signal
 import time
 from collections.abc import Iterator
+from itertools import count, islice
 from pathlib import Path
 
 import psutil
@@ -17,7 +18,7 @@ from mme.supervisor.zygote_handle import PACKAGE_DIR, ZygoteHandle
 from tests.harness.scripted_handler import command, make_model
 from tests.harness.waiting import wait_until
 from tests.harness.workers import is_gone
-from tests.unit.test_zygote import Connection, FrontEnd, worker_of
+from tests.unit.test_zygote import EPOLL_WAIT, Connection, FrontEnd, worker_of
 
 # What each framework does when its template is warmed.
 FRAMEWORKS = {
@@ -198,22 +199,63 @@ def test_a_load_is_refused_not_left_alone_where_descriptors_are_used_up(
     doomed = front_end.launch(folder, "doomed")
     front_end.wait_until_started(doomed)
     template = templates(zygote)["good"]
-    used = {int(entry.name) for entry in Path(f"/proc/{template.pid}/fd").iterdir()}
-    lowest_free = next(number for number in range(len(used) + 1) if number not in used)
-    _, hard = before = resource.prlimit(template.pid, resource.RLIMIT_NOFILE)
-    resource.prlimit(template.pid, resource.RLIMIT_NOFILE, (lowest_free, hard))
+    before = leave_descriptors(template, 0)
     late = front_end.launch(folder, "late")
     assert late.wait(20) == -signal.SIGKILL  # nobody can listen for it, so MMS is not to wait
+    template.suspend()
     refused = front_end.connect("doomed")
-    assert doomed.wait(20) == -signal.SIGKILL
+    refused.send_load(folder, "doomed")
+    template.resume()
     front_end.reap(doomed)
-    status, message = refused.load(folder, "doomed")
+    assert doomed.returncode == -signal.SIGKILL
+    status, message = refused.receive_load()
     assert status == 507
     assert "no connection can be taken for model 'doomed'" in message
     assert template.is_running()
     assert connection.invoke(command("echo", 1)) == (200, b"1")
     resource.prlimit(template.pid, resource.RLIMIT_NOFILE, before)
     load(front_end, folder, "after")
+
+
+def test_a_worker_that_finds_too_few_descriptors_is_refused_with_507(
+    zygote: ZygoteHandle, front_end: FrontEnd, tmp_path: Path
+) -> None:
+    """There is one for the connection, and then one more each time, until admission sees that there are too few."""
+    folder = make_model_of(tmp_path, "good")
+    load(front_end, folder, "first")
+    template = templates(zygote)["good"]
+    for spare in range(1, 10):
+        name = f"m{spare}"
+        launcher = front_end.launch(folder, name)
+        front_end.wait_until_started(launcher)
+        before = leave_descriptors(template, spare)
+        template.suspend()
+        connection = front_end.connect(name)
+        connection.send_load(folder, name)
+        template.resume()
+        front_end.reap(launcher)
+        status, message = connection.receive_load()
+        resource.prlimit(template.pid, resource.RLIMIT_NOFILE, before)
+        assert status == 507, message
+        assert "ulimit -n" in message
+        if "is refused for lack of descriptors" in message:  # as admission has it
+            break
+        assert "Too many open files" in message
+    assert spare > 2
+    load(front_end, folder, "last")
+
+
+def leave_descriptors(template: psutil.Process, number: int) -> tuple[int, int]:
+    """Lets the template open so many more; returns the limit that it had before."""
+    wait_until(
+        lambda: Path(f"/proc/{template.pid}/syscall").read_text().split()[0] in EPOLL_WAIT,
+        "the template has done what it was asked, and closed what that took",
+    )
+    used = {int(entry.name) for entry in Path(f"/proc/{template.pid}/fd").iterdir()}
+    free = (each for each in count() if each not in used)
+    _, hard = before = resource.prlimit(template.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(template.pid, resource.RLIMIT_NOFILE, (next(islice(free, number, None)), hard))
+    return before
 
 
 def test_a_zygote_that_is_stopped_while_it_warms_up_leaves_no_file_in_the_temporary_folder(

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from mme import threads
-from tests.harness.programs import run_python
+from tests.harness.programs import run_with_mxnet
 
 # Loads NumPy's, SciPy's and MXNet's libraries as a template does, forks, and prints what a worker's libraries say.
 COUNTS_IN_A_WORKER = """
@@ -59,7 +59,7 @@ print(os.read(read, 65536).decode())
 def test_all_libraries_of_a_forked_worker_have_the_threads_that_are_asked_for(
     asked: dict[str, str], openmp: int, openblas: int
 ) -> None:
-    before, after = json.loads(run_python(COUNTS_IN_A_WORKER, json.dumps(asked)))
+    before, after = json.loads(run_with_mxnet(COUNTS_IN_A_WORKER, json.dumps(asked)))
     assert set(before["openmp"]) == set(before["openblas"]) == {1}, "a pool of threads does not survive a fork"
     assert len(after["openblas"]) >= 3, "NumPy, SciPy and MXNet have one each"
     assert set(after["openmp"]) == {openmp}

@@ -10,6 +10,7 @@ from mme.errors import StartError
 from mme.settings import Settings
 from mme.supervisor import toolkit
 from mme.supervisor.agent import Agent
+from tests.harness.programs import run_python
 
 
 @pytest.mark.parametrize(
@@ -32,3 +33,11 @@ def test_an_error_of_the_toolkit_becomes_one_of_ours(tmp_path: Path, error: Exce
     )
     with pytest.raises(StartError, match=f"the front end could not be started: {error}"):
         front_end.start_with_retry()
+
+
+def test_the_toolkit_is_imported_without_what_no_step_of_it_needs() -> None:
+    code = (
+        "import sys; from mme.supervisor import toolkit; module = toolkit._import_toolkit();"
+        "print(module.start_model_server.__name__, {'numpy', 'scipy', 'botocore', 'packaging'} & set(sys.modules))"
+    )
+    assert run_python(code) == "start_model_server set()\n"

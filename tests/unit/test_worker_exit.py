@@ -20,7 +20,13 @@ KILLED = "was killed, probably for lack of memory"
         (0, WorkerState.STARTED, WorkerExit()),
         (0, WorkerState.READY, WorkerExit()),
         (1, WorkerState.READY, WorkerExit("ended with exit code 1", holds_memory=True)),
-        (-signal.SIGKILL, WorkerState.READY, WorkerExit(KILLED, was_killed=True, holds_memory=True)),
+        (
+            -signal.SIGKILL,
+            WorkerState.READY,
+            WorkerExit(KILLED, was_killed=True, was_idle=True, holds_memory=True),
+        ),
+        (-signal.SIGSEGV, WorkerState.READY, WorkerExit("crashed: SIGSEGV", was_idle=True, holds_memory=True)),
+        (-signal.SIGKILL, WorkerState.ANSWERING, WorkerExit(KILLED, was_killed=True, holds_memory=True)),
         (-signal.SIGKILL, WorkerState.STARTED, WorkerExit(KILLED, was_killed=True)),
     ],
 )
@@ -68,7 +74,8 @@ def test_a_load_whose_worker_ends_is_refused_with_its_reason(
 
 def test_nobody_is_answered_for_a_worker_that_was_ended_on_purpose() -> None:
     for state in WorkerState:
-        assert classify_exit(-signal.SIGKILL, state, "m", ended_by_us=True) == WorkerExit()
+        was_idle = state is WorkerState.READY
+        assert classify_exit(-signal.SIGKILL, state, "m", ended_by_us=True) == WorkerExit(was_idle=was_idle)
 
 
 def test_a_load_that_the_front_end_gave_up_on_is_answered_to_nobody() -> None:

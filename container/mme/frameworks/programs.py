@@ -31,8 +31,11 @@ def import_program(model_dir: Path, file: Path) -> ModuleType:
     """Runs ``file`` of the model in ``model_dir`` as a module called as the file is.
 
     Its own folder, ``code/`` and the model's folder come first where it looks for modules, in this order. Raises
-    ``ModelLoadError`` for whatever the file raises, and ``InsufficientMemory``.
+    ``ModelLoadError`` for whatever the file raises, ``ModelRefused`` for a link out of the model's folder, and
+    ``InsufficientMemory``.
     """
+    if not file.resolve().is_relative_to(model_dir.resolve()):
+        raise ModelRefused(f"{file} is a link that leads out of the model's folder.")
     folders = [str(each) for each in (file.parent, model_dir / CODE_FOLDER, model_dir) if each.is_dir()]
     sys.path[:] = dict.fromkeys([*folders, *sys.path])
     sys.dont_write_bytecode = True  # it would be taken for that of another file of this size, written in this second

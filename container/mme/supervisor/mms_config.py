@@ -98,7 +98,8 @@ def jvm_arguments(settings: Settings) -> str:
     """The JVM's arguments: ours, which have no effect on what it serves, then those of the settings."""
     # PerfData would be left in /tmp by a killed JVM, and cannot be written on a read-only file system.
     heap_mib = HEAP_MIB + FRONT_END_BODIES * -(-settings.max_body_bytes // 2**20)
-    return f"-XX:-UsePerfData -Xmx{heap_mib}m {settings.jvm_arguments}"
+    # Log4j's beans for JMX, which nothing reads, take a tenth of the JVM's start.
+    return f"-XX:-UsePerfData -Dlog4j2.disable.jmx=true -Xmx{heap_mib}m {settings.jvm_arguments}"
 
 
 def _escaped(value: str) -> str:

@@ -7,9 +7,10 @@ its module when it comes to it, so we set
 
 - three paths: ``MODEL_STORE``, ``MMS_CONFIG_FILE``, ``DEFAULT_MMS_LOG_FILE`` are ours, below the private folder;
 - ``subprocess``: its ``Popen`` runs the script with our Python for MMS, and waits until it has started the JVM;
-- five steps that are done already, or by the supervisor: they do nothing.
+- five steps that are done already, or by the supervisor: they do nothing;
+- three modules that it imports for these steps and for a handler that we do not name: they are empty.
 
-All this happens in a child process: what the toolkit imports (boto3, SciPy) would stay in the supervisor, 40 MB of it.
+All this happens in a child process: neither these changes nor what the toolkit imports stays in the supervisor.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ import os
 import subprocess
 import sys
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -46,6 +46,9 @@ _STEPS_DONE = (
     "_add_sigterm_handler",
     "_add_sigchild_handler",
 )
+# Imported by the toolkit for the steps above (boto3, pkg_resources) and for its default handler (SciPy). Half of the
+# processor time that the Python side of a start took went into these imports.
+_UNUSED_MODULES = ("boto3", "pkg_resources", "sagemaker_inference.default_handler_service")
 # Where the multi-model-server script writes the JVM's process number, below TMPDIR.
 _PID_FILE = ".model_server.pid"
 
@@ -195,10 +198,13 @@ def _nothing(*_: Any) -> SimpleNamespace:
 
 
 def _import_toolkit() -> ModuleType:
-    """Imports the toolkit with the environment set, which it reads at import."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
-        from sagemaker_inference import model_server
+    """Imports the toolkit with the environment set, which it reads at import; without what it needs for no step."""
+    for name in _UNUSED_MODULES:
+        sys.modules[name] = ModuleType(name)
+    # Where the toolkit's configuration files are: each of these paths is replaced, or belongs to a step that is done.
+    sys.modules["pkg_resources"].resource_filename = lambda _package, name: name  # type: ignore[attr-defined]
+    from sagemaker_inference import model_server
+
     # Its lines go where ours go; the handler that it adds at import would print them twice.
     model_server.logger.handlers.clear()
     return model_server

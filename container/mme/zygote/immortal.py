@@ -23,6 +23,7 @@ _Count = ctypes.c_uint32
 _FIRST_VERSION = (3, 12)
 _SIGN = 1 << 31  # a count that is negative as an int32_t, so this or more, is that of an immortal object
 _PROBE_REFERENCES = 1000
+_BATCH = 4096  # objects
 
 
 def why_not() -> str | None:
@@ -47,20 +48,25 @@ def why_not() -> str | None:
 def make_all_immortal() -> int:
     """Makes every object immortal that exists, and returns how many these were. ``why_not`` must have said None."""
     immortal = _immortal_count()
+    # Called for each of hundreds of thousands of objects.
+    count_at, references_of = _Count.from_address, sys.getrefcount
     # No set of what has been seen: it would be as large as the heap. An object's count says it.
     found = gc.get_objects()
     made = 0
     while found:
-        each = found.pop()
-        if sys.getrefcount(each) >= _SIGN:
-            continue
-        _count_of(each).value = immortal
-        made += 1
-        found.append(type(each))
-        found.extend(gc.get_referents(each))
-        if isinstance(each, CodeType):  # the collector does not look into it
-            found += (each.co_consts, each.co_names, each.co_filename, each.co_name, each.co_qualname)
-            found += (each.co_linetable, each.co_exceptiontable)
+        batch = []
+        for each in found[-_BATCH:]:
+            if references_of(each) < _SIGN:
+                count_at(id(each)).value = immortal
+                batch.append(each)
+        del found[-_BATCH:]
+        made += len(batch)
+        found += map(type, batch)
+        found += gc.get_referents(*batch)
+        for each in batch:
+            if isinstance(each, CodeType):  # the collector does not look into it
+                found += (each.co_consts, each.co_names, each.co_filename, each.co_name, each.co_qualname)
+                found += (each.co_linetable, each.co_exceptiontable)
     return made
 
 

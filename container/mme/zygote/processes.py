@@ -34,10 +34,10 @@ def name_process(name: str) -> None:
         pass
 
 
-def kill(pid: int) -> None:
-    """Kills a process, unless it has ended."""
+def kill(pid: int, number: signal.Signals = signal.SIGKILL) -> None:
+    """Ends a process by a signal, unless it has ended."""
     try:
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, number)
     except ProcessLookupError:
         pass
 

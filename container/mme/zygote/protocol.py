@@ -25,6 +25,9 @@ the place of a field's length ends a list.
                                                          int     n, then n headers: field name, field value
                                                          field   body
 
+    end of the session (MMS-33): a response with 0 in the place of the status. The agent reads it, MMS never does. A
+    request that the front end has sent, and that no response before it answers, has not been begun.
+
 What a parsed batch looks like is MMS's choice, because handlers see it: dicts with its keys, ``bytearray`` for ids,
 headers and bodies, ``str`` for names and content types.
 
@@ -48,6 +51,7 @@ PREDICT = b"I"
 
 _INT = struct.Struct("!i")
 _END_OF_LIST = -1
+_SESSION_END = 0
 _BUFFER_BYTES = 64 * 1024
 # A response's pieces below this size are copied together: cheaper than one more piece for the kernel to gather.
 _COPY_BELOW_BYTES = 4096
@@ -264,6 +268,14 @@ def encode_predict(body: bytes, content_type: str, *, headers: Mapping[str, str]
 def load_response(status: int, message: str) -> list[Buffer]:
     """The response to a load."""
     return [_INT.pack(status) + _field(message.encode()) + _INT.pack(_END_OF_LIST)]
+
+
+def session_end() -> list[Buffer]:
+    """Says that the worker has ended, and that it has not begun the request that waits for its answer, if there is one.
+
+    Only where no response has been sent in part.
+    """
+    return load_response(_SESSION_END, "")
 
 
 def predict_response(

@@ -31,7 +31,7 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import NoReturn
 
-from mme.errors import StartError
+from mme.errors import StartError, is_lack_of_resources
 from mme.frameworks import registry
 from mme.logs import configure_logging
 from mme.packages.requirements import requirements_of
@@ -64,6 +64,7 @@ _END_S = 5.0
 _LET_GO_S = 0.5
 _POLL_S = 0.01
 _HAND_OVER_AGAIN_S = 0.05
+_LOOK_AGAIN_S = 0.5
 _SIGNALS = {signal.SIGTERM, signal.SIGCHLD}
 
 
@@ -214,14 +215,15 @@ class Root:
             try:
                 model_dir = Launch.of_process(pid).working_dir
             except (OSError, ValueError) as error:
-                # MMS sees a launcher die and fails the load at once.
                 logger.error("process %d announced itself in vain: %s", pid, error)
+                if is_lack_of_resources(error):  # it may be a launcher, and wait
+                    self._loop.after(_LOOK_AGAIN_S, (pid, "launcher"), lambda pid=pid: self._hand_out([pid]))  # type: ignore[misc]
                 continue
             name = self._template_for(model_dir)
             try:
                 template = self._templates.get(name) or self._start_template(name)
             except OSError as error:
-                logger.error("no template for process %d, which is killed: %s", pid, error)
+                logger.error("no template for process %d, which is killed (507): %s", pid, error)
                 kill(pid)
                 continue
             template.waiting.append(pid)

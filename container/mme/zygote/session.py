@@ -106,22 +106,22 @@ class Session:
                 protocol.send(self._connection, out_of_memory().response)
 
     @contextmanager
-    def _working(self, state: WorkerState) -> Iterator[None]:
+    def _working(self, state: WorkerState, then: WorkerState) -> Iterator[None]:
         """The zygote ends this process if the front end hangs up inside. Raises ``Disconnected`` if it has already.
 
         The state is written first: the zygote looks at it when the end comes later (``hang_up.py``). It stays as it is
-        where the process dies inside.
+        where the process dies inside, and is ``then`` afterwards.
         """
         self._record.state = state
         if has_ended(self._connection):
             raise protocol.Disconnected
         with self._orphan_limit:
             yield
-        self._record.state = WorkerState.READY
+        self._record.state = then
 
     def _load(self, message: protocol.Load) -> None:
         try:
-            with self._working(WorkerState.LOADING):
+            with self._working(WorkerState.LOADING, then=WorkerState.READY):
                 self._model.load(message)
                 self._record.taken_mib = self._model.taken_mib
         except protocol.Disconnected:
@@ -141,11 +141,12 @@ class Session:
 
     def _predict(self, message: protocol.Predict) -> None:
         started_ns = time.monotonic_ns()
-        with self._working(WorkerState.PREDICTING):
+        with self._working(WorkerState.PREDICTING, then=WorkerState.ANSWERING):
             prediction = self._model.predict(message.batch)
         self._idle_trim.used()
         self._record.count(prediction.status, time.monotonic_ns() - started_ns)
         protocol.send(self._connection, prediction.response)
+        self._record.state = WorkerState.READY
         self._model.emit_metrics()
 
 

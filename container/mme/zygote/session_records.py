@@ -29,7 +29,8 @@ class WorkerState(enum.IntEnum):
     STARTED = 0
     LOADING = 1
     READY = 2
-    PREDICTING = 3
+    PREDICTING = 3  # a request is with the handler
+    ANSWERING = 4  # the answer is being sent
 
 
 class SessionRecord(ctypes.Structure):
@@ -193,11 +194,11 @@ class SessionRecords:
 
     def is_any_busy(self) -> bool:
         """Whether a session loads its model or works on a request."""
-        return self._is_any(WorkerState.LOADING, WorkerState.PREDICTING)
+        return self._is_any(WorkerState.LOADING, WorkerState.PREDICTING, WorkerState.ANSWERING)
 
     def is_any_loaded(self) -> bool:
         """Whether a session has its model."""
-        return self._is_any(WorkerState.READY, WorkerState.PREDICTING)
+        return self._is_any(WorkerState.READY, WorkerState.PREDICTING, WorkerState.ANSWERING)
 
     def _is_any(self, *wanted: WorkerState) -> bool:
         end = _FIRST_STATE + self._shared.used_records * _RECORD_BYTES

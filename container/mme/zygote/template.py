@@ -10,7 +10,6 @@ Ends       if the root dies or it is asked to (SIGTERM), leaving models as they 
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import resource
@@ -21,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mme.capacity.admission import KEPT_S, Admission
-from mme.errors import MmeError, Refusal
+from mme.errors import MmeError, Refusal, is_lack_of_resources
 from mme.settings import Settings
 from mme.zygote import protocol
 from mme.zygote.event_loop import EventLoop
@@ -46,7 +45,6 @@ _AGAIN_S = 1.0
 _IDLE_S = 300.0
 _IDLE_UNDER_PRESSURE_S = 5.0
 _SIGNALS = {signal.SIGTERM, signal.SIGCHLD}
-_NO_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 
 
 def run_template(
@@ -221,10 +219,10 @@ class Template:
         try:
             self._add(Launch.of_process(pid))
         except Exception as error:
-            # MMS sees the launcher die and fails the load at once.
             logger.error("process %d announced itself in vain: %s", pid, error, exc_info=not isinstance(error, OSError))
             self._models.pop(pid, None)
-            kill(pid)  # the root has seen that it is a launcher
+            # The front end sees the launcher end, and answers 507 where it was killed (MMS-6), else 500.
+            kill(pid, signal.SIGKILL if is_lack_of_resources(error) else signal.SIGTERM)
 
     def _add(self, launch: Launch) -> None:
         model = ModelSlot(
@@ -266,8 +264,10 @@ class Template:
             return
         slot = self._free_records.pop() if self._free_records else self._records.claim(os.getpid())
         if slot is None:
-            logger.error("no worker for %s: there are %d", model, MOST_SESSIONS)
-            connection.close()
+            reason = f"no worker can be started for model {model.name!r}: there are {MOST_SESSIONS}"
+            logger.error("%s (507)", reason)
+            session = SessionHandle(model, connection, -1, self._records[0])
+            model.on_load_refused(session, Refusal(507, f"{reason}. Unload other models."))
             return
         session = SessionHandle(model, connection, slot, self._records.take(slot))
         try:
@@ -279,12 +279,12 @@ class Template:
             model.on_load_refused(session, Refusal(507, f"{reason}. Unload other models, or use a larger instance."))
             return
         self._workers[session.worker.pid] = session.worker
+        model.on_session_start(session)  # first: should the next step fail, the model is dropped with this worker
         self._hang_ups.add(session)
-        model.on_session_start(session)
 
     def _refuse_without_resources(self, model: ModelSlot, error: OSError) -> None:
         """A connection that cannot be accepted for lack of descriptors or memory is refused (507) with a spare one."""
-        if error.errno not in _NO_RESOURCES:
+        if not is_lack_of_resources(error):
             raise error
         logger.error("no worker for %s (507): %s; %s", model, error, self._memory())
         if self._spare_descriptor < 0:
@@ -385,7 +385,10 @@ class Template:
             return
         if ending.request_error is not None:
             message, status = ending.request_error.message, ending.request_error.status
-            send_at_once(session.connection, protocol.predict_response(None, {}, message, status))
+            response = protocol.predict_response(None, {}, message, status)
+            send_at_once(session.connection, [*response, *protocol.session_end()])
+        elif ending.was_idle:
+            send_at_once(session.connection, protocol.session_end())
         session.hang_up()  # at once: what the front end still sends is lost
         if ending.holds_memory:
             self._hold_memory(model)

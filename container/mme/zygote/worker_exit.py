@@ -17,6 +17,7 @@ class WorkerExit:
     was_killed: bool = False  # by SIGKILL, not by us: by the kernel for lack of memory, as far as can be told
     refusal: Refusal | None = None  # that its load is to be answered with
     request_error: Refusal | None = None  # that the request that it was at is to be answered with
+    was_idle: bool = False  # it was killed between requests: one that it was sent has not been begun
     holds_memory: bool = False  # what the model took is to be held for the worker that takes its place
 
 
@@ -33,8 +34,9 @@ def classify_exit(
 
     ``ended_by_us``: the model was unregistered, or its launcher killed. ``given_up``: the front end had hung up on it.
     """
+    was_idle = state is WorkerState.READY and code < 0
     if ended_by_us:
-        return WorkerExit()
+        return WorkerExit(was_idle=was_idle)
     was_killed = code == -signal.SIGKILL and not given_up
     load_failed = state is WorkerState.LOADING and not given_up
     return WorkerExit(
@@ -42,6 +44,7 @@ def classify_exit(
         was_killed=was_killed,
         refusal=(refusal or _refusal_of_exit(model, code)) if load_failed else None,
         request_error=_error_of_exit(model, code) if state is WorkerState.PREDICTING and not given_up else None,
+        was_idle=was_idle,
         holds_memory=state >= WorkerState.READY and code != 0,  # 0: the front end has hung up
     )
 

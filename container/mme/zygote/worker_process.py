@@ -33,7 +33,7 @@ from mme.zygote.launcher import Launch
 from mme.zygote.load_policy import LoadPolicy
 from mme.zygote.output import let_output_be_read
 from mme.zygote.processes import forbid_new_privileges, name_process, raise_oom_score
-from mme.zygote.session_records import SessionRecords, WorkerState
+from mme.zygote.session_records import SessionRecord, SessionRecords, WorkerState
 
 # Should the kernel have to kill, then one worker before the zygote, and that before the front end.
 OOM_SCORE_ABOVE_ZYGOTE = 200
@@ -73,11 +73,7 @@ def run_worker(
     code = _EXIT_DIED
     try:
         records[slot].enter()
-        try:
-            settings = become_worker(launch, connection.fileno(), inherited, load_policy)
-        except Exception as error:
-            records[slot].state, records[slot].refusal = WorkerState.LOADING, Refusal.of(error, launch.working_dir)
-            raise
+        settings = become_worker(launch, connection.fileno(), inherited, load_policy)
         limit = OrphanLimit(parent, settings.worker_response_timeout_s)
         code = serve(
             *(launch, connection, records, slot, limit, admission, load_policy),
@@ -88,7 +84,8 @@ def run_worker(
         sys.stderr.flush()
         if code:
             let_output_be_read()
-    except BaseException:
+    except BaseException as error:
+        refuse_load(records[slot], error, launch.working_dir)
         try:
             logging.getLogger(__name__).exception("worker of model %s ended", launch.model_name)
         except BaseException:
@@ -128,7 +125,8 @@ def serve(
         session.run()
     except LoadFailed:
         return _EXIT_LOAD_FAILED
-    except BaseException:
+    except BaseException as error:
+        refuse_load(records[slot], error, launch.working_dir)
         logging.getLogger("mme.worker").exception("Backend worker process died.")
         return _EXIT_DIED
     return 0
@@ -141,6 +139,12 @@ def modules_teller(packages: PackageSet | None, search_path: Iterable[str]) -> C
     before = frozenset(sys.modules)
     roots = [str(packages.site), *search_path]
     return lambda: packages.remember_modules(modules_of_packages(before, roots))
+
+
+def refuse_load(record: SessionRecord, error: BaseException, folder: str) -> None:
+    """Has the zygote answer the load with ``error``, where this process ends before it has begun the load."""
+    if record.state is WorkerState.STARTED:
+        record.state, record.refusal = WorkerState.LOADING, Refusal.of(error, folder)
 
 
 def become_worker(launch: Launch, connection: int, inherited: Inherited, load_policy: LoadPolicy) -> Settings:

@@ -11,6 +11,7 @@ may still fork.
     model.py         a loaded model
     sample.py        the model that a template runs once
     numpy_names.py   what MXNet needs of NumPy, put back
+    optional_imports.py  what MXNet imports and no model needs, left out
 """
 
 from __future__ import annotations
@@ -21,7 +22,16 @@ from typing import Any
 import numpy as np
 
 from mme.frameworks.base import Adapter, TensorSpec, memory_errors
-from mme.frameworks.mxnet import DESCRIPTION, PARAMS_SUFFIX, SYMBOL_SUFFIX, artifacts, loading, numpy_names, sample
+from mme.frameworks.mxnet import (
+    DESCRIPTION,
+    PARAMS_SUFFIX,
+    SYMBOL_SUFFIX,
+    artifacts,
+    loading,
+    numpy_names,
+    optional_imports,
+    sample,
+)
 from mme.frameworks.mxnet.model import MXNetModel
 from mme.settings import Settings
 
@@ -37,7 +47,8 @@ class MXNetAdapter(Adapter):
     def import_framework(self, settings: Settings) -> Any:
         self.configure_process(settings)
         numpy_names.restore()
-        import mxnet
+        with optional_imports.left_out():
+            import mxnet
 
         return mxnet
 

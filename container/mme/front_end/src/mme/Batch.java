@@ -16,11 +16,17 @@ import java.util.Set;
  *
  * <p>A worker that ends while it still collects a batch leaves it here: {@link #takeCollected} (MMS-32). At the same
  * time another thread may scale the worker down, which asks for the entries. Each request goes to one of the two.
+ *
+ * <p>A worker may end before it has begun what it was sent, as the connection learns: {@link #sessionHasEnded}. What
+ * MMS answers 500 then is kept instead: {@link #takeNotBegun} (MMS-33).
  */
 final class Batch extends LinkedHashMap<String, Job> {
     private static final long serialVersionUID = 1L;
 
     private final transient Map<String, Job> scaledDown = new HashMap<>(); // given to who scales the worker down
+    private final transient List<Job> notBegun = new ArrayList<>();
+    private boolean isAnswered; // the worker has answered what is in here
+    private boolean hasEnded; // nobody begins what is not answered
 
     @Override
     public synchronized Set<String> keySet() {
@@ -38,13 +44,22 @@ final class Batch extends LinkedHashMap<String, Job> {
 
     @Override
     public synchronized Job put(String id, Job job) {
+        isAnswered = false;
         return super.put(id, job);
     }
 
+    /** Called by who answers it. */
     @Override
     public synchronized Job remove(Object id) {
         Job job = super.remove(id);
-        return job == null ? scaledDown.remove(id) : job;
+        if (job == null) {
+            return scaledDown.remove(id);
+        }
+        if (!hasEnded || isAnswered || job.isControlCmd()) {
+            return job;
+        }
+        notBegun.add(job);
+        return new Job(null, job.getModelName(), job.getCmd(), job.getPayload()); // of no client
     }
 
     @Override
@@ -52,11 +67,28 @@ final class Batch extends LinkedHashMap<String, Job> {
         super.clear();
     }
 
-    /** The requests that no worker has seen, in their order. They are out of the batch then. */
+    /** The worker's answer is there, and is dealt out next. */
+    synchronized void isAnswered() {
+        isAnswered = true;
+    }
+
+    /** The worker has ended, and has not begun what it has not answered. */
+    synchronized void sessionHasEnded() {
+        hasEnded = true;
+    }
+
+    /** The requests that were never sent, in their order. They are out of the batch then. */
     synchronized List<Job> takeCollected() {
         List<Job> jobs = new ArrayList<>(values());
         super.clear();
         jobs.removeIf(Job::isControlCmd);
+        return jobs;
+    }
+
+    /** The requests that were sent to nobody, in their order. */
+    synchronized List<Job> takeNotBegun() {
+        List<Job> jobs = new ArrayList<>(notBegun);
+        notBegun.clear();
         return jobs;
     }
 }

@@ -97,6 +97,9 @@ final class FrontEnd {
             String url = wanted.substring(name.length() + 1);
             int timeoutS = config.getDefaultResponseTimeoutSeconds();
             manager.registerModel(url, name, null, null, 1, 100, timeoutS, name, config.getPreloadModel());
+        } catch (InsufficientMemoryException e) {
+            health.startupModelHasFailed(HttpResponseStatus.INSUFFICIENT_STORAGE.code(), e.getMessage());
+            return;
         } catch (ModelException | IOException | ExecutionException | TimeoutException | RuntimeException e) {
             int status = HttpResponseStatus.INTERNAL_SERVER_ERROR.code();
             health.startupModelHasFailed(status, String.valueOf(e.getMessage()));

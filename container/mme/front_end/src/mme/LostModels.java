@@ -10,6 +10,7 @@ import java.util.List;
 import java.util.Map;
 import java.util.Set;
 import java.util.concurrent.ConcurrentHashMap;
+import java.util.concurrent.Future;
 import java.util.concurrent.TimeUnit;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
@@ -39,6 +40,7 @@ final class LostModels {
     private final boolean isActive;
     private final Set<Model> watched = ConcurrentHashMap.newKeySet();
     private final Map<Model, Long> lostSince = new ConcurrentHashMap<>(); // System.nanoTime
+    private final Map<Model, Future<?>> timers = new ConcurrentHashMap<>(); // of those that are lost
     private final Map<Model, Integer> refusals = new ConcurrentHashMap<>(); // in a row
 
     LostModels(PatchedWorkLoadManager manager, boolean isActive) {
@@ -56,13 +58,16 @@ final class LostModels {
 
     void forget(Model model) {
         watched.remove(model);
-        lostSince.remove(model);
-        refusals.remove(model);
+        onWorkerLoaded(model);
     }
 
     void onWorkerLoaded(Model model) {
         lostSince.remove(model);
         refusals.remove(model);
+        Future<?> timer = timers.remove(model);
+        if (timer != null) {
+            timer.cancel(false); // it lets go of the model then
+        }
     }
 
     void onLoadRefused(Model model, int status) {
@@ -82,9 +87,13 @@ final class LostModels {
         }
         long now = System.nanoTime();
         if (lostSince.putIfAbsent(model, now) == null) {
-            ModelManager.getInstance()
-                    .getScheduler()
-                    .schedule(() -> unloadIfHopeless(model), LONG_PATIENCE_S, TimeUnit.SECONDS);
+            Runnable look = () -> unloadIfHopeless(model);
+            timers.put(
+                    model, ModelManager.getInstance().getScheduler().schedule(look, LONG_PATIENCE_S, TimeUnit.SECONDS));
+            if (!watched.contains(model)) {
+                forget(model); // it was unloaded meanwhile
+                return;
+            }
         }
         unloadIfHopeless(model);
     }

@@ -12,6 +12,7 @@ import com.amazonaws.ml.mms.wlm.WorkerThread;
 import io.netty.handler.codec.http.HttpResponseStatus;
 import java.lang.reflect.Field;
 import java.nio.file.Files;
+import java.nio.file.Path;
 import java.util.Collections;
 import java.util.List;
 import java.util.Map;
@@ -19,6 +20,7 @@ import java.util.Set;
 import java.util.WeakHashMap;
 import java.util.concurrent.AbstractExecutorService;
 import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.ExecutionException;
 import java.util.concurrent.FutureTask;
 import java.util.concurrent.RunnableFuture;
@@ -28,13 +30,15 @@ import java.util.concurrent.TimeoutException;
 /**
  * MMS's WorkLoadManager, mended. Workers and launchers run in threads of their own, one task each (MMS-1). A failed
  * load is forgotten before it is answered (MMS-3). An unloaded model is gone (MMS-4). What no program can be
- * started with is refused (MMS-6). A model whose workers do not come back is unloaded: {@link LostModels} (MMS-7).
- * What a worker has answered last is heard (MMS-31); what it has not taken goes to the next one (MMS-32).
+ * started with is refused, and a launcher that dies as it starts fails its load at once (MMS-6). A model whose workers do not come back is unloaded: {@link LostModels} (MMS-7).
+ * What a worker has answered last is heard (MMS-31); what it has not begun goes to the next one (MMS-32, MMS-33).
  */
 final class PatchedWorkLoadManager extends WorkLoadManager {
     // In UTF-8 at most three times as many bytes, less than what Linux allows for one (MAX_ARG_STRLEN, 128 KB).
     private static final int LONGEST_ARGUMENT = 30_000;
     private static final long STARTUP_LAUNCHER_MIN = 9;
+    private static final long LAUNCHER_ENDS_S = 1;
+    private static final int KILLED = 137; // 128 + SIGKILL
     private static final Field AGGREGATOR = Agent.field(WorkerThread.class, "aggregator");
     private static final Field JOBS = Agent.field(BatchAggregator.class, "jobs");
     private static final Field MODEL = Agent.field(WorkerThread.class, "model");
@@ -42,6 +46,7 @@ final class PatchedWorkLoadManager extends WorkLoadManager {
     private static final ThreadLocal<Run> CURRENT = new ThreadLocal<>();
 
     private final Set<Model> started = Collections.synchronizedSet(Collections.newSetFromMap(new WeakHashMap<>()));
+    private final Map<Model, CompletableFuture<HttpResponseStatus>> starting = new ConcurrentHashMap<>(); // launchers
     private final Map<Model, String> reasons = Collections.synchronizedMap(new WeakHashMap<>()); // of failed loads
     private final LostModels lost;
 
@@ -60,6 +65,7 @@ final class PatchedWorkLoadManager extends WorkLoadManager {
     final class Run implements Runnable {
         private final WorkerThread worker;
         private final Model model;
+        private final Batch batch = new Batch();
 
         Run(WorkerThread worker) {
             this.worker = worker;
@@ -69,16 +75,43 @@ final class PatchedWorkLoadManager extends WorkLoadManager {
         @Override
         public void run() {
             CURRENT.set(this);
-            Batch batch = new Batch();
             Agent.set(JOBS, Agent.get(AGGREGATOR, worker), batch);
-            Agent.set(REPLIES, worker, new Replies());
+            Agent.set(REPLIES, worker, new Replies(batch));
             try {
                 worker.run();
             } finally {
-                RequestQueue.of(model).putBack(batch.takeCollected());
-                if (!worker.isServerThread()) {
+                RequestQueue queue = RequestQueue.of(model);
+                queue.putBack(batch.takeCollected());
+                queue.giveAnotherTry(batch.takeNotBegun());
+                if (worker.isServerThread()) {
+                    onLauncherEnded();
+                } else {
                     lost.onWorkerEnded(model);
                 }
+            }
+        }
+
+        /** MMS goes on to wait where the launcher has not started. */
+        private void onLauncherEnded() {
+            CompletableFuture<HttpResponseStatus> started = starting.get(model);
+            if (started != null) {
+                started.complete(
+                        wasStarved()
+                                ? HttpResponseStatus.INSUFFICIENT_STORAGE
+                                : HttpResponseStatus.INTERNAL_SERVER_ERROR);
+            }
+        }
+
+        /** The zygote kills a launcher that it has no descriptors for; or there was no process to be had for it. */
+        private boolean wasStarved() {
+            Process process = worker.getLifeCycle().getProcess();
+            if (process == null) {
+                return canBeEntered(model);
+            }
+            try {
+                return process.waitFor(LAUNCHER_ENDS_S, TimeUnit.SECONDS) && process.exitValue() == KILLED;
+            } catch (InterruptedException e) {
+                return false;
             }
         }
 
@@ -90,6 +123,11 @@ final class PatchedWorkLoadManager extends WorkLoadManager {
                 reasons.put(model, answer.getMessage());
                 lost.onLoadRefused(model, answer.getCode());
             }
+        }
+
+        /** Called in the thread of the connection: the worker has not begun what it has not answered. */
+        void onSessionEnded() {
+            batch.sessionHasEnded();
         }
     }
 
@@ -143,7 +181,7 @@ final class PatchedWorkLoadManager extends WorkLoadManager {
             checkArgument("name", model.getModelName());
             checkArgument("handler", model.getModelArchive().getHandler());
             checkArgument("preload_model", model.preloadModel());
-            if (!Files.isReadable(model.getModelDir().toPath()) || !Files.isExecutable(model.getModelDir().toPath())) {
+            if (!canBeEntered(model)) {
                 throw new InternalServerException(
                         "The model's folder cannot be opened by the user that the server runs as. Give others the right"
                                 + " to read it (chmod -R o+rX).");
@@ -152,14 +190,49 @@ final class PatchedWorkLoadManager extends WorkLoadManager {
             ModelManager.getInstance().getModels().remove(model.getModelName(), model);
             throw e; // answered 400, or 500
         }
+        boolean isStarted = false;
+        starting.put(model, future);
+        try {
+            startLauncher(model, future);
+            isStarted = true;
+        } finally {
+            starting.remove(model);
+            if (!isStarted) {
+                ModelManager.getInstance().getModels().remove(model.getModelName(), model);
+                model.getServerThread().getLifeCycle().exit();
+            }
+        }
+    }
+
+    private void startLauncher(Model model, CompletableFuture<HttpResponseStatus> future)
+            throws InterruptedException, ExecutionException, TimeoutException {
+        HttpResponseStatus status;
         try {
             super.addServerThread(model, future); // waits a minute
+            status = future.get();
         } catch (TimeoutException e) {
             if (Connection.current() != null) {
-                throw e;
+                throw new InternalServerException(
+                        "The model was not taken on within a minute: what its workers are forked from is not ready.");
             }
-            future.get(STARTUP_LAUNCHER_MIN, TimeUnit.MINUTES); // nobody else is held up: the one model of the server
+            // nobody else is held up: the one model of the server
+            status = future.get(STARTUP_LAUNCHER_MIN, TimeUnit.MINUTES);
+        } catch (OutOfMemoryError e) {
+            throw new InsufficientMemoryException("There is no thread for the model's launcher: " + e.getMessage());
         }
+        if (HttpResponseStatus.INSUFFICIENT_STORAGE.equals(status)) {
+            throw new InsufficientMemoryException(
+                    "The model's launcher was killed as it started: descriptors, process numbers or memory have run out."
+                            + " Unload other models, or raise the limits (ulimit -n, docker run --pids-limit).");
+        }
+        if (!HttpResponseStatus.OK.equals(status)) {
+            throw new InternalServerException("The model's launcher ended as it started; the log says why.");
+        }
+    }
+
+    private static boolean canBeEntered(Model model) {
+        Path folder = model.getModelDir().toPath();
+        return Files.isReadable(folder) && Files.isExecutable(folder);
     }
 
     private static void checkArgument(String what, String value) {
@@ -179,7 +252,14 @@ final class PatchedWorkLoadManager extends WorkLoadManager {
         Thread caller = Thread.currentThread();
         boolean isFirst = model.getMinWorkers() > 0 && started.add(model);
         CompletableFuture<HttpResponseStatus> done;
-        done = model.getMaxWorkers() == 0 ? end(model) : super.modelChanged(model);
+        try {
+            done = model.getMaxWorkers() == 0 ? end(model) : super.modelChanged(model);
+        } catch (OutOfMemoryError e) {
+            if (isFirst) {
+                ModelManager.getInstance().unregisterModel(model.getModelName());
+            }
+            throw new InsufficientMemoryException("There is no thread for the model's worker: " + e.getMessage());
+        }
         if (!isFirst) {
             return done;
         }

@@ -12,21 +12,29 @@ import java.util.concurrent.TimeUnit;
 final class Replies extends ArrayBlockingQueue<ModelWorkerResponse> {
     private static final long serialVersionUID = 1L;
 
-    Replies() {
+    private final transient Batch batch;
+
+    /** Answers to the requests of {@code batch}. */
+    Replies(Batch batch) {
         super(1);
+        this.batch = batch;
     }
 
     @Override
     public ModelWorkerResponse poll(long timeout, TimeUnit unit) throws InterruptedException {
+        ModelWorkerResponse reply;
         try {
-            return super.poll(timeout, unit);
+            reply = super.poll(timeout, unit);
         } catch (InterruptedException e) {
-            ModelWorkerResponse reply = poll();
+            reply = poll();
             if (reply == null) {
                 throw e;
             }
             Thread.currentThread().interrupt();
-            return reply;
         }
+        if (reply != null) {
+            batch.isAnswered();
+        }
+        return reply;
     }
 }

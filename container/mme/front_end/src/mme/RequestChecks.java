@@ -103,10 +103,15 @@ final class RequestChecks {
                     "This server downloads no models. \"url\" is the path of a folder that models may be loaded from.");
         }
         String store = ConfigManager.getInstance().getModelStore();
-        if (!url.contains("..") && new File(store, url).isFile()) {
+        if (store == null || url.contains("..")) {
+            return; // MMS answers 404
+        }
+        File folder = new File(store, url);
+        if (folder.isFile()) {
             throw new BadRequestException(
                     "\"url\" names a file. Models are loaded from folders: unpack the archive, and name its folder.");
         }
+        ManifestCheck.check(folder);
     }
 
     private static void checkScaling(QueryStringDecoder decoder) {
@@ -159,7 +164,7 @@ final class RequestChecks {
     }
 
     /** What a parser says, without the name of an exception. What is no parser's word tells a client nothing. */
-    private static String reason(Throwable error) {
+    static String reason(Throwable error) {
         Throwable innermost = error;
         while (innermost.getCause() != null) {
             innermost = innermost.getCause();

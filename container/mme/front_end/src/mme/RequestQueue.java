@@ -5,8 +5,11 @@ import com.amazonaws.ml.mms.wlm.Model;
 import io.netty.channel.ChannelHandlerContext;
 import io.netty.handler.codec.http.HttpResponseStatus;
 import java.lang.reflect.Field;
+import java.util.Collections;
 import java.util.List;
 import java.util.Map;
+import java.util.Set;
+import java.util.WeakHashMap;
 import java.util.concurrent.LinkedBlockingDeque;
 import java.util.concurrent.TimeUnit;
 import org.slf4j.Logger;
@@ -23,6 +26,8 @@ final class RequestQueue extends LinkedBlockingDeque<Job> {
     private static final Field QUEUES = Agent.field(Model.class, "jobsDb");
     private static final Field CLIENT = Agent.field(Job.class, "ctx");
 
+    private final transient Set<Job> triedAgain =
+            Collections.synchronizedSet(Collections.newSetFromMap(new WeakHashMap<>()));
     private final String modelName;
     private volatile boolean isClosed;
 
@@ -92,6 +97,21 @@ final class RequestQueue extends LinkedBlockingDeque<Job> {
             job = super.poll(timeout, unit);
         }
         return job;
+    }
+
+    /**
+     * Workers have ended before they began these. Each goes to the next worker, once: it may be what ends them, by its
+     * size.
+     */
+    void giveAnotherTry(List<Job> jobs) {
+        for (int i = jobs.size() - 1; i >= 0; i--) {
+            Job job = jobs.get(i);
+            if (triedAgain.add(job)) {
+                addFirst(job);
+            } else {
+                job.sendError(HttpResponseStatus.INTERNAL_SERVER_ERROR, "Worker died.");
+            }
+        }
     }
 
     private static boolean hasHungUp(Job job) {

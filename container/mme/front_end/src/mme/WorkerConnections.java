@@ -5,9 +5,9 @@ import com.amazonaws.ml.mms.util.Connector;
 import com.amazonaws.ml.mms.util.codec.ModelResponseDecoder;
 import com.amazonaws.ml.mms.util.messages.ModelWorkerResponse;
 import io.netty.channel.Channel;
+import io.netty.channel.ChannelDuplexHandler;
 import io.netty.channel.ChannelFuture;
 import io.netty.channel.ChannelHandlerContext;
-import io.netty.channel.ChannelInboundHandlerAdapter;
 import io.netty.channel.ChannelInitializer;
 import io.netty.channel.ChannelPromise;
 import io.netty.channel.EventLoop;
@@ -15,12 +15,13 @@ import io.netty.channel.EventLoopGroup;
 import io.netty.util.concurrent.AbstractEventExecutorGroup;
 import io.netty.util.concurrent.EventExecutor;
 import io.netty.util.concurrent.Future;
+import java.io.IOException;
 import java.util.Iterator;
 import java.util.concurrent.TimeUnit;
 
 /**
  * The event loops of the connections to workers. When a connection is registered it gets our decoder (MMS-8,
- * MMS-13), and who hears the answer to its load, the first one (MMS-11).
+ * MMS-13), and who hears the answer to its load, the first one (MMS-11), and that its worker has ended (MMS-33).
  */
 final class WorkerConnections extends AbstractEventExecutorGroup implements EventLoopGroup {
     private final EventLoopGroup loops;
@@ -49,7 +50,7 @@ final class WorkerConnections extends AbstractEventExecutorGroup implements Even
         @Override
         protected void initChannel(Channel channel) {
             channel.pipeline().replace(ModelResponseDecoder.class, "decoder", new WorkerResponseDecoder(limitBytes));
-            channel.pipeline().addAfter("decoder", "load", new LoadAnswer(run));
+            channel.pipeline().addAfter("decoder", "run", new Listener(run));
         }
 
         @Override
@@ -58,18 +59,46 @@ final class WorkerConnections extends AbstractEventExecutorGroup implements Even
         }
     }
 
-    private static final class LoadAnswer extends ChannelInboundHandlerAdapter {
-        private final PatchedWorkLoadManager.Run run;
+    private static final class Listener extends ChannelDuplexHandler {
+        private static final int SESSION_END = 0; // zygote/protocol.py
 
-        LoadAnswer(PatchedWorkLoadManager.Run run) {
+        private final PatchedWorkLoadManager.Run run;
+        private boolean isLoadAnswered;
+
+        Listener(PatchedWorkLoadManager.Run run) {
             this.run = run;
         }
 
         @Override
         public void channelRead(ChannelHandlerContext ctx, Object message) {
-            run.onLoadAnswered((ModelWorkerResponse) message); // before MMS knows, and answers
+            ModelWorkerResponse answer = (ModelWorkerResponse) message;
+            if (answer.getCode() == SESSION_END) {
+                run.onSessionEnded();
+                return;
+            }
+            if (!isLoadAnswered) {
+                isLoadAnswered = true;
+                run.onLoadAnswered(answer); // before MMS knows, and answers
+            }
             ctx.fireChannelRead(message);
-            ctx.pipeline().remove(this);
+        }
+
+        /** What could not be sent is begun by nobody. The worker's thread hears of it after us. */
+        @Override
+        public void write(ChannelHandlerContext ctx, Object message, ChannelPromise promise) {
+            ChannelPromise sent = ctx.newPromise();
+            sent.addListener(
+                    done -> {
+                        if (done.isSuccess()) {
+                            promise.trySuccess();
+                        } else {
+                            if (done.cause() instanceof IOException) { // the connection has ended
+                                run.onSessionEnded();
+                            }
+                            promise.tryFailure(done.cause());
+                        }
+                    });
+            ctx.write(message, sent);
         }
     }
 

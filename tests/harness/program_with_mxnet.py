@@ -1,0 +1,61 @@
+"""Forks of a process that has imported MXNet run code that they are given: see ``programs.run_with_mxnet``.
+
+A line on standard input is JSON: [code, arguments, environment, folder]. The code's output goes to files ``output`` and
+``errors`` in the folder; its exit code is the answer, a line on standard output. Ends with standard input.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+from typing import NoReturn
+
+PR_SET_PDEATHSIG = 1
+
+
+def main() -> None:
+    """Imports, and serves."""
+    from mme import threads
+
+    os.environ.update(threads.environment_of_template())
+    from mme.frameworks.registry import adapter
+    from mme.settings import Settings
+
+    adapter("mxnet").import_framework(Settings())
+    for line in sys.stdin:
+        request = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            _become(*request)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+
+
+def _become(code: str, arguments: list[str], environment: dict[str, str], folder: str) -> NoReturn:
+    exit_code = 1
+    try:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        for number, path in ((0, os.devnull), (1, Path(folder, "output")), (2, Path(folder, "errors"))):
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+            os.dup2(descriptor, number)
+            os.close(descriptor)
+        os.environ.update(environment)
+        sys.argv = ["-c", *arguments]
+        exec(compile(code, "<program>", "exec"), {"__name__": "__main__"})
+        exit_code = 0
+    except SystemExit as end:
+        exit_code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(exit_code)
+
+
+if __name__ == "__main__":
+    main()

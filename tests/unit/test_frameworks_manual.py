@@ -1,0 +1,92 @@
+"""What docs/frameworks.md shows of models that bring code is what they do: its files load, its request is sent."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import joblib
+import numpy as np
+import pytest
+from mms.model_loader import ModelLoaderFactory
+from sklearn.linear_model import LinearRegression
+
+import model_handler
+from tests.harness import requests as golden
+
+MANUAL = Path(__file__).resolve().parents[2] / "docs" / "frameworks.md"
+FILE = re.compile(r"`([\w./-]+)`:\n\n```\w+\n(.*?)```", re.DOTALL)
+SAID = re.compile(r"`(\{[^`]*\})` is answered `(\{[^`]*\})`")
+
+
+@pytest.fixture(autouse=True)
+def own_imports(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) & {"inference", "model", "service"} - before:
+        del sys.modules[name]
+
+
+def section(name: str) -> str:
+    found = re.search(rf"^## {name}\n(.*?)(?=^## |\Z)", MANUAL.read_text(), re.DOTALL | re.MULTILINE)
+    assert found is not None
+    return found[1]
+
+
+def write_model(folder: Path, text: str, beside: str | None = None) -> tuple[bytes, object]:
+    """Writes the files that a section shows; returns the request that it shows, and the answer."""
+    files = FILE.findall(text.replace("`model.joblib` beside `code/inference.py`", "`code/inference.py`"))
+    assert files
+    for name, source in files:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(source)
+    houses = np.array([[1000, 2], [1500, 3], [2000, 2], [3000, 5]])
+    joblib.dump(LinearRegression().fit(houses, 200 * houses[:, 0] + 30_000 * houses[:, 1]), folder / "model.joblib")
+    (folder / "price_per_foot").write_text("200")
+    ((request, answer),) = SAID.findall(text)
+    return request.encode(), json.loads(answer)
+
+
+@pytest.mark.parametrize("name", ["script", "djl"])
+def test_the_example_answers_as_it_is_shown(tmp_path: Path, name: str) -> None:
+    request, answer = write_model(tmp_path, section(name))
+    context = golden.context_for(tmp_path)
+    assert model_handler.handle(None, context) is None
+    ((status, content_type, body),) = golden.call(
+        model_handler.handle, context, ({"Content-Type": "application/json"}, request)
+    )
+    assert (status, content_type) == (200, "application/json")
+    assert json.loads(body) == answer
+
+
+def test_the_example_of_mms_answers_as_it_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    request, answer = write_model(tmp_path, section("mms"))
+    monkeypatch.syspath_prepend(tmp_path)
+    handler = json.loads((tmp_path / "MAR-INF/MANIFEST.json").read_text())["model"]["handler"]
+    service = ModelLoaderFactory.get_model_loader(str(tmp_path)).load("price", str(tmp_path), handler, None, 1)
+    ((_, _, body),) = golden.call(
+        service._entry_point, service.context, ({"Content-Type": "application/json"}, request)
+    )
+    assert json.loads(body) == answer
+
+
+def test_every_function_of_a_script_is_listed() -> None:
+    from mme.frameworks.script.functions import _ARGUMENTS
+
+    assert re.findall(r"^\| `(\w+_fn)` \|", section("script"), re.MULTILINE) == list(_ARGUMENTS)
+
+
+def test_every_method_of_djl_is_listed() -> None:
+    from djl_python import Input, Output
+
+    text = section("djl").replace("\n", " ")
+    of_the_server = {"get_function_name", "execute_finalize"}
+    for kind, left_out in ((Input, of_the_server), (Output, {*of_the_server, "get_properties", "get_property"})):
+        named = re.search(rf"`{kind.__name__}`: `([\w ]+)`", text)
+        assert named is not None
+        public = {name for name, value in vars(kind).items() if callable(value) and not name.startswith("_")}
+        assert set(named[1].split()) == public - left_out
