@@ -44,7 +44,9 @@ def houses(count: int, dollars_per_square_foot: float, seed: int) -> tuple[np.nd
     price = dollars_per_square_foot * feet * (1 + (year - 1960) / 400)
     price += 15_000 * bathrooms + 8_000 * bedrooms + 60_000 * acres + 10_000 * garage
     price *= random.normal(1, 0.05, count)
-    return np.stack([year, feet, bedrooms, bathrooms, acres, garage], axis=1).astype(np.float32), price.astype(np.float32)
+    return np.stack([year, feet, bedrooms, bathrooms, acres, garage], axis=1).astype(np.float32), price.astype(
+        np.float32
+    )
 
 
 def train(city: str, folder: Path, seed: int) -> tuple[xgboost.Booster, float]:
@@ -81,7 +83,9 @@ def show(story: Story, sdk_python: str | None) -> None:
         warm = story.invoke(f"{city}.tar.gz", body, "text/csv")
         (price,) = json.loads(warm.body)
         (own,) = booster.predict(house)
-        expect(cold.body == warm.body and abs(price - own) <= 1e-3 * abs(own), f"{city}: {price}, the library says {own}")
+        expect(
+            cold.body == warm.body and abs(price - own) <= 1e-3 * abs(own), f"{city}: {price}, the library says {own}"
+        )
         print(
             f"  {city:16} {price:12,.0f} USD   first call {cold.latency_ms:4.0f} ms (download, load, answer), "
             f"second {warm.latency_ms:3.0f} ms",

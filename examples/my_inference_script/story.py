@@ -7,7 +7,7 @@ from scripts.programs.console import run
 
 PACKAGE = "humanize"
 VERSIONS = ("4.9.0", "4.12.3")
-SCRIPT = '''\
+SCRIPT = """\
 import json
 
 import humanize  # from this model's own requirements.txt
@@ -27,7 +27,7 @@ def predict_fn(data, model):
 
 def output_fn(prediction, accept):
     return json.dumps(prediction), "application/json"
-'''
+"""
 
 
 def show(story: Story) -> None:

@@ -18,7 +18,7 @@ from scripts.programs.archives import entries, write_archive
 from scripts.programs.console import at_least_one, run
 from scripts.programs.progress import steps_bar
 
-PROGRAM = '''\
+PROGRAM = """\
 import joblib
 from djl_python import Input, Output
 
@@ -32,7 +32,7 @@ def handle(inputs: Input) -> Output:
     if inputs.is_empty():
         return None  # the call at the load
     return Output().add_as_json(model.predict(inputs.get_as_json()["inputs"]).tolist())
-'''
+"""
 PROPERTIES = "engine=Python\noption.entryPoint=model.py\n"
 KINDS = 10  # different models; the others are copies
 
