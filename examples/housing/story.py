@@ -50,7 +50,7 @@ def houses(count: int, dollars_per_square_foot: float, seed: int) -> tuple[np.nd
 
 
 def train(city: str, folder: Path, seed: int) -> tuple[xgboost.Booster, float]:
-    """Trains a city's model and saves it in ``folder``. Returns it, and its mean error on held-out houses in percent."""
+    """Saves a city's model in ``folder``. Returns it, and its mean error on held-out houses in percent."""
     features, prices = houses(HOUSES, CITIES[city], seed)
     known, unknown = slice(HELD_OUT, None), slice(HELD_OUT)
     parameters = {"objective": "reg:squarederror", "max_depth": 4, "eta": 0.2, "nthread": 1, "seed": 0}
