@@ -24,7 +24,7 @@ KEPT = ("synset.txt", "preprocessor_config.json")
 
 def convert_to_torch(folder: Path, out: Path) -> None:
     """The perceptron of ``folder``, with its weights, as a PyTorch program (torch.export)."""
-    import torch  # type: ignore[import-not-found]
+    import torch
 
     mx = import_mxnet(Settings())
     arrays: dict[str, Any] = {

@@ -64,7 +64,9 @@ def show(story: Story, models: int, calls: int) -> None:
 
     heading(f"{calls} invocations of any of them")
     chosen = random.Random(0)
-    cold_ms, warm_ms, seen = [], [], set()
+    cold_ms: list[float] = []
+    warm_ms: list[float] = []
+    seen: set[int] = set()
     started_s = time.monotonic()
     with steps_bar("invoking", calls, "calls") as bar:
         for _ in range(calls):
