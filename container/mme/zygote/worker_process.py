@@ -74,7 +74,11 @@ def run_worker(
         records[slot].enter()
         settings = become_worker(launch, connection.fileno(), inherited, load_policy)
         limit = OrphanLimit(parent, settings.worker_response_timeout_s)
-        code = serve(launch, connection, records, slot, limit, admission, load_policy, replaces=replaces)
+        code = serve(
+            *(launch, connection, records, slot, limit, admission, load_policy),
+            replaces=replaces,
+            writes_metrics=settings.logs_metrics,
+        )
         sys.stdout.flush()
         sys.stderr.flush()
         if code:
@@ -99,6 +103,7 @@ def serve(
     load_policy: LoadPolicy,
     *,
     replaces: bool,
+    writes_metrics: bool,
 ) -> int:
     """Runs the only session of this process. Returns the exit code."""
     from mme.zygote.session import LoadFailed, Session  # with MMS: the zygote's root does without it
@@ -113,6 +118,7 @@ def serve(
         load_policy=load_policy,
         holders=(("front end", parent_of(launch.pid)), ("process that workers are forked from", os.getppid())),
         replaces=replaces,
+        writes_metrics=writes_metrics,
     )
     try:
         session.run()
