@@ -36,6 +36,7 @@ _UNTYPED = ("", "application/octet-stream", "binary/octet-stream")
 _IMAGE_HEADS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM", b"RIFF", b"II*\x00", b"MM\x00*")
 _LEAST_UNFOLDED_BYTES = 64 << 20
 _JSON_BYTES = {b"[": 64, b"{": 72, b",": 32}  # what Python takes for each, with what follows it
+_MOST_JSON_BYTES = max(_JSON_BYTES.values())
 CUSTOM_ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
 
 Body = bytes | bytearray | str | Mapping[str, Any] | Sequence[Any]
@@ -196,7 +197,7 @@ class BodyReader:
     def _parsed(self, body: bytes | bytearray | str) -> Any:
         if len(body) == 0:
             raise self._empty()
-        if len(body) * max(_JSON_BYTES.values()) > self._most_bytes:
+        if len(body) * _MOST_JSON_BYTES > self._most_bytes:
             self._check_json(body.encode() if isinstance(body, str) else body)
         try:
             return json.loads(body)
@@ -215,7 +216,7 @@ class BodyReader:
 
     def _read_json_lines(self, body: bytes | bytearray | str) -> dict[str, np.ndarray]:
         """A line of JSON per sample; a single line may hold what a JSON body may."""
-        if len(body) * max(_JSON_BYTES.values()) > self._most_bytes:
+        if len(body) * _MOST_JSON_BYTES > self._most_bytes:
             self._check_json(body.encode() if isinstance(body, str) else body)
         separator: Any = "\n" if isinstance(body, str) else b"\n"
         lines = [line for line in body.split(separator) if line.strip()]
@@ -416,14 +417,14 @@ class BodyReader:
             raise BadRequest(f"Input {spec.name} has the shape {array.shape}. {self._takes}, or one sample.")
         with np.errstate(over="ignore", invalid="ignore"):
             converted = array.astype(spec.dtype, copy=False)
-        if spec.dtype.kind == "f":
+        is_float = spec.dtype.kind == "f"
+        if is_float:
             good = np.isfinite(converted).all() if not spec.allows_missing else not np.isinf(converted).any()
-            problem = f"is not a finite {spec.dtype} number"
         else:
             good = array.dtype == spec.dtype or bool((converted == array).all())
-            problem = f"is not a number of type {spec.dtype}"
         if not good:
-            raise BadRequest(f"A value of input {spec.name} is missing or {problem}. {self._takes}.")
+            problem = f"not a finite {spec.dtype} number" if is_float else f"not a number of type {spec.dtype}"
+            raise BadRequest(f"A value of input {spec.name} is missing or is {problem}. {self._takes}.")
         return converted
 
 

@@ -129,8 +129,11 @@ def _plain(array: np.ndarray) -> Any:
     return array.tolist()
 
 
+_encode_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode  # json.dumps would make one each time
+
+
 def _json(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    return _encode_json(value).encode()
 
 
 def _csv(array: np.ndarray) -> bytes:
