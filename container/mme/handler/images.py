@@ -20,6 +20,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -222,9 +223,7 @@ class ImageReader:
         size = (8, 8) if resized else (self._layout.width, self._layout.height)
         samples = []
         for kind in ("PNG", "JPEG"):
-            file = io.BytesIO()
-            Image.new("RGB", size).save(file, kind)
-            samples.append(self.read(file.getvalue()))
+            samples.append(self.read(_black_image(kind, size)))
         return samples[0]
 
     def _open(self, body: bytes | bytearray) -> Image.Image:
@@ -318,6 +317,14 @@ def _ends_properly(opened: Image.Image, body: bytes | bytearray) -> bool:
         position = getattr(opened, "fp").tell()  # noqa: B009 (Pillow does not declare it)
         return body.find(b"\xff\xd9", position) >= 0
     return opened.format != "PNG" or body.rfind(b"IEND") >= 0
+
+
+@lru_cache(maxsize=8)
+def _black_image(kind: str, size: tuple[int, int]) -> bytes:
+    """An image file; the template has made the usual ones, so that no load encodes one."""
+    file = io.BytesIO()
+    Image.new("RGB", size).save(file, kind)
+    return file.getvalue()
 
 
 def _array(image: Image.Image) -> np.ndarray:

@@ -1,9 +1,9 @@
 """What MXNet imports where it is installed and few models need: scikit-learn and SciPy.
 
-They are half of the time and of the modules of ``import mxnet``, and 54 MB of a template where both are installed. MXNet
-does without (it catches ``ImportError``): ``mx.model.FeedForward`` is then no estimator of scikit-learn. SciPy is imported
-when MXNet comes to need it: its sparse matrices, which ``mx.nd.array`` takes and ``CSRNDArray.asscipy`` makes, and its
-statistics in ``mx.contrib.quantization`` and ``mx.test_utils``.
+They are half of the time and of the modules of ``import mxnet``, and 54 MB of a template where both are installed.
+MXNet does without (it catches ``ImportError``): ``mx.model.FeedForward`` is then no estimator of scikit-learn. SciPy is
+imported when MXNet comes to need it: its sparse matrices, which ``mx.nd.array`` takes and ``CSRNDArray.asscipy`` makes,
+and its statistics in ``mx.contrib.quantization`` and ``mx.test_utils``.
 """
 
 from __future__ import annotations
@@ -64,10 +64,10 @@ class _NoneYet(type):
 
 
 class _Sparse(_Later):
-    """``scipy.sparse``. MXNet asks of each array that it is given whether it is a matrix of it: that imports nothing."""
+    """``scipy.sparse``, under SciPy's names. MXNet asks of each array whether it is a matrix: that imports nothing."""
 
-    class csr:  # noqa: N801 (SciPy's name, as the next one)
-        class csr_matrix(metaclass=_NoneYet):  # noqa: N801
+    class csr:
+        class csr_matrix(metaclass=_NoneYet):
             pass
 
     def __init__(self) -> None:
