@@ -242,7 +242,9 @@ class MXNetImageCodec:
         return self._mx.image.imresize(image, width, height).asnumpy()
 
     def resize(self, image: np.ndarray, height: int, width: int) -> np.ndarray:
-        return self._mx.image.imresize(self._array(image), width, height).asnumpy()
+        # shares the memory: MXNet copies bytes one by one; the view is what it makes read-only
+        shared = self._mx.nd.from_numpy(np.ascontiguousarray(image).view())
+        return self._mx.image.imresize(shared, width, height).asnumpy()
 
     def _array(self, pixels: np.ndarray) -> Any:
         """As ``mx.nd.array`` does it, which looks for SciPy's matrices each time by a name that SciPy warns about."""
