@@ -22,7 +22,7 @@ _SPARSE, _STATISTICS = "scipy.sparse", "scipy.stats"
 @contextmanager
 def left_out() -> Iterator[None]:
     """Around ``import mxnet``: what was not imported before is not to be had, and can be imported by others later."""
-    names = [name for name in (_SKLEARN, _SCIPY) if name not in sys.modules]
+    names = [name for name in (_SKLEARN, _SCIPY, _STATISTICS) if name not in sys.modules]
     if "mxnet" in sys.modules or not names:
         yield
         return
@@ -35,14 +35,11 @@ def left_out() -> Iterator[None]:
         for name in names:
             del sys.modules[name]
     if _SCIPY in names and has_scipy:
-        _provide_scipy()
-
-
-def _provide_scipy() -> None:
-    for module in ("mxnet.ndarray.sparse", "mxnet.ndarray.utils"):
-        sys.modules[module].spsp = _Sparse()  # type: ignore[attr-defined]
-    sys.modules["mxnet.contrib.quantization"].stats = _Later(_STATISTICS)  # type: ignore[attr-defined]
-    sys.modules["mxnet.test_utils"].ss = _Later(_STATISTICS)  # type: ignore[attr-defined]
+        for module in ("mxnet.ndarray.sparse", "mxnet.ndarray.utils"):
+            sys.modules[module].spsp = _Sparse()  # type: ignore[attr-defined]
+    if _STATISTICS in names and has_scipy:
+        sys.modules["mxnet.contrib.quantization"].stats = _Later(_STATISTICS)  # type: ignore[attr-defined]
+        sys.modules["mxnet.test_utils"].ss = _Later(_STATISTICS)  # type: ignore[attr-defined]
 
 
 class _Later:
