@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -212,16 +213,19 @@ class _Item:
         self.body = response.body
         self._set_headers(response.content_type)
 
-    @contextmanager
-    def errors(self, doing: str) -> Iterator[None]:
+    def errors(self, doing: str) -> _Errors:
         """Makes an error inside the answer to this request; no other one is touched."""
+        return _Errors(self, doing)
+
+    def fail_by(self, error: Exception, doing: str) -> None:
+        """Makes ``error`` the answer; it came while the handler was ``doing`` something."""
         try:
             with memory_errors(doing):
-                yield
-        except MmeError as error:
-            if error.status >= 500:
-                logger.error("Model %s could not %s: %s", self._context.model_name, doing, error)
-            self._fail(error)
+                raise error
+        except MmeError as known:
+            if known.status >= 500:
+                logger.error("Model %s could not %s: %s", self._context.model_name, doing, known)
+            self._fail(known)
         except Exception:
             logger.exception("Model %s could not %s.", self._context.model_name, doing)
             self._fail(MmeError(f"Could not {doing}. The reason is in the log of the model."))
@@ -247,6 +251,25 @@ def _responder_for(model: Predictor, labels: Sequence[str] | None) -> Responder 
     if model.table is not None:
         return ScoreResponder(model.table.score)
     return Responder(model.output_names, labels, model.probabilities)
+
+
+class _Errors:
+    """See ``_Item.errors``."""
+
+    __slots__ = ("_doing", "_item")
+
+    def __init__(self, item: _Item, doing: str) -> None:
+        self._item = item
+        self._doing = doing
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> bool:
+        if not isinstance(error, Exception):
+            return False
+        self._item.fail_by(error, self._doing)
+        return True
 
 
 def _samples(arrays: Mapping[str, np.ndarray]) -> int:

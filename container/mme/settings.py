@@ -6,6 +6,7 @@ The environment is read here and nowhere else, parsed once per process into a fr
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import sys
@@ -440,6 +441,11 @@ class Settings:
     def max_body_bytes(self) -> int:
         """The largest body of a request or a response. MMS's own default is a little over InvokeEndpoint's 6 MiB."""
         return DEFAULT_MAX_BODY_BYTES if self.max_payload_mb is None else self.max_payload_mb * 1024 * 1024
+
+    @property
+    def logs_metrics(self) -> bool:
+        """Whether the log has a line for each metric, which is several for each request."""
+        return self.log_level <= logging.DEBUG
 
     @property
     def models_dir(self) -> Path:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 OPENMP = "OMP_NUM_THREADS"
+_NUMBER = re.compile(r"\s*(\d+)")
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def count(environment: Mapping[str, str]) -> int:
 def _count(library: _Library, environment: Mapping[str, str]) -> int:
     """The first number of at least 1 among its variables (``4,2``, for nested regions, means 4), else 1."""
     for name in library.variables:
-        match = re.match(r"\s*(\d+)", environment.get(name, ""))
+        match = _NUMBER.match(environment.get(name, ""))
         if match and int(match[1]) > 0:
             return int(match[1])
     return 1

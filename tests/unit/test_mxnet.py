@@ -12,7 +12,7 @@ import pytest
 import model_handler
 from mme.frameworks import registry
 from mme.frameworks.mxnet.adapter import import_mxnet
-from mme.frameworks.mxnet.model import MXNetModel, pass_size
+from mme.frameworks.mxnet.model import MXNetModel, _Bound, pass_size
 from mme.settings import Settings
 from tests.harness import models
 from tests.harness import requests as golden
@@ -43,15 +43,14 @@ def test_the_highest_epoch_is_loaded(tmp_path: Path) -> None:
 @pytest.fixture
 def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many samples each real pass through a network has had, with those that only fill it up."""
-    mx = import_mxnet(SETTINGS)
     sizes: list[int] = []
-    forward = mx.executor.Executor.forward
+    run = _Bound.run
 
-    def counted(executor: Any, *arguments: Any, **named: Any) -> Any:
-        sizes.append(executor.arg_dict["data"].shape[0])
-        return forward(executor, *arguments, **named)
+    def counted(bound: _Bound, arrays: dict[str, np.ndarray]) -> Any:
+        sizes.append(bound.executor.arg_dict["data"].shape[0])
+        return run(bound, arrays)
 
-    monkeypatch.setattr(mx.executor.Executor, "forward", counted)
+    monkeypatch.setattr(_Bound, "run", counted)
     return sizes
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,45 @@ def test_an_image_becomes_the_numbers_of_the_public_sample(tmp_path: Path, form:
     array = reader(tmp_path).read(body)
     assert array.dtype == np.float32 and array.flags.c_contiguous
     np.testing.assert_array_equal(array, image.asnumpy().astype(np.float32))
+
+
+@pytest.fixture
+def decodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], bool]:
+    """Whether Pillow decodes a JPEG in the place of MXNet; in any case both give the same numbers."""
+    ours, mxnets = reader(tmp_path), reader(tmp_path)
+    decoded: list[bool] = []
+
+    def pixels_of_jpeg(opened: Image.Image) -> np.ndarray | None:
+        found = ImageReader._pixels_of_jpeg(ours, opened)
+        decoded.append(found is not None)
+        return found
+
+    monkeypatch.setattr(ours, "_pixels_of_jpeg", pixels_of_jpeg)
+    monkeypatch.setattr(mxnets, "_pixels_of_jpeg", lambda _: None)
+
+    def compared(body: bytes) -> bool:
+        np.testing.assert_array_equal(ours.read(body), mxnets.read(body))
+        return decoded[-1]
+
+    return compared
+
+
+@pytest.mark.parametrize("options", [{"subsampling": 0}, {"subsampling": 1}, {"subsampling": 2}, {"keep_rgb": True}])
+@pytest.mark.parametrize("quality", [10, 75, 95])
+def test_pillow_decodes_a_usual_jpeg_to_the_pixels_of_mxnet(
+    decodes: Callable[[bytes], bool], quality: int, options: dict[str, Any]
+) -> None:
+    for size in ((480, 640), (37, 501), (1, 1), (9, 7)):
+        assert decodes(encoded(pixels(*size), "JPEG", quality=quality, **options))
+
+
+def test_other_jpegs_are_decoded_by_mxnet(decodes: Callable[[bytes], bool]) -> None:
+    assert not decodes(encoded(pixels(48, 64), "JPEG", progressive=True))
+    assert not decodes(encoded(pixels(48, 64, 1), "JPEG"))
+    wide = encoded(pixels(16, 16), "JPEG", subsampling=1)
+    tall = wide.replace(b"\x01\x21\x00", b"\x01\x12\x00", 1)  # 4:4:0: as many blocks, in another order
+    assert tall != wide
+    assert not decodes(tall)
 
 
 def test_photographs_become_the_numbers_of_the_public_sample(tmp_path: Path) -> None:

@@ -207,6 +207,24 @@ def test_a_connection_is_served_by_a_process_of_its_own(front_end: FrontEnd, mod
         wait_until(lambda process=process: is_gone(process), "the worker leaves with its connection")  # type: ignore[misc]
 
 
+@pytest.mark.parametrize(("level", "expected"), [("20", 0), ("10", 2)])
+def test_a_worker_writes_metrics_where_the_log_shows_them(
+    front_end: FrontEnd, model_dir: Path, level: str, expected: int
+) -> None:
+    front_end.environment["SAGEMAKER_CONTAINER_LOG_LEVEL"] = level
+    launcher = front_end.launch(model_dir)
+    front_end.wait_until_started(launcher)
+    connection = front_end.connect()
+    worker_of(connection.load(model_dir, "c"))
+    for _ in range(2):
+        assert connection.invoke(command("sleep", 0))[0] == 200
+    connection.close()
+    assert launcher.stdout is not None
+    lines = list(iter(launcher.stdout.readline, b"Frontend disconnected.\n"))
+    found = [line for line in lines if line.startswith(b"[METRICS]PredictionTime.Milliseconds:")]
+    assert len(found) == expected, lines
+
+
 def test_a_launcher_is_as_quick_and_as_small_as_a_shell(front_end: FrontEnd, model_dir: Path) -> None:
     launcher = front_end.launch(model_dir)
     front_end.wait_until_started(launcher)

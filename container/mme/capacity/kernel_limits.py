@@ -27,6 +27,8 @@ MODEL_TASKS = 16
 # What loads leave to clients, log files, threads that come and go.
 SPARE_DESCRIPTORS = 64
 SPARE_TASKS = 48
+_OPEN_FILES = re.compile(r"^Max open files +([0-9]+) ", re.MULTILINE)  # of /proc/PID/limits
+_TASKS = re.compile(r"\S+ \S+ \S+ [0-9]+/([0-9]+) ")  # of /proc/loadavg
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class KernelLimits:
         for name, pid in holders:
             if pid is None:
                 continue
-            limit = re.search(r"^Max open files +([0-9]+) ", read_text(self._proc / str(pid) / "limits"), re.MULTILINE)
+            limit = _OPEN_FILES.search(read_text(self._proc / str(pid) / "limits"))
             used = _count_descriptors(self._proc / str(pid) / "fd")
             if limit and used is not None:
                 needs = MODEL_DESCRIPTORS, SPARE_DESCRIPTORS
@@ -85,7 +87,7 @@ class KernelLimits:
             if limit is not None and used is not None:
                 remedy = "Unload other models, or raise the limit (docker run --pids-limit)."
                 yield Allowance("process numbers of the container (pids.max)", used, limit, *needs, remedy)
-        on_machine = re.match(r"\S+ \S+ \S+ [0-9]+/([0-9]+) ", read_text(self._proc / "loadavg"))
+        on_machine = _TASKS.match(read_text(self._proc / "loadavg"))
         if on_machine is None:
             return
         used = int(on_machine[1])

@@ -12,10 +12,10 @@ import errno
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Protocol
 
 import numpy as np
@@ -230,18 +230,27 @@ def says_no_memory(text: str) -> bool:
     return bool(_NO_MEMORY.search(text))
 
 
-@contextmanager
-def memory_errors(doing: str) -> Iterator[None]:
+def memory_errors(doing: str) -> MemoryErrors:
     """Turns every error inside that means a lack of memory into ``InsufficientMemory``; ``doing`` completes "to …"."""
-    try:
-        yield
-    except InsufficientMemory:
-        raise
-    except Exception as error:
-        if not means_no_memory(error):
-            raise
+    return MemoryErrors(doing)
+
+
+class MemoryErrors:
+    """See ``memory_errors``. Each request enters a few of these: a class takes a tenth of the time of a generator."""
+
+    __slots__ = ("_doing",)
+
+    def __init__(self, doing: str) -> None:
+        self._doing = doing
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if not isinstance(error, Exception) or isinstance(error, InsufficientMemory) or not means_no_memory(error):
+            return
         raise InsufficientMemory(
-            f"Not enough memory to {doing}. Unload other models, send less at a time, or use a larger instance "
+            f"Not enough memory to {self._doing}. Unload other models, send less at a time, or use a larger instance "
             "(or raise MME_WORKER_MEMORY_LIMIT_MB where it is set)."
         ) from error
 

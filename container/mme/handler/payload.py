@@ -39,6 +39,7 @@ _IMAGE_HEADS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM", b"RIFF", 
 _LEAST_UNFOLDED_BYTES = 64 << 20
 _INEXACT = 2.0**53  # from here on float64 does not hold every whole number
 _JSON_BYTES = {b"[": 64, b"{": 72, b",": 32}  # what Python takes for each, with what follows it
+_MOST_JSON_BYTES = max(_JSON_BYTES.values())
 CUSTOM_ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
 
 Body = bytes | bytearray | str | Mapping[str, Any] | Sequence[Any]
@@ -199,7 +200,7 @@ class BodyReader:
     def _parsed(self, body: bytes | bytearray | str) -> Any:
         if len(body) == 0:
             raise self._empty()
-        if len(body) * max(_JSON_BYTES.values()) > self._most_bytes:
+        if len(body) * _MOST_JSON_BYTES > self._most_bytes:
             self._check_json(body.encode() if isinstance(body, str) else body)
         try:
             return json.loads(body)
@@ -223,7 +224,7 @@ class BodyReader:
 
     def _lines(self, body: bytes | bytearray | str) -> list[Any]:
         """The values of lines of JSON, at least one."""
-        if len(body) * max(_JSON_BYTES.values()) > self._most_bytes:
+        if len(body) * _MOST_JSON_BYTES > self._most_bytes:
             self._check_json(body.encode() if isinstance(body, str) else body)
         separator: Any = "\n" if isinstance(body, str) else b"\n"
         lines = [line for line in body.split(separator) if line.strip()]
@@ -453,14 +454,14 @@ class BodyReader:
             return self._texts(spec, array)
         with np.errstate(over="ignore", invalid="ignore"):
             converted = array.astype(spec.dtype, copy=False)
-        if spec.dtype.kind == "f":
+        is_float = spec.dtype.kind == "f"
+        if is_float:
             good = np.isfinite(converted).all() if not spec.allows_missing else not np.isinf(converted).any()
-            problem = f"is not a finite {spec.dtype} number"
         else:
             good = array.dtype == spec.dtype or bool((converted == array).all())
-            problem = f"is not a number of type {spec.dtype}"
         if not good:
-            raise BadRequest(f"A value of input {spec.name} is missing or {problem}. {self._takes}.")
+            problem = f"not a finite {spec.dtype} number" if is_float else f"not a number of type {spec.dtype}"
+            raise BadRequest(f"A value of input {spec.name} is missing or is {problem}. {self._takes}.")
         return converted
 
 

@@ -141,9 +141,12 @@ def plain(array: np.ndarray) -> Any:
     return array.tolist()
 
 
+_encode_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode  # json.dumps would make one each time
+
+
 def as_json(value: Any) -> bytes:
     """JSON in UTF-8. Raises ``ValueError`` for NaN and infinity."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    return _encode_json(value).encode()
 
 
 def as_npy(array: np.ndarray) -> bytes:

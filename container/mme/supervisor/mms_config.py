@@ -125,7 +125,7 @@ def log4j2_xml(settings: Settings) -> str:
     exceptions = "false" if settings.log_format == "json" else "true"
     level = _LOG4J_LEVELS[settings.log_level]
     # what stock MMS keeps out of its console: a line per metric and per request
-    detail = "info" if settings.log_level <= 10 else "warn"
+    detail = "info" if settings.logs_metrics else "warn"
     polls = (
         ""
         if settings.log_level <= 10

@@ -70,9 +70,14 @@ class HangUps:
 
 def has_ended(connection: socket.socket) -> bool:
     """Whether the other side has closed the connection; bytes that it sent before may still be there to read."""
+    return bool(end_of(connection).poll(0))
+
+
+def end_of(connection: socket.socket) -> select.poll:
+    """What can be polled for the end of the connection, for who asks often; see ``has_ended``."""
     poll = select.poll()
     poll.register(connection, select.POLLRDHUP)
-    return bool(poll.poll(0))
+    return poll
 
 
 class OrphanLimit:

@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from mms import service as mms_service
 from mms.metrics.metrics_store import MetricsStore
 from mms.service import PREDICTION_METRIC, PredictionException, Service
 
@@ -21,10 +22,11 @@ logger = logging.getLogger("mme.worker")
 
 @dataclass(frozen=True)
 class Prediction:
-    """The response to a batch and the worst status in it."""
+    """The response to a batch, the worst status in it, and how long the handler took, where it did not fail."""
 
     status: int
     response: list[protocol.Buffer]
+    handler_s: float | None = None
 
 
 def predict(service: Service, batch: list[dict[str, Any]]) -> Prediction:
@@ -32,8 +34,8 @@ def predict(service: Service, batch: list[dict[str, Any]]) -> Prediction:
     headers, inputs, request_ids = Service.retrieve_data_for_inference(batch)
     context = service.context
     context.request_ids, context.request_processor = request_ids, headers
-    context.metrics = metrics = MetricsStore(request_ids, context.model_name)
-    started_s = time.time()
+    context.metrics = MetricsStore(request_ids, context.model_name)
+    started_s = time.monotonic()
     try:
         results = service._entry_point(inputs, context)
     except PredictionException as error:
@@ -52,9 +54,19 @@ def predict(service: Service, batch: list[dict[str, Any]]) -> Prediction:
         found = context.model_name, len(inputs), len(results)
         logger.warning("model: %s, number of batch response mismatched, expect: %d, got: %d.", *found)
         return _failed(request_ids, "number of batch response mismatched", 503)
-    metrics.add_time(PREDICTION_METRIC, round((time.time() - started_s) * 1000, 2))
+    handler_s = time.monotonic() - started_s
     statuses = [context.get_response_status(index)[0] or 200 for index in request_ids]
-    return Prediction(max(statuses), _responses(results, request_ids, context))
+    return Prediction(max(statuses), _responses(results, request_ids, context), handler_s)
+
+
+def emit_metrics(service: Service, handler_s: float | None) -> None:
+    """Writes what the handler has counted, and its time, as lines that MMS reads."""
+    metrics = service.context.metrics
+    if metrics is None:
+        return
+    if handler_s is not None:
+        metrics.add_time(PREDICTION_METRIC, round(handler_s * 1000, 2))
+    mms_service.emit_metrics(metrics.store)
 
 
 def out_of_memory(request_ids: dict[int, str] | None = None) -> Prediction:

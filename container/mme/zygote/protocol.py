@@ -109,6 +109,8 @@ class RequestReader:
         request has been read to its end then, so it can be answered and the next one read.
         """
         self._out_of_memory = False
+        if self._start == self._end:
+            self._start = self._end = 0
         command = bytes(self._take(1))
         if command == LOAD:
             return self._load()
@@ -159,7 +161,11 @@ class RequestReader:
         return _decoded_text(what, self._field(what))
 
     def _int(self) -> int:
-        return _INT.unpack(self._take(4))[0]
+        start = self._start
+        if self._end - start >= _INT.size:  # as nearly always
+            self._start = start + _INT.size
+            return _INT.unpack_from(self._buffer, start)[0]
+        return _INT.unpack(self._take(_INT.size))[0]
 
     def _field_or_end(self, what: str) -> bytearray | None:
         length = self._int()
@@ -169,6 +175,10 @@ class RequestReader:
         return self._bytes(what, self._int())
 
     def _bytes(self, what: str, length: int) -> bytearray:
+        start, stop = self._start, self._start + length
+        if start <= stop <= self._end:  # as nearly always but for large bodies
+            self._start = stop
+            return self._buffer[start:stop]
         if length < 0:
             raise ProtocolError(f"{what}: length {length}; expected 0 or more")
         if length <= _BUFFER_BYTES:

@@ -18,21 +18,21 @@ import select
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from mms.model_loader import ModelLoaderFactory
-from mms.service import Service, emit_metrics
+from mms.service import Service
 
 from mme.capacity.admission import Admission, Holders, Reservation
 from mme.capacity.memory import MIB
 from mme.errors import InsufficientMemory, MmeError, Refusal
 from mme.zygote import heap, protocol
-from mme.zygote.hang_up import OrphanLimit, has_ended
+from mme.zygote.hang_up import OrphanLimit, end_of
 from mme.zygote.load_policy import LoadPolicy
-from mme.zygote.prediction import Prediction, out_of_memory, predict
+from mme.zygote.prediction import Prediction, emit_metrics, out_of_memory, predict
 from mme.zygote.session_records import SessionRecord, WorkerState
 
 logger = logging.getLogger("mme.worker")
@@ -61,11 +61,13 @@ class Session:
         holders: Holders = (),
         replaces: bool = False,
         on_loaded: Callable[[], None] | None = None,
+        writes_metrics: bool = True,
     ) -> None:
         """``temporary_dir`` is where the front end makes log files. ``on_loaded`` is called after the load's answer.
 
         ``orphan_limit`` says how long a request may take at most, ``admission`` whether there is memory for the model,
         ``load_policy`` whether it may load. ``holders`` and ``replaces``: see ``Admission.loading``.
+        ``writes_metrics``: after each request what the handler has counted, for the front end's log.
         """
         self._connection = connection
         self._record = record
@@ -77,6 +79,8 @@ class Session:
         self._idle_trim = heap.IdleTrim(lambda: admission.request_limit.is_memory_short)
         self._requests = select.poll()
         self._requests.register(connection, select.POLLIN | select.POLLRDHUP)
+        self._end = end_of(connection)
+        self._writes_metrics = writes_metrics
 
     def run(self) -> None:
         """Returns when MMS has closed the connection. Raises ``LoadFailed``, and ``ProtocolError``."""
@@ -105,25 +109,23 @@ class Session:
                 logger.error("There is no memory for the body of a request (507).", exc_info=True)
                 protocol.send(self._connection, out_of_memory().response)
 
-    @contextmanager
-    def _working(self, state: WorkerState, then: WorkerState) -> Iterator[None]:
-        """The zygote ends this process if the front end hangs up inside. Raises ``Disconnected`` if it has already.
+    def _begin(self, state: WorkerState) -> None:
+        """From here on the zygote ends this process if the front end hangs up. Raises ``Disconnected`` if it has.
 
         The state is written first: the zygote looks at it when the end comes later (``hang_up.py``). It stays as it is
-        where the process dies inside, and is ``then`` afterwards.
+        where the process dies before the work is done.
         """
         self._record.state = state
-        if has_ended(self._connection):
+        if self._end.poll(0):
             raise protocol.Disconnected
-        with self._orphan_limit:
-            yield
-        self._record.state = then
 
     def _load(self, message: protocol.Load) -> None:
         try:
-            with self._working(WorkerState.LOADING, then=WorkerState.READY):
+            self._begin(WorkerState.LOADING)
+            with self._orphan_limit:
                 self._model.load(message)
                 self._record.taken_mib = self._model.taken_mib
+            self._record.state = WorkerState.READY
         except protocol.Disconnected:
             raise
         except BaseException as error:  # a handler may raise SystemExit
@@ -135,19 +137,25 @@ class Session:
         self._idle_trim.loaded()
         protocol.send(self._connection, protocol.load_response(200, self._model.loaded_message()))
         LogFiles(self._temporary_dir, message.log_files).remove(self._connection)
-        self._model.emit_metrics()
+        if self._writes_metrics:
+            self._model.emit_metrics()
         if self._on_loaded:
             self._on_loaded()
 
     def _predict(self, message: protocol.Predict) -> None:
         started_ns = time.monotonic_ns()
-        with self._working(WorkerState.PREDICTING, then=WorkerState.ANSWERING):
+        self._begin(WorkerState.PREDICTING)
+        with self._orphan_limit:
             prediction = self._model.predict(message.batch)
-        self._idle_trim.used()
-        self._record.count(prediction.status, time.monotonic_ns() - started_ns)
+        self._record.state = WorkerState.ANSWERING
+        busy_ns = time.monotonic_ns() - started_ns
         protocol.send(self._connection, prediction.response)
         self._record.state = WorkerState.READY
-        self._model.emit_metrics()
+        # The client has its answer; what follows is off its way.
+        self._idle_trim.used()
+        self._record.count(prediction.status, busy_ns)
+        if self._writes_metrics:
+            self._model.emit_metrics(prediction.handler_s)
 
 
 class LoadedModel:
@@ -211,10 +219,10 @@ class LoadedModel:
         if self._admission and self._is_bounded:
             self._admission.request_limit.renew()
 
-    def emit_metrics(self) -> None:
-        """Writes the handler's metrics as lines that MMS reads."""
-        if self._service is not None and self._service.context is not None and self._service.context.metrics:
-            emit_metrics(self._service.context.metrics.store)
+    def emit_metrics(self, handler_s: float | None = None) -> None:
+        """See ``prediction.emit_metrics``."""
+        if self._service is not None and self._service.context is not None:
+            emit_metrics(self._service, handler_s)
 
     def unload(self) -> None:
         """As MMS does at the end: the handler's module loses what it holds."""

@@ -79,6 +79,7 @@ def run_worker(
             *(launch, connection, records, slot, limit, admission, load_policy),
             replaces=replaces,
             on_loaded=modules_teller(inherited.packages, inherited.search_path),
+            writes_metrics=settings.logs_metrics,
         )
         sys.stdout.flush()
         sys.stderr.flush()
@@ -104,6 +105,7 @@ def serve(
     load_policy: LoadPolicy,
     *,
     replaces: bool,
+    writes_metrics: bool,
     on_loaded: Callable[[], None] | None = None,
 ) -> int:
     """Runs the only session of this process. Returns the exit code. ``on_loaded`` is called after its load."""
@@ -120,6 +122,7 @@ def serve(
         holders=(("front end", parent_of(launch.pid)), ("process that workers are forked from", os.getppid())),
         replaces=replaces,
         on_loaded=on_loaded,
+        writes_metrics=writes_metrics,
     )
     try:
         session.run()

@@ -16,6 +16,7 @@ may still fork.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,9 @@ class MXNetAdapter(Adapter):
 
     def import_framework(self, settings: Settings) -> Any:
         self.configure_process(settings)
+        loaded = sys.modules.get("mxnet")
+        if loaded is not None:  # each load asks: what follows would only cost a worker pages
+            return loaded
         numpy_names.restore()
         with optional_imports.left_out():
             import mxnet

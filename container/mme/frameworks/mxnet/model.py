@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,12 +18,58 @@ _PROBABILITIES = {"SoftmaxOutput", "Softmax", "SoftmaxActivation", "softmax", "s
 _PROBABILITIES |= {"sigmoid", "_npx_sigmoid", "hard_sigmoid", "LogisticRegressionOutput"}
 
 
-@dataclass
 class _Bound:
-    """The network bound for one batch size: weights are shared with all others."""
+    """The network bound for one batch size: weights are shared with all others.
 
-    executor: Any
-    inputs: dict[str, Any]  # input -> its NDArray
+    ``run`` calls MXNet's C interface as ``NDArray._sync_copyfrom``, ``Executor.forward`` and ``NDArray.asnumpy`` do,
+    which ask it for shapes, types and outputs each time. These are fixed once a network is bound.
+    """
+
+    def __init__(self, mx: Any, executor: Any, inputs: Mapping[str, Any]) -> None:
+        """``inputs``: the NDArray of each input."""
+        self._library = mx.base._LIB
+        self._check = mx.base.check_call
+        self.executor = executor
+        self._inputs = {name: _Array.of(array) for name, array in inputs.items()}
+        self._outputs = [_Array.of(array) for array in executor.outputs]
+
+    def run(self, arrays: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """One pass: whole inputs by name, and all outputs, which are the caller's own."""
+        library, check = self._library, self._check
+        for name, target in self._inputs.items():
+            source = np.ascontiguousarray(arrays[name], target.dtype)
+            if source.shape != target.shape:
+                raise ValueError(f"input {name} has the shape {source.shape}; the network is bound for {target.shape}")
+            check(library.MXNDArraySyncCopyFromCPU(target.array.handle, _address(source), ctypes.c_size_t(source.size)))
+        check(library.MXExecutorForward(self.executor.handle, ctypes.c_int(0)))
+        return [self._copy_of(output) for output in self._outputs]
+
+    def _copy_of(self, output: _Array) -> np.ndarray:
+        if output.is_sparse:
+            copied: np.ndarray = output.array.asnumpy()
+            return copied
+        rows = np.empty(output.shape, output.dtype)
+        handle = output.array.handle
+        self._check(self._library.MXNDArraySyncCopyToCPU(handle, _address(rows), ctypes.c_size_t(rows.size)))
+        return rows
+
+
+@dataclass(frozen=True)
+class _Array:
+    """An NDArray, and what does not change of it."""
+
+    array: Any
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    is_sparse: bool
+
+    @classmethod
+    def of(cls, array: Any) -> _Array:
+        return cls(array, array.shape, np.dtype(array.dtype), array.stype != "default")
+
+
+def _address(array: np.ndarray) -> ctypes.c_void_p:
+    return ctypes.c_void_p(array.ctypes.data)
 
 
 class MXNetModel(Predictor):
@@ -92,9 +139,9 @@ class MXNetModel(Predictor):
     def _run(self, batch: int, count: int, arrays: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """One pass of ``batch`` samples, of which the first ``count`` are in ``arrays`` and come back."""
         bound = self._bound.get(batch) or self._bind(batch)
-        for name, target in bound.inputs.items():
-            target._sync_copyfrom(np.ascontiguousarray(_filled_up(arrays[name], batch)))
-        outputs = [output.asnumpy() for output in bound.executor.forward(is_train=False)]
+        if count < batch:
+            arrays = {name: _filled_up(arrays[name], batch) for name in arrays}
+        outputs = bound.run(arrays)
         if count < batch:  # an output may have several rows for each sample
             outputs = [rows[: len(rows) // batch * count] for rows in outputs]
         return [rows.astype(np.float32) if rows.dtype == np.float16 else rows for rows in outputs]
@@ -122,7 +169,7 @@ class MXNetModel(Predictor):
         executor = symbol.bind(
             self._device, arguments, grad_req="null", aux_states=self._auxiliary, shared_exec=largest
         )
-        self._bound[batch] = _Bound(executor, inputs)
+        self._bound[batch] = _Bound(mx, executor, inputs)
         return self._bound[batch]
 
     def _takes_batch(self, batch: int, declared: int) -> bool:
@@ -158,8 +205,6 @@ def pass_size(samples: int, most: int) -> int:
 
 def _filled_up(rows: np.ndarray, count: int) -> np.ndarray:
     """``rows`` with so many rows of zeros behind that there are ``count``."""
-    if len(rows) == count:
-        return rows
     filled = np.zeros((count, *rows.shape[1:]), rows.dtype)
     filled[: len(rows)] = rows
     return filled
@@ -196,7 +241,9 @@ class MXNetImageCodec:
         return self._mx.image.imresize(image, width, height).asnumpy()
 
     def resize(self, image: np.ndarray, height: int, width: int) -> np.ndarray:
-        return self._mx.image.imresize(self._array(image), width, height).asnumpy()
+        # shares the memory: MXNet copies bytes one by one; the view is what it makes read-only
+        shared = self._mx.nd.from_numpy(np.ascontiguousarray(image).view())
+        return self._mx.image.imresize(shared, width, height).asnumpy()
 
     def _array(self, pixels: np.ndarray) -> Any:
         """As ``mx.nd.array`` does it, which looks for SciPy's matrices each time by a name that SciPy warns about."""
