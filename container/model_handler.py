@@ -32,6 +32,7 @@ from mme.frameworks.base import (
     memory_errors,
 )
 from mme.frameworks.registry import adapter_for, data_adapter_beside, data_adapter_for
+from mme.frameworks.table import METHOD
 from mme.handler import warmup
 from mme.handler.images import ImageReader
 from mme.handler.payload import CUSTOM_ATTRIBUTES, JSON, BodyReader, Request, most_unfolded_bytes
@@ -388,9 +389,27 @@ class DataBesideProgram:
         """The model's inputs from a request."""
         return self._handler.preprocess(Request.from_mms(parts, headers))
 
+    def for_program(self, arrays: Mapping[str, np.ndarray]) -> Any:
+        """The only input as it is, columns that have names as a data frame, several inputs by name."""
+        values = {name: array for name, array in arrays.items() if name != METHOD}
+        if self._columns:
+            import pandas
+
+            return pandas.DataFrame(values)
+        return next(iter(values.values())) if len(values) == 1 else values
+
+    @property
+    def _columns(self) -> tuple[str, ...]:
+        table = self._handler.model.table
+        return table.columns if table is not None and table.by_name else ()
+
     def predict(self, data: Any) -> list[np.ndarray]:
-        """One array for each output."""
-        if not isinstance(data, Mapping):
+        """One array for each output. ``data`` may be what ``for_program`` made, or lists."""
+        if hasattr(data, "columns"):
+            data = {str(name): data[name].to_numpy() for name in data.columns}
+        elif not isinstance(data, Mapping) and self._columns:
+            data = dict(zip(self._columns, np.asarray(data, object).T, strict=True))
+        elif not isinstance(data, Mapping):
             (spec, *others) = self._handler.model.inputs
             if others:
                 raise BadRequest(f"The model takes arrays by name: {describe_inputs(self._handler.model.inputs)}.")

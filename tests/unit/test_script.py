@@ -331,6 +331,50 @@ def test_predict_fn_is_given_the_model_of_the_files_beside_it(tmp_path: Path) ->
     assert json.loads(ask(load(tmp_path), "[[1, 2, 3, 4]]")[2]) == [[4.0, 6.0, 8.0, 10.0]]
 
 
+def regressor(folder: Path, *columns: str) -> Path:
+    """Adds ``model.joblib``, which answers the sum of its two columns; they may have names."""
+    import joblib
+    import pandas
+    from sklearn.linear_model import LinearRegression
+
+    rows: Any = np.array([[0.0, 1.0], [1.0, 0.0], [2.0, 3.0]])
+    if columns:
+        rows = pandas.DataFrame(rows, columns=list(columns))
+    joblib.dump(LinearRegression().fit(rows, rows.sum(axis=1)), folder / "model.joblib")
+    return folder
+
+
+def test_predict_fn_is_given_the_librarys_own_object(tmp_path: Path) -> None:
+    source = "def predict_fn(data, model): return [type(model).__name__, model.predict(data).round(3).tolist()]"
+    context = load(regressor(script(tmp_path, source)))
+    assert json.loads(ask(context, "[[1, 2], [3, 4]]")[2]) == ["LinearRegression", [3.0, 7.0]]
+    assert json.loads(ask(context, "5,6", Content_Type="text/csv")[2]) == ["LinearRegression", [11.0]]
+
+
+def test_columns_with_names_are_a_data_frame(tmp_path: Path) -> None:
+    source = "def predict_fn(data, model): return [list(data.columns), model.predict(data).round(3).tolist()]"
+    context = load(regressor(script(tmp_path / "1", source), "feet", "rooms"))
+    body = '{"columns": ["rooms", "feet"], "data": [[1, 2]]}'
+    assert json.loads(ask(context, body)[2]) == [["feet", "rooms"], [3.0]]
+    for name, made in (("2", "[[1.0, 2.0]]"), ("3", "__import__('pandas').DataFrame({'feet': [1.0], 'rooms': [2.0]})")):
+        folder = script(tmp_path / name, f"def input_fn(body, content_type): return {made}")
+        assert json.loads(ask(load(regressor(folder, "feet", "rooms")), "1")[2]) == [pytest.approx(3.0)]
+
+
+def test_a_script_before_or_after_a_table_model_leaves_the_rest_to_it(tmp_path: Path) -> None:
+    first = load(
+        regressor(script(tmp_path / "1", "def output_fn(prediction, accept): return str(prediction.round(3))"))
+    )
+    assert ask(first, "1,2\n3,4", Content_Type="text/csv")[2] == b"[3. 7.]"
+    second = load(
+        regressor(
+            script(tmp_path / "2", "def input_fn(body, content_type): return [[float(n) for n in body.split('|')]]")
+        )
+    )
+    answer = ask(second, "1|2", Content_Type="text/csv", Accept="text/csv")
+    assert (answer[0], float(answer[2])) == (200, pytest.approx(3))
+
+
 def test_several_inputs_are_given_by_name(tmp_path: Path) -> None:
     models.two_input_model(
         script(tmp_path, "def predict_fn(data, model): return {k: v.shape for k, v in data.items()}")

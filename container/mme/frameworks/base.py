@@ -130,6 +130,9 @@ class DataModel(Protocol):
     def read(self, parts: Mapping[str, Any], headers: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """The model's inputs from a request, as MMS gives it. Raises ``RequestError``."""
 
+    def for_program(self, arrays: Mapping[str, np.ndarray]) -> Any:
+        """These inputs as a program's own step is given them: an array, a data frame, or arrays by name."""
+
     def predict(self, data: Any) -> list[np.ndarray]:
         """One array for each output. ``data``: arrays by input, or what NumPy makes an array of, for one input."""
 

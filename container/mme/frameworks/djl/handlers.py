@@ -70,7 +70,7 @@ class MarkedFunctions:
             data = read(inputs, content_type=content_type)
         elif self._data_model is not None:
             arrays = self._data_model.read({"body": inputs.get_as_bytes()}, inputs.get_properties())
-            data = next(iter(arrays.values())) if len(arrays) == 1 else arrays
+            data = self._data_model.for_program(arrays)
         else:
             data = inputs.get_data()
         prediction = predict(data, self._model) if predict else None

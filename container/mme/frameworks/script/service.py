@@ -92,8 +92,7 @@ class ScriptService:
     def _read(self, request: _Request) -> Any:
         if self._data_model is not None:
             arrays = self._data_model.read(request.parts, request.headers)
-            # what a predict_fn is given: the only input itself
-            return next(iter(arrays.values())) if self._functions.predict and len(arrays) == 1 else arrays
+            return self._data_model.for_program(arrays) if self._functions.predict else arrays
         return _decoded(request)
 
     def _predict(self, value: Any) -> Any:
