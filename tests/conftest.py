@@ -21,6 +21,8 @@ __all__ = ["default_server", "image", "shared"]
 os.environ.setdefault("MXNET_ENGINE_TYPE", "NaiveEngine")
 os.environ.setdefault("MXNET_SUBGRAPH_BACKEND", "NONE")
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # it would start a thread
+# What containers of the local endpoint preload: each framework costs seconds of a processor.
+os.environ.setdefault("MME_PRELOAD", "mxnet")
 
 # Ignored signals are inherited: what tests start in the background of a script, or with nohup, would not listen.
 for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):

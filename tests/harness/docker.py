@@ -165,6 +165,7 @@ class DockerServer(ContainerClient):
             "SAGEMAKER_BIND_TO_PORT": str(self.port),
             "MME_HOST": "127.0.0.1",
             "SAGEMAKER_MODEL_SERVER_VMARGS": JVM_ARGUMENTS,
+            "MME_PRELOAD": os.environ.get("MME_PRELOAD", "mxnet"),  # as for ServerProcess
             **settings,
         }
         if single_model_dir is not None:
