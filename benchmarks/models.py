@@ -3,6 +3,7 @@
     tiny            a convolution and a fully connected layer, 3 KB, 32×32 pixels in
     squeezenet      SqueezeNet 1.0 (5 MB), resnet_18 (47 MB), resnet_152 (241 MB): the architectures of
                     mxnet.gluon.model_zoo with random weights, exported as users export theirs; they end in logits
+    NAME_onnx       tiny or a network of the zoo, converted to ONNX by scripts/convert_to_onnx
     multiplier-N    four numbers times N: right answers can be computed
 
 Weights come from a fixed seed. MXNet is imported only where models are made, in a process of its own:
@@ -19,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,8 @@ PHOTO_TYPE = "image/jpeg"
 
 _ZOO = {"squeezenet": "squeezenet1.0", "resnet_18": "resnet18_v1", "resnet_152": "resnet152_v1"}
 TITLES = {"tiny": "tiny", "squeezenet": "SqueezeNet 1.0", "resnet_18": "ResNet-18", "resnet_152": "ResNet-152"}
+ONNX = "_onnx"  # the end of a converted model's name
+TITLES |= {name + ONNX: f"{title} (ONNX)" for name, title in TITLES.items()}
 
 
 def ensure(names: Sequence[str]) -> dict[str, Path]:
@@ -94,7 +97,9 @@ def make(name: str) -> None:
     CACHE_DIR.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=".making-", dir=CACHE_DIR))
     try:
-        if name in _ZOO:
+        if name.endswith(ONNX):
+            _make_onnx(name.removesuffix(ONNX), unfinished)
+        elif name in _ZOO:
             _make_from_zoo(_ZOO[name], unfinished)
         elif name == "tiny":
             _make_tiny(unfinished)
@@ -121,6 +126,14 @@ def _make_from_zoo(architecture: str, folder: Path) -> None:
     net.export(str(folder / "model"), epoch=0)
     _write_shapes(folder, IMAGE_SHAPE)
     _write_labels(folder)
+
+
+def _make_onnx(name: str, folder: Path) -> None:
+    from scripts.programs.convert_to_onnx import convert
+
+    with tempfile.TemporaryDirectory() as made:
+        (_make_tiny if name == "tiny" else partial(_make_from_zoo, _ZOO[name]))(Path(made))
+        convert(Path(made), folder, None)
 
 
 def _make_tiny(folder: Path) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 
 from benchmarks.servers import SERVERS, Server
 
+FRAMEWORKS = ("mxnet", "onnx")  # whose models are measured
+
 
 @dataclass(frozen=True)
 class Options:
@@ -43,6 +45,11 @@ def parser(scenario: str, description: str | None, servers: Sequence[str] = Opti
     )
     made.add_argument("--output", type=Path, metavar="FILE", help="where the JSON result goes (benchmarks/results)")
     return made
+
+
+def add_framework(made: argparse.ArgumentParser) -> None:
+    """The option that chooses the models by their framework."""
+    made.add_argument("--framework", choices=FRAMEWORKS, default=FRAMEWORKS[0], help=f"default: {FRAMEWORKS[0]}")
 
 
 def common(given: argparse.Namespace) -> dict[str, Any]:

@@ -23,6 +23,9 @@ from benchmarks.servers import Server, running
 from benchmarks.summary import Ratio, Summary
 
 MODELS = ("tiny", "squeezenet", "resnet_18", "resnet_152")
+# --framework: those that are measured, by ours alone, MXNet's beside them
+OF_FRAMEWORK = {"mxnet": MODELS, "onnx": ("squeezenet", "squeezenet_onnx", "tiny", "tiny_onnx")}
+MOST_OF_MXNET = {"squeezenet_onnx": ("squeezenet", 0.6)}  # load + first invocation, of ours
 WARM_UP_ROUNDS = 1
 # stock ÷ ours of load + first invocation
 WANTED = {"squeezenet": 14, "resnet_152": 4.5}
@@ -59,15 +62,21 @@ class ColdLoadOptions(Options):
         """The command line after the scenario's name."""
         parser = options.parser("cold_load", __doc__)
         parser.add_argument("--rounds", type=options.positive, help="rounds that count (default 10, quick 3)")
-        parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS, help=f"default: {' '.join(MODELS)}")
+        options.add_framework(parser)
+        parser.add_argument(
+            "--models",
+            nargs="+",
+            choices=sorted(models.TITLES),
+            help=f"default: {' '.join(MODELS)} (MXNet's)",
+        )
         parser.add_argument(
             "--starts", type=options.whole, help="how often each server is started anew (default 5, quick 1)"
         )
         given = parser.parse_args(arguments)
         return cls(
-            **options.common(given),
+            **options.common(given) | ({} if given.framework == "mxnet" else {"servers": ("ours",)}),
             rounds=given.rounds or (3 if given.quick else cls.rounds),
-            models=tuple(given.models),
+            models=tuple(given.models or OF_FRAMEWORK[given.framework]),
             starts=(1 if given.quick else cls.starts) if given.starts is None else given.starts,
         )
 
@@ -83,6 +92,7 @@ def run(chosen: ColdLoadOptions) -> Result:
     result = Result("cold_load", {**chosen.recorded(), "warm_up_rounds": WARM_UP_ROUNDS})
     samples = measure(chosen, models.ensure(chosen.models), result)
     report(chosen, samples, result)
+    report_frameworks(chosen, samples, result)
     report_first_loads(measure_first_loads(chosen), result)
     return result
 
@@ -163,6 +173,15 @@ def report(chosen: ColdLoadOptions, samples: dict[tuple[str, str], list[Sample]]
                 if model in WANTED and "stock" in chosen.servers:
                     what = f"load + first invocation, {title}, stock ÷ ours"
                     result.targets.append(Target.of_ratio(what, ratio, "≥", WANTED[model]))
+
+
+def report_frameworks(chosen: ColdLoadOptions, samples: dict[tuple[str, str], list[Sample]], result: Result) -> None:
+    """Fills the targets that compare a model with the same one of MXNet."""
+    for model, (beside, most) in MOST_OF_MXNET.items():
+        of_each = [[[sample.sum_s] for sample in samples.get((name, "ours"), [])] for name in (model, beside)]
+        if of_each[0] and len(of_each[0]) == len(of_each[1]):
+            what = f"load + first invocation, {models.TITLES[model]} ÷ {models.TITLES[beside]}, ours"
+            result.targets.append(Target.of_ratio(what, Ratio.of_rounds(*of_each), "≤", most))
 
 
 def measure_first_loads(chosen: ColdLoadOptions) -> dict[str, list[list[float]]]:

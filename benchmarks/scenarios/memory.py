@@ -28,7 +28,8 @@ KINDS = ("tiny", "squeezenet")
 LARGE = "resnet_152"
 # Most bytes per additional model at once after its first answer, most private memory of ResNet-152 in units of its
 # weights, most bytes of an empty server by what it preloads.
-WANTED_BYTES = {"tiny": 4.8e6, "squeezenet": 27e6}
+WANTED_BYTES = {"tiny": 4.8e6, "squeezenet": 27e6, "tiny_onnx": 5.5e6}
+OF_FRAMEWORK = {"onnx": ("tiny_onnx",)}  # --framework: ours alone, without the empty and the large
 WANTED_RATIO = 1.3
 WANTED_EMPTY_BYTES = {"mxnet": 320e6, "none": 170e6}
 EMPTY_TITLES = {"mxnet": "MXNet preloaded", "none": "nothing preloaded"}
@@ -56,6 +57,7 @@ class MemoryOptions(Options):
     """``counts``: how many models are loaded when memory is read."""
 
     counts: tuple[int, ...] = (1, 10, 30)
+    framework: str = "mxnet"
 
     @classmethod
     def parse(cls, arguments: Sequence[str]) -> MemoryOptions:
@@ -68,11 +70,12 @@ class MemoryOptions(Options):
             metavar="N",
             help="how many models are loaded when memory is read (default 1 10 30, quick 1 4 8)",
         )
+        options.add_framework(parser)
         given = parser.parse_args(arguments)
         counts = tuple(sorted(set(given.counts or ([1, 4, 8] if given.quick else cls.counts))))
         if len(counts) < 2:
             parser.error("--counts: a cost per additional model needs two counts")
-        return cls(**options.common(given), counts=counts)
+        return cls(**options.common(given), counts=counts, framework=given.framework)
 
 
 def main(arguments: list[str]) -> int:
@@ -83,24 +86,29 @@ def main(arguments: list[str]) -> int:
 
 def run(chosen: MemoryOptions) -> Result:
     """One server after the other."""
-    folders = models.ensure([*KINDS, LARGE])
-    result = Result("memory", {**chosen.recorded(), "models": [*KINDS, LARGE], "warm_up_models": WARM_UP_MODELS})
+    own = OF_FRAMEWORK.get(chosen.framework)
+    kinds = own or KINDS
+    names = own or [*KINDS, LARGE]
+    folders = models.ensure(names)
+    result = Result("memory", {**chosen.recorded(), "models": list(names), "warm_up_models": WARM_UP_MODELS})
     result.headers = ["model", "server", "models", "PSS MB", "JVM", "workers", "processes"]
     result.headers += ["MB per additional model", f"after {IDLE_S:.0f} idle s"]
     result.notes = [
         "MB: millions of bytes of PSS of the whole process tree; per additional model: since the line above.",
         "PSS is read at once after the last model's first answer; the last column is read later.",
-        f"{models.TITLES[LARGE]}: private memory of the processes that its load added.",
+        *([] if own else [f"{models.TITLES[LARGE]}: private memory of the processes that its load added."]),
     ]
-    for name in chosen.servers:
+    for name in ("ours",) if own else chosen.servers:
         progress(f"starting {name}")
         with options.make_server(name) as server:
             if name == "stock":
                 report_empty(name, "stock", empty(server), result)
-            grow(server, KINDS[0], folders[KINDS[0]], [WARM_UP_MODELS])
-            for kind in KINDS:
+            grow(server, kinds[0], folders[kinds[0]], [WARM_UP_MODELS])
+            for kind in kinds:
                 steps = grow(server, kind, folders[kind], chosen.counts)
                 report(server.name, kind, steps, result)
+            if own:
+                continue
             report_large(server.name, *load_large(server, folders[LARGE]), folders[LARGE], result)
         if name == "ours":
             for preloaded in WANTED_EMPTY_BYTES:
