@@ -517,7 +517,7 @@ def test_an_error_in_one_models_part_costs_no_other_model(
         front_end.wait_until_started(launcher)
         connection = front_end.connect()
         worker_of(connection.load(model_dir, "a"))
-        assert front_end.launch(model_dir, "doomed-at-launch").wait(10) == -signal.SIGTERM  # MMS answers 500, not 507 (MMS-6)
+        assert front_end.launch(model_dir, "doomed-at-launch").wait(10) == -signal.SIGTERM  # not 507 (MMS-6)
         later = front_end.launch(model_dir, "doomed-later")
         front_end.wait_until_started(later)
         front_end.connect("doomed-later")

@@ -150,13 +150,13 @@ def _dtype(path: Path, name: str, dtype: Any) -> np.dtype:
 @contextmanager
 def _weights_only(settings: Settings) -> Iterator[None]:
     """Where models are data alone, keeps PyTorch from unpickling anything but weights."""
-    before = os.environ.get(_WEIGHTS_ONLY)
+    before = dict(os.environ)
     if settings.refuses_model_code:
         os.environ[_WEIGHTS_ONLY] = "1"
     try:
         yield
     finally:
-        if before is None:
+        if _WEIGHTS_ONLY not in before:
             os.environ.pop(_WEIGHTS_ONLY, None)
         else:
             os.environ[_WEIGHTS_ONLY] = before
