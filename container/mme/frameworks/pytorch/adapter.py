@@ -159,7 +159,7 @@ def _weights_only(settings: Settings) -> Iterator[None]:
         if _WEIGHTS_ONLY not in before:
             os.environ.pop(_WEIGHTS_ONLY, None)
         else:
-            os.environ[_WEIGHTS_ONLY] = before
+            os.environ[_WEIGHTS_ONLY] = before[_WEIGHTS_ONLY]
 
 
 @contextmanager
