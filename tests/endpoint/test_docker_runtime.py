@@ -82,7 +82,10 @@ def test_an_image_of_the_users_own_is_run_limited_replaced_and_removed(
     for factor in (2, 3):
         local.upload(f"models/times-{factor}.tar.gz", multipliers[factor])
     local.deploy(
-        instances=2, Image=image.tag, Environment={"MME_LOG_FORMAT": "json"}, variant={"InstanceType": "ml.c5.large"}
+        instances=2,
+        Image=image.tag,
+        Environment={"MME_LOG_FORMAT": "json", "MME_PRELOAD": "mxnet"},
+        variant={"InstanceType": "ml.c5.large"},
     )
     assert local.invoke("times-2.tar.gz", ROW) == {"predictions": [[2, 4, 6, 8]]}
     running = containers(engine)
@@ -124,6 +127,7 @@ def test_an_image_without_the_multi_model_label_fails_the_endpoint(local: Local,
 
 def test_a_single_model_is_served_from_the_image(local: Local, image: Image, multipliers: dict[int, bytes]) -> None:
     local.upload("models/only.tar.gz", multipliers[3])
-    local.deploy(url="s3://test-models/models/only.tar.gz", multi=False, Image=image.tag)
+    url, environment = "s3://test-models/models/only.tar.gz", {"MME_PRELOAD": "mxnet"}
+    local.deploy(url=url, multi=False, Image=image.tag, Environment=environment)
     assert json.dumps(local.invoke(body=ROW)) == '{"predictions": [[3.0, 6.0, 9.0, 12.0]]}'
     assert "not a multi-model endpoint" in message(refused(local, "ValidationError", 400, "only.tar.gz", ROW))

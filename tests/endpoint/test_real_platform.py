@@ -84,8 +84,9 @@ def module_platform(request: pytest.FixtureRequest, multipliers: dict[int, bytes
     image = request.getfixturevalue("image").tag if request.param == "docker" else "an-image"
     with Local(real=True, runtime=request.param, response_timeout_s=RESPONSE_TIMEOUT_S) as local:
         made = Platform(local, multipliers)
-        local.deploy(instances=2, Image=image)
-        local.deploy("fleeting", url=f"s3://{BUCKET}/", Image=image, MultiModelConfig={"ModelCacheSetting": "Disabled"})
+        options: dict[str, Any] = {"Image": image, "Environment": {"MME_PRELOAD": "mxnet"}}
+        local.deploy(instances=2, **options)
+        local.deploy("fleeting", url=f"s3://{BUCKET}/", MultiModelConfig={"ModelCacheSetting": "Disabled"}, **options)
         for factor in (1, 2):  # the one on one instance, the other on the other
             local.upload(f"models/times-{factor}.tar.gz", multipliers[factor])
             assert made.answer(f"times-{factor}.tar.gz") == factor

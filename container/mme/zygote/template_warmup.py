@@ -33,7 +33,7 @@ logger = logging.getLogger("mme.zygote")
 
 # Python 3.11 specialises code that has run eight times, later ones that has run twice. Twice as many rounds change no
 # figure of benchmarks/worker_profile.py.
-_ROUNDS = 9
+_ROUNDS = 9 if sys.version_info < (3, 12) else 4
 
 
 def warm_up_template(framework: str, handler: str, runtime_dir: Path, settings: Settings) -> None:
