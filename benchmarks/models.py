@@ -46,7 +46,7 @@ _ZOO = {"squeezenet": "squeezenet1.0", "resnet_18": "resnet18_v1", "resnet_152":
 TITLES = {"tiny": "tiny", "squeezenet": "SqueezeNet 1.0", "resnet_18": "ResNet-18", "resnet_152": "ResNet-152"}
 ONNX = "_onnx"  # the end of a converted model's name
 TITLES |= {name + ONNX: f"{title} (ONNX)" for name, title in TITLES.items()}
-TITLES |= {"house_xgboost": "house prices, XGBoost", "house_sklearn": "house prices, scikit-learn"}
+TITLES |= {"house_xgboost": "house prices (XGBoost)", "house_sklearn": "house prices (scikit-learn)"}
 HOUSE = b"1999.0,1850.0,3.0,2.5,0.25,2.0"  # the toolkit makes no array of whole numbers among others
 HOUSE_TYPE = "text/csv"
 
