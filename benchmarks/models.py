@@ -5,6 +5,8 @@
                     mxnet.gluon.model_zoo with random weights, exported as users export theirs; they end in logits
     NAME_onnx       tiny or a network of the zoo, converted to ONNX by scripts/convert_to_onnx
     multiplier-N    four numbers times N: right answers can be computed
+    house_xgboost   house prices by six features, 100 trees, as SageMaker's container saves them
+    house_sklearn   the same by a linear model, as joblib saves it
 
 Weights come from a fixed seed. MXNet is imported only where models are made, in a process of its own:
 ``python -m benchmarks.models NAME…``.
@@ -44,6 +46,9 @@ _ZOO = {"squeezenet": "squeezenet1.0", "resnet_18": "resnet18_v1", "resnet_152":
 TITLES = {"tiny": "tiny", "squeezenet": "SqueezeNet 1.0", "resnet_18": "ResNet-18", "resnet_152": "ResNet-152"}
 ONNX = "_onnx"  # the end of a converted model's name
 TITLES |= {name + ONNX: f"{title} (ONNX)" for name, title in TITLES.items()}
+TITLES |= {"house_xgboost": "house prices (XGBoost)", "house_sklearn": "house prices (scikit-learn)"}
+HOUSE = b"1999.0,1850.0,3.0,2.5,0.25,2.0"  # the toolkit makes no array of whole numbers among others
+HOUSE_TYPE = "text/csv"
 
 
 def ensure(names: Sequence[str]) -> dict[str, Path]:
@@ -66,6 +71,11 @@ def ensure(names: Sequence[str]) -> dict[str, Path]:
 def weights_bytes(folder: Path) -> int:
     """Size of a model's parameter files."""
     return sum(path.stat().st_size for path in folder.glob("*.params"))
+
+
+def request_for(name: str) -> tuple[bytes, str]:
+    """What a model is sent, and its type: a photo, or a house."""
+    return (HOUSE, HOUSE_TYPE) if name.startswith("house_") else (photo(), PHOTO_TYPE)
 
 
 def multiplier(factor: int) -> str:
@@ -103,6 +113,8 @@ def make(name: str) -> None:
             _make_from_zoo(_ZOO[name], unfinished)
         elif name == "tiny":
             _make_tiny(unfinished)
+        elif name.startswith("house_"):
+            _make_houses(name, unfinished)
         else:
             _make_multiplier(unfinished, int(name.removeprefix(multiplier(0)[:-1])))
         unfinished.chmod(0o755)
@@ -149,6 +161,22 @@ def _make_tiny(folder: Path) -> None:
     values = {f"arg:{name}": mx.nd.array(random.normal(0, 0.01, shape)) for name, shape in weights.items()}
     _write(folder, net, values, TINY_SHAPE)
     _write_labels(folder, 10)
+
+
+def _make_houses(name: str, folder: Path) -> None:
+    random = np.random.RandomState(SEED)
+    rows = random.uniform([1900, 600, 1, 1, 0.05, 0], [2024, 4000, 7, 4, 2, 4], (2000, 6)).round(2)
+    prices = rows @ np.array([300, 150, 20_000, 15_000, 40_000, 9000])
+    if name == "house_xgboost":
+        import xgboost as xgb
+
+        booster = xgb.train({"max_depth": 4, "nthread": 1}, xgb.DMatrix(rows, prices, nthread=1), 100)
+        (folder / "xgboost-model").write_bytes(booster.save_raw("ubj"))
+        return
+    import joblib
+    from sklearn.linear_model import LinearRegression
+
+    joblib.dump(LinearRegression().fit(rows, prices), folder / "model.joblib")
 
 
 def _make_multiplier(folder: Path, factor: int) -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.servers import SERVERS, Server
-
-FRAMEWORKS = ("mxnet", "onnx")  # whose models are measured
+from benchmarks.servers.ours import OurServer
+from benchmarks.servers.stock import StockServer
+from benchmarks.workloads import WORKLOADS, Workload
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,12 @@ class Options:
     quick: bool = False
     servers: tuple[str, ...] = ("stock", "ours")
     output: Path | None = None
+    framework: str = "mxnet"
+
+    @property
+    def workload(self) -> Workload:
+        """What is measured of the framework."""
+        return WORKLOADS[self.framework]
 
     def recorded(self) -> dict[str, Any]:
         """The options as the JSON result has them."""
@@ -47,11 +54,6 @@ def parser(scenario: str, description: str | None, servers: Sequence[str] = Opti
     return made
 
 
-def add_framework(made: argparse.ArgumentParser) -> None:
-    """The option that chooses the models by their framework."""
-    made.add_argument("--framework", choices=FRAMEWORKS, default=FRAMEWORKS[0], help=f"default: {FRAMEWORKS[0]}")
-
-
 def common(given: argparse.Namespace) -> dict[str, Any]:
     """The fields of ``Options`` out of what a parser has read."""
     return {"quick": given.quick, "servers": given.servers, "output": given.output}
@@ -71,8 +73,23 @@ def whole(text: str) -> int:
     return int(text)
 
 
-def make_server(name: str) -> Server:
-    """A server that is not started yet."""
+def with_framework(given: argparse.Namespace) -> dict[str, Any]:
+    """``common`` and the framework, with the servers that its models are measured on."""
+    servers = WORKLOADS[given.framework].servers
+    return {**common(given), "framework": given.framework, **({"servers": servers} if servers else {})}
+
+
+def framework_option(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--framework`` for the scenarios that can measure others than MXNet."""
+    parser.add_argument("--framework", choices=WORKLOADS, default="mxnet", help="whose models are measured")
+
+
+def make_server(name: str, workload: Workload = WORKLOADS["mxnet"]) -> Server:
+    """A server that is not started yet, for the models of ``workload``."""
+    if name == StockServer.name:
+        return StockServer(workload.stock_handler)
+    if name == OurServer.name:
+        return OurServer(workload.preload)
     return SERVERS[name]()
 
 

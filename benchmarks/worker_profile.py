@@ -19,8 +19,9 @@ import psutil
 
 from benchmarks import models
 from benchmarks.memory import of_process
-from benchmarks.scenarios.memory import KINDS, add
+from benchmarks.scenarios.memory import add
 from benchmarks.servers.ours import OurServer
+from benchmarks.workloads import WORKLOADS
 
 _HEADER = re.compile(r"^[0-9a-f]+-[0-9a-f]+ (\S{4}) \S+ \S+ \d+ *(.*)$")
 # Kinds of mappings, by what /proc calls them: the first that fits.
@@ -54,14 +55,15 @@ def private_by_kind(smaps: str) -> Counter[str]:
 def main(arguments: list[str]) -> int:
     """Prints both tables."""
     parser = argparse.ArgumentParser(prog="worker_profile", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--model", choices=KINDS, default=KINDS[0])
+    kinds = [kind for each in WORKLOADS.values() for kind in each.memory_models]
+    parser.add_argument("--model", choices=kinds, default=kinds[0])
     parser.add_argument("--workers", type=int, default=8, metavar="N")
     given = parser.parse_args(arguments)
     folder = models.ensure([given.model])[given.model]
     with OurServer() as server:
         names = [f"m{number}" for number in range(given.workers)]
         for name in names:
-            add(server, folder, name)
+            add(server, folder, name, *models.request_for(given.model))
         processes = list(server.descendants().values())
         last = next(each for each in processes if _name(each) == f"mme {names[-1]}")
         at_once = private_by_kind(Path(f"/proc/{last.pid}/smaps").read_text())

@@ -1,8 +1,8 @@
 """How long until a model that is not loaded has answered its first request.
 
-Each round loads every model under a fresh name, invokes it ten times with a 640×480 JPEG and unloads it, in each of
-the servers in turn. What counts is load + first invocation: a warm-up inside the load moves work from one to the other.
-The first invocation beside the tenth tells what the warm-up has left to do.
+Each round loads every model under a fresh name, invokes it ten times with a 640×480 JPEG (--framework: with what its
+models take) and unloads it, in each of the servers in turn. What counts is load + first invocation: a warm-up inside
+the load moves work from one to the other. The first invocation beside the tenth tells what the warm-up has left to do.
 
 Afterwards each server is started anew, several times, and loads four tiny models as soon as it says that it is ready:
 what it has put off until the first load is in the first one's time.
@@ -10,6 +10,7 @@ what it has put off until the first load is in the first one's time.
 
 from __future__ import annotations
 
+import argparse
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,14 +22,9 @@ from benchmarks.options import Options
 from benchmarks.report import Result, Target, milliseconds, progress
 from benchmarks.servers import Server, running
 from benchmarks.summary import Ratio, Summary
+from benchmarks.workloads import WORKLOADS
 
-MODELS = ("tiny", "squeezenet", "resnet_18", "resnet_152")
-# --framework: those that are measured, by ours alone, MXNet's beside them
-OF_FRAMEWORK = {"mxnet": MODELS, "onnx": ("squeezenet", "squeezenet_onnx", "tiny", "tiny_onnx")}
-MOST_OF_MXNET = {"squeezenet_onnx": ("squeezenet", 0.6)}  # load + first invocation, of ours
 WARM_UP_ROUNDS = 1
-# stock ÷ ours of load + first invocation
-WANTED = {"squeezenet": 14, "resnet_152": 4.5}
 INVOCATIONS = 10
 MOST_TIMES_THE_LAST = 1.5  # the first invocation, of ours
 FIRST_LOADS = 4
@@ -54,7 +50,7 @@ class ColdLoadOptions(Options):
     """``rounds`` count, each with all ``models``; ``starts`` of each server are for the first loads."""
 
     rounds: int = 10
-    models: tuple[str, ...] = MODELS
+    models: tuple[str, ...] = WORKLOADS["mxnet"].cold_models
     starts: int = 5
 
     @classmethod
@@ -62,23 +58,23 @@ class ColdLoadOptions(Options):
         """The command line after the scenario's name."""
         parser = options.parser("cold_load", __doc__)
         parser.add_argument("--rounds", type=options.positive, help="rounds that count (default 10, quick 3)")
-        options.add_framework(parser)
-        parser.add_argument(
-            "--models",
-            nargs="+",
-            choices=sorted(models.TITLES),
-            help=f"default: {' '.join(MODELS)} (MXNet's)",
-        )
+        options.framework_option(parser)
+        parser.add_argument("--models", nargs="+", choices=sorted(models.TITLES), help="default: all of the framework")
         parser.add_argument(
             "--starts", type=options.whole, help="how often each server is started anew (default 5, quick 1)"
         )
         given = parser.parse_args(arguments)
         return cls(
-            **options.common(given) | ({} if given.framework == "mxnet" else {"servers": ("ours",)}),
+            **options.with_framework(given),
             rounds=given.rounds or (3 if given.quick else cls.rounds),
-            models=tuple(given.models or OF_FRAMEWORK[given.framework]),
-            starts=(1 if given.quick else cls.starts) if given.starts is None else given.starts,
+            models=tuple(given.models or WORKLOADS[given.framework].cold_models),
+            starts=_starts(given) if given.starts is None else given.starts,
         )
+
+
+def _starts(given: argparse.Namespace) -> int:
+    """Only MXNet's first loads are measured unless asked for."""
+    return 0 if given.framework != "mxnet" else 1 if given.quick else ColdLoadOptions.starts
 
 
 def main(arguments: list[str]) -> int:
@@ -101,26 +97,28 @@ def measure(chosen: ColdLoadOptions, folders: dict[str, Path], result: Result) -
     """Samples by (model, server); one per round where nothing failed."""
     samples: dict[tuple[str, str], list[Sample]] = defaultdict(list)
     progress(f"starting {', '.join(chosen.servers)}")
-    with running([options.make_server(name) for name in chosen.servers]) as servers:
+    with running([options.make_server(name, chosen.workload) for name in chosen.servers]) as servers:
         for number in range(WARM_UP_ROUNDS + chosen.rounds):
             is_warm_up = number < WARM_UP_ROUNDS
             progress("warm-up round" if is_warm_up else f"round {number} of {chosen.rounds}")
             for model, folder in folders.items():
                 for server in servers.values():
-                    sample = cold_start(server, folder, f"{model}-{number}", result)
+                    sample = cold_start(server, folder, f"{model}-{number}", result, *models.request_for(model))
                     if sample and not is_warm_up:
                         samples[model, server.name].append(sample)
     return samples
 
 
-def cold_start(server: Server, folder: Path, name: str, result: Result) -> Sample | None:
+def cold_start(
+    server: Server, folder: Path, name: str, result: Result, body: bytes, content_type: str
+) -> Sample | None:
     """Loads, invokes and unloads; None where one of them failed, which is noted among the result's errors."""
     server.install(folder, name)
     loaded = server.connection.load(name, server.model_url(name))
     if loaded.status != 200:
         result.errors.append(f"{server.name}: load {name}: {loaded.status} {loaded.body[:200]!r}")
         return None
-    invoked = [server.connection.invoke(name, models.photo(), models.PHOTO_TYPE) for _ in range(INVOCATIONS)]
+    invoked = [server.connection.invoke(name, body, content_type) for _ in range(INVOCATIONS)]
     unloaded = server.connection.unload(name)
     server.remove(name)
     for doing, answer in (*(("invoke", each) for each in invoked), ("unload", unloaded)):
@@ -169,15 +167,17 @@ def report(chosen: ColdLoadOptions, samples: dict[tuple[str, str], list[Sample]]
             )
             if name == "ours":
                 what = f"first ÷ tenth invocation, {title}"
-                result.targets.append(Target.of_ratio(what, warmth, "≤", MOST_TIMES_THE_LAST))
-                if model in WANTED and "stock" in chosen.servers:
+                if chosen.framework in ("mxnet", "onnx"):  # others answer in a millisecond, the front end's above all
+                    result.targets.append(Target.of_ratio(what, warmth, "≤", MOST_TIMES_THE_LAST))
+                wanted = chosen.workload.cold_ratios
+                if model in wanted and "stock" in chosen.servers:
                     what = f"load + first invocation, {title}, stock ÷ ours"
-                    result.targets.append(Target.of_ratio(what, ratio, "≥", WANTED[model]))
+                    result.targets.append(Target.of_ratio(what, ratio, "≥", wanted[model]))
 
 
 def report_frameworks(chosen: ColdLoadOptions, samples: dict[tuple[str, str], list[Sample]], result: Result) -> None:
-    """Fills the targets that compare a model with the same one of MXNet."""
-    for model, (beside, most) in MOST_OF_MXNET.items():
+    """Fills the targets that compare a model with the same one of another framework."""
+    for model, (beside, most) in chosen.workload.most_of.items():
         of_each = [[[sample.sum_s] for sample in samples.get((name, "ours"), [])] for name in (model, beside)]
         if of_each[0] and len(of_each[0]) == len(of_each[1]):
             what = f"load + first invocation, {models.TITLES[model]} ÷ {models.TITLES[beside]}, ours"

@@ -24,12 +24,7 @@ from benchmarks.report import Result, Target, megabytes, progress
 from benchmarks.servers import Server
 from benchmarks.servers.ours import OurServer
 
-KINDS = ("tiny", "squeezenet")
-LARGE = "resnet_152"
-# Most bytes per additional model at once after its first answer, most private memory of ResNet-152 in units of its
-# weights, most bytes of an empty server by what it preloads.
-WANTED_BYTES = {"tiny": 4.8e6, "squeezenet": 27e6, "tiny_onnx": 5.5e6}
-OF_FRAMEWORK = {"onnx": ("tiny_onnx",)}  # --framework: ours alone, without the empty and the large
+# Most private memory of ResNet-152 in units of its weights, most bytes of an empty server by what it preloads.
 WANTED_RATIO = 1.3
 WANTED_EMPTY_BYTES = {"mxnet": 320e6, "none": 170e6}
 EMPTY_TITLES = {"mxnet": "MXNet preloaded", "none": "nothing preloaded"}
@@ -57,7 +52,6 @@ class MemoryOptions(Options):
     """``counts``: how many models are loaded when memory is read."""
 
     counts: tuple[int, ...] = (1, 10, 30)
-    framework: str = "mxnet"
 
     @classmethod
     def parse(cls, arguments: Sequence[str]) -> MemoryOptions:
@@ -70,12 +64,12 @@ class MemoryOptions(Options):
             metavar="N",
             help="how many models are loaded when memory is read (default 1 10 30, quick 1 4 8)",
         )
-        options.add_framework(parser)
+        options.framework_option(parser)
         given = parser.parse_args(arguments)
         counts = tuple(sorted(set(given.counts or ([1, 4, 8] if given.quick else cls.counts))))
         if len(counts) < 2:
             parser.error("--counts: a cost per additional model needs two counts")
-        return cls(**options.common(given), counts=counts, framework=given.framework)
+        return cls(**options.with_framework(given), counts=counts)
 
 
 def main(arguments: list[str]) -> int:
@@ -86,31 +80,31 @@ def main(arguments: list[str]) -> int:
 
 def run(chosen: MemoryOptions) -> Result:
     """One server after the other."""
-    own = OF_FRAMEWORK.get(chosen.framework)
-    kinds = own or KINDS
-    names = own or [*KINDS, LARGE]
-    folders = models.ensure(names)
-    result = Result("memory", {**chosen.recorded(), "models": list(names), "warm_up_models": WARM_UP_MODELS})
+    workload = chosen.workload
+    kinds, large = workload.memory_models, workload.large
+    measured = [*kinds, *([large] if large else [])]
+    folders = models.ensure(measured)
+    result = Result("memory", {**chosen.recorded(), "models": measured, "warm_up_models": WARM_UP_MODELS})
     result.headers = ["model", "server", "models", "PSS MB", "JVM", "workers", "processes"]
     result.headers += ["MB per additional model", f"after {IDLE_S:.0f} idle s"]
     result.notes = [
         "MB: millions of bytes of PSS of the whole process tree; per additional model: since the line above.",
         "PSS is read at once after the last model's first answer; the last column is read later.",
-        *([] if own else [f"{models.TITLES[LARGE]}: private memory of the processes that its load added."]),
     ]
-    for name in ("ours",) if own else chosen.servers:
+    if large:
+        result.notes.append(f"{models.TITLES[large]}: private memory of the processes that its load added.")
+    for name in chosen.servers:
         progress(f"starting {name}")
-        with options.make_server(name) as server:
-            if name == "stock":
+        with options.make_server(name, workload) as server:
+            if name == "stock" and large:
                 report_empty(name, "stock", empty(server), result)
             grow(server, kinds[0], folders[kinds[0]], [WARM_UP_MODELS])
             for kind in kinds:
                 steps = grow(server, kind, folders[kind], chosen.counts)
-                report(server.name, kind, steps, result)
-            if own:
-                continue
-            report_large(server.name, *load_large(server, folders[LARGE]), folders[LARGE], result)
-        if name == "ours":
+                report(server.name, kind, steps, result, workload.further_bytes[kind])
+            if large:
+                report_large(server.name, *load_large(server, large, folders[large]), large, folders[large], result)
+        if name == "ours" and large:
             for preloaded in WANTED_EMPTY_BYTES:
                 progress(f"starting ours with MME_PRELOAD={preloaded}")
                 with OurServer({"MME_PRELOAD": preloaded}) as server:
@@ -139,7 +133,7 @@ def grow(server: Server, kind: str, folder: Path, counts: Sequence[int]) -> list
     steps = []
     names = [f"{kind}-{number}" for number in range(counts[-1])]
     for number, name in enumerate(names, start=1):
-        add(server, folder, name)
+        add(server, folder, name, *models.request_for(kind))
         if number in counts:
             at_once = server.memory()
             time.sleep(IDLE_S)
@@ -154,21 +148,21 @@ def grow(server: Server, kind: str, folder: Path, counts: Sequence[int]) -> list
     return steps
 
 
-def add(server: Server, folder: Path, name: str) -> None:
+def add(server: Server, folder: Path, name: str, body: bytes, content_type: str) -> None:
     """Loads a model from files of its own and invokes it once. Raises ``BenchmarkError`` where that fails."""
     server.install(folder, name, copy=True)
     server.connection.load(name, server.model_url(name)).must_be_ok(f"{server.name}: load {name}")
-    invoked = server.connection.invoke(name, models.photo(), models.PHOTO_TYPE)
+    invoked = server.connection.invoke(name, body, content_type)
     invoked.must_be_ok(f"{server.name}: invoke {name}")
 
 
-def load_large(server: Server, folder: Path) -> tuple[int, int]:
+def load_large(server: Server, name: str, folder: Path) -> tuple[int, int]:
     """Private bytes of all processes that loading and invoking it once has added, and how many these are."""
     before = server.descendants()
-    add(server, folder, LARGE)
+    add(server, folder, name, *models.request_for(name))
     time.sleep(IDLE_S)
     added = [process for pid, process in server.descendants().items() if pid not in before]
-    progress(f"{server.name}: {LARGE}, {len(added)} processes")
+    progress(f"{server.name}: {name}, {len(added)} processes")
     return private_bytes(added), len(added)
 
 
@@ -192,7 +186,7 @@ def costs_idle(steps: Sequence[Step]) -> list[float]:
     ]
 
 
-def report(name: str, kind: str, steps: list[Step], result: Result) -> None:
+def report(name: str, kind: str, steps: list[Step], result: Result, most_bytes: float) -> None:
     """Adds a line per step, and the target."""
     title = models.TITLES[kind]
     costs: list[tuple[float, float] | None] = [None, *zip(costs_at_once(steps), costs_idle(steps), strict=True)]
@@ -206,7 +200,7 @@ def report(name: str, kind: str, steps: list[Step], result: Result) -> None:
         # From the first step to the last: the JVM's heap, which comes and goes, weighs least.
         (measured_bytes,) = costs_at_once([steps[0], steps[-1]])
         what = f"PSS per further model, at once after its first answer, {title}"
-        result.targets.append(Target(what, measured_bytes / 1e6, "≤", WANTED_BYTES[kind] / 1e6, "MB"))
+        result.targets.append(Target(what, measured_bytes / 1e6, "≤", most_bytes / 1e6, "MB"))
 
 
 def _row(kind: str, name: str, step: Step, cost_bytes: tuple[float, float] | None) -> dict[str, Any]:
@@ -253,15 +247,15 @@ def report_empty(name: str, preloaded: str, held: TreeMemory, result: Result) ->
         result.targets.append(Target(f"empty server, {title}", held.total.pss_bytes / 1e6, "≤", limit_mb, "MB"))
 
 
-def report_large(name: str, private: int, processes: int, folder: Path, result: Result) -> None:
+def report_large(name: str, private: int, processes: int, kind: str, folder: Path, result: Result) -> None:
     """Adds the line of the large model, and its target."""
     weights = models.weights_bytes(folder)
     ratio = private / weights
-    title = models.TITLES[LARGE]
+    title = models.TITLES[kind]
     shown = f"{megabytes(private)} private = {ratio:.2f} × weights"
     result.table.append([title, name, "1", "", "", "", f"+{processes}", "", shown])
     result.rows.append(
-        {"model": LARGE, "server": name, "private_bytes": private, "weights_bytes": weights, "ratio": ratio}
+        {"model": kind, "server": name, "private_bytes": private, "weights_bytes": weights, "ratio": ratio}
     )
     if name == "ours":
         what = f"private memory ÷ weights on disk, {title}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.servers.base import Server, python
+from benchmarks.workloads import PLAIN_MXNET
 
 
 class StockServer(Server):
@@ -10,5 +11,9 @@ class StockServer(Server):
 
     name = "stock"
 
+    def __init__(self, handler: str = PLAIN_MXNET) -> None:
+        super().__init__()
+        self._handler = handler
+
     def command(self) -> list[str]:
-        return python("-m", "benchmarks.servers.stock_server", str(self.folder))
+        return python("-m", "benchmarks.servers.stock_server", str(self.folder), self._handler)

@@ -1,4 +1,4 @@
-"""Starts stock Multi Model Server: ``python -m benchmarks.servers.stock_server FOLDER``.
+"""Starts stock Multi Model Server: ``python -m benchmarks.servers.stock_server FOLDER HANDLER``.
 
 ``sagemaker_inference.model_server.start_model_server`` does everything, with its own configuration and log settings.
 Only what would keep a second server from running on this machine is made private to FOLDER: where the configuration
@@ -16,10 +16,8 @@ from pathlib import Path
 from mme.settings import Settings
 from mme.supervisor import preflight, processes
 
-HANDLER = "benchmarks.plain_handler:handle"
 
-
-def main(folder: Path) -> None:
+def main(folder: Path, handler: str) -> None:
     """Returns when the JVM has ended."""
     processes.become_subreaper()  # so that what the JVM leaves stays below this process, where it is counted
     os.chdir(folder)  # stock MMS writes log files below its working directory
@@ -43,8 +41,8 @@ def main(folder: Path) -> None:
     model_server.MMS_CONFIG_FILE = str(folder / "sagemaker-mms.properties")
     model_server._generate_mms_config_properties = lambda *given: worded(*given).replace("0.0.0.0", "127.0.0.1")
     model_server._retrieve_mms_server_process = own_jvm
-    model_server.start_model_server(handler_service=HANDLER)
+    model_server.start_model_server(handler_service=handler)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2])
