@@ -54,7 +54,7 @@ def private_by_kind(smaps: str) -> Counter[str]:
 def main(arguments: list[str]) -> int:
     """Prints both tables."""
     parser = argparse.ArgumentParser(prog="worker_profile", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--model", choices=KINDS, default=KINDS[0])
+    parser.add_argument("--model", choices=(*KINDS, "tiny_onnx"), default=KINDS[0])
     parser.add_argument("--workers", type=int, default=8, metavar="N")
     given = parser.parse_args(arguments)
     folder = models.ensure([given.model])[given.model]
