@@ -17,8 +17,8 @@ from tests.harness.parallel import show
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(1300)]
 
 ROOT = Path(__file__).resolve().parents[2]
-# Above Debian's base: the Java runtime 184 MB, MXNet 187 MB, SciPy and NumPy 176 MB, the other frameworks 240 MB, the AWS
-# SDK 33 MB … With the base, the whole image is to stay below 1.1 GB.
+# Above Debian's base: the Java runtime 184 MB, MXNet 187 MB, SciPy and NumPy 176 MB, the other frameworks 240 MB …
+# With the base, the whole image is to stay below 1.1 GB.
 LARGEST_ADDED_MB = 970
 
 
