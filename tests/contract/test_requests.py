@@ -30,6 +30,9 @@ IN_THE_IMAGE_TOO = {
     "json_syntax",
     "npy_pickle",
     "content_type_unknown",
+    "onnx_text_csv",
+    "onnx_two_heads",
+    "onnx_zipmap",
 }
 
 

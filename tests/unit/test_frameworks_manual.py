@@ -74,6 +74,20 @@ def test_the_example_of_mms_answers_as_it_is_shown(tmp_path: Path, monkeypatch: 
     assert json.loads(body) == answer
 
 
+def test_the_example_of_onnx_answers_as_it_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = section("onnx")
+    (source,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    exec(compile(source, str(MANUAL), "exec"), {})
+    ((request, answer),) = SAID.findall(text)
+    context = golden.context_for(tmp_path)
+    assert model_handler.handle(None, context) is None
+    ((status, _, body),) = golden.call(
+        model_handler.handle, context, ({"Content-Type": "application/json"}, request.encode())
+    )
+    assert (status, json.loads(body)) == (200, json.loads(answer))
+
+
 def test_every_function_of_a_script_is_listed() -> None:
     from mme.frameworks.script.functions import _ARGUMENTS
 

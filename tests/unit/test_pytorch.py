@@ -15,6 +15,7 @@ import pytest
 from mme.errors import ModelLoadError, ModelRefused
 from mme.frameworks import registry
 from mme.frameworks.pytorch import artifacts
+from mme.frameworks.pytorch.adapter import weights_only
 from mme.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -114,6 +115,26 @@ def test_models_run_where_pytorch_can_be_installed(tmp_path: Path) -> None:
         pytest.skip(f"{TORCH} cannot be installed: {installed.stderr.strip()[-200:]}")
     tests = [str(python), "-m", "pytest", "-q", "--noconftest", "-c", os.devnull, "--rootdir", str(ROOT), "-p",
              "no:cacheprovider", str(ROOT / "tests/unit/test_pytorch_models.py")]  # fmt: skip
-    variables = {**os.environ, "PYTHONPATH": f"{ROOT / 'container'}:{ROOT}", "OMP_NUM_THREADS": "1"}
+    variables = {
+        **os.environ,
+        "PYTHONPATH": f"{ROOT / 'container'}:{ROOT}",
+        "OMP_NUM_THREADS": "1",
+        "TMPDIR": str(tmp_path),
+    }
     done = subprocess.run(tests, text=True, capture_output=True, env=variables, cwd=tmp_path)
     assert done.returncode == 0 and " passed" in done.stdout and "skipped" not in done.stdout, done.stdout[-3000:]
+
+
+@pytest.mark.parametrize("before", [None, "0"])
+def test_the_variable_that_keeps_pytorch_from_unpickling_is_put_back(
+    monkeypatch: pytest.MonkeyPatch, before: str | None
+) -> None:
+    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    monkeypatch.delenv(name, raising=False)
+    if before is not None:
+        monkeypatch.setenv(name, before)
+    with weights_only(Settings(model_code="refuse")):
+        assert os.environ[name] == "1"
+    assert os.environ.get(name) == before
+    with weights_only(Settings()):
+        assert os.environ.get(name) == before

@@ -81,7 +81,7 @@ ADAPTER = PyTorchAdapter()
 
 
 def _exported(torch: Any, path: Path, device: Any, settings: Settings) -> TorchModel:
-    with _weights_only(settings):
+    with weights_only(settings):
         program = torch.export.load(str(path))
     wanted = set(program.graph_signature.user_inputs)
     inputs = {}
@@ -148,7 +148,7 @@ def _dtype(path: Path, name: str, dtype: Any) -> np.dtype:
 
 
 @contextmanager
-def _weights_only(settings: Settings) -> Iterator[None]:
+def weights_only(settings: Settings) -> Iterator[None]:
     """Where models are data alone, keeps PyTorch from unpickling anything but weights."""
     before = dict(os.environ)
     if settings.refuses_model_code:
