@@ -81,7 +81,12 @@ class Demonstration:
     def deploy(self) -> None:
         """Model, endpoint configuration and endpoint. The waiter returns when it is in service."""
         self._heading("Deploy:  create_model (Mode=MultiModel), create_endpoint_config, create_endpoint")
-        container = {"Image": IMAGE, "Mode": "MultiModel", "ModelDataUrl": f"s3://{BUCKET}/{PREFIX}"}
+        container = {
+            "Image": IMAGE,
+            "Mode": "MultiModel",
+            "ModelDataUrl": f"s3://{BUCKET}/{PREFIX}",
+            "Environment": {"MME_PRELOAD": "mxnet"},  # what the models are of, so that the first load need not wait
+        }
         variant = {
             "VariantName": "AllTraffic",
             "ModelName": NAME,
