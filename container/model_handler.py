@@ -24,6 +24,7 @@ from mme.capacity.memory import most_bytes_of_worker
 from mme.errors import BadRequest, MmeError, ModelLoadError
 from mme.frameworks.base import (
     Adapter,
+    AnyAdapter,
     CodeAdapter,
     Predictor,
     Service,
@@ -31,7 +32,9 @@ from mme.frameworks.base import (
     means_no_memory,
     memory_errors,
 )
+from mme.frameworks.properties import FILE as SERVING_PROPERTIES
 from mme.frameworks.registry import adapter_for, data_adapter_beside, data_adapter_for
+from mme.frameworks.serving import ServingProperties
 from mme.frameworks.table import METHOD
 from mme.handler import warmup
 from mme.handler.images import ImageReader
@@ -81,6 +84,11 @@ class ModelHandler:
             self._prepare(model_dir, self.settings)
         logger.info("Model %s takes %s.", self.model_name, describe_inputs(self.model.inputs))
         self.initialized = True
+
+    @property
+    def content_types(self) -> str:
+        """The content types that requests may have, in words."""
+        return self._reader.readable
 
     def preprocess(self, request: Request) -> dict[str, np.ndarray]:
         """The inputs of the model from one request, (N, *sample shape) each. Raises ``RequestError``."""
@@ -361,11 +369,26 @@ def load_service(context: Any) -> Service:
         settings = Settings.from_environment()
         model_dir = Path(context.system_properties["model_dir"])
         adapter = adapter_for(model_dir, settings)
+        _check_properties(model_dir, adapter)
         if isinstance(adapter, CodeAdapter):
             return adapter.load_service(model_dir, settings, context, lambda: load_beside_program(settings, context))
     handler = ModelHandler(settings)
     handler.initialize(context)
     return handler
+
+
+def _check_properties(model_dir: Path, adapter: AnyAdapter) -> None:
+    """Warns once of what the model's serving.properties asks for in vain. Raises ``ModelLoadError``."""
+    description = adapter.description
+    properties = ServingProperties.of(model_dir)
+    unknown = properties.without_meaning(description.options, runs_code=description.runs_code)
+    if unknown:
+        logger.warning("%s: nothing here reads %s.", model_dir / SERVING_PROPERTIES, ", ".join(unknown))
+    if properties.engine and not properties.is_engine_of(adapter.name) and not description.runs_code:
+        logger.warning(
+            "%s: engine=%s is not heeded: by its files the model is one of %s.",
+            *(model_dir / SERVING_PROPERTIES, properties.engine, adapter.name),
+        )
 
 
 def load_beside_program(settings: Settings, context: Any) -> DataBesideProgram | None:
@@ -384,6 +407,11 @@ class DataBesideProgram:
     def __init__(self, handler: ModelHandler) -> None:
         self._handler = handler
         self.model = _CallableModel(self) if handler.model.native is None else handler.model.native
+
+    @property
+    def content_types(self) -> str:
+        """The content types that requests may have, in words."""
+        return self._handler.content_types
 
     def read(self, parts: Mapping[str, Any], headers: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """The model's inputs from a request."""

@@ -391,6 +391,42 @@ class Settings:
         "(`SAGEMAKER_MODEL_SERVER_TIMEOUT`); it goes on meanwhile, for the next load.",
         unit="s",
     )
+    batch_size: int = _setting(
+        "MME_BATCH_SIZE",
+        _integer(1, 1024),
+        1,
+        "How many requests that wait a worker is given at once at most. A model's serving.properties "
+        "(docs/serving_properties.md) may say otherwise, here as below.",
+    )
+    max_batch_delay_ms: int = _setting(
+        "MME_MAX_BATCH_DELAY_MS",
+        _integer(0, 3_600_000),
+        100,
+        "How long a batch that is not full waits for more requests; a batch of one does not wait.",
+        unit="ms",
+    )
+    job_queue_size: int = _setting(
+        "MME_JOB_QUEUE_SIZE",
+        _integer(1, 1_000_000),
+        100,
+        "How many requests of one model may wait; one more is answered 503.",
+    )
+    predict_timeout_s: int | None = _setting(
+        "MME_PREDICT_TIMEOUT_S",
+        _integer(1, 86400),
+        None,
+        "How long a worker may take for an invocation, where that is not as long as for a load.",
+        unit="s",
+        shown_default="`SAGEMAKER_MODEL_SERVER_TIMEOUT`",
+    )
+    model_loading_timeout_s: int | None = _setting(
+        "MME_MODEL_LOADING_TIMEOUT_S",
+        _integer(1, 86400),
+        None,
+        "How long a worker may take for a load, where that is not as long as for an invocation.",
+        unit="s",
+        shown_default="`SAGEMAKER_MODEL_SERVER_TIMEOUT`",
+    )
     mxnet_fuse: bool = _setting(
         "MME_MXNET_FUSE",
         _boolean,

@@ -17,6 +17,7 @@ import boto3
 import requests
 from botocore.exceptions import ClientError, WaiterError
 
+from scripts.programs import other_frameworks
 from scripts.programs.aws import is_missing
 from scripts.programs.call_statistics import CallStatistics
 from scripts.programs.console import readable_size
@@ -33,6 +34,7 @@ ROLE = "arn:aws:iam::123456789012:role/quickstart"
 INSTANCES = 2
 INSTANCE_TYPE = "ml.m5.xlarge"
 SHOWN_DIGIT = 7
+TREES = f"{other_frameworks.XGBOOST}.tar.gz"  # takes pixels as CSV, and answers a score for each digit
 RANDOM_CALLS = 100
 LISTED = 3  # so many models of a longer list are shown
 # A waiter of boto3 asks every 30 s, which suits AWS; a local endpoint is up in seconds.
@@ -65,15 +67,15 @@ class Demonstration:
         """Everything but the clean-up. ``opaque_name`` of a target model is how the containers know it."""
         self.upload()
         self.deploy()
-        self.invoke_both()
+        self.invoke_each()
         self.add_ten()
         self.invoke_at_random()
         self.replace_one()
         self.look_inside(instances(), opaque_name)
 
     def upload(self) -> None:
-        """A bucket, and the two models in it."""
-        self._heading("Upload both:  create_bucket, upload_file")
+        """A bucket, and the first models in it."""
+        self._heading("Upload them:  create_bucket, upload_file")
         self._s3.create_bucket(Bucket=BUCKET)
         for model in self._samples.first:
             self._upload(model)
@@ -85,7 +87,8 @@ class Demonstration:
             "Image": IMAGE,
             "Mode": "MultiModel",
             "ModelDataUrl": f"s3://{BUCKET}/{PREFIX}",
-            "Environment": {"MME_PRELOAD": "mxnet"},  # what the models are of, so that the first load need not wait
+            # what the models are of, so that the first load need not wait
+            "Environment": {"MME_PRELOAD": "mxnet,onnx,xgboost"},
         }
         variant = {
             "VariantName": "AllTraffic",
@@ -107,8 +110,8 @@ class Demonstration:
         elapsed_s = time.monotonic() - started_s
         print(f"  endpoint {NAME}, {INSTANCES} instances: InService after {elapsed_s:.1f} s", flush=True)
 
-    def invoke_both(self) -> None:
-        """Two models of different architecture behind one endpoint; the first call of each loads it."""
+    def invoke_each(self) -> None:
+        """Four models of three frameworks behind one endpoint; the first call of each loads it."""
         self._heading(
             f"Invoke each with a picture of a {SHOWN_DIGIT} that training never saw:  invoke_endpoint(TargetModel=…)"
         )
@@ -116,7 +119,9 @@ class Demonstration:
         for model in self._samples.first:
             _, first_ms = self._invoke(model, picture)
             best, second_ms = self._invoke(model, picture)
-            print(f"  {model.target}: first call {first_ms:.0f} ms (download, load, answer), second {second_ms:.0f} ms")
+            how = f"{model.framework}, {'a row of CSV' if model.target == TREES else 'an image'}"
+            took = f"first call {first_ms:.0f} ms (download, load, answer), second {second_ms:.0f} ms"
+            print(f"  {model.target} ({how}): {took}")
             for line in best:
                 print(f"    {line}")
         print(f"  the truth: {SHOWN_DIGIT}", flush=True)
@@ -156,7 +161,7 @@ class Demonstration:
         self._upload(new)
         for model, which in ((old, "as before"), (new, "the new one")):
             best, latency_ms = self._invoke(model, self._samples.picture_of(SHOWN_DIGIT))
-            print(f"  {model.target:20} {which:11}  {best[0]}, in {latency_ms:.0f} ms", flush=True)
+            print(f"  {model.target:22} {which:11}  {best[0]}, in {latency_ms:.0f} ms", flush=True)
 
     def look_inside(self, instances: list[Instance], opaque_name: Callable[[str], str]) -> None:
         """The APIs that the endpoint calls on its containers, called here on one of them."""
@@ -209,17 +214,20 @@ class Demonstration:
         self._uploaded.append(model)
         if tell:
             size = readable_size(model.archive.stat().st_size)
-            print(f"  {model.archive.name:20} -> s3://{BUCKET}/{key} ({size})", flush=True)
+            print(f"  {model.archive.name:22} -> s3://{BUCKET}/{key} ({size})", flush=True)
 
     def _invoke(self, model: Model, picture: Path) -> tuple[list[str], float]:
         """The five best, and the milliseconds until they were there."""
-        body = picture.read_bytes()
+        is_trees = model.target == TREES
+        body = other_frameworks.as_csv(picture) if is_trees else picture.read_bytes()
+        content_type = other_frameworks.CSV if is_trees else "image/png"
         started_s = time.monotonic()
         answer = self._runtime.invoke_endpoint(
-            EndpointName=NAME, TargetModel=model.target, ContentType="image/png", Body=body
+            EndpointName=NAME, TargetModel=model.target, ContentType=content_type, Body=body
         )
         best = json.loads(answer["Body"].read())
-        return best, (time.monotonic() - started_s) * 1000
+        elapsed_ms = (time.monotonic() - started_s) * 1000
+        return other_frameworks.five_best(best[0]) if is_trees else best, elapsed_ms
 
 
 def heading(number: int, text: str) -> None:

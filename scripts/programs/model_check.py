@@ -1,61 +1,138 @@
-"""Loads a model and asks it once, in this process, through the same handler that answers in the container."""
+"""Loads a model and asks it once, as the container does, in a process of its own: a model may bring any code."""
 
 from __future__ import annotations
 
-import io
 import json
+import mimetypes
 import os
+import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-import numpy as np
-
-from mme.errors import MmeError
+from mme.packages.install_set import InstallationFailed, install_apart
+from mme.packages.requirements import requirements_of
+from mme.packages.sets import PackageSet
+from mme.settings import Settings
 from scripts.programs.console import Failure
+from scripts.programs.server_process import ROOT
 
-SHOWN_CHARACTERS = 100
+# What a system may not know.
+_TYPES = {".npy": "application/x-npy", ".npz": "application/x-npz", ".jsonl": "application/jsonlines"}
+_TYPES |= {".libsvm": "text/libsvm", ".csv": "text/csv", ".json": "application/json"}
+_STAGES = ("load", "answer")
+_START_S = 120  # for the interpreter and what it imports, beside the load and the answer
 
 
-def try_model(folder: Path) -> str:
-    """Loads the model in ``folder``, sends it one sample of zeros, and returns the answer in short.
+class Sample(NamedTuple):
+    """A request: a body in a file, and what it is."""
 
-    Raises ``Failure`` with the handler's reason where it does not load or does not answer.
+    file: Path
+    content_type: str
+
+    @classmethod
+    def of(cls, file: Path, content_type: str | None = None) -> Sample:
+        """Raises ``Failure`` where the file's suffix does not tell its type."""
+        found = content_type or _TYPES.get(file.suffix.lower()) or mimetypes.guess_type(file.name)[0]
+        if not found:
+            raise Failure(f"{file}: its name does not tell its content type. Say it with --content-type.")
+        return cls(file.absolute(), found)
+
+
+class Answer(NamedTuple):
+    """What became of a trial."""
+
+    text: str | None  # the answer in short; None where the model was loaded and not asked
+    framework: str
+    content_types: str  # that the model reads, in words
+
+
+def try_model(folder: Path, sample: Sample | None = None, packages: PackageSet | None = None) -> Answer:
+    """Loads the model in ``folder``, and sends it ``sample``, or a made-up one of zeros where its inputs are known.
+
+    Raises ``Failure`` with the reason where it does not load or does not answer.
     """
-    import mms
-    from mms.context import Context, RequestProcessor
+    limit_s = Settings.from_environment().worker_response_timeout_s
+    wanted = {
+        "folder": str(folder.absolute()),
+        "packages": packages and str(packages.folder),
+        "sample": sample and [str(sample.file), sample.content_type],
+        "limit_s": limit_s,
+    }
+    program = [sys.executable, "-P", "-m", "scripts.programs.model_trial", json.dumps(wanted)]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT / "container"), str(ROOT)])
+    with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as result:
+        with subprocess.Popen(
+            [*program, str(result.fileno())],
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=subprocess.STDOUT,
+            pass_fds=[result.fileno()],
+            process_group=0,
+        ) as process:
+            try:
+                process.wait(_START_S + 2 * limit_s)
+            except subprocess.TimeoutExpired:
+                pass
+            finally:
+                _kill_group(process.pid)  # with what the model has started
+        result.seek(0)
+        lines = result.read().decode(errors="replace").splitlines()
+        if process.returncode != 0 or not lines or lines[-1] in _STAGES:
+            said.seek(0)
+            sys.stderr.write(said.read().decode(errors="replace"))
+            raise Failure(_ending(process.returncode, lines[-1] if lines else "load", limit_s))
+    found = json.loads(lines[-1])
+    if "failure" in found:
+        raise Failure(found["failure"])
+    return Answer(found["answer"], found["framework"], found["content_types"])
 
-    from model_handler import ModelHandler
 
-    context = Context(folder.name, str(folder.absolute()), {}, 1, None, mms.__version__)
-    handler = ModelHandler()
-    with kept_from_the_terminal():
+def _ending(code: int, at: str, limit_s: int) -> str:
+    """What the end of a trial means that gave no answer, while it was ``at`` "load" or "answer"."""
+    if code in (-signal.SIGALRM, -signal.SIGKILL):
+        return f"the model takes longer than {limit_s} s to {at} (SAGEMAKER_MODEL_SERVER_TIMEOUT)"
+    how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
+    return f"the model ends its process {how}, when it is to {at}"
+
+
+def _kill_group(pid: int) -> None:
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+@contextmanager
+def packages_of(folder: Path, *, install: bool) -> Iterator[PackageSet | None]:
+    """The packages that the model asks for, for as long as they are needed; says it where they are not installed.
+
+    Raises ``Failure`` with uv's reason where they cannot be installed.
+    """
+    wanted = requirements_of(folder)
+    if wanted is None or not install:
+        if wanted is not None:
+            names = " and ".join(str(file.relative_to(folder)) for file in wanted.files)
+            print(f"  not installed: the packages of {names} (--with-packages installs them for the check)", flush=True)
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="packages-") as temporary:
         try:
-            handler.initialize(context)
-        except MmeError as error:
-            raise Failure(f"the model does not load: {error}") from None
-        body, content_type = _sample(handler.model.inputs)
-        context.request_ids = {0: "check"}
-        context.request_processor = [RequestProcessor({"Content-Type": content_type})]
-        answer = handler.handle([{"body": body}], context)[0]
-    text = " ".join(answer.decode(errors="replace").split())
-    status, _phrase = context.get_response_status(0)
-    if status != 200:
-        raise Failure(f"the model loads, but answers a sample of zeros with {status}: {text}")
-    return text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + " …"
-
-
-def _sample(inputs: Any) -> tuple[bytes, str]:
-    """A request body with one sample of zeros, and its Content-Type."""
-    arrays = {each.name: each.blank() for each in inputs}
-    if len(arrays) > 1 or inputs[0].holds_text:
-        return json.dumps({name: each.tolist() for name, each in arrays.items()}).encode(), "application/json"
-    buffer = io.BytesIO()
-    np.save(buffer, arrays[inputs[0].name])
-    return buffer.getvalue(), "application/x-npy"
+            install_apart(
+                *(Path(temporary), wanted.key, folder.absolute(), Settings.from_environment().packages_timeout_s),
+                log=subprocess.DEVNULL,
+            )
+        except InstallationFailed as error:
+            raise Failure(str(error)) from None
+        print("  its packages can be installed", flush=True)
+        yield PackageSet(Path(temporary), wanted.key)
 
 
 @contextmanager

@@ -41,12 +41,15 @@ def main() -> int:
 
     cache = arguments.cache.absolute()
 
-    heading(1, "Two models, trained on the handwritten digits of scikit-learn")
+    heading(1, "Four models of three frameworks, trained on the handwritten digits of scikit-learn")
     samples = trained_samples(cache)
     kept = " (kept from before)" if samples.were_kept else ""
     for model in samples.first:
         name = model.archive.name.removesuffix(".tar.gz")
-        print(f"  {name:13} {model.accuracy:.1%} of {HELD_OUT} held-out pictures right{kept}", flush=True)
+        print(
+            f"  {name:14} {model.framework:7} {model.accuracy:.1%} of {HELD_OUT} held-out pictures right{kept}",
+            flush=True,
+        )
 
     heading(2, f"A SageMaker endpoint on this machine:  http://{HOST}:{arguments.port}")
     with log_to(cache / f"quickstart-{arguments.port}.log") as log:

@@ -22,7 +22,7 @@ from tests.harness.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICKSTART = ROOT / "scripts" / "quickstart"
-MODELS = ("digits_mlp", "digits_lenet")
+MODELS = ("digits_mlp", "digits_lenet", "digits_onnx", "digits_xgboost")
 ALL_MODELS = {*MODELS, "digits_mlp_v2", *(f"digits_small_{number:02}" for number in range(1, 11))}
 CALLS = 100
 STORY_TIMEOUT_S = 300.0  # about 15 where the machine has nothing else to do
@@ -117,8 +117,10 @@ def loaded_names(answer: str) -> set[str]:
     return {each["modelName"] for each in json.loads(answer)["models"]}
 
 
-def test_it_trains_two_models_that_are_right_nearly_always(visit: Visit) -> None:
-    accuracies = re.findall(r"^  (\w+) +([\d.]+)% of 450 held-out pictures right$", visit.text, re.MULTILINE)
+def test_it_trains_four_models_that_are_right_nearly_always(visit: Visit) -> None:
+    accuracies = re.findall(
+        r"^  (\w+) +(?:MXNet|ONNX|XGBoost) +([\d.]+)% of 450 held-out pictures right$", visit.text, re.MULTILINE
+    )
     assert [name for name, _ in accuracies] == list(MODELS)
     assert all(float(percent) >= 95 for _, percent in accuracies), visit.text
 
@@ -130,21 +132,21 @@ def test_it_uploads_and_deploys(visit: Visit) -> None:
     assert re.search(r"^  endpoint digits, 2 instances: InService after [\d.]+ s$", visit.text, re.MULTILINE)
 
 
-def test_both_models_answer_with_the_five_best_and_the_second_call_is_quicker(visit: Visit) -> None:
-    calls = r"^  (\w+)\.tar\.gz: first call (\d+) ms \(download, load, answer\), second (\d+) ms$"
+def test_each_model_answers_with_the_five_best_and_the_second_call_is_quicker(visit: Visit) -> None:
+    calls = r"^  (\w+)\.tar\.gz \(\w+, an? [\w ]+\): first call (\d+) ms \(download, load, answer\), second (\d+) ms$"
     timed = re.findall(calls, visit.text, re.MULTILINE)
     assert [name for name, _, _ in timed] == list(MODELS)
     assert all(int(second) < int(first) for _, first, second in timed), timed
     answers = re.findall(r"^    probability=([\d.]+), class=(\d) \w+$", visit.text, re.MULTILINE)
-    assert len(answers) == 10, visit.text
-    for first in (0, 5):  # five a model, best first
+    assert len(answers) == 20, visit.text
+    for first in range(0, 20, 5):  # five a model, best first
         assert answers[first][1] == "7", visit.text
         probabilities = [float(probability) for probability, _ in answers[first : first + 5]]
         assert probabilities == sorted(probabilities, reverse=True)
     assert "  the truth: 7\n" in visit.text
 
 
-def test_its_tally_has_all_twelve_models_and_a_hundred_calls_most_of_them_right(visit: Visit) -> None:
+def test_its_tally_has_all_fourteen_models_and_a_hundred_calls_most_of_them_right(visit: Visit) -> None:
     rows = re.findall(r"^  (\w+)(?:\.tar\.gz)? +(\d+) +(\d+)(?: +\d+ ms +\d+ ms)?$", visit.text, re.MULTILINE)
     calls = {name: int(count) for name, count, _ in rows}
     right = {name: int(count) for name, _, count in rows}
@@ -221,7 +223,7 @@ def test_a_later_run_trains_nothing_and_a_hang_up_in_the_middle_stops_every_cont
     with quickstart(visit.cache) as run:
         wait_until(lambda: run.has_said("InService after"), run.log_tail, STORY_TIMEOUT_S)
         assert run.stop(signal.SIGHUP, timeout_s=40) == 130, run.log()
-        assert run.log().count("(kept from before)") == 2
+        assert run.log().count("(kept from before)") == 4
         assert "Traceback" not in run.log()
         run.assert_nothing_survives()
 

@@ -135,7 +135,7 @@ def test_a_model_declares_its_need_in_serving_properties(tmp_path: Path, line: s
 @pytest.mark.parametrize("value", ["", "0", "-5", "1.5", "1e3", "300M", "abc", "٣", "9999999999", "1 2"])
 def test_a_declaration_that_is_no_number_fails_the_load_and_names_it(tmp_path: Path, value: str) -> None:
     (tmp_path / "serving.properties").write_text(f"option.required_memory_mb={value}\n", encoding="utf-8")
-    with pytest.raises(ModelLoadError, match=r"serving\.properties: option\.required_memory_mb="):
+    with pytest.raises(ModelLoadError, match=r"serving\.properties, line 1: option\.required_memory_mb="):
         declared_bytes(tmp_path)
 
 

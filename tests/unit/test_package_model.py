@@ -14,7 +14,9 @@ import pytest
 
 from scripts.programs.archives import entries, sha256_of, write_archive
 from scripts.programs.console import Failure, readable_size
+from tests.harness import scripts, tables
 from tests.harness.models import tiny_classifier, two_input_model
+from tests.harness.wheels import write_wheel
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -221,3 +223,119 @@ def test_sizes_read_well() -> None:
 def test_the_printed_checksum_is_that_of_the_file(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abc" * 1_000_000)
     assert sha256_of(tmp_path / "a") == hashlib.sha256(b"abc" * 1_000_000).hexdigest()
+
+
+# ---- any model, as the container loads it ----
+
+
+def checks(folder: Path, tmp_path: Path, *arguments: str | Path) -> str:
+    """What a check says that ends well, and writes the archive."""
+    done = package_model(*arguments, folder, tmp_path / "packed.tar.gz")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "packed.tar.gz").exists()
+    return done.stdout
+
+
+def test_a_model_of_a_table_is_asked_with_zeros_and_says_what_it_takes(tmp_path: Path) -> None:
+    said = checks(tables.sklearn_model(tmp_path / "houses"), tmp_path)
+    assert "loads and answers: [" in said
+    assert "  sklearn; takes text/csv, application/json, application/jsonlines, application/x-npy" in said
+
+
+def test_a_script_answers_a_sample_by_its_suffix_or_by_its_type(tmp_path: Path) -> None:
+    folder = scripts.script(
+        tmp_path / "model",
+        """
+        def model_fn(model_dir):
+            return open("code/inference.py").name
+
+        def transform_fn(model, body, content_type, accept):
+            print("chatter")
+            return f"{content_type}: {len(body)}", "text/plain"
+        """,
+    )
+    assert "loads; its program was not asked (--sample FILE asks it)" in checks(folder, tmp_path)
+    (tmp_path / "sample.csv").write_text("1,2\n")
+    said = checks(folder, tmp_path, "--sample", tmp_path / "sample.csv")
+    assert "loads and answers: text/csv: 4\n" in said
+    assert "script; takes whatever its program reads" in said
+    assert "chatter" not in said
+    (tmp_path / "sample").write_text("1,2\n")
+    assert "does not tell its content type" in refuse(folder, tmp_path, "--sample", str(tmp_path / "sample"))
+    said = checks(folder, tmp_path, "--sample", tmp_path / "sample", "--content-type", "a/b")
+    assert "loads and answers: a/b: 4\n" in said
+
+
+def test_a_script_without_input_fn_takes_what_the_toolkit_decodes(tmp_path: Path) -> None:
+    said = checks(scripts.adder(tmp_path / "model"), tmp_path)
+    assert "takes application/json, text/csv, application/x-npy, application/x-npz" in said
+
+
+def test_djls_archive_and_one_with_a_handler_are_checked_too(tmp_path: Path) -> None:
+    (tmp_path / "sample.json").write_text('{"inputs": [[2.0]]}')
+    said = checks(scripts.thousand_models(tmp_path / "djl"), tmp_path, "--sample", tmp_path / "sample.json")
+    assert 'loads and answers: {"prediction": [4.0' in said
+    folder = scripts.script(
+        tmp_path / "mms",
+        """
+        def handle(data, context):
+            return None if data is None else [bytes(each["body"]).decode()[::-1] for each in data]
+        """,
+        program="service.py",
+    )
+    (folder / "MAR-INF").mkdir()
+    manifest = {"specificationVersion": "1.0", "modelServerVersion": "1.0"}
+    manifest["model"] = {"modelName": "m", "handler": "service:handle"}  # type: ignore[assignment]
+    (folder / "MAR-INF" / "MANIFEST.json").write_text(json.dumps(manifest))
+    said = checks(folder, tmp_path, "--sample", tmp_path / "sample.json")
+    assert "loads and answers: }]]0.2[[" in said
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (
+            "raise ValueError('broken')",
+            "the model does not load: code/inference.py cannot be imported: ValueError: broken",
+        ),
+        ("import os; os._exit(0)", "the model ends its process with exit code 0, when it is to load"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "ends its process by SIGSEGV, when it is to load"),
+        (
+            "def model_fn(d): raise SystemExit(3)",
+            "the model does not load: model_fn of code/inference.py failed: it ended the program",
+        ),
+    ],
+)
+def test_a_program_can_spoil_its_own_check_alone(tmp_path: Path, source: str, message: str) -> None:
+    done = package_model(scripts.script(tmp_path / "model", source), tmp_path / "out.tar.gz")
+    assert done.returncode == 1, done.stdout
+    assert message in done.stderr
+    assert not (tmp_path / "out.tar.gz").exists()
+
+
+def test_a_program_that_never_ends_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAGEMAKER_MODEL_SERVER_TIMEOUT", "1")
+    said = refuse(scripts.script(tmp_path / "model", "while True: pass"), tmp_path)
+    assert "the model takes longer than 1 s to load (SAGEMAKER_MODEL_SERVER_TIMEOUT)" in said
+
+
+def test_a_request_that_fails_is_told_with_its_reason(tmp_path: Path) -> None:
+    (tmp_path / "sample.json").write_text("{")
+    said = refuse(scripts.adder(tmp_path / "model"), tmp_path, "--sample", str(tmp_path / "sample.json"))
+    assert "the model loads, but answers its sample with 400" in said
+
+
+def test_packages_are_installed_where_that_is_asked_for(tmp_path: Path) -> None:
+    folder = scripts.script(
+        tmp_path / "model", "import only_here\ndef model_fn(model_dir):\n    return lambda data: only_here.ANSWER\n"
+    )
+    write_wheel(folder / "code" / "wheels", "only_here", "ANSWER = 42\n")
+    (folder / "code" / "requirements.txt").write_text("only_here\n")
+    without = package_model(folder, tmp_path / "out.tar.gz")
+    assert without.returncode == 1
+    assert "not installed: the packages of code/requirements.txt (--with-packages" in without.stdout
+    assert "No module named 'only_here'" in without.stderr
+    said = checks(folder, tmp_path, "--with-packages")
+    assert "its packages can be installed" in said and "loads; its program was not asked" in said
+    (folder / "code" / "requirements.txt").write_text("--no-index\nnowhere_at_all\n")
+    assert "nowhere_at_all" in refuse(folder, tmp_path, "--with-packages").replace("-", "_")

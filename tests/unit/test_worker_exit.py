@@ -72,6 +72,23 @@ def test_a_load_whose_worker_ends_is_refused_with_its_reason(
     assert message in refusal.message
 
 
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        (WorkerState.LOADING, "took longer than 5 s to load. Give it longer with option.model_loading_timeout"),
+        (WorkerState.PREDICTING, "took longer than 5 s to answer. Give it longer with option.predict_timeout"),
+    ],
+)
+def test_who_took_too_long_is_told_how_long_it_had(state: WorkerState, message: str) -> None:
+    ending = classify_exit(-signal.SIGALRM, state, "m", limit_s=5)
+    refusal = ending.refusal or ending.request_error
+    assert refusal is not None and refusal.status == 500
+    assert message in refusal.message
+    own = classify_exit(-signal.SIGALRM, state, "m")  # an alarm of the model's
+    refusal = own.refusal or own.request_error
+    assert refusal is not None and "crashed (SIGALRM)" in refusal.message
+
+
 def test_nobody_is_answered_for_a_worker_that_was_ended_on_purpose() -> None:
     for state in WorkerState:
         was_idle = state is WorkerState.READY

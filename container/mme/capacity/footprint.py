@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import stat
 import sys
 from collections.abc import Mapping
@@ -24,13 +23,12 @@ from pathlib import Path
 from typing import Literal
 
 from mme.capacity.memory import MIB
-from mme.errors import ModelLoadError
-from mme.frameworks import properties, registry
+from mme.frameworks import registry
 from mme.frameworks.growth import Growth
+from mme.frameworks.serving import ServingProperties
 
 # A model of more files than this is estimated, and told from others, by the first of them.
 MOST_FILES = 10_000
-_DECLARATIONS = ("required_memory_mb", "option.required_memory_mb")
 
 
 # What frameworks without an adapter need, which a handler of one's own may use. Not measured here, meant to be too much
@@ -76,7 +74,7 @@ class Artifact:
 def need_of(model_dir: Path, artifact: Artifact, learnt_bytes: int | None) -> Need:
     """What the model in ``model_dir`` will need; ``learnt_bytes`` is what it took when it was last loaded, if known.
 
-    Raises ``ModelLoadError`` for a declaration that is no number.
+    Raises ``ModelLoadError`` for whatever is wrong in the model's serving.properties.
     """
     declared = declared_bytes(model_dir)
     if declared is not None:
@@ -89,18 +87,10 @@ def need_of(model_dir: Path, artifact: Artifact, learnt_bytes: int | None) -> Ne
 def declared_bytes(model_dir: Path) -> int | None:
     """``required_memory_mb`` or ``option.required_memory_mb`` (MiB) of the model's own serving.properties, in bytes.
 
-    Raises ``ModelLoadError`` for anything but a whole number of at least 1.
+    Raises ``ModelLoadError`` for whatever is wrong in that file.
     """
-    values = properties.read(model_dir)
-    for name in _DECLARATIONS:
-        if name in values:
-            if not re.fullmatch(r"0*[1-9][0-9]{0,8}", values[name]):
-                raise ModelLoadError(
-                    f"{model_dir / properties.FILE}: {name}={values[name][:40]} is not allowed: it takes the memory "
-                    "that the model needs, in MiB, as a whole number from 1 to 999999999."
-                )
-            return int(values[name]) * MIB
-    return None
+    declared_mb = ServingProperties.of(model_dir).required_memory_mb
+    return None if declared_mb is None else declared_mb * MIB
 
 
 def estimated_bytes(artifact: Artifact) -> int:

@@ -37,6 +37,7 @@ class Description:
     holds: Callable[[Path], bool] | None = None
     # Asked instead of ``well_known_files``, by folder and the names at its top, where no pattern can tell.
     recognise: Callable[[Path, Sequence[str], Settings], bool] | None = None
+    options: tuple[str, ...] = ()  # names in serving.properties that its models may use
     runs_code: bool = False  # its models are programs: they win over files of data beside them
     template: str = ""  # the framework whose template its workers are forked from, if it has none of its own
     build_argument: str = ""  # of the image, that brings it; nothing where every image has it

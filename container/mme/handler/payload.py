@@ -112,7 +112,7 @@ class BodyReader:
         self._takes = f"The model takes {describe_inputs(inputs)}"
         several = [JSON, JSON_LINES, NPZ]
         readable = several if len(inputs) > 1 else [JSON, CSV, NPY, JSON_LINES, NPZ] + (["image/*"] if images else [])
-        self._readable = ", ".join(readable)
+        self.readable = ", ".join(readable)
 
     def read(self, request: Request) -> dict[str, np.ndarray]:
         """All inputs of the model from one request, every one with the same number of samples.
@@ -167,7 +167,7 @@ class BodyReader:
         if media_type.startswith("image/") or media_type == "application/x-image":
             if self._images is None:
                 raise UnsupportedMediaType(
-                    f"{self._takes}, which is not an image (N, channels, height, width). It reads {self._readable}."
+                    f"{self._takes}, which is not an image (N, channels, height, width). It reads {self.readable}."
                 )
             return self._images.read(self._bytes(body))
         if media_type == JSON:
@@ -184,7 +184,7 @@ class BodyReader:
 
     def _unsupported(self, media_type: str) -> UnsupportedMediaType:
         return UnsupportedMediaType(
-            f"Content-Type {media_type or '(none)'} is not read here; send {self._readable}. {self._takes}."
+            f"Content-Type {media_type or '(none)'} is not read here; send {self.readable}. {self._takes}."
         )
 
     def _empty(self) -> BadRequest:

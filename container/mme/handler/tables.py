@@ -70,7 +70,7 @@ class TableReader(BodyReader):
         self._takes = f"The model takes {table}"
         self._is_numeric = not (table.takes_text or table.documents or table.by_name)
         readable = [CSV, JSON, JSON_LINES, NPY, NPZ, *([LIBSVM] if table.width is not None else [])]
-        self._readable = ", ".join(readable + ([_TEXT] if table.documents else []))
+        self.readable = ", ".join(readable + ([_TEXT] if table.documents else []))
 
     def read(self, request: Request) -> dict[str, np.ndarray]:
         """The table of one request, as the model gets it. Raises ``BadRequest`` or ``UnsupportedMediaType``."""

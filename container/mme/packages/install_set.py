@@ -85,15 +85,24 @@ def install(packages_dir: Path, key: str, model_dir: Path, environment: Mapping[
         os.close(lock)
 
 
-def install_apart(packages_dir: Path, key: str, model_dir: Path, timeout_s: float) -> None:
-    """The same in a process of its own, for one that must not wait for longer. Raises ``InstallationFailed``."""
+def install_apart(packages_dir: Path, key: str, model_dir: Path, timeout_s: float, *, log: int | None = None) -> None:
+    """The same in a process of its own, for one that must not wait for longer. Raises ``InstallationFailed``.
+
+    What it logs goes to the descriptor ``log``, or where this process writes.
+    """
     if PackageSet(packages_dir, key).is_complete():
         return
     environment = {**os.environ, "PYTHONPATH": str(_CONTAINER)}
     with tempfile.TemporaryFile() as file:
         program = [sys.executable, "-m", __name__, str(packages_dir), key, str(model_dir), str(file.fileno())]
         with subprocess.Popen(
-            program, env=environment, stdin=subprocess.DEVNULL, pass_fds=[file.fileno()], process_group=0
+            program,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            pass_fds=[file.fileno()],
+            process_group=0,
         ) as process:
             try:
                 process.wait(timeout_s)

@@ -75,6 +75,13 @@ def load_policy(settings: Settings) -> str:
         "root_allowed": str(not settings.multi_model).lower(),
         # With spawned workers, stock behaviour; the model of single-model mode must not go.
         "unload_hopeless": str(settings.multi_model and settings.workers == "fork").lower(),
+        # of a model whose serving.properties says nothing; 0 s: the response timeout is enough
+        "queue_size": str(settings.job_queue_size),
+        "batch_size": str(settings.batch_size),
+        "batch_delay_ms": str(settings.max_batch_delay_ms),
+        "response_timeout_s": str(settings.worker_response_timeout_s),
+        "load_timeout_s": str(settings.model_loading_timeout_s or 0),
+        "answer_timeout_s": str(settings.predict_timeout_s or 0),
         **{f"root.{number}": str(root.resolve()) for number, root in enumerate(settings.roots)},
     }
     return "".join(f"{key}={_escaped(value)}\n" for key, value in values.items())

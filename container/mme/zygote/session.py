@@ -34,6 +34,7 @@ from mme.zygote.hang_up import OrphanLimit, end_of
 from mme.zygote.load_policy import LoadPolicy
 from mme.zygote.prediction import Prediction, emit_metrics, out_of_memory, predict
 from mme.zygote.session_records import SessionRecord, WorkerState
+from mme.zygote.time_limits import TimeLimits
 
 logger = logging.getLogger("mme.worker")
 
@@ -56,6 +57,7 @@ class Session:
         temporary_dir: str,
         decode_bodies: bool,
         orphan_limit: OrphanLimit,
+        time_limits: TimeLimits,
         admission: Admission,
         load_policy: LoadPolicy,
         holders: Holders = (),
@@ -65,17 +67,18 @@ class Session:
     ) -> None:
         """``temporary_dir`` is where the front end makes log files. ``on_loaded`` is called after the load's answer.
 
-        ``orphan_limit`` says how long a request may take at most, ``admission`` whether there is memory for the model,
-        ``load_policy`` whether it may load. ``holders`` and ``replaces``: see ``Admission.loading``.
+        ``orphan_limit`` and ``time_limits`` say how long a request may take at most, ``admission`` whether there is
+        memory for the model, ``load_policy`` whether it may load. ``holders``, ``replaces``: see ``Admission.loading``.
         ``writes_metrics``: after each request what the handler has counted, for the front end's log.
         """
         self._connection = connection
         self._record = record
         self._temporary_dir = temporary_dir
         self._orphan_limit = orphan_limit
+        self._time_limits = time_limits
         self._on_loaded = on_loaded
         self._reader = protocol.RequestReader(connection, decode_bodies=decode_bodies)
-        self._model = LoadedModel(admission, load_policy, holders, replaces=replaces)
+        self._model = LoadedModel(admission, load_policy, holders, time_limits, replaces=replaces)
         self._idle_trim = heap.IdleTrim(lambda: admission.request_limit.is_memory_short)
         self._requests = select.poll()
         self._requests.register(connection, select.POLLIN | select.POLLRDHUP)
@@ -145,7 +148,7 @@ class Session:
     def _predict(self, message: protocol.Predict) -> None:
         started_ns = time.monotonic_ns()
         self._begin(WorkerState.PREDICTING)
-        with self._orphan_limit:
+        with self._orphan_limit, self._time_limits.of_batch:
             prediction = self._model.predict(message.batch)
         self._record.state = WorkerState.ANSWERING
         busy_ns = time.monotonic_ns() - started_ns
@@ -166,9 +169,11 @@ class LoadedModel:
         admission: Admission | None = None,
         load_policy: LoadPolicy | None = None,
         holders: Holders = (),
+        time_limits: TimeLimits | None = None,
         *,
         replaces: bool = False,
     ) -> None:
+        self._time_limits = time_limits
         self._admission = admission
         self._load_policy = load_policy
         self._holders = holders
@@ -186,7 +191,7 @@ class LoadedModel:
             folder = str(self._load_policy.check(self.name, folder, message.handler, sys.path))
         self._loader = ModelLoaderFactory.get_model_loader(folder)
         self._is_bounded = message.gpu is None  # see rlimit.py
-        with self._admitted(Path(folder)) as reservation:
+        with self._admitted(Path(folder)) as reservation, self._in_time(Path(folder)):
             self._service = self._loader.load(self.name, folder, message.handler, message.gpu, message.batch_size)
         if reservation:
             self.taken_mib = reservation.taken_bytes // MIB
@@ -214,6 +219,12 @@ class LoadedModel:
         return self._admission.loading(
             self.name, folder, holders=self._holders, bounded=self._is_bounded, replaces=self._replaces
         )
+
+    def _in_time(self, folder: Path) -> AbstractContextManager[None]:
+        if self._time_limits is None:
+            return nullcontext()
+        self._time_limits.read(folder)
+        return self._time_limits.of_load
 
     def _renew_limit(self) -> None:
         if self._admission and self._is_bounded:

@@ -40,6 +40,7 @@ class SessionRecord(ctypes.Structure):
         ("_state", ctypes.c_uint8),
         ("refusal_status", ctypes.c_uint16),  # 0: the load was not refused
         ("taken_mib", ctypes.c_uint32),  # by the model, once it is loaded
+        ("limit_s", ctypes.c_uint32),  # how long what it is at may take; 0: only as long as the front end waits
         ("owner", ctypes.c_uint32),  # the template that has the record; 0: nobody ever had it
         ("pid", ctypes.c_uint32),  # the worker process of the session; 0: there is none
         ("start_ticks", ctypes.c_uint64),  # of that process (/proc/PID/stat): tells it from a later one
@@ -54,6 +55,7 @@ class SessionRecord(ctypes.Structure):
     _state: int
     refusal_status: int
     taken_mib: int
+    limit_s: int
     owner: int
     pid: int
     start_ticks: int

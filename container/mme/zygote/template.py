@@ -369,6 +369,7 @@ class Template:
             ended_by_us=worker.ended_by_us,
             given_up=worker.given_up,
             refusal=record.refusal,
+            limit_s=record.limit_s,
         )
         self._hang_ups.remove(session)
         model.on_session_end(session)

@@ -29,8 +29,9 @@ def classify_exit(
     ended_by_us: bool = False,
     given_up: bool = False,
     refusal: Refusal | None = None,
+    limit_s: int = 0,
 ) -> WorkerExit:
-    """Reads an exit. ``code`` is negative for a signal; ``state`` and ``refusal`` are those of the session's record.
+    """Reads an exit. ``code`` is negative for a signal; the session's record has ``state``, ``refusal``, ``limit_s``.
 
     ``ended_by_us``: the model was unregistered, or its launcher killed. ``given_up``: the front end had hung up on it.
     """
@@ -42,29 +43,41 @@ def classify_exit(
     return WorkerExit(
         description="was killed: the front end had given up on it" if given_up else _describe(code),
         was_killed=was_killed,
-        refusal=(refusal or _refusal_of_exit(model, code)) if load_failed else None,
-        request_error=_error_of_exit(model, code) if state is WorkerState.PREDICTING and not given_up else None,
+        refusal=(refusal or _refusal_of_exit(model, code, limit_s)) if load_failed else None,
+        request_error=_error_of_exit(model, code, limit_s)
+        if state is WorkerState.PREDICTING and not given_up
+        else None,
         was_idle=was_idle,
         holds_memory=state >= WorkerState.READY and code != 0,  # 0: the front end has hung up
     )
 
 
-def _refusal_of_exit(model: str, code: int) -> Refusal:
+def _refusal_of_exit(model: str, code: int, limit_s: int) -> Refusal:
     """Why a load ended with its process, which could not say it itself."""
     what = _worker_of(model)
     if code == -signal.SIGKILL:
         remedy = "Unload other models, or use a larger instance."
         reason = "was killed while it loaded, probably for lack of memory"
         return Refusal(InsufficientMemory.status, f"{what} {reason}. {remedy}")
+    if _took_too_long(code, limit_s):
+        remedy = "Give it longer with option.model_loading_timeout in its serving.properties."
+        return Refusal(MmeError.status, f"{what} took longer than {limit_s} s to load. {remedy}")
     return Refusal(MmeError.status, f"{what} {_how(code)} while it loaded. Its last lines in the log may say why.")
 
 
-def _error_of_exit(model: str, code: int) -> Refusal:
+def _error_of_exit(model: str, code: int, limit_s: int) -> Refusal:
     """Why a request is not answered by the process that had it."""
     if code == -signal.SIGKILL:
         return Refusal(InsufficientMemory.status, "Out of resources")  # as MMS words it
+    if _took_too_long(code, limit_s):
+        remedy = "Give it longer with option.predict_timeout in the model's serving.properties."
+        return Refusal(MmeError.status, f"{_worker_of(model)} took longer than {limit_s} s to answer. {remedy}")
     said = f"{_worker_of(model)} {_how(code)} while it answered a request. Its last lines in the log may say why."
     return Refusal(MmeError.status, said)
+
+
+def _took_too_long(code: int, limit_s: int) -> bool:
+    return code == -signal.SIGALRM and limit_s > 0
 
 
 def _worker_of(model: str) -> str:

@@ -34,6 +34,7 @@ from mme.zygote.load_policy import LoadPolicy
 from mme.zygote.output import let_output_be_read
 from mme.zygote.processes import forbid_new_privileges, name_process, raise_oom_score
 from mme.zygote.session_records import SessionRecord, SessionRecords, WorkerState
+from mme.zygote.time_limits import TimeLimits
 
 # Should the kernel have to kill, then one worker before the zygote, and that before the front end.
 OOM_SCORE_ABOVE_ZYGOTE = 200
@@ -75,8 +76,9 @@ def run_worker(
         records[slot].enter()
         settings = become_worker(launch, connection.fileno(), inherited, load_policy)
         limit = OrphanLimit(parent, settings.worker_response_timeout_s)
+        time_limits = TimeLimits(settings, records[slot])
         code = serve(
-            *(launch, connection, records, slot, limit, admission, load_policy),
+            *(launch, connection, records, slot, limit, time_limits, admission, load_policy),
             replaces=replaces,
             on_loaded=modules_teller(inherited.packages, inherited.search_path),
             writes_metrics=settings.logs_metrics,
@@ -101,6 +103,7 @@ def serve(
     records: SessionRecords,
     slot: int,
     orphan_limit: OrphanLimit,
+    time_limits: TimeLimits,
     admission: Admission,
     load_policy: LoadPolicy,
     *,
@@ -117,6 +120,7 @@ def serve(
         temporary_dir=launch.temporary_dir,
         decode_bodies=launch.environment.get(b"MMS_DECODE_INPUT_REQUEST", b"true") == b"true",
         orphan_limit=orphan_limit,
+        time_limits=time_limits,
         admission=admission,
         load_policy=load_policy,
         holders=(("front end", parent_of(launch.pid)), ("process that workers are forked from", os.getppid())),

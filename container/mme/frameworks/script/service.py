@@ -42,6 +42,13 @@ class ScriptService:
         self._model_dir = model_dir
         self._default_accept = default_accept or content_types.JSON
 
+    @property
+    def content_types(self) -> str | None:
+        """The content types that requests may have, in words; None where the script alone knows."""
+        if self._functions.input or self._functions.transform:
+            return None
+        return getattr(self._data_model, "content_types", READ)
+
     def handle(self, data: Sequence[Mapping[str, Any]], context: Any) -> list[bytes | bytearray]:
         """See ``Service``. What fails a request fails no other one of its batch."""
         return [self._answer(parts, _view_of(context, index, len(data))) for index, parts in enumerate(data)]

@@ -8,6 +8,7 @@ from mme.frameworks.growth import Growth
 SKOPS_SUFFIX = ".skops"
 JOBLIB_SUFFIX = ".joblib"
 PICKLE_FILE = "model.pkl"
+PREDICT_METHOD = "option.predict_method"  # in serving.properties
 
 # Measured for scikit-learn 1.9, private MiB of a forked worker after load and two passes, beside the estimate:
 #
@@ -25,5 +26,6 @@ DESCRIPTION = Description(
     module="sklearn",
     well_known_files=(f"*{SKOPS_SUFFIX}", f"*{JOBLIB_SUFFIX}", PICKLE_FILE),
     growth=GROWTH,
+    options=(PREDICT_METHOD,),
     packages=("scikit-learn", "joblib", "skops", "numpy", "scipy", "pandas"),
 )

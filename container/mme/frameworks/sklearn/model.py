@@ -15,11 +15,11 @@ import numpy as np
 from mme.errors import BadRequest, ModelLoadError
 from mme.frameworks import properties
 from mme.frameworks.base import Predictor, TensorSpec, means_no_memory, memory_errors
+from mme.frameworks.sklearn import PREDICT_METHOD
 from mme.frameworks.table import DATA, METHOD, Table
 
 METHODS = ("predict", "predict_proba", "predict_log_proba", "decision_function", "score_samples", "transform")
 _USUAL = np.zeros(1, np.int8)  # the first of the methods
-_PROPERTY = "option.predict_method"
 
 
 class SklearnModel(Predictor):
@@ -31,11 +31,11 @@ class SklearnModel(Predictor):
         self._estimator = self.native = estimator
         _use_one_job(estimator)
         methods = tuple(method for method in METHODS if hasattr(estimator, method))
-        wanted = properties.read(model_dir).get(_PROPERTY)
+        wanted = properties.read(model_dir).get(PREDICT_METHOD)
         if wanted is not None:
             if wanted not in methods:
                 raise ModelLoadError(
-                    f"{model_dir / properties.FILE}: {_PROPERTY}={wanted[:40]} is none of the methods of the "
+                    f"{model_dir / properties.FILE}: {PREDICT_METHOD}={wanted[:40]} is none of the methods of the "
                     f"model's {type(estimator).__name__}: {', '.join(methods)}."
                 )
             methods = (wanted, *(method for method in methods if method != wanted))

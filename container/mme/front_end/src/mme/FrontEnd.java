@@ -53,7 +53,7 @@ final class FrontEnd {
         LoadPolicy policy = LoadPolicy.read();
         groups = new ServerGroups(config);
         loads = new PatchedWorkLoadManager(config, policy);
-        models = new ModelRegistry(policy, loads, config.getJobQueueSize());
+        models = new ModelRegistry(policy, loads);
     }
 
     /** Serves until the process is ended. */

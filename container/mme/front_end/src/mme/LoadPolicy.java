@@ -17,6 +17,8 @@ import java.util.Properties;
  * root.0, root.1 …     real paths of the folders below which models may be
  * root_allowed         whether such a folder may itself be a model
  * unload_hopeless      whether a model whose workers do not come back is unloaded
+ * queue_size, batch_size, batch_delay_ms, response_timeout_s, load_timeout_s, answer_timeout_s
+ *                      of a model that does not say: ServingProperties; 0 s: the response timeout is enough
  * </pre>
  *
  * Names and folders are looked at as zygote/load_policy.py does, whose word counts where a worker is started:
@@ -27,15 +29,31 @@ final class LoadPolicy {
     private static final int LONGEST_NAME = 255; // characters, as load_policy.LONGEST_NAME
 
     final boolean unloadHopeless;
+    final int queueSize;
+    final int batchSize;
+    final int batchDelayMs;
+    final int responseTimeoutS;
+    final int loadTimeoutS;
+    final int answerTimeoutS;
     private final boolean rootAllowed;
     private final List<Path> roots = new ArrayList<>();
 
     private LoadPolicy(Properties properties) {
         unloadHopeless = Boolean.parseBoolean(properties.getProperty("unload_hopeless"));
         rootAllowed = Boolean.parseBoolean(properties.getProperty("root_allowed"));
+        queueSize = number(properties, "queue_size");
+        batchSize = number(properties, "batch_size");
+        batchDelayMs = number(properties, "batch_delay_ms");
+        responseTimeoutS = number(properties, "response_timeout_s");
+        loadTimeoutS = number(properties, "load_timeout_s");
+        answerTimeoutS = number(properties, "answer_timeout_s");
         for (int i = 0; properties.getProperty("root." + i) != null; i++) {
             roots.add(Path.of(properties.getProperty("root." + i)));
         }
+    }
+
+    private static int number(Properties properties, String name) {
+        return Integer.parseInt(properties.getProperty(name));
     }
 
     static LoadPolicy read() throws IOException {

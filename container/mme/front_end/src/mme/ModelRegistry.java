@@ -7,7 +7,7 @@ import java.util.concurrent.ConcurrentHashMap;
  * The registered models by name, in the place of ModelManager.models.
  *
  * <p>A model is let in if its name and folder are allowed: where it has no worker (initial_workers=0), nobody else
- * asks.
+ * asks. It gets what it asks for itself ({@link ServingProperties}).
  *
  * <p>A thread that is set upon one model removes none but that. MMS unregisters a model whose load has failed after
  * it has answered, by its name; by then somebody may have loaded another model by that name (MMS-3).
@@ -18,12 +18,10 @@ final class ModelRegistry extends ConcurrentHashMap<String, Model> {
 
     private final transient LoadPolicy policy;
     private final transient PatchedWorkLoadManager loads;
-    private final int queueSize;
 
-    ModelRegistry(LoadPolicy policy, PatchedWorkLoadManager loads, int queueSize) {
+    ModelRegistry(LoadPolicy policy, PatchedWorkLoadManager loads) {
         this.policy = policy;
         this.loads = loads;
-        this.queueSize = queueSize;
     }
 
     /** From here on this thread removes no model of that name but this one. */
@@ -35,7 +33,9 @@ final class ModelRegistry extends ConcurrentHashMap<String, Model> {
     public Model putIfAbsent(String name, Model model) {
         policy.checkName(name);
         policy.checkFolder(model.getModelDir().toPath());
-        RequestQueue.install(model, queueSize);
+        ServingProperties serving = new ServingProperties(model.getModelDir().toPath(), policy);
+        serving.applyTo(model);
+        RequestQueue.install(model, serving.queueSize());
         return super.putIfAbsent(name, model);
     }
 

@@ -1,0 +1,113 @@
+"""serving.properties: what its names mean, and what is refused."""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+
+import pytest
+
+from mme.errors import ModelLoadError
+from mme.frameworks.serving import ServingProperties
+from tests.harness import tables
+from tests.harness.loaded_model import LoadedModel
+
+ROOT = Path(__file__).resolve().parents[2]
+JAVA = ROOT / "container" / "mme" / "front_end" / "src" / "mme" / "ServingProperties.java"
+EVERY_NAME = """\
+engine=Python
+option.entryPoint=serve.py
+option.model_format=joblib
+minWorkers=1
+maxWorkers=4
+batch_size=8
+max_batch_delay=50
+max_idle_time=60
+job_queue_size=1000
+required_memory_mb=300
+option.predict_timeout=120
+option.model_loading_timeout=240
+"""
+
+
+def of(folder: Path, text: str) -> ServingProperties:
+    (folder / "serving.properties").write_text(text)
+    return ServingProperties.of(folder)
+
+
+def test_each_of_djls_names_is_read(tmp_path: Path) -> None:
+    assert of(tmp_path, EVERY_NAME) == ServingProperties(
+        *("Python", "serve.py", "joblib", 1, 4, 8, 50, 60, 1000, 300, 120, 240)
+    )
+
+
+def test_without_a_file_all_is_left_to_the_settings(tmp_path: Path) -> None:
+    assert ServingProperties.of(tmp_path) == ServingProperties()
+
+
+@pytest.mark.parametrize(
+    ("line", "allowed"),
+    [
+        ("minWorkers=-1", "0 to 1024"),
+        ("maxWorkers=0", "1 to 1024"),
+        ("batch_size=1.5", "1 to 1024"),
+        ("max_batch_delay=100ms", "in ms, as a whole number from 0 to 3600000"),
+        ("max_idle_time=", "in s, as a whole number from 0"),
+        ("job_queue_size=many", "1 to 1000000"),
+        ("required_memory_mb=2G", "in MiB"),
+        ("option.predict_timeout=0", "in s, as a whole number from 1 to 86400"),
+        ("option.model_loading_timeout=86401", "1 to 86400"),
+    ],
+)
+def test_a_bad_value_is_refused_with_its_line_its_key_and_what_is_allowed(
+    tmp_path: Path, line: str, allowed: str
+) -> None:
+    with pytest.raises(ModelLoadError, match=rf"serving\.properties, line 4: {re.escape(line)} is not .*{allowed}"):
+        of(tmp_path, f"# first\nengine=Python\\\n  3\n{line}\noption.other=1\n")
+
+
+def test_fewer_workers_at_most_than_at_least_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelLoadError, match=r"line 2: minWorkers=3 .* no more than maxWorkers, which is 2"):
+        of(tmp_path, "maxWorkers=2\nminWorkers=3\n")
+
+
+def test_the_last_of_several_counts(tmp_path: Path) -> None:
+    assert of(tmp_path, "batch_size=many\nbatch_size=2\n").batch_size == 2
+
+
+def test_what_nobody_reads_is_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tables.sklearn_model(tmp_path)
+    (tmp_path / "serving.properties").write_text("engine=sklearn\ntranslatorFactory=a.B\noption.rolling_batch=auto\n")
+    with caplog.at_level(logging.WARNING):
+        LoadedModel(tmp_path)
+    (said,) = [each.getMessage() for each in caplog.records if "serving.properties" in each.getMessage()]
+    assert said.endswith("nothing here reads translatorFactory, option.rolling_batch.")
+
+
+def test_the_engine_of_another_framework_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tables.sklearn_model(tmp_path)
+    (tmp_path / "serving.properties").write_text("engine=OnnxRuntime\n")
+    with caplog.at_level(logging.WARNING):
+        LoadedModel(tmp_path)
+    assert "engine=OnnxRuntime is not heeded: by its files the model is one of sklearn." in caplog.text
+
+
+def test_options_of_a_program_are_its_own(tmp_path: Path) -> None:
+    found = of(tmp_path, "option.currency=USD\ncurrency=USD\n")
+    assert found.without_meaning((), runs_code=True) == ["currency"]
+    assert found.without_meaning(("option.currency",), runs_code=False) == ["currency"]
+
+
+def test_the_front_end_reads_names_and_ranges_alike(tmp_path: Path) -> None:
+    """Where it took a value that the load refuses, or the other way round, a model would be half of what it says."""
+    source = JAVA.read_text().replace("LONGEST_TIMEOUT_S", "86400")
+    read = re.findall(r'number\("([\w.]+)", (\d+), ([\d_]+), ', source)
+    assert len(read) == 5
+    for name, lowest, highest in read:
+        least, most = int(lowest), int(highest.replace("_", ""))
+        for value in (least, most):
+            of(tmp_path, f"{name}={value}")
+        for value in (least - 1, most + 1):
+            with pytest.raises(ModelLoadError, match=name):
+                of(tmp_path, f"{name}={value}")
