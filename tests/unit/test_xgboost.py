@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import xgboost
 
 import model_handler
 from mme.errors import ModelLoadError, ModelRefused
@@ -28,7 +29,7 @@ ROWS = tables.houses(4, seed=1)[0]
 
 def predicted(booster: Any, rows: np.ndarray, **how: Any) -> np.ndarray:
     names = booster.feature_names
-    return booster.predict(tables.import_xgboost().DMatrix(rows, feature_names=names, nthread=1), **how)
+    return booster.predict(xgboost.DMatrix(rows, feature_names=names, nthread=1), **how)
 
 
 @pytest.fixture(scope="module")
@@ -48,13 +49,13 @@ def write(folder: Path, kind: str) -> Any:
     booster = tables.booster()
     path = folder / "xgboost-model"
     if kind in ("model.ubj", "booster.json"):
-        booster.save_model(folder / kind)
+        tables.save_booster(booster, folder / kind)
     elif kind in ("ubj", "json"):
         path.write_bytes(booster.save_raw(kind))
     elif kind.startswith("pickle"):
         path.write_bytes(pickle.dumps(booster, protocol=int(kind[-1])))
     elif kind == "estimator":
-        estimator = tables.import_xgboost().XGBRegressor()
+        estimator = xgboost.XGBRegressor()
         estimator.load_model(booster.save_raw("ubj"))
         path.write_bytes(pickle.dumps(estimator))
     else:
@@ -172,7 +173,7 @@ def test_two_models_in_one_folder_are_refused_by_name(tmp_path: Path) -> None:
 def test_the_best_iteration_is_the_last_one_that_counts(tmp_path: Path) -> None:
     booster = tables.booster()
     booster.set_attr(best_iteration="2")
-    booster.save_model(tmp_path / "model.ubj")
+    tables.save_booster(booster, tmp_path / "model.ubj")
     scores = LoadedModel(tmp_path).scores(ROWS.tolist())
     np.testing.assert_array_equal(scores, predicted(booster, ROWS, iteration_range=(0, 3)))
     assert (scores != predicted(booster, ROWS)).all()
@@ -190,7 +191,7 @@ def test_the_best_iteration_is_the_last_one_that_counts(tmp_path: Path) -> None:
 )
 def test_other_boosters_and_objectives_answer_as_the_library(tmp_path: Path, how: dict[str, Any]) -> None:
     booster = tables.booster(**how)
-    booster.save_model(tmp_path / "model.ubj")
+    tables.save_booster(booster, tmp_path / "model.ubj")
     np.testing.assert_allclose(LoadedModel(tmp_path).scores(ROWS.tolist()), predicted(booster, ROWS), rtol=1e-6)
 
 
