@@ -68,13 +68,13 @@ def show(story: Story, cache: Path) -> None:
     story.deploy()
 
     heading(f"{PICTURES} pictures that training never saw: the best label of each")
-    print("  digit  " + "  ".join(f"{name:24}" for name in folders))
+    print("  digit  " + "  ".join(f"{name:34}" for name in folders))
     for digit in range(PICTURES):
         picture = samples.picture_of(digit).read_bytes()
         best = []
         for name in folders:
             best.append(json.loads(story.invoke(f"digits-{name}.tar.gz", picture, "image/png").body)[0])
-        print(f"  {digit}      " + "  ".join(f"{each:24}" for each in best), flush=True)
+        print(f"  {digit}      " + "  ".join(f"{each:34}" for each in best), flush=True)
         labels = {each.split("class=")[-1] for each in best}
         expect(len(labels) == 1, f"the frameworks disagree about a {digit}: {best}")
 

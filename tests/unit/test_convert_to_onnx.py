@@ -46,6 +46,21 @@ def test_a_converted_model_answers_as_before(tmp_path: Path, make: Callable[...,
         np.testing.assert_allclose(mine, other, rtol=1e-4, atol=1e-5)
 
 
+def test_attributes_that_are_true_unless_set_are_not_taken_for_false(tmp_path: Path) -> None:
+    mx = import_mxnet(Settings())
+    net = mx.sym.Deconvolution(mx.sym.Variable("data"), kernel=(2, 2), num_filter=2, name="up")  # without a bias
+    net = mx.sym.FullyConnected(net, num_hidden=3, name="scores")  # of all but the batch
+    assert "flatten" not in net.tojson() and "no_bias" not in net.tojson()
+    models.write_model(tmp_path / "mxnet", net, {"data": (1, 1, 4, 4)})
+    assert convert_to_onnx.convert(tmp_path / "mxnet", tmp_path / "onnx", None) <= convert_to_onnx.LARGEST_DIFFERENCE
+    images = np.random.RandomState(3).uniform(size=(2, 1, 4, 4)).astype(np.float32)
+    (before,), (after,) = (
+        adapter.load(tmp_path / folder, Settings()).predict({"data": images})
+        for adapter, folder in ((MXNET, "mxnet"), (ONNX, "onnx"))
+    )
+    np.testing.assert_allclose(after, before, rtol=1e-4, atol=1e-6)
+
+
 def test_labels_and_the_preprocessor_are_kept_and_images_are_what_is_compared(tmp_path: Path, shared: Path) -> None:
     folder = models.cifar_model(tmp_path / "mxnet", shared, "cifar_resnet20_v1")
     photos = next(path for path in (shared / "images", shared / "photos", shared) if list(path.glob("*.[jp][pn]*g")))
