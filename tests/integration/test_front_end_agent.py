@@ -330,8 +330,8 @@ def test_ping_is_503_until_the_one_model_is_loaded(tmp_path: Path) -> None:
     )
     try:
         server.launch()
-        wait_until(lambda: ping(server) is not None, lambda: f"the front end answers\n{server.log_tail()}", 60)
-        assert ping(server) == (503, "The model is being loaded.")
+        being_loaded = (503, "The model is being loaded.")  # before: the server is starting
+        wait_until(lambda: ping(server) == being_loaded, lambda: f"{ping(server)}\n{server.log_tail()}", 60)
         check = subprocess.run(
             [sys.executable, "-m", "mme.supervisor.healthcheck"],
             env={**os.environ, **server.settings, "PYTHONPATH": str(AGENT_JAR.parents[2])},

@@ -45,13 +45,19 @@ class Parent:
         front_end, connection = socket.socketpair()
         slot = len(self.workers)
         self.records.take(slot).state = state
+        closed, has_closed = os.pipe()
         pid = os.fork()
         if pid == 0:
             front_end.close()
             for other in self.front_ends:
                 other.close()
+            os.close(closed)
+            os.close(has_closed)
             while True:
                 time.sleep(1000)
+        os.close(has_closed)
+        os.read(closed, 1)  # until the worker holds no front end's side any more: it would keep the connection open
+        os.close(closed)
         worker = Worker(connection, slot, pid)
         self.hang_ups.add(worker)
         self.workers.append(worker)
