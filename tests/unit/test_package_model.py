@@ -18,6 +18,8 @@ from tests.harness import scripts, tables
 from tests.harness.models import tiny_classifier, two_input_model
 from tests.harness.wheels import write_wheel
 
+pytestmark = pytest.mark.slow  # it starts programs
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -13,6 +13,8 @@ import pytest
 from tests.harness import models
 from tests.harness.ports import free_port
 
+pytestmark = pytest.mark.slow  # it starts programs
+
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 PROGRAMS = sorted(path.name for path in SCRIPTS.iterdir() if path.is_file() and not path.suffix)
 # pytest's own arguments are passed through, so pytest refuses the unknown one, with its own exit code for usage (4)
