@@ -27,7 +27,7 @@ from mme.errors import MmeError, StartError
 from mme.logs import configure_logging
 from mme.packages.installation import code_artifact_index
 from mme.packages.requirements import Requirements, requirements_of
-from mme.packages.sets import SITE, PackageSet, failure, remove_abandoned
+from mme.packages.sets import SITE, PackageSet, failure, make_room, remove_abandoned
 from mme.settings import Settings
 
 logger = logging.getLogger("mme.packages")
@@ -74,6 +74,8 @@ def install(packages_dir: Path, key: str, model_dir: Path, environment: Mapping[
         if requirements is None:
             raise InstallationFailed(f"{model_dir} asks for no packages any more.")
         remove_abandoned(packages_dir, key)
+        if removed := make_room(packages_dir):
+            logger.info("the disk is nearly full: removed the sets %s, which no model uses", ", ".join(removed))
         new = Path(tempfile.mkdtemp(prefix=f"{key}.new-", dir=packages_dir))
         try:
             _Uv(packages_dir, new, model_dir, environment).install(requirements)

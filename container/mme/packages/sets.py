@@ -4,6 +4,7 @@ MME_PACKAGES_DIR/
   KEY/                 a set that is complete: it was renamed when it was
     site/              what comes first on the search path of its models' workers
     modules.json       what the first model imported, for the template to import before it forks
+    in-use             locked as long as a template has the set
   KEY.lock             held while it is installed, by whichever server does it
   KEY.new-*/           a set that is being installed, or whose installation was killed
   cache/               uv's: sets share the files of equal packages (hard links)
@@ -11,6 +12,7 @@ MME_PACKAGES_DIR/
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -25,6 +27,8 @@ from mme.settings import Settings
 PACKAGES = "packages"  # in the server's private folder, where MME_PACKAGES_DIR names no other
 SITE = "site"
 _MODULES = "modules.json"
+_IN_USE = "in-use"
+LEAST_FREE_BYTES = 1 << 30  # of the disk, before an installation: unused sets go until there is so much
 
 
 def packages_dir(settings: Settings, runtime_dir: Path) -> Path:
@@ -50,6 +54,15 @@ class PackageSet:
         site.addsitedir(str(self.site))
         new = [entry for entry in sys.path if entry not in before]
         sys.path[:] = [*before[:position], *new, *before[position:]]
+
+    def use(self) -> None:
+        """Keeps it from being removed (``make_room``) as long as this process lives."""
+        try:
+            descriptor = os.open(self.folder / _IN_USE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+            os.utime(self.folder)
+        except OSError:
+            pass  # on a disk that cannot be written to nothing is removed either
 
     def modules(self) -> tuple[str, ...]:
         """What a model of this set has imported; nothing where none has loaded yet."""
@@ -90,6 +103,28 @@ def modules_of_packages(before: Iterable[str], roots: Sequence[str]) -> list[str
         if name not in known and isinstance(file, str) and any(file.startswith(root + os.sep) for root in roots):
             found.append(name)
     return found
+
+
+def make_room(packages_dir: Path, least_free_bytes: int = LEAST_FREE_BYTES) -> list[str]:
+    """Removes sets that no template uses, least recently used first, until the disk has room. Returns their keys."""
+    removed = []
+    sets = [each.parent for each in packages_dir.glob(f"*/{SITE}")]
+    for folder in sorted(sets, key=lambda each: each.stat().st_mtime):
+        if shutil.disk_usage(packages_dir).free >= least_free_bytes:
+            break
+        try:
+            descriptor = os.open(folder / _IN_USE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+            removed.append(folder.name)
+        except BlockingIOError:
+            pass  # it is in use
+        finally:
+            os.close(descriptor)
+    return removed
 
 
 def remove_abandoned(packages_dir: Path, key: str) -> None:

@@ -191,6 +191,7 @@ class PackageTemplate(Template):
 
     def _prepare(self) -> None:
         """Imports all that a worker needs."""
+        self._packages.use()
         self._packages.enter()
         forget_shadowed_modules([str(self._packages.site)])
         modules = self._packages.modules()
