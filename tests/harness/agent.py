@@ -7,6 +7,12 @@ import random
 
 from mme.front_end import ANSWERS, COMMANDS
 from tests.harness.server import ServerProcess
+from tests.harness.waiting import wait_until
+
+
+def wait_until_idle(server: ServerProcess) -> None:
+    """A request counts for a moment after its client has the answer: for who counts the next ones."""
+    wait_until(lambda: in_flight(server) == 0, "nothing is under way")
 
 
 def in_flight(server: ServerProcess) -> int:

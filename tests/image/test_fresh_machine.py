@@ -46,7 +46,7 @@ def test_quickstart_runs_in_time_where_there_is_only_python(tmp_path: Path, requ
     first_s, later_s = map(float, runs[1::2])
     show(request, f"quickstart: {first_s:.1f} s on a fresh machine, {later_s:.1f} s afterwards")
     for output in runs[:4:2]:
-        assert output.count("held-out pictures right") == 2
+        assert output.count("held-out pictures right") == 4
         assert "endpoint digits, 2 instances: InService after" in output
         assert re.search(r"^  all +100 ", output, re.MULTILINE), "a hundred invocations were to be answered"
         assert "404 Model not found" in output

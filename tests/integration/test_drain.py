@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import requests
 
-from tests.harness.agent import in_flight
+from tests.harness.agent import in_flight, wait_until_idle
 from tests.harness.container_client import ContainerClient
 from tests.harness.ports import free_port
 from tests.harness.scripted_handler import HANDLER, command, make_model
@@ -77,9 +77,10 @@ def test_requests_under_way_are_answered_and_new_ones_refused(
     working = begin(server, client, "m", "wait_for", str(go_on))
     queued = [client.submit(server.invoke, "m", command("sleep", 0.2)) for _ in range(3)]
     quick = client.submit(server.invoke, "n", command("echo", 1))
+    wait_until(lambda: quick.done() and in_flight(server) == 4, "the quick one is answered")
     load = client.submit(server.load, "late")
     wait_until(
-        lambda: quick.done() and in_flight(server) == 5,
+        lambda: in_flight(server) == 5,
         lambda: f"the others are under way: {in_flight(server)}\n{server.log_tail()}",
     )
 
@@ -198,6 +199,7 @@ def test_no_model_is_loaded_any_more_on_a_port_of_its_own(
         assert management.load("m", server.model_url("m")).status_code == 200
         go_on = server.folder / "go_on"
         make_model(server.model_dir("late"), "wait_for", str(go_on))
+        wait_until_idle(server)
         load = client.submit(management.load, "late", server.model_url("late"))
         wait_until(lambda: in_flight(server) == 1, "the load is under way")
         ask_to_stop(server)

@@ -25,7 +25,7 @@ import requests
 
 from mme.front_end import AGENT_JAR, COMMANDS
 from tests.harness import scripted_handler
-from tests.harness.agent import in_flight
+from tests.harness.agent import in_flight, wait_until_idle
 from tests.harness.scripted_handler import HANDLER, command, make_model
 from tests.harness.server import ServerProcess
 from tests.harness.waiting import wait_until
@@ -189,6 +189,7 @@ def test_headers_of_any_length_arrive(server: ServerProcess) -> None:
 
 def test_a_request_whose_client_has_gone_is_not_run_and_takes_no_place(server: ServerProcess) -> None:
     name, go_on, trace = load(server), server.folder / uuid.uuid4().hex, uuid.uuid4().hex
+    wait_until_idle(server)
     with ThreadPoolExecutor(1) as pool:
         working = pool.submit(server.invoke, name, command("wait_for", str(go_on)))
         wait_until(lambda: in_flight(server) == 1, "the worker is at a request")
@@ -255,6 +256,7 @@ def test_a_request_that_a_killed_worker_has_not_begun_is_the_next_ones(server: S
     name = load(server)
     stopped = worker(server, name)
     stopped.suspend()
+    wait_until_idle(server)
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(server.invoke, name, command("sleep", 0))
         wait_until(lambda: in_flight(server) == 1, "the request is with the worker")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.harness.agent import in_flight
+from tests.harness.agent import in_flight, wait_until_idle
 from tests.harness.scripted_handler import HANDLER, command, make_model
 from tests.harness.server import ServerProcess
 from tests.harness.waiting import wait_until
@@ -31,6 +31,7 @@ def test_requests_of_a_model_that_is_unloaded_are_answered_at_once(
     name, requests = uuid.uuid4().hex, 8
     make_model(server.model_dir(name))
     assert server.load(name, **extra).status_code == 200
+    wait_until_idle(server)
     with ThreadPoolExecutor(requests) as client:
         before = server.log().count("begun")
         body = command("sequence", ["print", "begun"], ["sleep", 30])
@@ -55,6 +56,7 @@ def test_requests_of_other_models_are_not_disturbed(server: ServerProcess) -> No
     for name in names:
         make_model(server.model_dir(name))
         assert server.load(name).status_code == 200
+    wait_until_idle(server)
     with ThreadPoolExecutor(8) as client:
         asked = [client.submit(server.invoke, name, command("sleep", 0.5)) for name in names for _ in range(4)]
         wait_until(lambda: in_flight(server) == 8, "all are under way")

@@ -17,7 +17,7 @@ import psutil
 import pytest
 import requests
 
-from tests.harness.agent import in_flight
+from tests.harness.agent import in_flight, wait_until_idle
 from tests.harness.container_client import ContainerClient
 from tests.harness.scripted_handler import HANDLER, command, make_model
 from tests.harness.server import ServerProcess
@@ -544,6 +544,7 @@ def test_a_batch_whose_worker_the_kernel_kills_is_answered_507_to_all_of_it(
 
 
 def test_a_batch_that_is_collected_when_its_worker_dies_is_the_next_ones(server: ServerProcess, batching: str) -> None:
+    wait_until_idle(server)
     with ThreadPoolExecutor(BATCH) as clients:
         asking = [clients.submit(server.invoke, batching, command("echo", said)) for said in range(2)]
         wait_until(lambda: in_flight(server) == 2, "two requests wait for more")
@@ -554,6 +555,7 @@ def test_a_batch_that_is_collected_when_its_worker_dies_is_the_next_ones(server:
 
 
 def test_a_batch_that_is_collected_when_its_model_is_unloaded_is_answered(server: ServerProcess, batching: str) -> None:
+    wait_until_idle(server)
     with ThreadPoolExecutor(2) as clients:
         asking = [clients.submit(server.invoke, batching, command("echo", said)) for said in range(2)]
         wait_until(lambda: in_flight(server) == 2, "two requests wait for more")
