@@ -21,8 +21,6 @@ def test_that_is_green(tmp_path):
 LEAVES_NOTHING = """
 import tempfile
 
-pytestmark = pytest.mark.slow  # it starts programs
-
 def test_that_is_green(tmp_path):
     with tempfile.TemporaryDirectory(prefix="remembered-"):
         pass
