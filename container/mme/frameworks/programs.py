@@ -66,14 +66,8 @@ def check_allowed(model_dir: Path, settings: Settings, what: str) -> None:
 @contextmanager
 def load_errors(what: str) -> Iterator[None]:
     """Makes whatever is raised inside a ``ModelLoadError`` that begins with ``what``; the stack trace is logged."""
-    try:
-        with memory_errors("load the model"):
-            yield
-    except MmeError:
-        raise
-    except BaseException as error:
-        logger.error("%s:", what, exc_info=True)
-        raise ModelLoadError(f"{what}: {_worded(error)}") from None
+    with _errors(what, "load the model", ModelLoadError):
+        yield
 
 
 @contextmanager
@@ -82,14 +76,20 @@ def request_errors(what: str) -> Iterator[None]:
 
     Errors of ours stay as they are, and what means a lack of memory becomes ``InsufficientMemory``.
     """
+    with _errors(what, "answer the request", ProgramError):
+        yield
+
+
+@contextmanager
+def _errors(what: str, doing: str, kind: type[MmeError]) -> Iterator[None]:
     try:
-        with memory_errors("answer the request"):
+        with memory_errors(doing):
             yield
     except MmeError:
         raise
     except BaseException as error:
         logger.error("%s:", what, exc_info=True)
-        raise ProgramError(f"{what}: {_worded(error)}") from None
+        raise kind(f"{what}: {_worded(error)}") from None
 
 
 def _worded(error: BaseException) -> str:

@@ -146,27 +146,31 @@ class _Uv:
             # What is pinned with hashes is complete, and installed as it is.
             self._run(["pip", "install", *self._into(), *links, "--require-hashes", *asked])
             return
+        try:  # where it brings wheels, without the network
+            offline = ["--no-index", *links] if links else []
+            source, missing = offline, self._resolve(requirements, offline, fixed)
+        except InstallationFailed:
+            if not links:
+                raise
+            source, missing = links, self._resolve(requirements, links, fixed)
         resolved = self._folder / "resolved.txt"
-        found = files = [str(file) for file in requirements.files]
-        tries = [["--no-index", *links], links] if requirements.wheels else [links]
-        for last, source in enumerate(tries, start=1):
-            # Versions in an output file that exists are preferred: what the container has is taken where it fits.
-            resolved.write_text("".join(f"{name}=={version}\n" for name, version in sorted(_installed().items())))
-            found = [*source, "--constraint", str(fixed), "--output-file", str(resolved), *files]
-            try:
-                self._run(["pip", "compile", "--python", sys.executable, "--no-header", "--no-annotate", *found])
-            except InstallationFailed:
-                if last == len(tries):
-                    raise
-                continue
-            missing = list(_missing(resolved.read_text().splitlines()))
-            resolved.write_text("\n".join(missing) + "\n")
-            (self._folder / SITE).mkdir()
-            if missing:
-                said = [line for line in missing if not line.startswith(("-", "#"))]
-                logger.info("the packages of %s: %s", self._model_dir, " ".join(said))
-                self._run(["pip", "install", *self._into(), *source, "--no-deps", "--requirement", str(resolved)])
-            return
+        resolved.write_text("\n".join(missing) + "\n")
+        (self._folder / SITE).mkdir()
+        if missing:
+            said = [line for line in missing if not line.startswith("-")]
+            logger.info("the packages of %s: %s", self._model_dir, " ".join(said))
+            self._run(["pip", "install", *self._into(), *source, "--no-deps", "--requirement", str(resolved)])
+
+    def _resolve(self, requirements: Requirements, source: list[str], fixed: Path) -> list[str]:
+        """The lines of what is wanted that the container does not have. Raises ``InstallationFailed``."""
+        installed = _installed()
+        resolved = self._folder / "resolved.txt"
+        # Versions in an output file that exists are preferred: what the container has is taken where it fits.
+        resolved.write_text("".join(f"{name}=={version}\n" for name, version in sorted(installed.items())))
+        output = ["--no-header", "--no-annotate", "--output-file", str(resolved)]
+        files = [str(file) for file in requirements.files]
+        self._run(["pip", "compile", "--python", sys.executable, *source, "--constraint", str(fixed), *output, *files])
+        return _missing(resolved.read_text().splitlines(), installed)
 
     def _into(self) -> list[str]:
         return ["--python", sys.executable, "--target", str(self._folder / SITE), "--compile-bytecode"]
@@ -210,15 +214,15 @@ def _installed() -> dict[str, str]:
     return found
 
 
-def _missing(resolved: Iterable[str]) -> Iterable[str]:
-    """The lines of a resolution that the container does not satisfy."""
-    installed = _installed()
-    for line in map(str.strip, resolved):
+def _missing(resolved: Iterable[str], installed: Mapping[str, str]) -> list[str]:
+    """The lines of a resolution that the container's own packages do not satisfy."""
+
+    def is_installed(line: str) -> bool:
         pinned = _PINNED.match(line)
-        if pinned and installed.get(_canonical(pinned["name"])) == pinned["version"]:
-            continue
-        if line and not line.startswith("#"):
-            yield line
+        return pinned is not None and installed.get(_canonical(pinned["name"])) == pinned["version"]
+
+    lines = [line.strip() for line in resolved]
+    return [line for line in lines if line and not line.startswith("#") and not is_installed(line)]
 
 
 def _canonical(name: str) -> str:

@@ -99,15 +99,19 @@ class PackageTemplate(Template):
         self._loop.after(wait_s, (model.launch.pid, "packages"), lambda: self._refuse_held(model, refusal))
 
     def _refuse_held(self, model: ModelSlot, refusal: Refusal) -> None:
-        if model in self._held:
-            self._held.remove(model)
-            self._loop.cancel((model.launch.pid, "packages"))
+        if self._let_go(model):
             self._refuse(model, refusal)
 
+    def _let_go(self, model: ModelSlot) -> bool:
+        """Forgets that the model waits. Returns whether it did."""
+        if model not in self._held:
+            return False
+        self._held.remove(model)
+        self._loop.cancel((model.launch.pid, "packages"))
+        return True
+
     def on_model_gone(self, model: ModelSlot) -> None:
-        if model in self._held:
-            self._held.remove(model)
-            self._loop.cancel((model.launch.pid, "packages"))
+        self._let_go(model)
         super().on_model_gone(model)
 
     # ---- installation ----
@@ -184,10 +188,9 @@ class PackageTemplate(Template):
             self._fail(500, f"they cannot be imported before workers are forked ({type(error).__name__})")
             return
         self._state = PackagesState.READY
-        for model in self._held:
-            self._loop.cancel((model.launch.pid, "packages"))
+        for model in list(self._held):
+            self._let_go(model)
             model.resume_listening()
-        self._held.clear()
 
     def _prepare(self) -> None:
         """Imports all that a worker needs."""
