@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import requests
 
 from tests.harness.server import ServerProcess
 from tests.harness.waiting import wait_until
@@ -126,14 +127,19 @@ def test_the_second_model_of_a_set_finds_it_installed_and_imported(packages_dir:
         assert "the packages of " not in server.log()
 
 
+def load_from(server: ServerProcess, index: socket.socket) -> requests.Response:
+    """Loads a model whose package is at an index that does not answer."""
+    folder = write_model(server, "slow", f"--index-url http://127.0.0.1:{index.getsockname()[1]}/\nnot_there")
+    shutil.rmtree(folder / "code" / "wheels")
+    return server.load("slow")
+
+
 def test_an_installation_that_takes_too_long_is_ended() -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as nobody,
         ServerProcess(MME_PRELOAD="none", MME_PACKAGES_TIMEOUT_S="2") as server,
     ):
-        folder = write_model(server, "slow", f"--index-url http://127.0.0.1:{nobody.getsockname()[1]}/\nnot_there")
-        shutil.rmtree(folder / "code" / "wheels")
-        answer = server.load("slow")
+        answer = load_from(server, nobody)
         assert answer.status_code == 500
         assert "longer than 2 s (MME_PACKAGES_TIMEOUT_S)" in answer.json()["message"]
 
@@ -143,9 +149,7 @@ def test_a_load_does_not_wait_for_longer_than_for_any_answer() -> None:
         socket.create_server(("127.0.0.1", 0)) as nobody,
         ServerProcess(MME_PRELOAD="none", SAGEMAKER_MODEL_SERVER_TIMEOUT="6") as server,
     ):
-        folder = write_model(server, "slow", f"--index-url http://127.0.0.1:{nobody.getsockname()[1]}/\nnot_there")
-        shutil.rmtree(folder / "code" / "wheels")
-        answer = server.load("slow")
+        answer = load_from(server, nobody)
         assert answer.status_code == 503
         assert "still being installed" in answer.json()["message"]
 

@@ -70,16 +70,6 @@ def test_a_truncated_file_fails_the_load_with_a_reason(tmp_path: Path, file: str
             ADAPTER.load(tmp_path, Settings())
 
 
-class Raising:
-    """What raises when it is unpickled."""
-
-    def __init__(self, how: Any) -> None:
-        self.how = how
-
-    def __reduce__(self) -> Any:
-        return self.how
-
-
 @pytest.mark.parametrize(
     ("how", "reason"),
     [
@@ -90,7 +80,7 @@ class Raising:
     ],
 )
 def test_a_pickle_that_raises_or_holds_something_else_fails_the_load(tmp_path: Path, how: Any, reason: str) -> None:
-    (tmp_path / "model.pkl").write_bytes(pickle.dumps(Raising(how)))
+    (tmp_path / "model.pkl").write_bytes(pickle.dumps(tables.Raising(how)))
     with pytest.raises(ModelLoadError, match=reason):
         ADAPTER.load(tmp_path, Settings())
 
@@ -98,7 +88,7 @@ def test_a_pickle_that_raises_or_holds_something_else_fails_the_load(tmp_path: P
 @pytest.mark.parametrize("file", ["model.joblib", "model.pkl"])
 def test_where_models_may_bring_no_code_a_pickle_is_refused_unread(tmp_path: Path, file: str) -> None:
     ran = tmp_path / "ran"
-    (tmp_path / file).write_bytes(pickle.dumps(Raising((os.mkdir, (str(ran),)))))
+    (tmp_path / file).write_bytes(pickle.dumps(tables.Raising((os.mkdir, (str(ran),)))))
     with pytest.raises(ModelRefused, match=r"MME_MODEL_CODE=refuse.*model\.skops"):
         ADAPTER.load(tmp_path, Settings(model_code="refuse"))
     assert not ran.exists()

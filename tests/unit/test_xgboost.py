@@ -123,16 +123,6 @@ def test_garbage_fails_the_load_by_name(tmp_path: Path, garbage: bytes) -> None:
         ADAPTER.load(tmp_path, Settings())
 
 
-class Raising:
-    """What raises when it is unpickled, or ends the process politely."""
-
-    def __init__(self, how: Any) -> None:
-        self.how = how
-
-    def __reduce__(self) -> Any:
-        return self.how
-
-
 @pytest.mark.parametrize(
     ("how", "reason"),
     [
@@ -142,14 +132,14 @@ class Raising:
     ],
 )
 def test_a_pickle_that_raises_or_holds_something_else_fails_the_load(tmp_path: Path, how: Any, reason: str) -> None:
-    (tmp_path / "xgboost-model").write_bytes(pickle.dumps(Raising(how)))
+    (tmp_path / "xgboost-model").write_bytes(pickle.dumps(tables.Raising(how)))
     with pytest.raises(ModelLoadError, match=reason):
         ADAPTER.load(tmp_path, Settings())
 
 
 def test_where_models_may_bring_no_code_a_pickle_is_refused_unread(tmp_path: Path) -> None:
     ran = tmp_path / "ran"
-    (tmp_path / "xgboost-model").write_bytes(pickle.dumps(Raising((os.mkdir, (str(ran),)))))
+    (tmp_path / "xgboost-model").write_bytes(pickle.dumps(tables.Raising((os.mkdir, (str(ran),)))))
     with pytest.raises(ModelRefused, match=r"MME_MODEL_CODE=refuse.*save_model"):
         ADAPTER.load(tmp_path, Settings(model_code="refuse"))
     assert not ran.exists()
