@@ -14,6 +14,7 @@ from pathlib import Path
 
 from benchmarks.failure import BenchmarkError
 from scripts.programs.console import Failure
+from scripts.programs.server_process import interrupt
 
 SCENARIOS_DIR = Path(__file__).parent / "scenarios"
 
@@ -34,7 +35,7 @@ def main(arguments: list[str]) -> int:
     parsed = parser.parse_args(arguments)
     module = importlib.import_module(f"benchmarks.scenarios.{parsed.scenario}")
     numbers = (signal.SIGINT, signal.SIGTERM)  # either ends the servers in order
-    before = [signal.signal(number, _interrupt) for number in numbers]
+    before = [signal.signal(number, interrupt) for number in numbers]
     try:
         return module.main(parsed.options)
     except BenchmarkError as error:
@@ -51,7 +52,3 @@ def scenarios() -> dict[str, str]:
         docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
         found[path.stem] = docstring.partition("\n")[0]
     return found
-
-
-def _interrupt(_number: int, _frame: object) -> None:
-    raise KeyboardInterrupt

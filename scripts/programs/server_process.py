@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import NoReturn
@@ -20,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ENTRYPOINT = ROOT / "container" / "dockerd-entrypoint.py"
 COMMAND = [sys.executable, "-P", str(ENTRYPOINT), "serve"]
 PR_SET_PDEATHSIG = 1
+_AGAIN_S = 0.05
 
 
 def environment(*, port: int, host: str, base_dir: Path, multi_model: bool) -> dict[str, str]:
@@ -39,11 +41,22 @@ def stop_on_signals() -> None:
     SIGINT is set, too: a shell's script starts its background jobs with SIGINT ignored, and Python leaves it so.
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
+        signal.signal(number, interrupt)
 
 
-def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+def interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+    """A signal's handler: raises ``KeyboardInterrupt`` in the main thread, again where it was lost."""
+    sys.unraisablehook = _interrupt_again
     raise KeyboardInterrupt
+
+
+def _interrupt_again(lost: sys.UnraisableHookArgs) -> None:
+    """What is raised while an object is finalised (``__del__``) goes nowhere: an interrupt is sent again."""
+    if lost.exc_type is KeyboardInterrupt:
+        main_thread = threading.main_thread().ident
+        threading.Timer(_AGAIN_S, signal.pthread_kill, [main_thread, signal.SIGINT]).start()
+    else:
+        sys.__unraisablehook__(lost)
 
 
 def refuse_taken_port(host: str, port: int) -> None:
