@@ -23,6 +23,7 @@ from tests.unit.test_zygote import EPOLL_WAIT, Connection, FrontEnd, worker_of
 # What each framework does when its template is warmed.
 FRAMEWORKS = {
     "good": "globals().update(loaded_by=os.getpid())",
+    "script": "pass",
     "threaded": "import threading; threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()",
     "broken": "raise ImportError('libbroken.so.1: cannot open shared object file')",
     "crashing": "os.kill(os.getpid(), signal.SIGSEGV)",
@@ -61,8 +62,8 @@ if sys.orig_argv[2:4] == ["-m", "mme.zygote.root"]:
 
 
 @pytest.fixture
-def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """Of a zygote that knows the frameworks above, and preloads none of them."""
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Settings:
+    """Of a zygote that knows the frameworks above, and preloads what the test asks for: none of them if nothing."""
     folder = tmp_path / "frameworks"
     for name, warm in FRAMEWORKS.items():
         package = folder / f"framework_{name}"
@@ -72,7 +73,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     (folder / "sitecustomize.py").write_text(REGISTER)
     (tmp_path / "tmp").mkdir()
     for variable, value in {
-        "MME_PRELOAD": "none",
+        "MME_PRELOAD": getattr(request, "param", "none"),
         "SAGEMAKER_MULTI_MODEL": "true",
         "MME_MODEL_ROOTS": str(tmp_path),
         "PYTHONPATH": str(folder),
@@ -142,6 +143,15 @@ def test_a_model_is_forked_from_the_template_of_its_framework(
     assert set(both) == {"good", "plain"}
     assert of_framework.ppid() == both["good"].pid
     assert unknown.ppid() == both["plain"].pid
+
+
+@pytest.mark.parametrize("settings", ["script,good"], indirect=True)
+def test_a_model_of_no_framework_is_forked_from_the_template_of_scripts_where_that_stands_ready(
+    zygote: ZygoteHandle, front_end: FrontEnd, tmp_path: Path
+) -> None:
+    worker = load(front_end, make_model_of(tmp_path, "unknown"), "m")
+    assert set(templates(zygote)) == {"good", "script"}
+    assert worker.ppid() == templates(zygote)["script"].pid
 
 
 @pytest.mark.parametrize("framework", ["threaded", "broken", "crashing"])

@@ -4,9 +4,9 @@
 
 Lifetime   that of the server; if it crashes, the supervisor starts another, and the launchers announce themselves anew.
 Holds      no framework and no NumPy, so that a template begins with nothing that it does not need.
-Children   one template per framework (``template.py``), and one without (``PLAIN``) for models of no known framework.
-           Preloaded ones (the one without, if there are none) are forked at the start, others when the first model
-           asks for them.
+Children   one template per framework (``template.py``), and one without (``PLAIN``) for models of no known framework,
+           if no template of scripts stands ready, which has none either. Preloaded ones (the one without, if there
+           are none) are forked at the start, others when the first model asks for them.
 Ends       on SIGTERM, leaving models as they are; or with the supervisor, and then all ends with it: the front end,
            the models, and at last the server's private folder.
 
@@ -119,6 +119,8 @@ class Root:
         self._kill_on_end: dict[int, bytes] = {}  # process → when it was started
         self._deaths_s: deque[float] = deque(maxlen=_MOST_DEATHS + 1)
         self._preloaded = self._templates_to_preload()
+        # What stands ready with no framework: broken models must not make us prepare a template of its own for them.
+        self._for_models_of_none = next((each for each in (PLAIN, "script") if each in self._preloaded), PLAIN)
         self._load_policy = LoadPolicy.for_server(settings, runtime_dir, settings.python_path)
 
     # ---- life ----
@@ -231,8 +233,8 @@ class Root:
 
     def _template_for(self, model_dir: str) -> str:
         """``FRAMEWORK[@KEY]``: by the files of the model, and the packages that it asks for."""
-        framework = registry.framework_of(model_dir, self._settings)
-        name = PLAIN if framework is None or framework in self._left_out else framework
+        framework = registry.framework_of(model_dir, self._settings) or self._for_models_of_none
+        name = PLAIN if framework in self._left_out else framework
         if not self._load_policy.installs or not self._load_policy.is_below_root(Path(model_dir)):
             return name
         try:
