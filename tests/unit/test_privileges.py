@@ -78,13 +78,13 @@ from pathlib import Path
 import model_handler
 from mme.supervisor import preflight
 from mme.errors import MmeError
-from mme.frameworks.registry import adapter, descriptions
+from mme.frameworks.registry import adapter_for
 from mme.settings import Settings
 from tests.harness.requests import context_for
 
 base, multi_model, model = Path(sys.argv[1]), sys.argv[2] == "True", Path(sys.argv[3])
-adapter("mxnet").import_framework(Settings())
-list(descriptions())  # while our own files can be read, whose folder may be closed to others, too
+# while our own files can be read, whose folder may be closed to others, too
+adapter_for(model, Settings()).import_framework(Settings())
 os.seteuid(65534)
 try:
     preflight.check_models(Settings(base_dir=base, multi_model=multi_model))
