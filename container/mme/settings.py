@@ -494,6 +494,11 @@ class Settings:
         return self.base_dir / "model"
 
     @property
+    def local_host(self) -> str:
+        """The address that this machine itself reaches the server at."""
+        return "127.0.0.1" if self.host == "0.0.0.0" else self.host
+
+    @property
     def management_port(self) -> int | None:
         """The port of the management calls where they have one of their own."""
         if self.management == "loopback":

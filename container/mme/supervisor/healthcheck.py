@@ -16,16 +16,16 @@ TIMEOUT_S = 4.0  # below the 5 s that the Dockerfile allows, so that the reason 
 
 def reason_unhealthy(settings: Settings) -> str | None:
     """Why the server of ``settings`` counts as not healthy, or None where it is well."""
-    host = "127.0.0.1" if settings.host == "0.0.0.0" else settings.host
-    connection = http.client.HTTPConnection(host, settings.port, timeout=TIMEOUT_S)
+    connection = http.client.HTTPConnection(settings.local_host, settings.port, timeout=TIMEOUT_S)
+    address = f"http://{settings.local_host}:{settings.port}/ping"
     try:
         connection.request("GET", "/ping")
         status = connection.getresponse().status
     except (OSError, http.client.HTTPException) as error:
-        return f"http://{host}:{settings.port}/ping: {error or type(error).__name__}"
+        return f"{address}: {error or type(error).__name__}"
     finally:
         connection.close()
-    return None if status == 200 else f"http://{host}:{settings.port}/ping answered {status}"
+    return None if status == 200 else f"{address} answered {status}"
 
 
 def main() -> int:

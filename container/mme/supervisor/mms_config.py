@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from html import escape
 from pathlib import Path
 
@@ -69,7 +69,7 @@ def properties(settings: Settings, *, cores: int, model_store: Path) -> str:
     return "".join(f"{key}={_escaped(str(value))}\n" for key, value in values.items())
 
 
-def load_policy(settings: Settings) -> str:
+def load_policy(settings: Settings, roots: Iterable[Path]) -> str:
     """The text of load-policy.properties: front_end/src/mme/LoadPolicy.java has the keys."""
     values = {
         "root_allowed": str(not settings.multi_model).lower(),
@@ -82,7 +82,7 @@ def load_policy(settings: Settings) -> str:
         "response_timeout_s": str(settings.worker_response_timeout_s),
         "load_timeout_s": str(settings.model_loading_timeout_s or 0),
         "answer_timeout_s": str(settings.predict_timeout_s or 0),
-        **{f"root.{number}": str(root.resolve()) for number, root in enumerate(settings.roots)},
+        **{f"root.{number}": str(root.resolve()) for number, root in enumerate(roots)},
     }
     return "".join(f"{key}={_escaped(value)}\n" for key, value in values.items())
 

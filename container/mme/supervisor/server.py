@@ -23,14 +23,14 @@ from mme.errors import MmeError, SettingError, StartError
 from mme.front_end import AGENT_JAR, LOAD_POLICY, PLUGINS_FOLDER
 from mme.logs import configure_logging
 from mme.settings import Settings
-from mme.supervisor import mms_config, processes, toolkit
+from mme.supervisor import mms_config, processes, rehearsal, toolkit
 from mme.supervisor.agent import Agent, AgentError
 from mme.supervisor.draining import Drain
 from mme.supervisor.preflight import check_start
 from mme.supervisor.privileges import drop_credentials, switch_user
 from mme.supervisor.zygote_handle import PACKAGE_DIR, ZygoteHandle
 from mme.zygote.launcher import python_for_mms, write_home
-from mme.zygote.load_policy import STORE, write_store
+from mme.zygote.load_policy import REHEARSAL, STORE, write_store
 from mme.zygote.processes import forbid_new_privileges
 
 logger = logging.getLogger("mme.supervisor.server")
@@ -114,7 +114,8 @@ class Server:
         (self.runtime_dir / "tmp").mkdir()
         # A file where the front end would make a folder to unpack archives in: none is unpacked (MMS-5).
         (self.runtime_dir / "tmp" / "models").touch()
-        model_store = write_store(self.runtime_dir, self.settings.roots)
+        roots = (*self.settings.roots, self.runtime_dir / REHEARSAL)
+        model_store = write_store(self.runtime_dir, roots)
         cores = len(os.sched_getaffinity(0))
         (self.runtime_dir / mms_config.PROPERTIES_FILE).write_text(
             mms_config.properties(self.settings, cores=cores, model_store=model_store), encoding="latin-1"
@@ -123,7 +124,8 @@ class Server:
         (self.runtime_dir / mms_config.LOG_CONFIG_FILE).write_text(log_config, encoding="utf-8")
         (self.runtime_dir / PLUGINS_FOLDER).mkdir()
         shutil.copyfile(AGENT_JAR, self.runtime_dir / PLUGINS_FOLDER / AGENT_JAR.name)
-        (self.runtime_dir / LOAD_POLICY).write_text(mms_config.load_policy(self.settings), encoding="latin-1")
+        (self.runtime_dir / LOAD_POLICY).write_text(mms_config.load_policy(self.settings, roots), encoding="latin-1")
+        rehearsal.prepare(self.settings, self.runtime_dir)
         self.agent = Agent(self.runtime_dir)
 
     # ---- start ----
@@ -157,6 +159,8 @@ class Server:
             if self.zygote is not None:
                 self.wait_for_zygote(self.zygote)
                 self.zygote.kill_on_end(self.front_end_pid)
+                if not self.stop_is_wanted():
+                    rehearsal.rehearse(self.settings, self.runtime_dir)
             self.report_health(None)  # until now /ping was 503: the first load must not wait for what is imported
             if not self.settings.multi_model:
                 self.wait_for_single_model()
@@ -176,7 +180,6 @@ class Server:
         if self.settings.multi_model:  # else the front end itself says so, until the model is loaded
             self.report_health("No model can be loaded yet: the zygote prepares what it preloads.")
         zygote.wait_until_ready(self.stop_is_wanted)
-        self.report_health(None)
 
     def wait_for_single_model(self) -> None:
         """Returns when the model is loaded, or when there is something else to do. Raises ``StartError`` if it is not.

@@ -29,7 +29,9 @@ from mme.settings import Settings
 
 logger = logging.getLogger("mme.zygote")
 
-STORE = "store"  # in the server's private folder
+# In the server's private folder.
+STORE = "store"
+REHEARSAL = "rehearsal"  # models of the server's own, for a moment at its start (supervisor/rehearsal.py)
 LONGEST_NAME = 255
 
 _CODE = "code"
@@ -64,6 +66,7 @@ class LoadPolicy:
     refuses_code: bool = False  # models are data alone
     requirements: str = "install"  # what becomes of a model's own: MME_MODEL_REQUIREMENTS
     installs: bool = False  # a model's own, which in single-model mode is done before the start
+    rehearsal: Path | None = None  # one more root, a real path
 
     @classmethod
     def for_server(cls, settings: Settings, runtime_dir: Path, python_path: str) -> LoadPolicy:
@@ -77,6 +80,7 @@ class LoadPolicy:
         return cls(
             store=runtime_dir.resolve() / STORE,
             roots=tuple(root.resolve() for root in settings.roots),
+            rehearsal=runtime_dir.resolve() / REHEARSAL,
             itself_allowed=not settings.multi_model,
             trusted_folders=tuple(Path(folder).absolute() for folder in folders),
             refuses_code=settings.refuses_model_code,
@@ -127,7 +131,8 @@ class LoadPolicy:
     def is_below_root(self, folder: Path) -> bool:
         """Whether it may be loaded from there, with symlinks resolved."""
         real = folder.resolve()
-        return any(real.is_relative_to(root) and (real != root or self.itself_allowed) for root in self.roots)
+        roots = self.roots if self.rehearsal is None else (*self.roots, self.rehearsal)
+        return any(real.is_relative_to(root) and (real != root or self.itself_allowed) for root in roots)
 
     def _check_folder(self, folder: Path) -> None:
         if not self.is_below_root(folder):

@@ -27,6 +27,7 @@ from mme.errors import MmeError
 from mme.frameworks import registry
 from mme.settings import Settings
 from mme.zygote import protocol
+from mme.zygote.load_policy import REHEARSAL
 from mme.zygote.session import LoadedModel
 
 logger = logging.getLogger("mme.zygote")
@@ -46,12 +47,22 @@ def warm_up_template(framework: str, handler: str, runtime_dir: Path, settings: 
         return
     with tempfile.TemporaryDirectory(prefix="sample-", dir=runtime_dir) as folder, _imports_forgotten(folder), _quiet():
         adapter.write_sample(Path(folder), settings)
+        _leave_for_rehearsal(Path(folder), runtime_dir / REHEARSAL / framework, adapter.sample_shape)
         _decide_about_memory(Path(folder), settings)
         for _ in range(_ROUNDS):
             load = protocol.encode_load("sample", folder, f"{handler}:handle")
             _play(
                 [load, *(_predict_request(content_type, body) for content_type, body in _bodies(adapter.sample_shape))]
             )
+
+
+def _leave_for_rehearsal(sample: Path, place: Path, shape: tuple[int, ...]) -> None:
+    """A copy, and the body of a request to it, if the server's start is waiting for one."""
+    if not place.parent.is_dir():
+        return
+    _, body = next(_bodies(shape))
+    place.with_suffix(".json").write_bytes(body)
+    shutil.copytree(sample, place)
 
 
 def _decide_about_memory(folder: Path, settings: Settings) -> None:
