@@ -12,7 +12,8 @@ AGENT_JAR = Path(__file__).with_name("mms-agent.jar")
 SOURCES = Path(__file__).with_name("src")
 PLUGIN_CLASS = "mme.Agent"
 PLUGIN_SERVICE = "software.amazon.ai.mms.servingsdk.ModelServerEndpoint"
-# Names in the front end's working folder, which is the server's private one.
+# Names in the server's private folder.
+WORKING_FOLDER = "empty"  # the front end's: supervisor/class_archive.py says why nothing may be in it
 PLUGINS_FOLDER = "plugins"
 LOAD_POLICY = "load-policy.properties"  # LoadPolicy.java
 COMMANDS, ANSWERS = "agent.commands", "agent.answers"  # named pipes: Control.java

@@ -22,7 +22,7 @@ from mme.frameworks import registry
 from mme.front_end import PLUGINS_FOLDER
 from mme.settings import DEFAULT_HANDLER, Settings
 
-# Files in the server's private folder, which is the front end's working folder.
+# Files in the server's private folder.
 PROPERTIES_FILE = "mms.properties"
 LOG_CONFIG_FILE = "log4j2.xml"
 
@@ -45,8 +45,12 @@ _PLATFORM_POLLS = '.*"GET /(ping|models) HTTP/.*'
 _CHATTER = (r"(attach|terminate)IOStreams\(\) .*", "Stopped Scanner - .*", "Backend response time: .*")
 
 
-def properties(settings: Settings, *, cores: int, model_store: Path) -> str:
-    """The text of MMS's properties file. ``cores`` is the default worker count in single-model mode."""
+def properties(settings: Settings, *, cores: int, model_store: Path, class_archive: Path | None = None) -> str:
+    """The text of MMS's properties file. ``cores`` is the default worker count in single-model mode.
+
+    ``class_archive``: see class_archive.py.
+    """
+    archived = f"-XX:SharedArchiveFile={class_archive} " if class_archive else ""
     max_payload_bytes = settings.max_body_bytes
     values = {
         "enable_envvars_config": "false",  # MMS_… variables would win over all of this, addresses included (MMS-24)
@@ -62,9 +66,9 @@ def properties(settings: Settings, *, cores: int, model_store: Path) -> str:
         "async_logging": "true",
         # Bodies reach the handler as bytes, whatever their type; it decodes them itself and answers 400 if it cannot.
         "decode_input_request": "false",
-        "vmargs": jvm_arguments(settings),
+        "vmargs": archived + jvm_arguments(settings),
         # Below the JVM's working folder: the front end's agent (front_end/src/mme/Agent.java).
-        "plugins_path": PLUGINS_FOLDER,
+        "plugins_path": f"../{PLUGINS_FOLDER}",  # from the working folder
     }
     return "".join(f"{key}={_escaped(str(value))}\n" for key, value in values.items())
 

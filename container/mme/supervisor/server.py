@@ -20,10 +20,10 @@ from pathlib import Path
 
 from mme import runtime_dir
 from mme.errors import MmeError, SettingError, StartError
-from mme.front_end import AGENT_JAR, LOAD_POLICY, PLUGINS_FOLDER
+from mme.front_end import AGENT_JAR, LOAD_POLICY, PLUGINS_FOLDER, WORKING_FOLDER
 from mme.logs import configure_logging
 from mme.settings import Settings
-from mme.supervisor import mms_config, processes, rehearsal, toolkit
+from mme.supervisor import class_archive, mms_config, processes, rehearsal, toolkit
 from mme.supervisor.agent import Agent, AgentError
 from mme.supervisor.draining import Drain
 from mme.supervisor.preflight import check_start
@@ -118,12 +118,16 @@ class Server:
         model_store = write_store(self.runtime_dir, roots)
         cores = len(os.sched_getaffinity(0))
         (self.runtime_dir / mms_config.PROPERTIES_FILE).write_text(
-            mms_config.properties(self.settings, cores=cores, model_store=model_store), encoding="latin-1"
+            mms_config.properties(
+                self.settings, cores=cores, model_store=model_store, class_archive=class_archive.archive(self.settings)
+            ),
+            encoding="latin-1",
         )
         log_config = mms_config.log4j2_xml(self.settings)
         (self.runtime_dir / mms_config.LOG_CONFIG_FILE).write_text(log_config, encoding="utf-8")
+        (self.runtime_dir / WORKING_FOLDER).mkdir()
         (self.runtime_dir / PLUGINS_FOLDER).mkdir()
-        shutil.copyfile(AGENT_JAR, self.runtime_dir / PLUGINS_FOLDER / AGENT_JAR.name)
+        (self.runtime_dir / PLUGINS_FOLDER / AGENT_JAR.name).symlink_to(AGENT_JAR)
         (self.runtime_dir / LOAD_POLICY).write_text(mms_config.load_policy(self.settings, roots), encoding="latin-1")
         rehearsal.prepare(self.settings, self.runtime_dir)
         self.agent = Agent(self.runtime_dir)

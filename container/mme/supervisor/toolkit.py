@@ -29,6 +29,7 @@ from retrying import retry
 
 from mme.capacity.process_memory import parent_of
 from mme.errors import StartError
+from mme.front_end import WORKING_FOLDER
 from mme.logs import json_output
 from mme.settings import DEFAULT_HANDLER, Settings
 from mme.supervisor import mms_config, preflight, processes
@@ -159,7 +160,7 @@ class FrontEnd:
         home = preflight.java_home(self.settings)
         if home:
             os.environ["JAVA_HOME"] = str(home)
-        os.chdir(self.runtime_dir)
+        os.chdir(self.runtime_dir / WORKING_FOLDER)
 
     def _run_script(self, command: list[str], output: int | None) -> None:
         """Runs ``multi-model-server ARGUMENTS``, which gives MMS its own interpreter as the Python to run.

@@ -13,6 +13,9 @@ import software.amazon.ai.mms.servingsdk.ModelServerEndpoint;
  * says why.
  */
 public final class Agent extends ModelServerEndpoint {
+    /** The server's, seen from the working folder: front_end/__init__.py has the names in it. */
+    static final String PRIVATE_FOLDER = "..";
+
     private static final int EXIT_FAILED = 70; // EX_SOFTWARE of sysexits.h
 
     /** Called once, by java.util.ServiceLoader, in MMS's main thread. Never returns. */

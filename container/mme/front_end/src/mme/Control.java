@@ -12,8 +12,8 @@ import java.util.LinkedHashMap;
 import java.util.Map;
 
 /**
- * What the supervisor tells and asks (supervisor/agent.py): two named pipes in the working folder, which is the
- * server's private one. A line each way; NUMBER is the command's, in its answer too.
+ * What the supervisor tells and asks (supervisor/agent.py): two named pipes in the server's private folder. A line
+ * each way; NUMBER is the command's, in its answer too.
  *
  * <pre>
  * agent.commands                     agent.answers
@@ -25,8 +25,8 @@ import java.util.Map;
  * </pre>
  */
 final class Control extends Thread {
-    private static final String COMMANDS = "agent.commands";
-    private static final String ANSWERS = "agent.answers";
+    private static final String COMMANDS = Agent.PRIVATE_FOLDER + "/agent.commands";
+    private static final String ANSWERS = Agent.PRIVATE_FOLDER + "/agent.answers";
 
     private final FrontEnd frontEnd;
     private final BufferedReader commands;

@@ -11,7 +11,7 @@ import java.util.List;
 import java.util.Properties;
 
 /**
- * What this server allows: load-policy.properties in the working folder, which supervisor/server.py writes.
+ * What this server allows: load-policy.properties in the private folder, which supervisor/server.py writes.
  *
  * <pre>
  * root.0, root.1 …     real paths of the folders below which models may be
@@ -25,7 +25,7 @@ import java.util.Properties;
  * without one (initial_workers=0) nobody else asks.
  */
 final class LoadPolicy {
-    private static final Path FILE = Path.of("load-policy.properties");
+    private static final Path FILE = Path.of(Agent.PRIVATE_FOLDER, "load-policy.properties");
     private static final int LONGEST_NAME = 255; // characters, as load_policy.LONGEST_NAME
 
     final boolean unloadHopeless;
