@@ -28,6 +28,7 @@ def test_an_error_of_the_toolkit_becomes_one_of_ours(tmp_path: Path, error: Exce
         model_store=tmp_path,
         python=tmp_path,
         agent=Agent(tmp_path),
+        statistics=-1,
         cancelled=lambda: False,
         on_child_exit=lambda _pid, _status: None,
     )

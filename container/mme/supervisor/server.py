@@ -23,7 +23,7 @@ from mme.errors import MmeError, SettingError, StartError
 from mme.front_end import AGENT_JAR, LOAD_POLICY, PLUGINS_FOLDER, WORKING_FOLDER
 from mme.logs import configure_logging
 from mme.settings import Settings
-from mme.supervisor import class_archive, mms_config, processes, rehearsal, toolkit
+from mme.supervisor import class_archive, mms_config, model_statistics, processes, rehearsal, toolkit
 from mme.supervisor.agent import Agent, AgentError
 from mme.supervisor.draining import Drain
 from mme.supervisor.preflight import check_start
@@ -76,6 +76,8 @@ class Server:
         self.front_end_pid: int | None = None
         self.front_end_status: int | None = None  # as of os.waitpid
         self.agent: Agent | None = None
+        self._statistics = model_statistics.make_statistics()
+        self.statistics = model_statistics.ModelStatistics(self._statistics)  # what the front end counts
         self.zygote: ZygoteHandle | None = None
         self._zygote_deaths_s: deque[float] = deque(maxlen=MOST_ZYGOTE_RESTARTS + 1)
         self.stop_signal: signal.Signals | None = None
@@ -131,6 +133,7 @@ class Server:
         (self.runtime_dir / LOAD_POLICY).write_text(mms_config.load_policy(self.settings, roots), encoding="latin-1")
         rehearsal.prepare(self.settings, self.runtime_dir)
         self.agent = Agent(self.runtime_dir)
+        model_statistics.offer(self._statistics, self.runtime_dir)
 
     # ---- start ----
 
@@ -155,6 +158,7 @@ class Server:
             model_store=self.runtime_dir / STORE,
             python=python_for_mms(self.runtime_dir),
             agent=self.agent,
+            statistics=self._statistics,
             cancelled=self.stop_is_wanted,
             on_child_exit=self.handle_child_exit,
         )

@@ -53,6 +53,14 @@ _STEPS_DONE = (
 _UNUSED_MODULES = ("boto3", "pkg_resources", "sagemaker_inference.default_handler_service")
 # Where the multi-model-server script writes the JVM's process number, below TMPDIR.
 _PID_FILE = ".model_server.pid"
+# The multi-model-server script, with the Python that MMS is to run, and a descriptor for the JVM to inherit.
+_SCRIPT = """
+import functools, subprocess, sys, types
+sys.executable, inherited = sys.argv.pop(1), int(sys.argv.pop(1))
+from mms import model_server
+model_server.subprocess = types.SimpleNamespace(Popen=functools.partial(subprocess.Popen, pass_fds=[inherited]))
+model_server.start()
+"""
 
 
 class FailedStart(OSError):
@@ -66,6 +74,7 @@ class Cancelled(Exception):
 class FrontEnd:
     """Starts MMS. ``runtime_dir`` is the server's private folder, in which all is written that MMS reads.
 
+    ``statistics``: the descriptor of the memory that it writes to (model_statistics.py).
     ``cancelled`` is asked again and again whether to give up. ``on_child_exit`` is told of every other child that ends
     meanwhile: its process number and its status as of ``os.waitpid``.
     """
@@ -79,6 +88,7 @@ class FrontEnd:
         model_store: Path,
         python: Path,
         agent: Agent,
+        statistics: int,
         cancelled: Callable[[], bool],
         on_child_exit: Callable[[int, int], None],
     ) -> None:
@@ -88,6 +98,7 @@ class FrontEnd:
         self.model_store = model_store
         self.python = python
         self.agent = agent
+        self.statistics = statistics
         self.cancelled = cancelled
         self.on_child_exit = on_child_exit
 
@@ -167,13 +178,13 @@ class FrontEnd:
 
         The script ends when it has started the JVM, whose output goes where the script's went.
         """
-        start = "import sys; sys.executable = sys.argv.pop(1); from mms.model_server import start; start()"
         try:
             subprocess.run(
-                [sys.executable, "-P", "-c", start, str(self.python), *command[1:]],
+                [sys.executable, "-P", "-c", _SCRIPT, str(self.python), str(self.statistics), *command[1:]],
                 env=environment_for_models(self.settings),
                 stdout=output,
                 stderr=output,
+                pass_fds=[self.statistics],
                 timeout=self.settings.startup_timeout_s,
                 check=False,
             )

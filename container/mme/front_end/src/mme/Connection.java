@@ -5,7 +5,6 @@ import com.amazonaws.ml.mms.http.ErrorResponse;
 import com.amazonaws.ml.mms.http.ServiceUnavailableException;
 import com.amazonaws.ml.mms.util.JsonUtils;
 import com.amazonaws.ml.mms.util.NettyUtils;
-import com.amazonaws.ml.mms.wlm.Job;
 import com.amazonaws.ml.mms.wlm.Model;
 import io.netty.buffer.ByteBuf;
 import io.netty.channel.ChannelDuplexHandler;
@@ -49,7 +48,7 @@ final class Connection extends ChannelDuplexHandler {
     private boolean isLate; // the head that was read last came when the server was draining
     private Model loading; // by the request that is being answered
     private RequestQueue queue; // in which it may wait
-    private Job job;
+    private MeasuredJob job;
 
     Connection(Traffic traffic, Health health, PatchedWorkLoadManager loads) {
         this.traffic = traffic;
@@ -66,7 +65,7 @@ final class Connection extends ChannelDuplexHandler {
         loading = model;
     }
 
-    void waits(RequestQueue in, Job waiting) {
+    void waits(RequestQueue in, MeasuredJob waiting) {
         queue = in;
         job = waiting;
     }
@@ -162,7 +161,7 @@ final class Connection extends ChannelDuplexHandler {
     @Override
     public void channelInactive(ChannelHandlerContext ctx) {
         if (job != null) {
-            queue.remove(job);
+            queue.giveUp(job);
         }
         pipelined.forEach(FullHttpRequest::release);
         pipelined.clear();

@@ -53,7 +53,7 @@ final class FrontEnd {
         LoadPolicy policy = LoadPolicy.read();
         groups = new ServerGroups(config);
         loads = new PatchedWorkLoadManager(config, policy);
-        models = new ModelRegistry(policy, loads);
+        models = new ModelRegistry(policy, ModelStatistics.open(), loads);
     }
 
     /** Serves until the process is ended. */

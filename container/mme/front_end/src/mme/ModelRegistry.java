@@ -17,10 +17,12 @@ final class ModelRegistry extends ConcurrentHashMap<String, Model> {
     private static final ThreadLocal<Model> ONLY = new ThreadLocal<>();
 
     private final transient LoadPolicy policy;
+    private final transient ModelStatistics statistics;
     private final transient PatchedWorkLoadManager loads;
 
-    ModelRegistry(LoadPolicy policy, PatchedWorkLoadManager loads) {
+    ModelRegistry(LoadPolicy policy, ModelStatistics statistics, PatchedWorkLoadManager loads) {
         this.policy = policy;
+        this.statistics = statistics;
         this.loads = loads;
     }
 
@@ -35,8 +37,13 @@ final class ModelRegistry extends ConcurrentHashMap<String, Model> {
         policy.checkFolder(model.getModelDir().toPath());
         ServingProperties serving = new ServingProperties(model.getModelDir().toPath(), policy);
         serving.applyTo(model);
-        RequestQueue.install(model, serving.queueSize());
-        return super.putIfAbsent(name, model);
+        ModelRecord record = statistics.of(name);
+        RequestQueue.install(model, serving.queueSize(), record);
+        Model existing = super.putIfAbsent(name, model);
+        if (existing == null) {
+            record.isRegistered(model, serving);
+        }
+        return existing;
     }
 
     /** MMS does so once more when the launcher has started, and where it could not end it. */
@@ -69,7 +76,8 @@ final class ModelRegistry extends ConcurrentHashMap<String, Model> {
     }
 
     private void hasGone(Model model) {
-        RequestQueue.of(model).close();
-        loads.hasGone(model);
+        RequestQueue queue = RequestQueue.of(model);
+        queue.close();
+        queue.record().isUnregistered(loads.hasGone(model));
     }
 }

@@ -46,6 +46,7 @@ final class PatchedWorkLoadManager extends WorkLoadManager {
     private static final ThreadLocal<Run> CURRENT = new ThreadLocal<>();
 
     private final Set<Model> started = Collections.synchronizedSet(Collections.newSetFromMap(new WeakHashMap<>()));
+    private final Set<Model> loaded = Collections.synchronizedSet(Collections.newSetFromMap(new WeakHashMap<>()));
     private final Map<Model, CompletableFuture<HttpResponseStatus>> starting = new ConcurrentHashMap<>(); // launchers
     private final Map<Model, String> reasons = Collections.synchronizedMap(new WeakHashMap<>()); // of failed loads
     private final LostModels lost;
@@ -66,10 +67,12 @@ final class PatchedWorkLoadManager extends WorkLoadManager {
         private final WorkerThread worker;
         private final Model model;
         private final Batch batch = new Batch();
+        final WorkerStatistics statistics;
 
         Run(WorkerThread worker) {
             this.worker = worker;
             model = (Model) Agent.get(MODEL, worker);
+            statistics = new WorkerStatistics(RequestQueue.of(model).record());
         }
 
         @Override
@@ -83,6 +86,7 @@ final class PatchedWorkLoadManager extends WorkLoadManager {
                 RequestQueue queue = RequestQueue.of(model);
                 queue.putBack(batch.takeCollected());
                 queue.giveAnotherTry(batch.takeNotBegun());
+                statistics.onEnded();
                 if (worker.isServerThread()) {
                     onLauncherEnded();
                 } else {
@@ -118,6 +122,7 @@ final class PatchedWorkLoadManager extends WorkLoadManager {
         /** Called in the thread of the connection. */
         void onLoadAnswered(ModelWorkerResponse answer) {
             if (answer.getCode() == HttpResponseStatus.OK.code()) {
+                statistics.onLoaded();
                 lost.onWorkerLoaded(model);
             } else {
                 reasons.put(model, answer.getMessage());
@@ -174,6 +179,19 @@ final class PatchedWorkLoadManager extends WorkLoadManager {
         return reasons.get(model);
     }
 
+    /** Asked for each request to a model. */
+    @Override
+    public boolean hasNoWorker(String modelName) {
+        if (!super.hasNoWorker(modelName)) {
+            return false;
+        }
+        Model model = ModelManager.getInstance().getModels().get(modelName);
+        if (model != null) {
+            RequestQueue.of(model).refuse();
+        }
+        return true;
+    }
+
     @Override
     public void addServerThread(Model model, CompletableFuture<HttpResponseStatus> future)
             throws InterruptedException, ExecutionException, TimeoutException {
@@ -187,6 +205,7 @@ final class PatchedWorkLoadManager extends WorkLoadManager {
                                 + " to read it (chmod -R o+rX).");
             }
         } catch (BadRequestException | InternalServerException e) {
+            RequestQueue.of(model).record().add(ModelRecord.FAILED_LOADS, 1);
             ModelManager.getInstance().getModels().remove(model.getModelName(), model);
             throw e; // answered 400, or 500
         }
@@ -198,6 +217,7 @@ final class PatchedWorkLoadManager extends WorkLoadManager {
         } finally {
             starting.remove(model);
             if (!isStarted) {
+                RequestQueue.of(model).record().add(ModelRecord.FAILED_LOADS, 1);
                 ModelManager.getInstance().getModels().remove(model.getModelName(), model);
                 model.getServerThread().getLifeCycle().exit();
             }
@@ -249,6 +269,8 @@ final class PatchedWorkLoadManager extends WorkLoadManager {
                 Connection.current().loads(model); // its answer gets the reason, should this one fail
             }
         }
+        ModelRecord record = RequestQueue.of(model).record();
+        record.set(ModelRecord.WANTED_WORKERS, model.getMinWorkers());
         Thread caller = Thread.currentThread();
         boolean isFirst = model.getMinWorkers() > 0 && started.add(model);
         CompletableFuture<HttpResponseStatus> done;
@@ -256,6 +278,7 @@ final class PatchedWorkLoadManager extends WorkLoadManager {
             done = model.getMaxWorkers() == 0 ? end(model) : super.modelChanged(model);
         } catch (OutOfMemoryError e) {
             if (isFirst) {
+                record.add(ModelRecord.FAILED_LOADS, 1);
                 ModelManager.getInstance().unregisterModel(model.getModelName());
             }
             throw new InsufficientMemoryException("There is no thread for the model's worker: " + e.getMessage());
@@ -266,8 +289,11 @@ final class PatchedWorkLoadManager extends WorkLoadManager {
         return done.thenApply(
                 status -> {
                     if (HttpResponseStatus.OK.equals(status)) {
+                        record.add(ModelRecord.LOADS, 1);
+                        loaded.add(model);
                         lost.watch(model);
                     } else {
+                        record.add(ModelRecord.FAILED_LOADS, 1);
                         forget(model);
                         // MMS answers now, and then unregisters whatever has the name in this thread, its worker's.
                         if (Thread.currentThread() != caller) {
@@ -325,8 +351,9 @@ final class PatchedWorkLoadManager extends WorkLoadManager {
         return thread;
     }
 
-    /** The model is registered no more. */
-    void hasGone(Model model) {
+    /** The model is registered no more. Returns whether it has ever been loaded. */
+    boolean hasGone(Model model) {
         lost.forget(model);
+        return loaded.remove(model);
     }
 }

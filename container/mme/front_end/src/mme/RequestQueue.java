@@ -29,24 +29,31 @@ final class RequestQueue extends LinkedBlockingDeque<Job> {
     private final transient Set<Job> triedAgain =
             Collections.synchronizedSet(Collections.newSetFromMap(new WeakHashMap<>()));
     private final String modelName;
+    private final transient ModelRecord record;
     private volatile boolean isClosed;
 
-    private RequestQueue(String modelName, int capacity) {
+    private RequestQueue(String modelName, int capacity, ModelRecord record) {
         super(capacity);
         this.modelName = modelName;
+        this.record = record;
     }
 
     /** Gives the model, which nobody knows yet, a queue of this kind. */
     @SuppressWarnings("unchecked")
-    static void install(Model model, int capacity) {
+    static void install(Model model, int capacity, ModelRecord record) {
         ((Map<String, LinkedBlockingDeque<Job>>) Agent.get(QUEUES, model))
-                .put(Model.DEFAULT_DATA_QUEUE, new RequestQueue(model.getModelName(), capacity));
+                .put(Model.DEFAULT_DATA_QUEUE, new RequestQueue(model.getModelName(), capacity, record));
     }
 
     @SuppressWarnings("unchecked")
     static RequestQueue of(Model model) {
         Map<String, LinkedBlockingDeque<Job>> queues = (Map<String, LinkedBlockingDeque<Job>>) Agent.get(QUEUES, model);
         return (RequestQueue) queues.get(Model.DEFAULT_DATA_QUEUE);
+    }
+
+    /** What is known of the model's requests. */
+    ModelRecord record() {
+        return record;
     }
 
     /** The model is unregistered. */
@@ -62,19 +69,38 @@ final class RequestQueue extends LinkedBlockingDeque<Job> {
 
     @Override
     public boolean offer(Job job) {
-        boolean hasRoom = super.offer(job);
-        if (hasRoom && Connection.current() != null) {
-            Connection.current().waits(this, job);
+        MeasuredJob measured = new MeasuredJob(job, client(job), record);
+        measured.isWaiting(); // first: a worker may have it before we go on
+        if (!super.offer(measured)) {
+            measured.isRefused();
+            return false;
+        }
+        if (Connection.current() != null) {
+            Connection.current().waits(this, measured);
         }
         if (isClosed) {
             answerAll();
         }
-        return hasRoom;
+        return true;
+    }
+
+    /** MMS has not even asked for room: the model has no worker. */
+    void refuse() {
+        record.onArrival(System.nanoTime());
+        record.onRefused();
+    }
+
+    /** The client has hung up. */
+    void giveUp(MeasuredJob job) {
+        if (remove(job)) {
+            job.isAbandoned();
+        }
     }
 
     /** A worker that is stopped puts back what it had taken. */
     @Override
     public void addFirst(Job job) {
+        ((MeasuredJob) job).isWaiting();
         if (!super.offerFirst(job)) {
             job.sendError(HttpResponseStatus.SERVICE_UNAVAILABLE, "The queue of the model is full.");
         }
@@ -94,7 +120,11 @@ final class RequestQueue extends LinkedBlockingDeque<Job> {
     public Job poll(long timeout, TimeUnit unit) throws InterruptedException {
         Job job = super.poll(timeout, unit);
         while (job != null && hasHungUp(job)) {
+            ((MeasuredJob) job).isAbandoned();
             job = super.poll(timeout, unit);
+        }
+        if (job != null) {
+            ((MeasuredJob) job).isTaken();
         }
         return job;
     }
@@ -115,8 +145,12 @@ final class RequestQueue extends LinkedBlockingDeque<Job> {
     }
 
     private static boolean hasHungUp(Job job) {
-        ChannelHandlerContext client = (ChannelHandlerContext) Agent.get(CLIENT, job);
+        ChannelHandlerContext client = client(job);
         return client != null && !client.channel().isActive();
+    }
+
+    private static ChannelHandlerContext client(Job job) {
+        return (ChannelHandlerContext) Agent.get(CLIENT, job);
     }
 
     private void answerAll() {

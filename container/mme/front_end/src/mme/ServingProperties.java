@@ -21,6 +21,8 @@ final class ServingProperties {
     private static final int DEFAULT_BATCH_SIZE = 1; // of a load call that does not say
     private static final int DEFAULT_BATCH_DELAY_MS = 100;
     private static final int LONGEST_TIMEOUT_S = 86400;
+    private static final int LONGEST_IDLE_S = 31_536_000;
+    private static final int NOT_GIVEN = -1;
     private static final int WORKER_ENDS_S = 2; // a worker that has taken too long ends itself: zygote/time_limits.py
 
     private final Properties given = new Properties();
@@ -41,6 +43,18 @@ final class ServingProperties {
 
     int queueSize() {
         return number("job_queue_size", 1, 1_000_000, policy.queueSize);
+    }
+
+    int minWorkers() {
+        return number("minWorkers", 0, 1024, NOT_GIVEN);
+    }
+
+    int maxWorkers() {
+        return number("maxWorkers", 1, 1024, NOT_GIVEN);
+    }
+
+    int maxIdleS() {
+        return number("max_idle_time", 0, LONGEST_IDLE_S, NOT_GIVEN);
     }
 
     /** Of a model that MMS has made by a load call, and nobody knows yet. */

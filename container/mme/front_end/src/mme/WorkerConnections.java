@@ -3,6 +3,7 @@ package mme;
 import com.amazonaws.ml.mms.util.ConfigManager;
 import com.amazonaws.ml.mms.util.Connector;
 import com.amazonaws.ml.mms.util.codec.ModelResponseDecoder;
+import com.amazonaws.ml.mms.util.messages.ModelInferenceRequest;
 import com.amazonaws.ml.mms.util.messages.ModelWorkerResponse;
 import io.netty.channel.Channel;
 import io.netty.channel.ChannelDuplexHandler;
@@ -76,7 +77,9 @@ final class WorkerConnections extends AbstractEventExecutorGroup implements Even
                 run.onSessionEnded();
                 return;
             }
-            if (!isLoadAnswered) {
+            if (isLoadAnswered) {
+                run.statistics.onBatchAnswered();
+            } else {
                 isLoadAnswered = true;
                 run.onLoadAnswered(answer); // before MMS knows, and answers
             }
@@ -86,6 +89,9 @@ final class WorkerConnections extends AbstractEventExecutorGroup implements Even
         /** What could not be sent is begun by nobody. The worker's thread hears of it after us. */
         @Override
         public void write(ChannelHandlerContext ctx, Object message, ChannelPromise promise) {
+            if (message instanceof ModelInferenceRequest) {
+                run.statistics.onBatchSent();
+            }
             ChannelPromise sent = ctx.newPromise();
             sent.addListener(
                     done -> {

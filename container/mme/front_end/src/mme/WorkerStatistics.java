@@ -1,0 +1,48 @@
+package mme;
+
+/** What one run of a worker's thread adds to its model's record: whether it has the model, and works on a batch. */
+final class WorkerStatistics {
+    private final ModelRecord record;
+    private boolean isLoaded;
+    private boolean hasEnded;
+    private long batchSent; // System.nanoTime(); 0: it has none
+
+    WorkerStatistics(ModelRecord record) {
+        this.record = record;
+    }
+
+    synchronized void onLoaded() {
+        if (!hasEnded) {
+            isLoaded = true;
+            record.add(ModelRecord.WORKERS, 1);
+            record.add(ModelRecord.WORKER_LOADS, 1);
+        }
+    }
+
+    synchronized void onBatchSent() {
+        if (!hasEnded) {
+            batchSent = System.nanoTime();
+            record.add(ModelRecord.BUSY_WORKERS, 1);
+            record.add(ModelRecord.BATCHES, 1);
+        }
+    }
+
+    synchronized void onBatchAnswered() {
+        if (batchSent != 0) {
+            record.add(ModelRecord.BUSY, System.nanoTime() - batchSent);
+            record.add(ModelRecord.BUSY_WORKERS, -1);
+            batchSent = 0;
+        }
+    }
+
+    /** The thread may be there before what its connection has still to say. */
+    synchronized void onEnded() {
+        onBatchAnswered();
+        hasEnded = true;
+        if (isLoaded) {
+            isLoaded = false;
+            record.add(ModelRecord.WORKERS, -1);
+            record.add(ModelRecord.WORKER_ENDS, 1);
+        }
+    }
+}
