@@ -12,7 +12,7 @@ from pathlib import Path
 import mms
 import pytest
 
-from mme.front_end import AGENT_JAR, SOURCES
+from mme.front_end import AGENT_JAR, SOURCES, WORKING_FOLDER
 from mme.supervisor import model_statistics
 from mme.supervisor.model_statistics import LIMITS_S, MOST_RECORDS, ModelStatistics, make_statistics, offer
 
@@ -60,8 +60,12 @@ def descriptor() -> Iterator[int]:
 def front_end(classes: Path, descriptor: int, *names: str) -> subprocess.CompletedProcess[str]:
     """What the front end does in its working folder."""
     offer(descriptor, classes)
+    working_folder = classes / WORKING_FOLDER
+    working_folder.mkdir(exist_ok=True)
     command = ["java", "-cp", f"{classes}:{AGENT_JAR}:{MMS_JAR}", "mme.Names", *names]
-    return subprocess.run(command, cwd=classes, pass_fds=[descriptor], capture_output=True, text=True, check=False)
+    return subprocess.run(
+        command, cwd=working_folder, pass_fds=[descriptor], capture_output=True, text=True, check=False
+    )
 
 
 def constants(source: str) -> dict[str, int]:

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 MOST_RECORDS = 16384  # names since the start; 64 MiB of addresses, and memory for what is used
-FILE = "model-statistics"  # in the front end's working folder: ModelStatistics.java
+FILE = "model-statistics"  # in the private folder: ModelStatistics.java
 
 _LAYOUT = 1
 _HEADER_BYTES = 4096
@@ -111,7 +111,7 @@ def make_statistics(most_records: int = MOST_RECORDS) -> int:
 
 
 def offer(descriptor: int, runtime_dir: Path) -> None:
-    """Has a front end whose working folder is ``runtime_dir``, and which inherits ``descriptor``, find the memory.
+    """Has a front end of the private folder ``runtime_dir``, which inherits ``descriptor``, find the memory.
 
     It has no name in a file system: on a disk, the kernel would make the front end wait for the disk now and then.
     """

@@ -41,7 +41,7 @@ final class ModelStatistics {
     static final int UNDER_WAY = 56; // requests at all workers
     static final int ARRIVALS = 64; // requests to all models
 
-    private static final String FILE = "model-statistics"; // in the working folder
+    private static final String FILE = Agent.PRIVATE_FOLDER + "/model-statistics";
     private static final long THIS_LAYOUT = 1;
     private static final VarHandle NUMBERS =
             MethodHandles.byteBufferViewVarHandle(long[].class, ByteOrder.nativeOrder());
