@@ -72,7 +72,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Tests marked ``ci`` wait for ``--all``; unit tests are quick unless marked slow; what takes long comes first."""
     for item in items:
         if item.get_closest_marker("ci") and not config.getoption(ALL):
-            item.add_marker(pytest.mark.skip(reason="fetches, packs or waits for long: ./scripts/test --all"))
+            item.add_marker(pytest.mark.skip(reason="fetches, packs, trains or waits for long: ./scripts/test --all"))
         if parallel.is_quick(item):
             item.add_marker("quick")
     parallel.arrange(items)

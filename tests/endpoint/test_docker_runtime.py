@@ -76,6 +76,7 @@ def unlabelled(engine: Any) -> Iterator[str]:
     engine.images.remove(UNLABELLED, force=True)
 
 
+@pytest.mark.ci
 def test_an_image_of_the_users_own_is_run_limited_replaced_and_removed(
     local: Local, engine: Any, image: Image, multipliers: dict[int, bytes]
 ) -> None:

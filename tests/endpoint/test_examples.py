@@ -42,6 +42,7 @@ def test_scripts_with_their_own_versions_of_a_package() -> None:
         assert said.count(f'"humanize": "{version}"') == 2
 
 
+@pytest.mark.ci  # trains for a minute
 def test_one_network_in_two_or_three_frameworks(tmp_path: Path) -> None:
     said = tell("pictures", "--cache", str(tmp_path))
     assert len(re.findall(r"^  \d      .*class=", said, re.MULTILINE)) == 10

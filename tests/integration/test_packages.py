@@ -52,6 +52,7 @@ def model(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.ci
 def test_a_handler_finds_the_packages_that_its_model_asks_for(interpreter: Path, model: Path) -> None:
     for run in (1, 2):
         with ServerProcess(

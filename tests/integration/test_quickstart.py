@@ -243,6 +243,7 @@ def test_an_endpoint_that_does_not_come_up_is_explained_with_its_log(visit: Visi
     assert "Traceback" not in run.log()
 
 
+@pytest.mark.ci
 def test_training_that_was_interrupted_leaves_nothing_half_done(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     with quickstart(cache, "--once") as run:
