@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -17,11 +18,11 @@ from tests.harness.simulated_traffic import LOAD_S, SimulatedModel, SimulatedSer
 LIMITS = Limits(workers_per_model=4, extra_workers=4)
 
 
-def sample(name: str = "m", **values: float) -> ModelSample:
-    usual: dict[str, float] = {"workers": 1, "loaded": 1, "busy": 1, "waiting": 0, "all_busy_s": 0.0, "most_workers": 8}
+def sample(name: str = "m", **values: Any) -> ModelSample:
+    usual: dict[str, Any] = {"workers": 1, "loaded": 1, "busy": 1, "waiting": 0, "all_busy_s": 0.0, "most_workers": 8}
     usual.update(values)
     usual.setdefault("loaded", usual["workers"])
-    return ModelSample(name=name, **usual)  # type: ignore[arg-type]
+    return ModelSample(name=name, **usual)
 
 
 def decide_repeatedly(*samples: ModelSample, for_s: float, limits: Limits = LIMITS) -> Decision:

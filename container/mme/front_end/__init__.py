@@ -16,6 +16,7 @@ PLUGIN_SERVICE = "software.amazon.ai.mms.servingsdk.ModelServerEndpoint"
 PLUGINS_FOLDER = "plugins"
 LOAD_POLICY = "load-policy.properties"  # LoadPolicy.java
 COMMANDS, ANSWERS = "agent.commands", "agent.answers"  # named pipes: Control.java
+EVENTS = "agent.events"  # a named pipe: Events.java
 
 
 def source_digest() -> str:
