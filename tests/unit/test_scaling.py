@@ -58,7 +58,7 @@ def test_requests_that_go_on_waiting_for_busy_workers_get_a_worker() -> None:
 @pytest.mark.parametrize(
     "idle", [{"waiting": 0}, {"busy": 1, "workers": 2, "loaded": 2, "waiting": 2}], ids=["nothing waits", "one is idle"]
 )
-def test_a_model_whose_workers_suffice_gets_none(idle: dict[str, float]) -> None:
+def test_a_model_whose_workers_suffice_gets_none(idle: dict[str, Any]) -> None:
     assert not decide_repeatedly(sample(**idle), for_s=3).changes
 
 

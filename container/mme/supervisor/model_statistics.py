@@ -44,7 +44,6 @@ _HEADER = (
     *("used_records", "changes", "waiting", "under_way", "arrivals"),
 )
 _NAME, _TARGET = 1024, 2048  # where a record's texts begin
-NOT_GIVEN = -1  # a number that the model's serving.properties does not name
 _READS = 100  # of a record that gets another name meanwhile
 
 
