@@ -7,6 +7,7 @@ The environment is read here and nowhere else, parsed once per process into a fr
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
 import sys
@@ -51,6 +52,19 @@ def _integer(low: int, high: int | None = None) -> Callable[[str], int]:
             raise _Invalid(allowed) from None
         if value < low or (high is not None and value > high):
             raise _Invalid(allowed)
+        return value
+
+    return parse
+
+
+def _positive(high: float) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not 0 < value <= high:
+            raise _Invalid(f"a number above 0, up to {high:g}")
         return value
 
     return parse
@@ -177,8 +191,8 @@ class Settings:
         "SAGEMAKER_MODEL_SERVER_WORKERS",
         _integer(1, 1024),
         None,
-        "Workers that a model starts with.",
-        shown_default="1; in single-model mode one per core",
+        "Fixes the number of workers of each model that says nothing itself.",
+        shown_default="it follows traffic, from `MME_MIN_WORKERS` to `MME_MAX_WORKERS`",
     )
     response_timeout_s: int = _setting(
         "SAGEMAKER_MODEL_SERVER_TIMEOUT",
@@ -411,6 +425,43 @@ class Settings:
         100,
         "How many requests of one model may wait; one more is answered 503.",
     )
+    autoscale: bool = _setting(
+        "MME_AUTOSCALE",
+        _boolean,
+        True,
+        "Give models more workers while requests wait, and take them back when idle (docs/scaling.md). `off`: each "
+        "keeps the number that it begins with.",
+        shown_default="`on`",
+    )
+    min_workers: int | None = _setting(
+        "MME_MIN_WORKERS",
+        _integer(1, 1024),
+        None,
+        "How many workers a model has at least.",
+        shown_default="1; in single-model mode one per core",
+    )
+    max_workers: int | None = _setting(
+        "MME_MAX_WORKERS",
+        _integer(1, 1024),
+        None,
+        "How many workers a model has at most, where `MME_WORKERS_PER_CORE` allows so many.",
+        shown_default="cores × `MME_WORKERS_PER_CORE`",
+    )
+    max_idle_time_s: int = _setting(
+        "MME_MAX_IDLE_TIME_S",
+        _integer(0, 31_536_000),
+        60,
+        "After how long a worker that was not needed is taken back.",
+        unit="s",
+    )
+    workers_per_core: float = _setting(
+        "MME_WORKERS_PER_CORE",
+        _positive(64),
+        1.0,
+        "So many workers a core a model has at most; and so many a core there are over all models beyond the least of "
+        "each. More than 1 where workers wait for something else than the processor.",
+        shown_default="1",
+    )
     predict_timeout_s: int | None = _setting(
         "MME_PREDICT_TIMEOUT_S",
         _integer(1, 86400),
@@ -477,6 +528,10 @@ class Settings:
     def max_body_bytes(self) -> int:
         """The largest body of a request or a response. MMS's own default is a little over InvokeEndpoint's 6 MiB."""
         return DEFAULT_MAX_BODY_BYTES if self.max_payload_mb is None else self.max_payload_mb * 1024 * 1024
+
+    def least_workers(self, cores: int) -> int:
+        """How many workers a model has at least that says nothing itself; ``cores`` is how many there are."""
+        return self.default_workers_per_model or self.min_workers or (1 if self.multi_model else cores)
 
     @property
     def logs_metrics(self) -> bool:

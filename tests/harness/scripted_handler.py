@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 HANDLER = "scripted_handler"
+_held: list[bytes] = []
 
 
 def make_model(folder: Path, *on_load: object) -> Path:
@@ -63,6 +64,16 @@ class Commands:
         for at in range(0, len(taken), mmap.PAGESIZE):
             taken[at] = 1
         return megabytes
+
+    def hold(self, megabytes):
+        """Keeps memory as long as the process lives."""
+        _held.append(random.randbytes(megabytes << 20))
+
+    def append(self, path, line):
+        """Writes a line to a file, and answers with it and with its process."""
+        with open(path, "a") as file:  # noqa: PTH123
+            file.write(f"{line}\n")
+        return [line, os.getpid()]
 
     def exit(self, code):
         """Ends the process behind everybody's back."""

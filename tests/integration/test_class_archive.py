@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from mme.front_end import WORKING_FOLDER
 from mme.settings import Settings
 from mme.supervisor import class_archive, preflight
 from tests.harness.server import JVM_ARGUMENTS, ServerProcess
@@ -56,7 +57,9 @@ def test_it_is_made_by_a_start_and_used_by_the_next(tmp_path: Path) -> None:
     assert made.returncode == 0, made.stderr
     log = tmp_path / "classes"
     arguments = f"{JVM_ARGUMENTS} -XX:SharedArchiveFile={file} -Xlog:class+load=info:file={log}"
-    with ServerProcess(SAGEMAKER_MODEL_SERVER_VMARGS=arguments):
+    with ServerProcess(SAGEMAKER_MODEL_SERVER_VMARGS=arguments) as server:
+        (working_folder,) = server.folder.glob(f"tmp/mme-*/{WORKING_FOLDER}")
+        assert list(working_folder.iterdir()) == [], "the JVM takes no archive where this folder holds anything"
         loaded = log.read_text().splitlines()
     for name in ("mme.FrontEnd", "com.amazonaws.ml.mms.wlm.Model", "io.netty.channel.epoll.EpollDomainSocketChannel"):
         (line,) = [each for each in loaded if f" {name} source:" in each]

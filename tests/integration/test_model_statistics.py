@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mme.supervisor.model_statistics import NOT_GIVEN, ModelSample, ModelStatistics
+from mme.supervisor.model_statistics import ModelSample, ModelStatistics
 from tests.harness.scripted_handler import HANDLER, command, make_model
 from tests.harness.server import ServerProcess
 from tests.harness.statistics import sample_of, statistics_of
@@ -21,7 +21,7 @@ from tests.harness.workers import worker
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[ServerProcess]:
-    with ServerProcess(SAGEMAKER_HANDLER=HANDLER, MME_PRELOAD="none") as running:
+    with ServerProcess(SAGEMAKER_HANDLER=HANDLER, MME_PRELOAD="none", MME_MAX_WORKERS="1") as running:
         yield running
 
 
@@ -198,7 +198,7 @@ def test_what_a_model_asks_for_is_there(server: ServerProcess, statistics: Model
     assert (sample.min_workers, sample.max_workers, sample.max_idle_s) == (1, 3, 60)
     assert (sample.batch_size, sample.batch_delay_ms, sample.queue_size) == (8, 20, 70)
     sample = sample_of(statistics, load(server))
-    assert (sample.min_workers, sample.max_workers, sample.max_idle_s) == (NOT_GIVEN,) * 3
+    assert (sample.min_workers, sample.max_workers, sample.max_idle_s) == (1, 1, 60)
     assert (sample.batch_size, sample.batch_delay_ms, sample.queue_size) == (1, 100, 100)
 
 

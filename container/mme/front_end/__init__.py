@@ -17,6 +17,7 @@ WORKING_FOLDER = "empty"  # the front end's: supervisor/class_archive.py says wh
 PLUGINS_FOLDER = "plugins"
 LOAD_POLICY = "load-policy.properties"  # LoadPolicy.java
 COMMANDS, ANSWERS = "agent.commands", "agent.answers"  # named pipes: Control.java
+EVENTS = "agent.events"  # a named pipe: Events.java
 
 
 def source_digest() -> str:

@@ -1,6 +1,6 @@
 """The supervisor's side of the front end's agent: what it asks and tells the code inside the JVM.
 
-Two named pipes in the server's private folder, which no other user can open; front_end/src/mme/Control.java has the
+Named pipes in the server's private folder, which no other user can open; front_end/src/mme/Control.java has the
 lines. The agent counts the requests that are under way, and refuses new ones for a drain; it answers ``GET /ping`` by
 what it is told here.
 """
@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mme.front_end import ANSWERS, COMMANDS
+from mme.front_end import ANSWERS, COMMANDS, EVENTS
 
 # A healthy front end answers within a millisecond.
 ANSWER_TIMEOUT_S = 5.0
-_EVENTS = 0  # the number of lines that answer no command
+_EVENTS = 0  # the number of lines that answer no command, and of commands that nobody answers
 
 
 class AgentError(OSError):
@@ -41,17 +41,18 @@ class Agent:
 
     def __init__(self, runtime_dir: Path) -> None:
         """Makes the pipes. Both ends stay open here: neither side ever waits for the other, or reads an end."""
-        for name in (COMMANDS, ANSWERS):
+        for name in (COMMANDS, ANSWERS, EVENTS):
             os.mkfifo(runtime_dir / name, 0o600)
         self._commands = os.open(runtime_dir / COMMANDS, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         self._answers = os.open(runtime_dir / ANSWERS, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        self.events = os.open(runtime_dir / EVENTS, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)  # for scaling_loop.py
         self._received = b""
         self._number = _EVENTS
         self._is_serving = False
 
     def close(self) -> None:
         """Closes the pipes."""
-        for descriptor in (self._commands, self._answers):
+        for descriptor in (self._commands, self._answers, self.events):
             os.close(descriptor)
 
     def expect_start(self) -> None:
@@ -86,6 +87,20 @@ class Agent:
     def report_healthy(self) -> None:
         """Takes ``report_unhealthy`` back."""
         self._ask("healthy")
+
+    def scale(self, model: str, workers: int) -> None:
+        """The model is to have so many workers. Nobody waits for it: the model's statistics show what comes of it."""
+        try:
+            os.write(self._commands, f"{_EVENTS} scale {workers} {model}\n".encode())
+        except BlockingIOError:
+            raise AgentError("the front end's agent reads no commands") from None
+
+    def take_events(self) -> None:
+        """Empties ``events``."""
+        try:
+            os.read(self.events, 65536)
+        except BlockingIOError:
+            pass
 
     def _ask(self, command: str) -> Status:
         self._number += 1

@@ -17,7 +17,9 @@ from html import escape
 from pathlib import Path
 
 from mme import threads
+from mme.capacity.cores import whole_cores
 from mme.capacity.policy import FRONT_END_BODIES
+from mme.capacity.scaling import Limits
 from mme.frameworks import registry
 from mme.front_end import PLUGINS_FOLDER
 from mme.settings import DEFAULT_HANDLER, Settings
@@ -58,7 +60,7 @@ def properties(settings: Settings, *, cores: int, model_store: Path, class_archi
         "inference_address": inference_address(settings),
         "management_address": management_address(settings),
         "default_service_handler": settings.handler or DEFAULT_HANDLER,
-        "default_workers_per_model": settings.default_workers_per_model or (1 if settings.multi_model else cores),
+        "default_workers_per_model": settings.least_workers(cores),
         # In seconds. The older default_response_timeout is read as minutes, whatever the toolkit believes (MMS-24).
         "default_response_timeout_seconds": settings.worker_response_timeout_s,
         "max_request_size": max_payload_bytes,
@@ -73,13 +75,24 @@ def properties(settings: Settings, *, cores: int, model_store: Path, class_archi
     return "".join(f"{key}={_escaped(str(value))}\n" for key, value in values.items())
 
 
-def load_policy(settings: Settings, roots: Iterable[Path]) -> str:
-    """The text of load-policy.properties: front_end/src/mme/LoadPolicy.java has the keys."""
+def load_policy(settings: Settings, roots: Iterable[Path], *, cores: float) -> str:
+    """The text of load-policy.properties: front_end/src/mme/LoadPolicy.java has the keys.
+
+    ``cores`` are those that the server may use.
+    """
+    least_workers = settings.least_workers(whole_cores(cores))
+    most_workers = settings.max_workers or Limits.of(settings, cores).workers_per_model
     values = {
         "root_allowed": str(not settings.multi_model).lower(),
         # With spawned workers, stock behaviour; the model of single-model mode must not go.
         "unload_hopeless": str(settings.multi_model and settings.workers == "fork").lower(),
-        # of a model whose serving.properties says nothing; 0 s: the response timeout is enough
+        "autoscale": str(settings.autoscale).lower(),
+        "workers_fixed": str(settings.default_workers_per_model is not None).lower(),
+        # of a model whose serving.properties says nothing, like all that follows
+        "min_workers": str(least_workers),
+        "max_workers": str(max(least_workers, most_workers)),
+        "max_idle_s": str(settings.max_idle_time_s),
+        # 0 s: the response timeout is enough
         "queue_size": str(settings.job_queue_size),
         "batch_size": str(settings.batch_size),
         "batch_delay_ms": str(settings.max_batch_delay_ms),

@@ -44,7 +44,6 @@ _HEADER = (
     *("used_records", "changes", "waiting", "under_way", "arrivals"),
 )
 _NAME, _TARGET = 1024, 2048  # where a record's texts begin
-NOT_GIVEN = -1  # a number that the model's serving.properties does not name
 _READS = 100  # of a record that gets another name meanwhile
 
 
@@ -63,13 +62,13 @@ class ModelSample(NamedTuple):
     under_way: int  # requests that workers have, or collect for a batch
     workers: int  # that have loaded the model
     busy_workers: int  # that have a batch
-    wanted_workers: int  # by the last load or PUT
+    wanted_workers: int  # that there are to be, those that still load among them
     batch_size: int
     batch_delay_ms: int
     queue_size: int
-    min_workers: int  # by serving.properties; NOT_GIVEN: it does not say
-    max_workers: int  # "
-    max_idle_s: int  # "
+    min_workers: int  # that it has at least, by serving.properties, the settings, or the last PUT
+    max_workers: int  # and at most
+    max_idle_s: int  # after which a worker is taken back that is not needed
     registered_ns: int
     last_arrival_ns: int  # 0: none yet
     last_answer_ns: int  # 0: none yet
@@ -189,6 +188,10 @@ class ModelStatistics:
 
     def _text(self, start: int, length: int) -> str:
         return bytes(self._bytes[start : start + length]).decode(errors="replace")
+
+    def all_busy_ns(self, number: int) -> int:
+        """When all workers of a model last had a batch at once (``time.monotonic_ns``)."""
+        return self._numbers[(_HEADER_BYTES + number * _RECORD_BYTES + _RECORD.size) // _NUMBER_BYTES]
 
     def samples(self) -> Iterator[ModelSample]:
         """Of all models that are loaded, or being loaded."""

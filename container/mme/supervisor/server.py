@@ -19,6 +19,7 @@ from collections import deque
 from pathlib import Path
 
 from mme import runtime_dir
+from mme.capacity.cores import usable_cores, whole_cores
 from mme.errors import MmeError, SettingError, StartError
 from mme.front_end import AGENT_JAR, LOAD_POLICY, PLUGINS_FOLDER, WORKING_FOLDER
 from mme.logs import configure_logging
@@ -28,6 +29,7 @@ from mme.supervisor.agent import Agent, AgentError
 from mme.supervisor.draining import Drain
 from mme.supervisor.preflight import check_start
 from mme.supervisor.privileges import drop_credentials, switch_user
+from mme.supervisor.scaling_loop import ScalingLoop
 from mme.supervisor.zygote_handle import PACKAGE_DIR, ZygoteHandle
 from mme.zygote.launcher import python_for_mms, write_home
 from mme.zygote.load_policy import REHEARSAL, STORE, write_store
@@ -78,6 +80,7 @@ class Server:
         self.agent: Agent | None = None
         self._statistics = model_statistics.make_statistics()
         self.statistics = model_statistics.ModelStatistics(self._statistics)  # what the front end counts
+        self.scaling: ScalingLoop | None = None  # where workers follow traffic
         self.zygote: ZygoteHandle | None = None
         self._zygote_deaths_s: deque[float] = deque(maxlen=MOST_ZYGOTE_RESTARTS + 1)
         self.stop_signal: signal.Signals | None = None
@@ -118,10 +121,13 @@ class Server:
         (self.runtime_dir / "tmp" / "models").touch()
         roots = (*self.settings.roots, self.runtime_dir / REHEARSAL)
         model_store = write_store(self.runtime_dir, roots)
-        cores = len(os.sched_getaffinity(0))
+        cores = usable_cores()
         (self.runtime_dir / mms_config.PROPERTIES_FILE).write_text(
             mms_config.properties(
-                self.settings, cores=cores, model_store=model_store, class_archive=class_archive.archive(self.settings)
+                self.settings,
+                cores=whole_cores(cores),
+                model_store=model_store,
+                class_archive=class_archive.archive(self.settings),
             ),
             encoding="latin-1",
         )
@@ -130,9 +136,12 @@ class Server:
         (self.runtime_dir / WORKING_FOLDER).mkdir()
         (self.runtime_dir / PLUGINS_FOLDER).mkdir()
         (self.runtime_dir / PLUGINS_FOLDER / AGENT_JAR.name).symlink_to(AGENT_JAR)
-        (self.runtime_dir / LOAD_POLICY).write_text(mms_config.load_policy(self.settings, roots), encoding="latin-1")
+        load_policy = mms_config.load_policy(self.settings, roots, cores=cores)
+        (self.runtime_dir / LOAD_POLICY).write_text(load_policy, encoding="latin-1")
         rehearsal.prepare(self.settings, self.runtime_dir)
         self.agent = Agent(self.runtime_dir)
+        if self.settings.autoscale:
+            self.scaling = ScalingLoop(self.settings, self.agent, self.statistics, cores)
         model_statistics.offer(self._statistics, self.runtime_dir)
 
     # ---- start ----
@@ -244,9 +253,17 @@ class Server:
                     self.handle_stop(event)
 
     def wait_for_event(self) -> None:
-        """Returns when a signal has arrived, or when a zygote that took the place of another is ready."""
+        """Returns when a signal has arrived, a zygote that took another's place is ready, or workers were looked at."""
         ready = -1 if self.zygote is None else self.zygote.ready_descriptor
-        readable, _, _ = select.select([self._wakeup_read, *([ready] if ready >= 0 else [])], [], [])
+        scaling = self.scaling
+        events, timeout_s = (-1, None) if scaling is None else (scaling.descriptor, scaling.timeout_s())
+        awaited = [each for each in (self._wakeup_read, ready, events) if each >= 0]
+        readable, _, _ = select.select(awaited, [], [], timeout_s)
+        if scaling is not None:
+            if events in readable:
+                scaling.on_event()
+            if scaling.is_due():
+                scaling.look()
         if ready in readable and self.zygote is not None and self.zygote.note_ready():
             self.report_health(None)
 

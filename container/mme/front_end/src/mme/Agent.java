@@ -2,6 +2,7 @@ package mme;
 
 import com.amazonaws.ml.mms.util.ConfigManager;
 import java.lang.reflect.Field;
+import java.lang.reflect.Method;
 import software.amazon.ai.mms.servingsdk.ModelServerEndpoint;
 
 /**
@@ -45,6 +46,17 @@ public final class Agent extends ModelServerEndpoint {
             field.setAccessible(true);
             return field;
         } catch (NoSuchFieldException e) {
+            throw new LinkageError(owner.getName() + " has no " + name + ": this is not MMS 1.1.11", e);
+        }
+    }
+
+    /** A method of MMS that it lets nobody call. */
+    static Method method(Class<?> owner, String name, Class<?>... parameters) {
+        try {
+            Method method = owner.getDeclaredMethod(name, parameters);
+            method.setAccessible(true);
+            return method;
+        } catch (NoSuchMethodException e) {
             throw new LinkageError(owner.getName() + " has no " + name + ": this is not MMS 1.1.11", e);
         }
     }

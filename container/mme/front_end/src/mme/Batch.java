@@ -25,8 +25,19 @@ final class Batch extends LinkedHashMap<String, Job> {
 
     private final transient Map<String, Job> scaledDown = new HashMap<>(); // given to who scales the worker down
     private final transient List<Job> notBegun = new ArrayList<>();
+    private final transient Turn turn; // null: of nobody
     private boolean isAnswered; // the worker has answered what is in here
     private boolean hasEnded; // nobody begins what is not answered
+
+    /** Of nobody. */
+    Batch() {
+        this(null);
+    }
+
+    /** {@code turn}: of the worker whose batches these are; null where nobody takes it back. */
+    Batch(Turn turn) {
+        this.turn = turn;
+    }
 
     @Override
     public synchronized Set<String> keySet() {
@@ -43,9 +54,14 @@ final class Batch extends LinkedHashMap<String, Job> {
     }
 
     @Override
-    public synchronized Job put(String id, Job job) {
-        isAnswered = false;
-        return super.put(id, job);
+    public Job put(String id, Job job) {
+        if (turn != null && job.isControlCmd()) {
+            turn.take(); // before our lock, as all that call the turn: it may ask for the entries
+        }
+        synchronized (this) {
+            isAnswered = false;
+            return super.put(id, job);
+        }
     }
 
     /** Called by who answers it. */
@@ -62,9 +78,15 @@ final class Batch extends LinkedHashMap<String, Job> {
         return new Job(null, job.getModelName(), job.getCmd(), job.getPayload()); // of no client
     }
 
+    /** Called by the worker's thread before it waits for the next batch: it may end here (MMS-34). */
     @Override
-    public synchronized void clear() {
-        super.clear();
+    public void clear() {
+        synchronized (this) {
+            super.clear();
+        }
+        if (turn != null) {
+            turn.onIdle();
+        }
     }
 
     /** The worker's answer is there, and is dealt out next. */

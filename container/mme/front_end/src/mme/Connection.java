@@ -33,12 +33,14 @@ import java.util.Queue;
  *   <li>Requests are counted from their first bytes to the last of their answers; a draining server answers 503.
  *   <li>GET /ping is answered 503 where {@link Health} says so (MMS-12).
  *   <li>What {@link RequestChecks} finds is answered 400 (MMS-9).
+ *   <li>The 503 of a queue that is full says when to come again (Retry-After).
  *   <li>The answer to a load that failed gets the reason (MMS-11).
  *   <li>A request whose client has gone is taken out of its model's queue (MMS-10).
  * </ul>
  */
 final class Connection extends ChannelDuplexHandler {
     private static final ThreadLocal<Connection> CURRENT = new ThreadLocal<>();
+    private static final int RETRY_AFTER_S = 1; // a queue that is full has room again as soon as one is answered
 
     private final Traffic traffic;
     private final Health health;
@@ -49,6 +51,8 @@ final class Connection extends ChannelDuplexHandler {
     private Model loading; // by the request that is being answered
     private RequestQueue queue; // in which it may wait
     private MeasuredJob job;
+    private boolean givesWorkers; // the request that is being served
+    private boolean isRefusedForNow; // another time it may be served
 
     Connection(Traffic traffic, Health health, PatchedWorkLoadManager loads) {
         this.traffic = traffic;
@@ -63,6 +67,15 @@ final class Connection extends ChannelDuplexHandler {
 
     void loads(Model model) {
         loading = model;
+    }
+
+    /** Whether the request says how many workers its model is to have. */
+    boolean givesWorkers() {
+        return givesWorkers;
+    }
+
+    void isRefusedForNow() {
+        isRefusedForNow = true;
     }
 
     void waits(RequestQueue in, MeasuredJob waiting) {
@@ -97,6 +110,7 @@ final class Connection extends ChannelDuplexHandler {
             refuse(ctx, request, HttpResponseStatus.BAD_REQUEST, e.getMessage());
             return;
         }
+        givesWorkers = RequestChecks.givesWorkers(request);
         CURRENT.set(this);
         try {
             ctx.fireChannelRead(request);
@@ -131,7 +145,11 @@ final class Connection extends ChannelDuplexHandler {
             response.headers().set(HttpHeaderNames.CONNECTION, HttpHeaderValues.CLOSE);
             promise.addListener(ChannelFutureListener.CLOSE);
         }
+        if (isRefusedForNow) {
+            response.headers().set(HttpHeaderNames.RETRY_AFTER, RETRY_AFTER_S);
+        }
         ctx.write(response, promise);
+        isRefusedForNow = false;
         loading = null;
         job = null;
         isAnswering = false;

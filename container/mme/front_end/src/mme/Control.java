@@ -21,12 +21,14 @@ import java.util.Map;
  * NUMBER drain                       NUMBER {…}      when new connections are refused
  * NUMBER healthy                     NUMBER {…}
  * NUMBER unhealthy REASON            NUMBER {…}      GET /ping is answered 503 with it
+ * 0 scale WORKERS MODEL              none            the model is to have so many workers
  *                                    0 {"event": "serving"}      when all listeners are there
  * </pre>
  */
 final class Control extends Thread {
     private static final String COMMANDS = Agent.PRIVATE_FOLDER + "/agent.commands";
     private static final String ANSWERS = Agent.PRIVATE_FOLDER + "/agent.answers";
+    private static final String UNANSWERED = "0";
 
     private final FrontEnd frontEnd;
     private final BufferedReader commands;
@@ -46,7 +48,9 @@ final class Control extends Thread {
             for (String line = commands.readLine(); line != null; line = commands.readLine()) {
                 String[] words = line.split(" ", 3);
                 act(words[1], words.length > 2 ? words[2] : "");
-                write(words[0], status());
+                if (!words[0].equals(UNANSWERED)) {
+                    write(words[0], status());
+                }
             }
             // The supervisor is gone, and its zygote ends this process.
         } catch (Throwable e) {
@@ -66,6 +70,10 @@ final class Control extends Thread {
                 break;
             case "unhealthy":
                 frontEnd.health().report(argument);
+                break;
+            case "scale":
+                String[] words = argument.split(" ", 2);
+                frontEnd.scale(words[1], Integer.parseInt(words[0]));
                 break;
             default:
                 throw new IllegalArgumentException("unknown command: " + command);

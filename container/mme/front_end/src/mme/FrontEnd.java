@@ -52,8 +52,9 @@ final class FrontEnd {
         InternalLoggerFactory.setDefaultFactory(Slf4JLoggerFactory.INSTANCE);
         LoadPolicy policy = LoadPolicy.read();
         groups = new ServerGroups(config);
-        loads = new PatchedWorkLoadManager(config, policy);
-        models = new ModelRegistry(policy, ModelStatistics.open(), loads);
+        Events events = Events.open(policy);
+        loads = new PatchedWorkLoadManager(config, policy, events);
+        models = new ModelRegistry(policy, ModelStatistics.open(), loads, events);
     }
 
     /** Serves until the process is ended. */
@@ -178,6 +179,10 @@ final class FrontEnd {
         for (Channel listener : listeners) {
             listener.close().sync();
         }
+    }
+
+    void scale(String model, int workers) {
+        loads.scaling().scale(model, workers);
     }
 
     Traffic traffic() {

@@ -17,6 +17,9 @@ import java.util.Properties;
  * root.0, root.1 …     real paths of the folders below which models may be
  * root_allowed         whether such a folder may itself be a model
  * unload_hopeless      whether a model whose workers do not come back is unloaded
+ * autoscale            whether workers follow traffic
+ * workers_fixed        whether SAGEMAKER_MODEL_SERVER_WORKERS says how many workers each model has: min_workers
+ * min_workers, max_workers, max_idle_s,
  * queue_size, batch_size, batch_delay_ms, response_timeout_s, load_timeout_s, answer_timeout_s
  *                      of a model that does not say: ServingProperties; 0 s: the response timeout is enough
  * </pre>
@@ -29,6 +32,11 @@ final class LoadPolicy {
     private static final int LONGEST_NAME = 255; // characters, as load_policy.LONGEST_NAME
 
     final boolean unloadHopeless;
+    final boolean autoscale;
+    final boolean areWorkersFixed;
+    final int minWorkers;
+    final int maxWorkers;
+    final int maxIdleS;
     final int queueSize;
     final int batchSize;
     final int batchDelayMs;
@@ -41,6 +49,11 @@ final class LoadPolicy {
     private LoadPolicy(Properties properties) {
         unloadHopeless = Boolean.parseBoolean(properties.getProperty("unload_hopeless"));
         rootAllowed = Boolean.parseBoolean(properties.getProperty("root_allowed"));
+        autoscale = Boolean.parseBoolean(properties.getProperty("autoscale"));
+        areWorkersFixed = Boolean.parseBoolean(properties.getProperty("workers_fixed"));
+        minWorkers = number(properties, "min_workers");
+        maxWorkers = number(properties, "max_workers");
+        maxIdleS = number(properties, "max_idle_s");
         queueSize = number(properties, "queue_size");
         batchSize = number(properties, "batch_size");
         batchDelayMs = number(properties, "batch_delay_ms");

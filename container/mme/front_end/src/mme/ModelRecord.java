@@ -19,12 +19,12 @@ final class ModelRecord {
     static final int UNDER_WAY = 40; // requests that a worker has, or collects for a batch
     static final int WORKERS = 48; // that have loaded the model
     static final int BUSY_WORKERS = 56; // that have a batch
-    static final int WANTED_WORKERS = 64; // as asked for by the last load or PUT
+    static final int WANTED_WORKERS = 64; // that there are to be, those that still load among them
     private static final int BATCH_SIZE = 72;
     private static final int BATCH_DELAY_MS = 80;
     private static final int QUEUE_SIZE = 88;
-    private static final int MIN_WORKERS = 96; // of the model's serving.properties; -1: it does not say
-    private static final int MAX_WORKERS = 104;
+    static final int MIN_WORKERS = 96; // that it has at least, and at most
+    static final int MAX_WORKERS = 104;
     private static final int MAX_IDLE_S = 112;
     // When, in nanoseconds of System.nanoTime(), which is CLOCK_MONOTONIC:
     private static final int REGISTERED = 120;
@@ -56,6 +56,7 @@ final class ModelRecord {
     private static final int HANDLER_BUCKETS = QUEUE_BUCKETS + 8 * ModelStatistics.BUCKETS;
     private static final int WHOLE_BUCKETS = HANDLER_BUCKETS + 8 * ModelStatistics.BUCKETS;
     private static final int COUNTERS_END = WHOLE_BUCKETS + 8 * ModelStatistics.BUCKETS;
+    private static final int ALL_BUSY = COUNTERS_END; // when all workers last had a batch at once
     private static final int NAME = 1024; // UTF-8
     private static final int TARGET = 2048; // UTF-8: X-Amzn-SageMaker-Target-Model of the last request
     private static final int LONGEST_TEXT = 1024;
@@ -128,9 +129,10 @@ final class ModelRecord {
         set(BATCH_SIZE, model.getBatchSize());
         set(BATCH_DELAY_MS, model.getMaxBatchDelay());
         set(QUEUE_SIZE, serving.queueSize());
-        set(MIN_WORKERS, serving.minWorkers());
-        set(MAX_WORKERS, serving.maxWorkers());
+        set(MIN_WORKERS, serving.leastWorkers());
+        set(MAX_WORKERS, serving.mostWorkers());
         set(MAX_IDLE_S, serving.maxIdleS());
+        set(ALL_BUSY, System.nanoTime());
         set(WANTED_WORKERS, 0);
         set(REGISTERED, System.nanoTime());
         set(STATE, STATE_REGISTERED);
@@ -161,6 +163,18 @@ final class ModelRecord {
     void addUnderWay(int requests) {
         add(UNDER_WAY, requests);
         all.add(ModelStatistics.UNDER_WAY, requests);
+    }
+
+    /** Whether more requests are there than workers. */
+    boolean isShortOfWorkers() {
+        return get(WAITING) + get(UNDER_WAY) > get(WORKERS);
+    }
+
+    /** To be called when a worker gets a batch, and before it is without one. */
+    void noteWhetherAllAreBusy(long now) {
+        if (get(BUSY_WORKERS) >= get(WANTED_WORKERS)) {
+            set(ALL_BUSY, now);
+        }
     }
 
     void onRefused() {

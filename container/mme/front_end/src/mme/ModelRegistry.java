@@ -19,11 +19,13 @@ final class ModelRegistry extends ConcurrentHashMap<String, Model> {
     private final transient LoadPolicy policy;
     private final transient ModelStatistics statistics;
     private final transient PatchedWorkLoadManager loads;
+    private final transient Events events;
 
-    ModelRegistry(LoadPolicy policy, ModelStatistics statistics, PatchedWorkLoadManager loads) {
+    ModelRegistry(LoadPolicy policy, ModelStatistics statistics, PatchedWorkLoadManager loads, Events events) {
         this.policy = policy;
         this.statistics = statistics;
         this.loads = loads;
+        this.events = events;
     }
 
     /** From here on this thread removes no model of that name but this one. */
@@ -38,7 +40,8 @@ final class ModelRegistry extends ConcurrentHashMap<String, Model> {
         ServingProperties serving = new ServingProperties(model.getModelDir().toPath(), policy);
         serving.applyTo(model);
         ModelRecord record = statistics.of(name);
-        RequestQueue.install(model, serving.queueSize(), record);
+        RequestQueue.install(model, serving.queueSize(), record, events);
+        loads.scaling().register(model, serving);
         Model existing = super.putIfAbsent(name, model);
         if (existing == null) {
             record.isRegistered(model, serving);

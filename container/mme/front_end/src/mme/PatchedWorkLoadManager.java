@@ -8,6 +8,7 @@ import com.amazonaws.ml.mms.wlm.BatchAggregator;
 import com.amazonaws.ml.mms.wlm.Model;
 import com.amazonaws.ml.mms.wlm.ModelManager;
 import com.amazonaws.ml.mms.wlm.WorkLoadManager;
+import com.amazonaws.ml.mms.wlm.WorkerState;
 import com.amazonaws.ml.mms.wlm.WorkerThread;
 import io.netty.handler.codec.http.HttpResponseStatus;
 import java.lang.reflect.Field;
@@ -49,11 +50,13 @@ final class PatchedWorkLoadManager extends WorkLoadManager {
     private final Set<Model> loaded = Collections.synchronizedSet(Collections.newSetFromMap(new WeakHashMap<>()));
     private final Map<Model, CompletableFuture<HttpResponseStatus>> starting = new ConcurrentHashMap<>(); // launchers
     private final Map<Model, String> reasons = Collections.synchronizedMap(new WeakHashMap<>()); // of failed loads
+    private final WorkerScaling scaling;
     private final LostModels lost;
 
-    PatchedWorkLoadManager(ConfigManager config, LoadPolicy policy) {
+    PatchedWorkLoadManager(ConfigManager config, LoadPolicy policy, Events events) {
         super(config, new WorkerConnections(config));
         Agent.set(Agent.field(WorkLoadManager.class, "threadPool"), this, new OneTaskThreads());
+        scaling = new WorkerScaling(this, policy, events);
         lost = new LostModels(this, policy.unloadHopeless);
     }
 
@@ -66,17 +69,32 @@ final class PatchedWorkLoadManager extends WorkLoadManager {
     final class Run implements Runnable {
         private final WorkerThread worker;
         private final Model model;
-        private final Batch batch = new Batch();
+        private final Turn turn;
+        private final Batch batch;
         final WorkerStatistics statistics;
 
         Run(WorkerThread worker) {
             this.worker = worker;
             model = (Model) Agent.get(MODEL, worker);
             statistics = new WorkerStatistics(RequestQueue.of(model).record());
+            turn = new Turn(worker);
+            batch = new Batch(turn);
+            if (!worker.isServerThread()) {
+                scaling.startsRun(worker, turn);
+            }
+        }
+
+        /** Whether the worker may keep the request that its thread has just taken (MMS-34). */
+        boolean mayTake() {
+            return turn.take();
         }
 
         @Override
         public void run() {
+            if (worker.getState() == WorkerState.WORKER_SCALED_DOWN) { // while it waited to be started again (MMS-35)
+                scaling.endsRun(model, worker, turn);
+                return;
+            }
             CURRENT.set(this);
             Agent.set(JOBS, Agent.get(AGGREGATOR, worker), batch);
             Agent.set(REPLIES, worker, new Replies(batch));
@@ -90,6 +108,7 @@ final class PatchedWorkLoadManager extends WorkLoadManager {
                 if (worker.isServerThread()) {
                     onLauncherEnded();
                 } else {
+                    scaling.endsRun(model, worker, turn);
                     lost.onWorkerEnded(model);
                 }
             }
@@ -270,12 +289,19 @@ final class PatchedWorkLoadManager extends WorkLoadManager {
             }
         }
         ModelRecord record = RequestQueue.of(model).record();
-        record.set(ModelRecord.WANTED_WORKERS, model.getMinWorkers());
         Thread caller = Thread.currentThread();
         boolean isFirst = model.getMinWorkers() > 0 && started.add(model);
         CompletableFuture<HttpResponseStatus> done;
         try {
-            done = model.getMaxWorkers() == 0 ? end(model) : super.modelChanged(model);
+            if (model.getMaxWorkers() == 0) {
+                record.set(ModelRecord.WANTED_WORKERS, 0);
+                done = end(model);
+            } else if (isFirst) {
+                boolean isGiven = Connection.current() != null && Connection.current().givesWorkers();
+                done = scaling.begin(model, isGiven);
+            } else {
+                done = scaling.change(model);
+            }
         } catch (OutOfMemoryError e) {
             if (isFirst) {
                 record.add(ModelRecord.FAILED_LOADS, 1);
@@ -302,6 +328,18 @@ final class PatchedWorkLoadManager extends WorkLoadManager {
                     }
                     return status;
                 });
+    }
+
+    CompletableFuture<HttpResponseStatus> changeAsMms(Model model) {
+        return super.modelChanged(model);
+    }
+
+    WorkerScaling scaling() {
+        return scaling;
+    }
+
+    boolean isLoaded(Model model) {
+        return loaded.contains(model);
     }
 
     /** Ends the workers and the launcher of a model, whatever happens to one of them. */

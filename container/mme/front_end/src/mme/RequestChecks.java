@@ -5,6 +5,7 @@ import com.amazonaws.ml.mms.http.messages.RegisterModelRequest;
 import com.amazonaws.ml.mms.util.ConfigManager;
 import com.amazonaws.ml.mms.util.JsonUtils;
 import com.amazonaws.ml.mms.util.NettyUtils;
+import com.google.gson.JsonObject;
 import com.google.gson.JsonParseException;
 import io.netty.buffer.ByteBuf;
 import io.netty.buffer.ByteBufUtil;
@@ -36,6 +37,7 @@ final class RequestChecks {
     private static final Pattern BOUNDARY = Pattern.compile("boundary=\"?([^\";]+)", Pattern.CASE_INSENSITIVE);
     // Parts of forms above this size go to a file while they are looked at.
     private static final long IN_MEMORY_BYTES = 6_553_500;
+    private static final String INITIAL_WORKERS = "initial_workers";
     private static final int LONGEST_REASON = 300; // characters
 
     private RequestChecks() {}
@@ -69,6 +71,25 @@ final class RequestChecks {
         } else if (HttpMethod.PUT.equals(request.method())) {
             checkScaling(decoder);
         }
+    }
+
+    /** Whether a request that {@link #check} has let through says how many workers a model is to have. */
+    static boolean givesWorkers(FullHttpRequest request) {
+        if (!request.uri().startsWith("/models") || !request.decoderResult().isSuccess()) {
+            return false;
+        }
+        if (HttpMethod.PUT.equals(request.method())) {
+            return true;
+        }
+        QueryStringDecoder decoder = new QueryStringDecoder(request.uri());
+        if (!HttpMethod.POST.equals(request.method()) || decoder.path().split("/").length != 2) {
+            return false;
+        }
+        if (!HttpHeaderValues.APPLICATION_JSON.contentEqualsIgnoreCase(HttpUtil.getMimeType(request))) {
+            return decoder.parameters().containsKey(INITIAL_WORKERS);
+        }
+        String body = request.content().toString(StandardCharsets.UTF_8);
+        return JsonUtils.GSON.fromJson(body, JsonObject.class).has(INITIAL_WORKERS);
     }
 
     private static RegisterModelRequest load(FullHttpRequest request, QueryStringDecoder decoder) {

@@ -29,20 +29,23 @@ final class RequestQueue extends LinkedBlockingDeque<Job> {
     private final transient Set<Job> triedAgain =
             Collections.synchronizedSet(Collections.newSetFromMap(new WeakHashMap<>()));
     private final String modelName;
+    private final int capacity; // for those that come; who is put back has its place already
     private final transient ModelRecord record;
+    private final transient Events events;
     private volatile boolean isClosed;
 
-    private RequestQueue(String modelName, int capacity, ModelRecord record) {
-        super(capacity);
+    private RequestQueue(String modelName, int capacity, ModelRecord record, Events events) {
         this.modelName = modelName;
+        this.capacity = capacity;
         this.record = record;
+        this.events = events;
     }
 
     /** Gives the model, which nobody knows yet, a queue of this kind. */
     @SuppressWarnings("unchecked")
-    static void install(Model model, int capacity, ModelRecord record) {
+    static void install(Model model, int capacity, ModelRecord record, Events events) {
         ((Map<String, LinkedBlockingDeque<Job>>) Agent.get(QUEUES, model))
-                .put(Model.DEFAULT_DATA_QUEUE, new RequestQueue(model.getModelName(), capacity, record));
+                .put(Model.DEFAULT_DATA_QUEUE, new RequestQueue(model.getModelName(), capacity, record, events));
     }
 
     @SuppressWarnings("unchecked")
@@ -71,9 +74,15 @@ final class RequestQueue extends LinkedBlockingDeque<Job> {
     public boolean offer(Job job) {
         MeasuredJob measured = new MeasuredJob(job, client(job), record);
         measured.isWaiting(); // first: a worker may have it before we go on
-        if (!super.offer(measured)) {
+        if (!offerWithinCapacity(measured)) {
             measured.isRefused();
+            if (Connection.current() != null) {
+                Connection.current().isRefusedForNow();
+            }
             return false;
+        }
+        if (record.isShortOfWorkers()) {
+            events.onWaiting();
         }
         if (Connection.current() != null) {
             Connection.current().waits(this, measured);
@@ -82,6 +91,10 @@ final class RequestQueue extends LinkedBlockingDeque<Job> {
             answerAll();
         }
         return true;
+    }
+
+    private synchronized boolean offerWithinCapacity(Job job) {
+        return size() < capacity && super.offer(job);
     }
 
     /** MMS has not even asked for room: the model has no worker. */
@@ -101,9 +114,7 @@ final class RequestQueue extends LinkedBlockingDeque<Job> {
     @Override
     public void addFirst(Job job) {
         ((MeasuredJob) job).isWaiting();
-        if (!super.offerFirst(job)) {
-            job.sendError(HttpResponseStatus.SERVICE_UNAVAILABLE, "The queue of the model is full.");
-        }
+        super.addFirst(job); // its place is kept: the queue itself has no end
         if (isClosed) {
             answerAll();
         }
@@ -123,9 +134,18 @@ final class RequestQueue extends LinkedBlockingDeque<Job> {
             ((MeasuredJob) job).isAbandoned();
             job = super.poll(timeout, unit);
         }
-        if (job != null) {
-            ((MeasuredJob) job).isTaken();
+        if (job == null) {
+            return null;
         }
+        PatchedWorkLoadManager.Run run = PatchedWorkLoadManager.currentRun();
+        if (run != null && !run.mayTake()) {
+            super.addFirst(job); // it is still waiting
+            if (isClosed) {
+                answerAll();
+            }
+            throw new InterruptedException("the worker is taken back");
+        }
+        ((MeasuredJob) job).isTaken();
         return job;
     }
 

@@ -22,7 +22,7 @@ final class ServingProperties {
     private static final int DEFAULT_BATCH_DELAY_MS = 100;
     private static final int LONGEST_TIMEOUT_S = 86400;
     private static final int LONGEST_IDLE_S = 31_536_000;
-    private static final int NOT_GIVEN = -1;
+    private static final int MOST_WORKERS = 1024;
     private static final int WORKER_ENDS_S = 2; // a worker that has taken too long ends itself: zygote/time_limits.py
 
     private final Properties given = new Properties();
@@ -45,16 +45,24 @@ final class ServingProperties {
         return number("job_queue_size", 1, 1_000_000, policy.queueSize);
     }
 
-    int minWorkers() {
-        return number("minWorkers", 0, 1024, NOT_GIVEN);
+    /** What the model says counts more than what the server does: its most bounds the server's least. */
+    int leastWorkers() {
+        if (policy.areWorkersFixed) {
+            return policy.minWorkers;
+        }
+        int least = number("minWorkers", 0, MOST_WORKERS, policy.minWorkers);
+        return Math.max(1, Math.min(least, number("maxWorkers", 1, MOST_WORKERS, MOST_WORKERS)));
     }
 
-    int maxWorkers() {
-        return number("maxWorkers", 1, 1024, NOT_GIVEN);
+    int mostWorkers() {
+        if (policy.areWorkersFixed || !policy.autoscale) {
+            return leastWorkers();
+        }
+        return Math.max(leastWorkers(), number("maxWorkers", 1, MOST_WORKERS, policy.maxWorkers));
     }
 
     int maxIdleS() {
-        return number("max_idle_time", 0, LONGEST_IDLE_S, NOT_GIVEN);
+        return number("max_idle_time", 0, LONGEST_IDLE_S, policy.maxIdleS);
     }
 
     /** Of a model that MMS has made by a load call, and nobody knows yet. */

@@ -23,13 +23,16 @@ final class WorkerStatistics {
         if (!hasEnded) {
             batchSent = System.nanoTime();
             record.add(ModelRecord.BUSY_WORKERS, 1);
+            record.noteWhetherAllAreBusy(batchSent);
             record.add(ModelRecord.BATCHES, 1);
         }
     }
 
     synchronized void onBatchAnswered() {
         if (batchSent != 0) {
-            record.add(ModelRecord.BUSY, System.nanoTime() - batchSent);
+            long now = System.nanoTime();
+            record.noteWhetherAllAreBusy(now);
+            record.add(ModelRecord.BUSY, now - batchSent);
             record.add(ModelRecord.BUSY_WORKERS, -1);
             batchSent = 0;
         }
