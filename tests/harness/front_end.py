@@ -102,6 +102,12 @@ class Connection:
     def send(self, body: str) -> None:
         self.socket.sendall(protocol.encode_predict(body.encode(), "application/octet-stream"))
 
+    def receive_head(self) -> tuple[int, str]:
+        """Status and message of an answer without predictions."""
+        status, message = self._int(), self._field().decode()
+        assert self._int() == -1
+        return status, message
+
     def receive(self) -> tuple[int, bytes]:
         status, _ = self._int(), self._field()
         predictions = []
@@ -118,7 +124,10 @@ class Connection:
             os.close(pipe)
 
     def is_closed_by_worker(self) -> bool:
-        return self.socket.recv(1) == b""
+        try:
+            return self.socket.recv(1) == b""
+        except ConnectionResetError:  # it had not read all
+            return True
 
     def _bytes(self, length: int) -> bytes:
         received = b""
