@@ -166,17 +166,18 @@ class Admission:
                     if verdict.decision.admitted:
                         book.loading[waiting.key] = _loading(waiting.model, _own_process(), waiting.need.need_bytes)
                         return verdict
-            if place == 0 and not self._put_to_sleep(neighbours, verdict.decision.missing_bytes, stubborn):
+            if place == 0 and not self._put_to_sleep(neighbours, verdict, stubborn):
                 break
             time.sleep(_LOOK_S * max(place, 1))
         self._release(waiting.key)
         return replace(verdict, decision=Decision(False, verdict.decision.missing_bytes))
 
     @staticmethod
-    def _put_to_sleep(neighbours: Neighbours, missing_bytes: int, stubborn: set[int]) -> bool:
-        """Whether there is hope that so much becomes free."""
+    def _put_to_sleep(neighbours: Neighbours, verdict: _Verdict, stubborn: set[int]) -> bool:
+        """Whether there is hope that what ``verdict`` misses becomes free."""
         awake = [each for each in neighbours.awake() if each.key not in stubborn]
-        found = plan(awake, missing_bytes, neighbours.model)
+        missing_bytes = verdict.decision.missing_bytes
+        found = plan(awake, missing_bytes, neighbours.model, soon_bytes=verdict.promised_bytes)
         if found.sleepers:
             stubborn.update(each.key for each in neighbours.put_to_sleep(found.sleepers))
         return not found.is_hopeless
@@ -255,10 +256,9 @@ class Admission:
         while True:
             with self._reservations.open() as book:
                 verdict = self._judge(book, 0, reservation.reserve_share)
-            missing_bytes = verdict.decision.missing_bytes
             if verdict.decision.admitted or time.monotonic() >= deadline_s:
                 return verdict
-            if not self._put_to_sleep(neighbours, missing_bytes, stubborn):
+            if not self._put_to_sleep(neighbours, verdict, stubborn):
                 return verdict
             time.sleep(_LOOK_S)
 

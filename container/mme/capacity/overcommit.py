@@ -50,13 +50,14 @@ class Neighbours(Protocol):
         """Asks them and waits until each has gone or has something else to do. Returns those that do not react."""
 
 
-def plan(sessions: Iterable[AwakeSession], missing_bytes: int, model: int) -> Plan:
+def plan(sessions: Iterable[AwakeSession], missing_bytes: int, model: int, *, soon_bytes: int = 0) -> Plan:
     """Who sleeps so that a session of ``model`` finds ``missing_bytes`` more. Its siblings do not: they are as busy.
 
-    Where those that are idle are not enough, they sleep, and the busy ones are waited for.
+    Where those that are idle are not enough, they sleep, and the busy ones are waited for. ``soon_bytes`` is what loads
+    under way are going to take: they may sleep later, too.
     """
     others = [each for each in sessions if each.model != model]
-    if sum(each.taken_bytes for each in others) < missing_bytes:
+    if soon_bytes + sum(each.taken_bytes for each in others) < missing_bytes:
         return Plan((), is_hopeless=True)
     chosen = []
     for session in sorted((each for each in others if each.is_idle), key=lambda each: each.used_ns):
