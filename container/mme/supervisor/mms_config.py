@@ -79,6 +79,7 @@ def load_policy(settings: Settings, roots: Iterable[Path]) -> str:
         "root_allowed": str(not settings.multi_model).lower(),
         # With spawned workers, stock behaviour; the model of single-model mode must not go.
         "unload_hopeless": str(settings.multi_model and settings.workers == "fork").lower(),
+        "most_models": str(settings.most_models or 0),
         # of a model whose serving.properties says nothing; 0 s: the response timeout is enough
         "queue_size": str(settings.job_queue_size),
         "batch_size": str(settings.batch_size),

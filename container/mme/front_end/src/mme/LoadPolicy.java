@@ -17,6 +17,7 @@ import java.util.Properties;
  * root.0, root.1 …     real paths of the folders below which models may be
  * root_allowed         whether such a folder may itself be a model
  * unload_hopeless      whether a model whose workers do not come back is unloaded
+ * most_models          how many may be registered; 0: any number
  * queue_size, batch_size, batch_delay_ms, response_timeout_s, load_timeout_s, answer_timeout_s
  *                      of a model that does not say: ServingProperties; 0 s: the response timeout is enough
  * </pre>
@@ -29,6 +30,7 @@ final class LoadPolicy {
     private static final int LONGEST_NAME = 255; // characters, as load_policy.LONGEST_NAME
 
     final boolean unloadHopeless;
+    final int mostModels;
     final int queueSize;
     final int batchSize;
     final int batchDelayMs;
@@ -41,6 +43,7 @@ final class LoadPolicy {
     private LoadPolicy(Properties properties) {
         unloadHopeless = Boolean.parseBoolean(properties.getProperty("unload_hopeless"));
         rootAllowed = Boolean.parseBoolean(properties.getProperty("root_allowed"));
+        mostModels = number(properties, "most_models");
         queueSize = number(properties, "queue_size");
         batchSize = number(properties, "batch_size");
         batchDelayMs = number(properties, "batch_delay_ms");

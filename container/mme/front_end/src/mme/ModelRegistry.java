@@ -33,10 +33,19 @@ final class ModelRegistry extends ConcurrentHashMap<String, Model> {
     public Model putIfAbsent(String name, Model model) {
         policy.checkName(name);
         policy.checkFolder(model.getModelDir().toPath());
+        checkRoom(name);
         ServingProperties serving = new ServingProperties(model.getModelDir().toPath(), policy);
         serving.applyTo(model);
         RequestQueue.install(model, serving.queueSize());
         return super.putIfAbsent(name, model);
+    }
+
+    /** Loads at the same time may all find the last place: one too many is of no harm. */
+    private void checkRoom(String name) {
+        if (policy.mostModels > 0 && size() >= policy.mostModels && !containsKey(name)) {
+            throw new InsufficientMemoryException(
+                    "There are " + size() + " models, which MME_MOST_MODELS says is the most. Unload others.");
+        }
     }
 
     /** MMS does so once more when the launcher has started, and where it could not end it. */
