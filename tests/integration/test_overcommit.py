@@ -128,8 +128,8 @@ def test_a_model_that_must_not_be_ended_stays(server: ServerProcess) -> None:
 
 
 def test_a_server_drains_and_stops_while_models_sleep_and_wake() -> None:
-    settings = {"MME_PRELOAD": "none", "SAGEMAKER_HANDLER": HANDLER, "MME_SLEEP_AFTER_S": "1"}
-    with ServerProcess(**settings) as server, ThreadPoolExecutor(2) as pool:
+    served = ServerProcess(MME_PRELOAD="none", SAGEMAKER_HANDLER=HANDLER, MME_SLEEP_AFTER_S="1")
+    with served as server, ThreadPoolExecutor(2) as pool:
         for name in ("sleeps", "wakes"):
             model = make_model(server.model_dir(name), "once", str(server.folder / name), ["sleep", 2])
             assert server.load(name).status_code == 200, server.log_tail()
@@ -143,8 +143,7 @@ def test_a_server_drains_and_stops_while_models_sleep_and_wake() -> None:
 
 
 def test_no_more_models_are_loaded_than_are_allowed() -> None:
-    settings = {"MME_PRELOAD": "none", "SAGEMAKER_HANDLER": HANDLER, "MME_MOST_MODELS": "2"}
-    with ServerProcess(**settings) as server:
+    with ServerProcess(MME_PRELOAD="none", SAGEMAKER_HANDLER=HANDLER, MME_MOST_MODELS="2") as server:
         for name in ("a", "b", "c"):
             make_model(server.model_dir(name))
         assert [server.load(name).status_code for name in ("a", "b")] == [200, 200]

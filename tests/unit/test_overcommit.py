@@ -23,7 +23,9 @@ from tests.harness.waiting import wait_until
 OWN = 1
 
 
-def session(key: int, taken: int = 10, used_ns: int = 0, *, idle: bool = True, model: int | None = None) -> AwakeSession:
+def session(
+    key: int, taken: int = 10, used_ns: int = 0, *, idle: bool = True, model: int | None = None
+) -> AwakeSession:
     return AwakeSession(key, key if model is None else model, taken, used_ns, idle)
 
 

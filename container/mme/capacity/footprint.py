@@ -59,8 +59,8 @@ class Need:
 class Artifact:
     """A model folder's files. ``identity`` is the same for the same paths, sizes and times of change.
 
-    A file without a suffix counts by its name. ``files`` are path in the folder, size in bytes, time of change in ns and
-    inode of each, sorted by path.
+    A file without a suffix counts by its name. ``files`` are path in the folder, size in bytes, time of change in ns
+    and inode of each, sorted by path.
     """
 
     identity: str

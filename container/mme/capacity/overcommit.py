@@ -4,9 +4,9 @@
                     busy    it loads, wakes, or works on a request: it may sleep in a moment
                     fixed   it must not be ended: the model says so, or nobody would wake it
 
-The least recently used idle ones sleep first, and no more than are needed. A session that was woken is busy until it has
-answered, and is the one that was used last then: so models take turns, and none is put to sleep again before it has done
-what it was woken for. A load that not even all others could make room for puts nobody to sleep.
+The least recently used idle ones sleep first, and no more than are needed. A session that was woken is busy until it
+has answered, and is the one that was used last then: so models take turns, and none is put to sleep again before it has
+done what it was woken for. A load that not even all others could make room for puts nobody to sleep.
 
 Who needs room waits for it, one after the other in the order in which they came (``reservations.py``): each gets the
 memory that was freed for it, however large the others are.

@@ -23,7 +23,7 @@ from mme.zygote.event_loop import EventLoop
 from mme.zygote.hang_up import has_ended
 from mme.zygote.launcher import Launch
 from mme.zygote.processes import kill, kill_group
-from mme.zygote.session_records import SessionRecord, WorkerState
+from mme.zygote.session_records import SessionRecord
 
 logger = logging.getLogger("mme.zygote")
 

@@ -1,9 +1,9 @@
 """The sessions of a template that sleep: waits for the request that wakes each of them.
 
-    ASLEEP   the template has the only copy of the connection, and watches it
-    waiting  it has a request, and others are just waking: a worker takes processor time and memory before it is
-             admitted, so that only a few load at once, in the order in which they were asked
-    WAKING   a worker loads the model; the session is no sleeper any more
+ASLEEP   the template has the only copy of the connection, and watches it
+waiting  it has a request, and others are just waking: a worker takes processor time and memory before it is
+         admitted, so that only a few load at once, in the order in which they were asked
+WAKING   a worker loads the model; the session is no sleeper any more
 """
 
 from __future__ import annotations

@@ -34,7 +34,6 @@ class WorkerState(enum.IntEnum):
     ASLEEP = 5  # the model is loaded, without a process: what the front end sends next wakes it
     WAKING = 6  # it is loaded once more, until the request that waits is begun
 
-
     @property
     def has_loaded(self) -> bool:
         """Whether the front end has been told that the model is loaded."""

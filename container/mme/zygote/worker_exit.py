@@ -52,7 +52,9 @@ def classify_exit(
     )
 
 
-def _error_of_request(model: str, code: int, state: WorkerState, refusal: Refusal | None, limit_s: int) -> Refusal | None:
+def _error_of_request(
+    model: str, code: int, state: WorkerState, refusal: Refusal | None, limit_s: int
+) -> Refusal | None:
     if state is WorkerState.PREDICTING:
         return _error_of_exit(model, code, limit_s)
     if state is WorkerState.WAKING:
