@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,9 @@ import pytest
 
 from mme.settings import Settings
 from mme.supervisor.zygote_handle import ZygoteHandle
-from mme.zygote.session_records import SessionRecord, WorkerState
+from mme.zygote.heap import IdleTrim
+from mme.zygote.idle import Idle
+from mme.zygote.session_records import SessionRecord, SessionRecords, WorkerState, make_shared
 from mme.zygote.sleepers import SLEEP_SIGNAL, Sleepers
 from tests.harness.front_end import Connection, FrontEnd, worker_of
 from tests.harness.scripted_handler import command, make_model
@@ -122,6 +125,25 @@ def test_a_model_that_nobody_asks_falls_asleep_after_a_while(tmp_path: Path, mon
         own_pid(connection)
     finally:
         world.stop()
+
+
+@pytest.mark.parametrize(("trim_ms", "expected_ms"), [(None, 1000), (2000, 1000), (200, 200)])
+def test_a_session_that_waits_looks_again_when_the_first_of_its_times_has_come(
+    trim_ms: int | None, expected_ms: int
+) -> None:
+    ours, theirs = socket.socketpair()
+    record = SessionRecords(make_shared()).take(0)
+    record.state, record.used_ns = WorkerState.READY, time.monotonic_ns()
+    trim = IdleTrim(lambda: trim_ms == 200)
+    if trim_ms is not None:
+        trim.used()
+        trim.used()  # it is not alone
+    with ours, theirs:
+        timeout_ms = Idle(ours, record, trim, template=os.getppid(), sleep_after_s=1)._timeout_ms()
+        assert timeout_ms is not None
+        assert expected_ms - 500 < timeout_ms <= expected_ms
+        record.never_sleeps = True
+        assert Idle(ours, record, trim, template=os.getppid(), sleep_after_s=1)._timeout_ms() == trim_ms
 
 
 def test_a_session_never_sleeps_while_it_is_busy(world: World, tmp_path: Path) -> None:

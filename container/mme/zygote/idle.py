@@ -70,7 +70,7 @@ class Idle:
                     return
             except _Asked:
                 continue
-            if self._trim.wait_ms() is not None:
+            if not self._is_due():
                 self._trim.trim()
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
@@ -88,24 +88,26 @@ class Idle:
             self._waits = False
 
     def _timeout_ms(self) -> int | None:
-        """Until the heap is to be trimmed, or the session is to sleep; None: neither."""
+        """Until the heap is to be trimmed, or the session is to sleep, whichever is first; None: neither."""
         trim_ms = self._trim.wait_ms()
-        if trim_ms is not None:
+        if math.isinf(self._sleep_after_ns) or not self._may_sleep():
             return trim_ms
-        if math.isinf(self._sleep_after_ns) or self._record.state is not WorkerState.READY or not self._may_sleep:
-            return None
-        return max(0, math.ceil((self._record.used_ns + self._sleep_after_ns - time.monotonic_ns()) / 1e6))
+        sleep_ms = max(0, math.ceil((self._record.used_ns + self._sleep_after_ns - time.monotonic_ns()) / 1e6))
+        return sleep_ms if trim_ms is None else min(trim_ms, sleep_ms)
 
-    @property
+    def _is_due(self) -> bool:
+        """Whether it has had no request for long enough."""
+        return time.monotonic_ns() - self._record.used_ns >= self._sleep_after_ns and self._may_sleep()
+
     def _may_sleep(self) -> bool:
-        return not self._record.never_sleeps and os.getppid() == self._template
+        record = self._record
+        return record.state is WorkerState.READY and not record.never_sleeps and os.getppid() == self._template
 
     def _sleep_if_wanted(self) -> None:
-        record = self._record
-        is_due = time.monotonic_ns() - record.used_ns >= self._sleep_after_ns
-        if not record.sleep_wanted and not is_due:
+        wanted = self._record.sleep_wanted
+        if not wanted and not self._is_due():
             return
-        record.sleep_wanted = 0
-        if record.state is WorkerState.READY and self._may_sleep and not self._requests.poll(0):
-            record.state = WorkerState.ASLEEP
+        self._record.sleep_wanted = 0
+        if self._may_sleep() and not self._requests.poll(0):
+            self._record.state = WorkerState.ASLEEP
             raise FallsAsleep
