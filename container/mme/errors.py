@@ -4,6 +4,7 @@
     ├── SettingError             —    an environment variable has a value that it may not have; ends the start
     ├── StartError               —    the server cannot start here, and trying again would not help
     ├── ModelLoadError           500  an artifact is missing, broken or not understood
+    │   └── ModelChanged         500  a model that sleeps cannot wake: its files are not those that were loaded
     ├── ProgramError             500  a model's own code failed, or answers with a status of its own
     ├── InsufficientMemory       507  also a MemoryError, so MMS answers 507 of itself
     │   └── InsufficientResources 507  descriptors or process numbers have run out
@@ -68,6 +69,10 @@ class StartError(MmeError):
 
 class ModelLoadError(MmeError):
     """An artifact is missing, broken or not understood. MMS answers the load with 500."""
+
+
+class ModelChanged(ModelLoadError):
+    """The files of a model that sleeps are not those that it was loaded from. It is unloaded."""
 
 
 class ProgramError(MmeError):

@@ -341,6 +341,31 @@ class Settings:
         shown_default="256, 5 % of the limit, or 32 × the largest body, whichever is most",
     )
 
+    overcommit: bool = _setting(
+        "MME_OVERCOMMIT",
+        _boolean,
+        True,
+        "Whether models that have no request make room where a load or a wake-up finds too little memory: the one that "
+        "was used longest ago sleeps first, and wakes with its next request (docs/sleeping.md). `off`: such a load is "
+        "answered 507.",
+        shown_default="on",
+    )
+    sleep_after_s: int | None = _setting(
+        "MME_SLEEP_AFTER_S",
+        _integer(1),
+        None,
+        "How long a model may have no request before it sleeps although memory is not short.",
+        unit="s",
+        shown_default="for ever",
+    )
+    most_models: int | None = _setting(
+        "MME_MOST_MODELS",
+        _integer(1),
+        None,
+        "Most models that are loaded at once, sleeping ones among them; a load beyond is answered 507.",
+        shown_default="as many as memory, descriptors and process numbers allow",
+    )
+
     drain_timeout_s: int = _setting(
         "MME_DRAIN_TIMEOUT_S",
         _integer(0, 25),

@@ -38,7 +38,7 @@ def heavy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_full_container_refuses_loads_and_nothing_is_killed(image: Image, heavy: Path) -> None:
     memory = ["--memory", f"{LIMIT_MB}m", "--memory-swap", f"{LIMIT_MB}m"]
-    server = DockerServer(image, options=memory, MME_MEMORY_RESERVE_MB=str(RESERVE_MB))
+    server = DockerServer(image, options=memory, MME_MEMORY_RESERVE_MB=str(RESERVE_MB), MME_OVERCOMMIT="off")
     with server:
         limit_bytes, used_bytes, source = json.loads(server.execute("python", "-c", _READ_SAMPLE).splitlines()[-1])
         assert limit_bytes == LIMIT_MB * 2**20

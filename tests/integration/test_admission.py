@@ -30,7 +30,9 @@ def heavy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def shared_server() -> Iterator[ServerProcess]:
     """One server for all tests of this file."""
-    with ServerProcess(MME_MEMORY_LIMIT_MB=str(LIMIT_MB), MME_MEMORY_RESERVE_MB=str(RESERVE_MB)) as running:
+    with ServerProcess(
+        MME_OVERCOMMIT="off", MME_MEMORY_LIMIT_MB=str(LIMIT_MB), MME_MEMORY_RESERVE_MB=str(RESERVE_MB)
+    ) as running:
         yield running
 
 

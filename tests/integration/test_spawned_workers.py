@@ -12,7 +12,8 @@ ONE_ROW = json.dumps([[1.0, 2.0, 3.0, 4.0]])
 
 
 def test_spawned_workers_serve_fail_and_are_refused_as_forked_ones() -> None:
-    with ServerProcess(MME_WORKERS="spawn", SAGEMAKER_CONTAINER_LOG_LEVEL="40") as server:
+    with ServerProcess(MME_WORKERS="spawn", SAGEMAKER_CONTAINER_LOG_LEVEL="30", MME_SLEEP_AFTER_S="1") as server:
+        wait_until(lambda: "MME_SLEEP_AFTER_S has no effect" in server.log(), "who does not sleep says so")
         folder = models.multiplier(server.model_dir("double"), factor=2)
         assert server.load("double").status_code == 200, server.log_tail()
         assert server.invoke("double", ONE_ROW).json() == {"predictions": [[2.0, 4.0, 6.0, 8.0]]}

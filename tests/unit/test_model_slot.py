@@ -50,6 +50,7 @@ def make_slot(loop: EventLoop, gone: list[ModelSlot], folder: Path, sessions_to_
         adopted=False,
         multi_model=True,
         on_connection=lambda _: None,
+        on_end_of_sleeper=lambda _: None,
         on_gone=gone.append,
     )
 

@@ -68,6 +68,8 @@ def test_any_session_is_busy_while_it_loads_and_predicts_and_loaded_until_it_end
         "READY": (False, True),
         "PREDICTING": (True, True),
         "ANSWERING": (True, True),
+        "ASLEEP": (False, True),
+        "WAKING": (True, True),
     }
 
 

@@ -9,6 +9,9 @@ A load is admitted if ``free - promised - need >= reserve``. When it is done, wh
 itself; if the reserve is broken then, the load is undone. Either way the answer is 507: the platform unloads something
 and tries again.
 
+Before that, models that have no request are put to sleep (``overcommit.py``), where the load has ``neighbours``. Loads
+that wait for that stand in a queue, and a load that comes later goes behind them.
+
 ``Admission`` works in any process of the server: in the worker that is to load (``with admission.loading(...)``), or in
 the process that forks workers (``admit``, then ``Reservation.hand_over`` to the child, which settles).
 """
@@ -20,12 +23,13 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mme.capacity.footprint import Artifact, Need, need_of, survey
 from mme.capacity.kernel_limits import KernelLimits
 from mme.capacity.memory import MIB, KernelMemory, MemoryReader, MemorySample, SystemMemory
+from mme.capacity.overcommit import Neighbours, plan
 from mme.capacity.policy import FLOOR_SHARE, Decision, decide, load_growth_bytes, reserve_bytes
 from mme.capacity.process_memory import ProcessId, anonymous_bytes
 from mme.capacity.reservations import Book, Loading, Reservations, new_key
@@ -43,6 +47,11 @@ Holders = Sequence[tuple[str, int | None]]
 # Pages that a forked worker copies by writing to them do not show in its anonymous memory, which it seems to hold from
 # the start. Measured in forked MXNet workers, from a tiny model to VGG-11: 6 to 20 MiB.
 COPIED_ON_WRITE_BYTES = 16 * MIB
+
+# How long a load waits for models that are busy to have room made for it.
+MOST_WAIT_S = 10.0
+# How often it looks whether it has its room, or its turn: this for each load that is before it.
+_LOOK_S = 0.005
 
 
 class Admission:
@@ -74,6 +83,8 @@ class Admission:
         holders: Holders = (),
         bounded: bool = True,
         replaces: bool = False,
+        artifact: Artifact | None = None,
+        neighbours: Neighbours | None = None,
     ) -> Iterator[Reservation]:
         """Around a load in this process: admits it, and settles it when the block has ended well.
 
@@ -81,9 +92,12 @@ class Admission:
         ``InsufficientMemory`` before the block, or after it: then the model is to be dropped. ``ModelLoadError`` for a
         declaration in serving.properties that is no number. ``holders`` are the processes that hold descriptors for
         each model, by what they are called. ``replaces``: the model is loaded already, and this worker comes in the
-        place of one that has died.
+        place of one that has died. ``artifact``: the files of ``model_dir``, where they have been looked at.
+        ``neighbours`` may be put to sleep to make room.
         """
-        reservation = self.admit(model_name, model_dir, holders, replaces=replaces)
+        reservation = self.admit(
+            model_name, model_dir, holders, replaces=replaces, artifact=artifact, neighbours=neighbours
+        )
         with _settled(reservation), limited_growth(reservation.growth_bytes) if bounded else nullcontext():
             try:
                 yield reservation
@@ -94,28 +108,79 @@ class Admission:
                 logger.error("%s (507)", message, exc_info=trace)
                 raise reservation.verdict.error(message, reservation.need.need_bytes) from error
 
-    def admit(self, model_name: str, model_dir: Path, holders: Holders = (), *, replaces: bool = False) -> Reservation:
+    def admit(
+        self,
+        model_name: str,
+        model_dir: Path,
+        holders: Holders = (),
+        *,
+        replaces: bool = False,
+        artifact: Artifact | None = None,
+        neighbours: Neighbours | None = None,
+    ) -> Reservation:
         """Admits a load in this process, or in a child that takes the reservation over; raises as ``loading``."""
         self._check_kernel_limits(model_name, holders)
-        artifact = survey(model_dir)
+        artifact = artifact or survey(model_dir)
         need = need_of(model_dir, artifact, self._reservations.learnt_bytes(artifact.identity))
+        key = new_key()
         with self._reservations.open() as book:
             kept = book.take_kept(model_name)
             # What it replaces has been admitted once; that the reserve has been used since must not end it, nor that
             # nobody was there to keep its memory.
             reserve_share = FLOOR_SHARE if kept or replaces else 1.0
             verdict = self._judge(book, need.need_bytes, reserve_share)
-            if verdict.decision.admitted:
-                key = new_key()
-                book.loading[key] = _loading(model_name, _own_process(), need.need_bytes)
-                return Reservation(self, key, model_name, need, verdict, artifact, reserve_share)
+            may_jump = neighbours is None or not book.place_in_queue(key)
+            load = _loading(model_name, _own_process(), need.need_bytes)
+            if verdict.decision.admitted and may_jump:
+                book.loading[key] = load
+                return Reservation(self, key, model_name, need, verdict, artifact, reserve_share, neighbours)
             book.loading.update(kept)
+            if neighbours is not None:
+                book.loading[key] = replace(load, waits=True)
+        if neighbours is not None:
+            waiting = Reservation(self, key, model_name, need, verdict, artifact, reserve_share, neighbours)
+            try:
+                verdict = self._wait_for_room(waiting, neighbours)
+            except BaseException:
+                self._release(key)
+                raise
+            if verdict.decision.admitted:
+                return replace(waiting, verdict=verdict)
         message = (
             f"model {model_name!r} is refused: it needs {need}, and {verdict}. Unload other models, use a larger "
             "instance, or declare required_memory_mb in the model's serving.properties if it needs less."
         )
         logger.warning("%s", message)
         raise verdict.error(message, need.need_bytes)
+
+    def _wait_for_room(self, waiting: Reservation, neighbours: Neighbours) -> _Verdict:
+        """The last verdict on a load that stands in the queue; it is out of that then."""
+        verdict = waiting.verdict
+        deadline_s = time.monotonic() + MOST_WAIT_S
+        stubborn: set[int] = set()  # do not react
+        while time.monotonic() < deadline_s:
+            with self._reservations.open() as book:
+                place = book.place_in_queue(waiting.key)
+                if place == 0:
+                    verdict = self._judge(book, waiting.need.need_bytes, waiting.reserve_share)
+                    if verdict.decision.admitted:
+                        book.loading[waiting.key] = _loading(waiting.model, _own_process(), waiting.need.need_bytes)
+                        return verdict
+            if place == 0 and not self._put_to_sleep(neighbours, verdict, stubborn):
+                break
+            time.sleep(_LOOK_S * max(place, 1))
+        self._release(waiting.key)
+        return replace(verdict, decision=Decision(False, verdict.decision.missing_bytes))
+
+    @staticmethod
+    def _put_to_sleep(neighbours: Neighbours, verdict: _Verdict, stubborn: set[int]) -> bool:
+        """Whether there is hope that what ``verdict`` misses becomes free."""
+        awake = [each for each in neighbours.awake() if each.key not in stubborn]
+        missing_bytes = verdict.decision.missing_bytes
+        found = plan(awake, missing_bytes, neighbours.model, soon_bytes=verdict.promised_bytes)
+        if found.sleepers:
+            stubborn.update(each.key for each in neighbours.put_to_sleep(found.sleepers))
+        return not found.is_hopeless
 
     def _check_kernel_limits(self, model_name: str, holders: Holders) -> None:
         tight = self._kernel_limits.too_tight(holders)
@@ -167,6 +232,8 @@ class Admission:
         with self._reservations.open() as book:
             load = book.loading.pop(reservation.key, None)
             verdict = self._judge(book, 0, reservation.reserve_share)
+        if not verdict.decision.admitted and reservation.neighbours is not None:
+            verdict = self._restore_reserve(reservation, reservation.neighbours)
         if taken_bytes is None:
             before = load.anonymous_before_bytes if load else 0
             pid = load.pid if load else os.getpid()
@@ -181,6 +248,19 @@ class Admission:
         )
         logger.warning("%s", message)
         raise verdict.error(message, taken_bytes)
+
+    def _restore_reserve(self, reservation: Reservation, neighbours: Neighbours) -> _Verdict:
+        """The load is done, and has taken more than was expected: others sleep, as long as that helps."""
+        deadline_s = time.monotonic() + MOST_WAIT_S
+        stubborn: set[int] = set()
+        while True:
+            with self._reservations.open() as book:
+                verdict = self._judge(book, 0, reservation.reserve_share)
+            if verdict.decision.admitted or time.monotonic() >= deadline_s:
+                return verdict
+            if not self._put_to_sleep(neighbours, verdict, stubborn):
+                return verdict
+            time.sleep(_LOOK_S)
 
     def _release(self, key: str) -> None:
         with self._reservations.open() as book:
@@ -198,6 +278,7 @@ class Reservation:
     verdict: _Verdict  # why it was admitted
     artifact: Artifact
     reserve_share: float  # of the reserve, what is left alone
+    neighbours: Neighbours | None = None  # that may be put to sleep for it
     taken_bytes: int = 0  # known once it is settled
 
     @property

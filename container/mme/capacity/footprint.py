@@ -16,8 +16,8 @@ import hashlib
 import os
 import stat
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -59,11 +59,13 @@ class Need:
 class Artifact:
     """A model folder's files. ``identity`` is the same for the same paths, sizes and times of change.
 
-    A file without a suffix counts by its name.
+    A file without a suffix counts by its name. ``files`` are path in the folder, size in bytes, time of change in ns
+    and inode of each, sorted by path.
     """
 
     identity: str
     bytes_by_suffix: Mapping[str, int]
+    files: tuple[tuple[str, int, int, int], ...] = field(default=(), compare=False)
 
     @property
     def total_bytes(self) -> int:
@@ -128,7 +130,7 @@ def survey(model_dir: Path) -> Artifact:
     Links to files count as what they point to, links to folders are not followed, and the size of a sparse file is what
     reading it would give. What cannot be looked at does not count: the load itself will say what is wrong.
     """
-    found: list[tuple[str, int, int]] = []
+    found: list[tuple[str, int, int, int]] = []
     bytes_by_suffix: dict[str, int] = {}
     folders = [str(model_dir)]
     while folders and len(found) < MOST_FILES:
@@ -144,14 +146,22 @@ def survey(model_dir: Path) -> Artifact:
                     about = _stat(entry)
                     if about is None or not stat.S_ISREG(about.st_mode):
                         continue
-                    found.append((os.path.relpath(entry.path, model_dir), about.st_size, about.st_mtime_ns))
+                    path = os.path.relpath(entry.path, model_dir)
+                    found.append((path, about.st_size, about.st_mtime_ns, about.st_ino))
                     # a file without a suffix counts by its whole name; no Path per file
                     suffix = (os.path.splitext(entry.name)[1] or entry.name).lower()  # noqa: PTH122
                     bytes_by_suffix[suffix] = bytes_by_suffix.get(suffix, 0) + about.st_size
         except OSError:
             continue
-    identity = hashlib.blake2b(repr(sorted(found)).encode("utf-8", "surrogateescape"), digest_size=12).hexdigest()
-    return Artifact(identity, bytes_by_suffix)
+    found.sort()
+    # The same model, fetched and unpacked once more, takes as much as before, and has other inodes.
+    identity = digest([each[:3] for each in found], 12).hex()
+    return Artifact(identity, bytes_by_suffix, tuple(found))
+
+
+def digest(files: Sequence[object], size: int) -> bytes:
+    """So many bytes that are the same for the same ``files``."""
+    return hashlib.blake2b(repr(files).encode("utf-8", "surrogateescape"), digest_size=size).digest()
 
 
 def _stat(entry: os.DirEntry[str]) -> os.stat_result | None:

@@ -3,8 +3,8 @@
 Files in the server's private folder, each replaced as a whole, so that a process may be killed at any moment:
 
     loading.json     {"<key>": {"model": …, "pid": …, "start_ticks": …, "need_bytes": …, "anonymous_before_bytes": …,
-                     "until_s": …}}, read and written under the lock loading.lock; entries of processes that have died,
-                     or whose time has passed, vanish
+                     "until_s": …, "waits": …}}, read and written under the lock loading.lock; entries of processes that
+                     have died, or whose time has passed, vanish. Loads that wait for room stand in their order
     learnt/<slot>    "<identity of the artifact> <bytes>"; the slot is the start of the identity, and the last to be
                      learnt has it, so that the folder does not grow for ever
 """
@@ -40,7 +40,8 @@ _KEPT = "kept-"
 class Loading:
     """A load under way in process ``pid``, which held ``anonymous_before_bytes`` when it began.
 
-    What is kept for the next worker of a model is one without end: it counts in full, until ``until_s``.
+    What is kept for the next worker of a model is one without end: it counts in full, until ``until_s``. One that
+    ``waits`` has not been admitted yet: others are put to sleep for it.
     """
 
     model: str
@@ -49,6 +50,7 @@ class Loading:
     need_bytes: int
     anonymous_before_bytes: int
     until_s: float | None = None  # time.monotonic(), which is the same for all processes of the machine
+    waits: bool = False
 
     def is_alive(self) -> bool:
         """Whether it still counts: the process that loads runs, and its time has not passed."""
@@ -82,14 +84,27 @@ class Book:
                 return {key: self.loading.pop(key)}
         return {}
 
+    def place_in_queue(self, key: str) -> int:
+        """How many loads that wait are before ``key``; before one that is not there, all are."""
+        self._remove_dead()
+        waiting = [each for each, load in self.loading.items() if load.waits]
+        return waiting.index(key) if key in waiting else len(waiting)
+
+    def admitted(self) -> list[Loading]:
+        """The loads under way that do not wait."""
+        return [load for load in self.loading.values() if not load.waits]
+
     def most_outstanding_bytes(self) -> int:
         """At least what ``outstanding_bytes`` says, for nothing: looking at each process takes its time."""
-        return sum(load.need_bytes for load in self.loading.values())
+        return sum(load.need_bytes for load in self.admitted())
 
     def outstanding_bytes(self) -> int:
-        """What all loads under way will still take; those of processes that have died are removed."""
+        """What all loads that were admitted will still take; those of processes that have died are removed."""
+        self._remove_dead()
+        return sum(load.outstanding_bytes() for load in self.admitted())
+
+    def _remove_dead(self) -> None:
         self.loading = {key: load for key, load in self.loading.items() if load.is_alive()}
-        return sum(load.outstanding_bytes() for load in self.loading.values())
 
 
 class Reservations:

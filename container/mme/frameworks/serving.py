@@ -43,6 +43,8 @@ _NUMBERS = {
     "option.model_loading_timeout": _Number("model_loading_timeout_s", "how long a load may take, in s", 1, 86400),
 }
 _TEXTS = {"engine": "engine", "option.entryPoint": "entry_point", "option.model_format": "model_format"}
+_FLAGS = {"option.never_sleep": "never_sleep"}
+_FLAG_VALUES = {"true": True, "false": False}
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class ServingProperties:
     required_memory_mb: int | None = None
     predict_timeout_s: int | None = None
     model_loading_timeout_s: int | None = None
+    never_sleep: bool = False
     others: tuple[str, ...] = ()  # names that mean nothing here, in the file's order
 
     @classmethod
@@ -69,6 +72,9 @@ class ServingProperties:
         values: dict[str, Any] = {}
         lines: dict[str, Entry] = {}
         given = {each.name: each for each in read_entries(model_dir)}
+        for name, field in _FLAGS.items():
+            if name in given:
+                values[field] = _flag(model_dir, given[name])
         for name in [*_TEXTS, *_NUMBERS]:
             if name not in given:
                 continue
@@ -80,7 +86,8 @@ class ServingProperties:
         least, most = values.get("min_workers"), values.get("max_workers")
         if least is not None and most is not None and least > most:
             raise _refusal(model_dir, lines["min_workers"], f"no more than maxWorkers, which is {most}")
-        others = tuple(name for name in given if name not in _TEXTS and name not in _NUMBERS)
+        known = {*_TEXTS, *_NUMBERS, *_FLAGS}
+        others = tuple(name for name in given if name not in known)
         return cls(**values, others=others)
 
     def is_engine_of(self, framework: str) -> bool:
@@ -97,6 +104,13 @@ def _number(model_dir: Path, entry: Entry, number: _Number) -> int:
         return int(entry.value)
     allowed = f"{number.what}, as a whole number from {number.lowest} to {number.highest}"
     raise _refusal(model_dir, entry, allowed)
+
+
+def _flag(model_dir: Path, entry: Entry) -> bool:
+    value = _FLAG_VALUES.get(entry.value.lower())
+    if value is None:
+        raise _refusal(model_dir, entry, "true or false")
+    return value
 
 
 def _refusal(model_dir: Path, entry: Entry, allowed: str) -> ModelLoadError:

@@ -86,6 +86,7 @@ def load_policy(settings: Settings, roots: Iterable[Path], *, cores: float) -> s
         "root_allowed": str(not settings.multi_model).lower(),
         # With spawned workers, stock behaviour; the model of single-model mode must not go.
         "unload_hopeless": str(settings.multi_model and settings.workers == "fork").lower(),
+        "most_models": str(settings.most_models or 0),
         "autoscale": str(settings.autoscale).lower(),
         "workers_fixed": str(settings.default_workers_per_model is not None).lower(),
         # of a model whose serving.properties says nothing, like all that follows

@@ -158,6 +158,8 @@ class Server:
             self.zygote.start()  # it warms up while the JVM starts
             environment = self.zygote.environment_for(environment)
         else:
+            if self.settings.sleep_after_s is not None:
+                logger.warning("MME_SLEEP_AFTER_S has no effect: workers that are spawned (MME_WORKERS) do not sleep")
             home = write_home(self.runtime_dir, "spawn", environment["PYTHONPATH"])
             environment = {**environment, **home, "PATH": os.pathsep.join([home["PATH"], environment["PATH"]])}
         front_end = toolkit.FrontEnd(

@@ -24,6 +24,7 @@ from typing import Protocol
 
 from mme.zygote.session_records import SessionRecords, WorkerState
 
+_WORKING = (WorkerState.LOADING, WorkerState.PREDICTING, WorkerState.WAKING)
 _ENDED = select.EPOLLRDHUP  # EPOLLHUP and EPOLLERR are always told
 
 
@@ -64,7 +65,7 @@ class HangUps:
         """Gives up the workers that were at work; the others find the end of their connection themselves."""
         for descriptor, _ in self._epoll.poll(0):
             worker = self._workers.get(descriptor)
-            if worker and self._records[worker.slot].state in (WorkerState.LOADING, WorkerState.PREDICTING):
+            if worker and self._records[worker.slot].state in _WORKING:
                 worker.give_up()
 
 

@@ -23,7 +23,7 @@ from mme.zygote.event_loop import EventLoop
 from mme.zygote.hang_up import has_ended
 from mme.zygote.launcher import Launch
 from mme.zygote.processes import kill, kill_group
-from mme.zygote.session_records import SessionRecord, WorkerState
+from mme.zygote.session_records import SessionRecord
 
 logger = logging.getLogger("mme.zygote")
 
@@ -72,9 +72,10 @@ class WorkerHandle:
 
 
 class SessionHandle:
-    """A connection of MMS that a worker process serves ``model`` on.
+    """A connection of MMS that a worker process serves ``model`` on; none while it sleeps.
 
-    Our copy of the connection is kept to see its end, and to answer in the worker's place should that be killed.
+    Our copy of the connection is kept to see its end, to answer in the worker's place should that be killed, and to
+    see the request that wakes it.
     """
 
     def __init__(self, model: ModelSlot, connection: socket.socket, slot: int, record: SessionRecord) -> None:
@@ -82,11 +83,11 @@ class SessionHandle:
         self.connection = connection
         self.slot = slot  # of the record
         self.record = record
-        self.worker = WorkerHandle(self)
+        self.worker: WorkerHandle | None = WorkerHandle(self)  # None: it sleeps
 
     @property
     def has_loaded(self) -> bool:
-        return self.record.state >= WorkerState.READY
+        return self.record.state.has_loaded
 
     def is_hung_up(self) -> bool:
         """Whether the front end has closed the connection."""
@@ -94,8 +95,16 @@ class SessionHandle:
 
     def give_up(self) -> None:
         """Kills the worker: the front end has hung up during a load or a request (``HangUps``)."""
-        self.worker.given_up = True
-        kill_group(self.worker.pid)
+        if self.worker is not None:
+            self.worker.given_up = True
+            kill_group(self.worker.pid)
+
+    def end(self) -> None:
+        """Kills the worker; a session that sleeps is over at once."""
+        if self.worker is not None:
+            self.worker.end()
+        else:
+            self.model.on_end_of_sleeper(self)
 
     def hang_up(self) -> None:
         """Ends the connection, also where a worker that is just being forked still has a copy of it."""
@@ -118,9 +127,13 @@ class ModelSlot:
         adopted: bool,
         multi_model: bool,
         on_connection: Callable[[ModelSlot], None],
+        on_end_of_sleeper: Callable[[SessionHandle], None],
         on_gone: Callable[[ModelSlot], None],
     ) -> None:
-        """``adopted``: another template had it before. ``sessions_to_load``: how many MMS asks for at a load."""
+        """``adopted``: another template had it before. ``sessions_to_load``: how many MMS asks for at a load.
+
+        ``on_end_of_sleeper`` is called to end a session that has no process.
+        """
         self.launch = launch
         self.name = launch.model_name
         self.state = SlotState.SERVING if adopted else SlotState.STARTING
@@ -133,6 +146,7 @@ class ModelSlot:
         self._was_loaded = False  # before it was orphaned
         self._multi_model = multi_model
         self._on_connection = on_connection
+        self.on_end_of_sleeper = on_end_of_sleeper
         self._on_gone = on_gone
         self._listener: socket.socket | None = None
         self._standard_input = -1  # ends when MMS has reaped the launcher
@@ -195,7 +209,7 @@ class ModelSlot:
         self._loop.cancel(self.launch.pid)
 
     def on_session_end(self, session: SessionHandle) -> None:
-        """The worker process of a session has ended."""
+        """A session has ended, and its worker process, if it had one."""
         if session.has_loaded:
             self._loaded_and_ended += 1
             self.taken_bytes = session.record.taken_mib * MIB
@@ -256,8 +270,8 @@ class ModelSlot:
         logger.error("the launcher of %s was killed; its workers are replaced", self)
         self._forget_launcher()
         self._enter(SlotState.ORPHANED)
-        for session in self.sessions:
-            session.worker.end()
+        for session in list(self.sessions):
+            session.end()
         self._wait_for_front_end()
 
     def _wait_for_front_end(self) -> None:
@@ -268,8 +282,8 @@ class ModelSlot:
         if self.state is SlotState.GONE:
             return
         self._enter(SlotState.GONE)
-        for session in self.sessions:
-            session.worker.end()
+        for session in list(self.sessions):
+            session.end()
         self._forget_launcher()
         for key in (self.launch.pid, (self.launch.pid, "listen")):
             self._loop.cancel(key)

@@ -28,6 +28,8 @@ the place of a field's length ends a list.
     end of the session (MMS-33): a response with 0 in the place of the status. The agent reads it, MMS never does. A
     request that the front end has sent, and that no response before it answers, has not been begun.
 
+    loss of the model: a response with -1 in the place of the status, for the agent, too: the model is to be unloaded.
+
 What a parsed batch looks like is MMS's choice, because handlers see it: dicts with its keys, ``bytearray`` for ids,
 headers and bodies, ``str`` for names and content types.
 
@@ -52,6 +54,7 @@ PREDICT = b"I"
 _INT = struct.Struct("!i")
 _END_OF_LIST = -1
 _SESSION_END = 0
+_MODEL_LOST = -1
 _BUFFER_BYTES = 64 * 1024
 # A response's pieces below this size are copied together: cheaper than one more piece for the kernel to gather.
 _COPY_BELOW_BYTES = 4096
@@ -286,6 +289,11 @@ def session_end() -> list[Buffer]:
     Only where no response has been sent in part.
     """
     return load_response(_SESSION_END, "")
+
+
+def model_lost() -> list[Buffer]:
+    """Says that the model can be served no more: the front end unloads it."""
+    return load_response(_MODEL_LOST, "")
 
 
 def predict_response(

@@ -1,13 +1,16 @@
 """Session: one connection from MMS, serving one model. How its process came to be is no matter of this module.
 
-Lifetime    connect, load once, predict, until MMS closes (``Session.run``).
+Lifetime    connect, load once, predict, until MMS closes (``Session.run``). In between it may sleep (``idle.py``): its
+            process ends, and the next one wakes it, that is, it loads the model again without an answer.
 Ended by    the zygote, if MMS hangs up during a load or a request (``hang_up.py``), and on unload.
 Shared      its ``SessionRecord``: the state, what the model took, counters, and why the load was refused.
 Behaves     like ``mms.model_service_worker`` (1.1.11), whose loader and context it uses, so that handlers written for
             MMS find what they expect.
 
 A load that fails has one way: its error becomes a ``Refusal`` in the record, and ``LoadFailed`` ends the session. The
-zygote answers in its place (``ModelSlot.on_load_refused``), as the launcher has to end before the answer.
+zygote answers in its place (``ModelSlot.on_load_refused``), as the launcher has to end before the answer. A wake-up
+that fails ends the session in the same way, and the zygote answers the request that waits for it; but for lack of
+memory, where the session answers that request itself, and goes on to sleep.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from __future__ import annotations
 import logging
 import os
 import select
+import signal
 import socket
 import sys
 import time
@@ -27,11 +31,17 @@ from mms.model_loader import ModelLoaderFactory
 from mms.service import Service
 
 from mme.capacity.admission import Admission, Holders, Reservation
+from mme.capacity.footprint import Artifact, survey
 from mme.capacity.memory import MIB
-from mme.errors import InsufficientMemory, MmeError, Refusal
+from mme.capacity.overcommit import Neighbours
+from mme.capacity.process_memory import anonymous_bytes
+from mme.errors import InsufficientMemory, MmeError, ModelChanged, Refusal
+from mme.frameworks.serving import ServingProperties
 from mme.zygote import heap, protocol
 from mme.zygote.hang_up import OrphanLimit, end_of
+from mme.zygote.idle import FallsAsleep, Idle
 from mme.zygote.load_policy import LoadPolicy
+from mme.zygote.loaded_files import LoadedFiles
 from mme.zygote.prediction import Prediction, emit_metrics, out_of_memory, predict
 from mme.zygote.session_records import SessionRecord, WorkerState
 from mme.zygote.time_limits import TimeLimits
@@ -40,10 +50,13 @@ logger = logging.getLogger("mme.worker")
 
 _FILES_POLL_MS = 1
 _FILES_POLLS = 1000
+# How long the code of a model that falls asleep may take to give up what it holds.
+_UNLOAD_S = 5.0
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 class LoadFailed(Exception):
-    """The model did not load; the session's record says why."""
+    """The model did not load, or did not wake; the session's record says why."""
 
 
 class Session:
@@ -62,13 +75,16 @@ class Session:
         load_policy: LoadPolicy,
         holders: Holders = (),
         replaces: bool = False,
+        neighbours: Neighbours | None = None,
+        sleep_after_s: int | None = None,
         on_loaded: Callable[[], None] | None = None,
         writes_metrics: bool = True,
     ) -> None:
         """``temporary_dir`` is where the front end makes log files. ``on_loaded`` is called after the load's answer.
 
         ``orphan_limit`` and ``time_limits`` say how long a request may take at most, ``admission`` whether there is
-        memory for the model, ``load_policy`` whether it may load. ``holders``, ``replaces``: see ``Admission.loading``.
+        memory for the model, ``load_policy`` whether it may load. ``holders``, ``replaces``, ``neighbours``: see
+        ``Admission.loading``. ``sleep_after_s``: how long it stays awake without a request; None: until it is asked.
         ``writes_metrics``: after each request what the handler has counted, for the front end's log.
         """
         self._connection = connection
@@ -78,16 +94,23 @@ class Session:
         self._time_limits = time_limits
         self._on_loaded = on_loaded
         self._reader = protocol.RequestReader(connection, decode_bodies=decode_bodies)
-        self._model = LoadedModel(admission, load_policy, holders, time_limits, replaces=replaces)
+        self._model = LoadedModel(
+            admission, load_policy, holders, time_limits, replaces=replaces, neighbours=neighbours
+        )
         self._idle_trim = heap.IdleTrim(lambda: admission.request_limit.is_memory_short)
-        self._requests = select.poll()
-        self._requests.register(connection, select.POLLIN | select.POLLRDHUP)
+        self._idle = Idle(connection, record, self._idle_trim, template=os.getppid(), sleep_after_s=sleep_after_s)
+        self._may_be_asked_to_sleep = neighbours is not None
         self._end = end_of(connection)
         self._writes_metrics = writes_metrics
 
-    def run(self) -> None:
-        """Returns when MMS has closed the connection. Raises ``LoadFailed``, and ``ProtocolError``."""
+    def run(self, wake_up: protocol.Load | None = None) -> None:
+        """Returns when MMS has closed the connection, or when the session sleeps; ``wake_up``: what it did before.
+
+        Raises ``LoadFailed``, and ``ProtocolError``.
+        """
         try:
+            if wake_up is not None:
+                self._wake_up(wake_up)
             while True:
                 message = self._next_message()
                 match message:
@@ -98,14 +121,20 @@ class Session:
         except protocol.Disconnected:
             self._record.state = WorkerState.STARTED  # nothing that happens from here on is the model's fault
             logger.info("Frontend disconnected.")
+        except FallsAsleep:
+            self._record.sleeps += 1
+            logger.debug("Model %s sleeps.", self._model.name)
+            # Nobody is to wait for its code: the next process has to be forked.
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.setitimer(signal.ITIMER_REAL, _UNLOAD_S)
         finally:
             self._model.unload()
 
     def _next_message(self) -> protocol.Message:
-        """Waits for it; gives free memory back meanwhile. Answers requests whose body there is no memory for."""
+        """Waits for it, or falls asleep meanwhile. Answers requests whose body there is no memory for."""
         while True:
-            if not self._reader.holds_bytes() and not self._requests.poll(self._idle_trim.wait_ms()):
-                self._idle_trim.trim()
+            if not self._reader.holds_bytes():
+                self._idle.wait()
             try:
                 return self._reader.read()
             except MemoryError:
@@ -127,7 +156,9 @@ class Session:
             self._begin(WorkerState.LOADING)
             with self._orphan_limit:
                 self._model.load(message)
-                self._record.taken_mib = self._model.taken_mib
+                self._remember_for_wake_up(message)
+                self._note_memory()
+            self._record.used_ns = time.monotonic_ns()
             self._record.state = WorkerState.READY
         except protocol.Disconnected:
             raise
@@ -136,14 +167,73 @@ class Session:
             said = f"Model {message.model} did not load ({refusal.status}): {refusal.message}"
             logger.error("%s", said, exc_info=not isinstance(error, MmeError))
             raise LoadFailed(refusal.message) from error
-        heap.keep_freed_memory()
-        self._idle_trim.loaded()
+        self._settle_down()
         protocol.send(self._connection, protocol.load_response(200, self._model.loaded_message()))
         LogFiles(self._temporary_dir, message.log_files).remove(self._connection)
         if self._writes_metrics:
             self._model.emit_metrics()
         if self._on_loaded:
             self._on_loaded()
+
+    def _remember_for_wake_up(self, message: protocol.Load) -> None:
+        record, model = self._record, self._model
+        record.batch_size = message.batch_size
+        record.gpu = -1 if message.gpu is None else message.gpu
+        record.never_sleeps = model.never_sleeps
+        if model.files is not None:
+            model.files.write(record)
+
+    def _note_memory(self) -> None:
+        self._record.taken_mib = self._model.taken_mib
+        self._record.loaded_pages = anonymous_bytes() // _PAGE_BYTES
+
+    def _settle_down(self) -> None:
+        """The model is loaded."""
+        heap.keep_freed_memory()
+        self._idle_trim.loaded()
+        if self._may_be_asked_to_sleep:
+            self._idle.expect_signal()
+
+    def _wake_up(self, message: protocol.Load) -> None:
+        """Loads the model once more; the request that waits for it is read next. Raises ``LoadFailed``."""
+        refusal = self._load_again(message)
+        if refusal is None:
+            self._settle_down()
+            self._record.count_wake_up()
+            return
+        if refusal.status != InsufficientMemory.status:
+            self._record.refusal = refusal
+            raise LoadFailed(refusal.message)
+        self._refuse_request(refusal)
+        self._record.state = WorkerState.ASLEEP
+        raise FallsAsleep
+
+    def _load_again(self, message: protocol.Load) -> Refusal | None:
+        """Returns why that cannot be done."""
+        try:
+            if self._end.poll(0):
+                raise protocol.Disconnected
+            with self._orphan_limit:
+                self._model.load(message, LoadedFiles.in_record(self._record))
+                self._note_memory()
+        except protocol.Disconnected:
+            raise
+        except BaseException as error:
+            self._record.is_lost = isinstance(error, ModelChanged)
+            refusal = Refusal.of(error, message.folder)
+            said = f"Model {message.model} did not wake ({refusal.status}): {refusal.message}"
+            logger.error("%s", said, exc_info=not isinstance(error, MmeError))
+            return refusal
+        return None
+
+    def _refuse_request(self, refusal: Refusal) -> None:
+        """Reads the one that waits, and answers it."""
+        try:
+            self._reader.read()
+        except MemoryError:
+            pass  # for its body
+        protocol.send(self._connection, protocol.predict_response(None, {}, refusal.message, refusal.status))
+        self._record.count(refusal.status, 0)
 
     def _predict(self, message: protocol.Predict) -> None:
         started_ns = time.monotonic_ns()
@@ -153,6 +243,7 @@ class Session:
         self._record.state = WorkerState.ANSWERING
         busy_ns = time.monotonic_ns() - started_ns
         protocol.send(self._connection, prediction.response)
+        self._record.used_ns = time.monotonic_ns()
         self._record.state = WorkerState.READY
         # The client has its answer; what follows is off its way.
         self._idle_trim.used()
@@ -172,8 +263,10 @@ class LoadedModel:
         time_limits: TimeLimits | None = None,
         *,
         replaces: bool = False,
+        neighbours: Neighbours | None = None,
     ) -> None:
         self._time_limits = time_limits
+        self._neighbours = neighbours
         self._admission = admission
         self._load_policy = load_policy
         self._holders = holders
@@ -183,15 +276,26 @@ class LoadedModel:
         self._service: Service | None = None
         self.name = ""
         self.taken_mib = 0
+        self.files: LoadedFiles | None = None  # that the model was loaded from
+        self.never_sleeps = False
 
-    def load(self, message: protocol.Load) -> None:
-        """Loads what ``message`` names. Raises ``ModelRefused``, ``InsufficientMemory`` and what the handler raises."""
+    def load(self, message: protocol.Load, files: LoadedFiles | None = None) -> None:
+        """Loads what ``message`` names, from no other ``files``.
+
+        Raises ``ModelRefused``, ``ModelChanged``, ``InsufficientMemory`` and what the handler raises.
+        """
         self.name, folder = message.model, message.folder
         if self._load_policy:
             folder = str(self._load_policy.check(self.name, folder, message.handler, sys.path))
+        model_dir = Path(folder)
+        artifact = survey(model_dir)
+        if files is not None:
+            files.check(self.name, model_dir, artifact)
+        self.files = files or LoadedFiles.of(artifact)
         self._loader = ModelLoaderFactory.get_model_loader(folder)
         self._is_bounded = message.gpu is None  # see rlimit.py
-        with self._admitted(Path(folder)) as reservation, self._in_time(Path(folder)):
+        with self._admitted(model_dir, artifact) as reservation, self._in_time(model_dir):
+            self.never_sleeps = ServingProperties.of(model_dir).never_sleep
             self._service = self._loader.load(self.name, folder, message.handler, message.gpu, message.batch_size)
         if reservation:
             self.taken_mib = reservation.taken_bytes // MIB
@@ -213,11 +317,17 @@ class LoadedModel:
             return out_of_memory()
         return predict(self._service, batch)
 
-    def _admitted(self, folder: Path) -> AbstractContextManager[Reservation | None]:
+    def _admitted(self, folder: Path, artifact: Artifact) -> AbstractContextManager[Reservation | None]:
         if self._admission is None:
             return nullcontext()
         return self._admission.loading(
-            self.name, folder, holders=self._holders, bounded=self._is_bounded, replaces=self._replaces
+            self.name,
+            folder,
+            artifact=artifact,
+            holders=self._holders,
+            bounded=self._is_bounded,
+            replaces=self._replaces,
+            neighbours=self._neighbours,
         )
 
     def _in_time(self, folder: Path) -> AbstractContextManager[None]:

@@ -31,6 +31,16 @@ class WorkerState(enum.IntEnum):
     READY = 2
     PREDICTING = 3  # a request is with the handler
     ANSWERING = 4  # the answer is being sent
+    ASLEEP = 5  # the model is loaded, without a process: what the front end sends next wakes it
+    WAKING = 6  # it is loaded once more, until the request that waits is begun
+
+    @property
+    def has_loaded(self) -> bool:
+        """Whether the front end has been told that the model is loaded."""
+        return self >= WorkerState.READY
+
+
+_BUSY = (WorkerState.LOADING, WorkerState.PREDICTING, WorkerState.ANSWERING, WorkerState.WAKING)
 
 
 class SessionRecord(ctypes.Structure):
@@ -50,6 +60,21 @@ class SessionRecord(ctypes.Structure):
         ("memory_errors", ctypes.c_uint64),  # answered 507
         ("busy_ns", ctypes.c_uint64),  # spent on requests
         ("last_request_ns", ctypes.c_uint64),  # its end, in time.monotonic_ns()
+        # ---- sleep (idle.py, sleepers.py) ----
+        ("launcher", ctypes.c_uint32),  # the process that stands for the model: the same for all of its sessions
+        ("batch_size", ctypes.c_uint32),  # as the load said
+        ("gpu", ctypes.c_int32),  # as the load said; -1: none
+        ("never_sleeps", ctypes.c_uint8),  # the model says so, or nobody would wake it
+        ("sleep_wanted", ctypes.c_uint8),  # somebody needs its memory; the session has the last word
+        ("is_lost", ctypes.c_uint8),  # its files are not those that were loaded: it is to be unloaded
+        ("files_until_ns", ctypes.c_uint64),  # see LoadedFiles
+        ("files_digest", ctypes.c_uint64),
+        ("loaded_pages", ctypes.c_uint32),  # anonymous memory of the process, once the model was loaded
+        ("used_ns", ctypes.c_uint64),  # when it was last loaded, woken or used, in time.monotonic_ns()
+        ("waking_since_ns", ctypes.c_uint64),  # when the last wake-up began
+        ("last_wake_up_ns", ctypes.c_uint64),  # how long it took
+        ("sleeps", ctypes.c_uint64),
+        ("wake_ups", ctypes.c_uint64),
         ("_refusal_message", ctypes.c_char * LONGEST_REFUSAL_BYTES),  # UTF-8, filled up with zeros
     ]
     _state: int
@@ -65,6 +90,20 @@ class SessionRecord(ctypes.Structure):
     memory_errors: int
     busy_ns: int
     last_request_ns: int
+    launcher: int
+    batch_size: int
+    gpu: int
+    never_sleeps: int
+    sleep_wanted: int
+    is_lost: int
+    files_until_ns: int
+    files_digest: int
+    loaded_pages: int
+    used_ns: int
+    waking_since_ns: int
+    last_wake_up_ns: int
+    sleeps: int
+    wake_ups: int
     _refusal_message: bytes
 
     @property
@@ -97,7 +136,19 @@ class SessionRecord(ctypes.Structure):
         elif status >= 400:
             self.client_errors += 1
         self.busy_ns += busy_ns
-        self.last_request_ns = time.monotonic_ns()
+        self.last_request_ns = self.used_ns = time.monotonic_ns()
+
+    def begin_wake_up(self) -> None:
+        """Called by the template, before it forks."""
+        self.waking_since_ns = time.monotonic_ns()
+        self.pid = self.sleep_wanted = 0
+        self.state = WorkerState.WAKING
+
+    def count_wake_up(self) -> None:
+        """The model is loaded once more."""
+        self.wake_ups += 1
+        self.used_ns = time.monotonic_ns()
+        self.last_wake_up_ns = self.used_ns - self.waking_since_ns
 
     def enter(self) -> None:
         """Called by the worker process, first of all: it is this session's."""
@@ -196,17 +247,27 @@ class SessionRecords:
 
     def is_any_busy(self) -> bool:
         """Whether a session loads its model or works on a request."""
-        return self._is_any(WorkerState.LOADING, WorkerState.PREDICTING, WorkerState.ANSWERING)
+        return self._is_any(*_BUSY)
 
     def is_any_loaded(self) -> bool:
         """Whether a session has its model."""
-        return self._is_any(WorkerState.READY, WorkerState.PREDICTING, WorkerState.ANSWERING)
+        return self._is_any(*(state for state in WorkerState if state.has_loaded))
 
     def _is_any(self, *wanted: WorkerState) -> bool:
+        return any(self._is_current(record) for _, record in self.in_state(*wanted))
+
+    def in_state(self, *wanted: WorkerState) -> Iterator[tuple[int, SessionRecord]]:
+        """Number and record of all that say so; also those that dead workers, or dead templates, have left behind."""
         end = _FIRST_STATE + self._shared.used_records * _RECORD_BYTES
         states = bytes(self._bytes[_FIRST_STATE:end:_RECORD_BYTES])
-        if not any(states.find(state) >= 0 for state in wanted):
-            return False
-        # A worker that was killed when its template was gone, too, has left its state behind.
-        found = (self[slot] for slot, state in enumerate(states) if state in wanted)
-        return any(not each.pid or each.is_process_alive() for each in found)
+        if any(states.find(state) >= 0 for state in wanted):
+            for slot, state in enumerate(states):
+                if state in wanted:
+                    yield slot, self[slot]
+
+    @staticmethod
+    def _is_current(record: SessionRecord) -> bool:
+        """A worker that was killed when its template was gone, too, has left its state behind."""
+        if record.pid and record.state is not WorkerState.ASLEEP:
+            return record.is_process_alive()
+        return not record.owner or ProcessId.of(record.owner) is not None

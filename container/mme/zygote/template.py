@@ -3,7 +3,8 @@
 Lifetime   from the first model of its framework, or from the start (``MME_PRELOAD``); ends with the root.
 Prepared   by ``template_preparation.py``: the framework imported, a sample model run, its objects immortal. One thread.
 Does       listens for all of its models (``model_slot.py``), forks a worker per connection of MMS, and sees to what
-           comes of that: answers in the place of a worker that was killed, and holds its memory for the next one.
+           comes of that: answers in the place of a worker that was killed, and holds its memory for the next one. Has
+           the connections of sessions that sleep, and forks a worker when one gets a request (``nursery.py``).
 Ends       if the root dies or it is asked to (SIGTERM), leaving models as they are for the next template to take on;
            if the supervisor is gone, with all of its models and workers.
 """
@@ -28,6 +29,7 @@ from mme.zygote.hang_up import HangUps
 from mme.zygote.launcher import Launch, start_time
 from mme.zygote.load_policy import LoadPolicy
 from mme.zygote.model_slot import ModelSlot, SessionHandle, WorkerHandle, send_at_once, was_listened_for
+from mme.zygote.nursery import Nursery
 from mme.zygote.processes import kill, kill_group, name_process, reap
 from mme.zygote.session_records import MOST_SESSIONS, SessionRecords, WorkerState
 from mme.zygote.template_preparation import PartFailed, prepare
@@ -164,6 +166,7 @@ class Template:
         self._received = b""
         self._models: dict[int, ModelSlot] = {}  # by launcher
         self._workers: dict[int, WorkerHandle] = {}  # by process
+        self._nursery = Nursery(self._loop, wake=self._wake, end=self._end_sleeper)
         self._free_records: list[int] = []  # claimed, and without a session
         self._spare_descriptor = -1  # given up to be able to refuse a load where there is no other
 
@@ -232,6 +235,7 @@ class Template:
             adopted=was_listened_for(launch, self._zygote_started_ticks),
             multi_model=self._multi_model,
             on_connection=self.on_connection,
+            on_end_of_sleeper=self._end_sleeper,
             on_gone=self.on_model_gone,
         )
         model.listen()
@@ -270,17 +274,26 @@ class Template:
             model.on_load_refused(session, Refusal(507, f"{reason}. Unload other models."))
             return
         session = SessionHandle(model, connection, slot, self._records.take(slot))
+        session.record.launcher = model.launch.pid
         try:
-            session.worker.pid = self._fork(session)
+            self._start_worker(session)
         except OSError as error:
             self._free_records.append(slot)
-            reason = f"no process can be forked for model {model.name!r}: {error.strerror}"
-            logger.error("%s (507); %s", reason, self._memory())
-            model.on_load_refused(session, Refusal(507, f"{reason}. Unload other models, or use a larger instance."))
+            model.on_load_refused(session, self._refusal_without_process(session, error))
             return
-        self._workers[session.worker.pid] = session.worker
         model.on_session_start(session)  # first: should the next step fail, the model is dropped with this worker
         self._hang_ups.add(session)
+
+    def _start_worker(self, session: SessionHandle) -> None:
+        """Raises ``OSError`` where there is no process for it."""
+        worker = WorkerHandle(session)
+        worker.pid = self._fork(session)
+        session.worker = self._workers[worker.pid] = worker
+
+    def _refusal_without_process(self, session: SessionHandle, error: OSError) -> Refusal:
+        reason = f"no process can be forked for model {session.model.name!r}: {error.strerror}"
+        logger.error("%s (507); %s", reason, self._memory())
+        return Refusal(507, f"{reason}. Unload other models, or use a larger instance.")
 
     def _refuse_without_resources(self, model: ModelSlot, error: OSError) -> None:
         """A connection that cannot be accepted for lack of descriptors or memory is refused (507) with a spare one."""
@@ -362,6 +375,8 @@ class Template:
     def on_session_end(self, session: SessionHandle, code: int) -> None:
         """See ``on_worker_exit``; ``code`` is negative for a signal."""
         model, worker, record = session.model, session.worker, session.record
+        assert worker is not None
+        is_lost = bool(record.is_lost)
         ending = classify_exit(
             code,
             record.state,
@@ -372,9 +387,13 @@ class Template:
             limit_s=record.limit_s,
         )
         self._hang_ups.remove(session)
-        model.on_session_end(session)
-        record.state, record.pid = WorkerState.STARTED, 0
-        self._free_records.append(session.slot)
+        if record.state is WorkerState.ASLEEP and not worker.ended_by_us:
+            if code:
+                logger.warning("worker %d of %s %s while it fell asleep", worker.pid, model, ending.description)
+            record.pid, session.worker = 0, None
+            self._nursery.add(session)
+            return
+        self._forget_session(session)
         if ending.description:
             level = logging.WARNING if code > 0 else logging.ERROR
             logger.log(level, "worker %d of %s %s", worker.pid, model, ending.description)
@@ -387,12 +406,39 @@ class Template:
         if ending.request_error is not None:
             message, status = ending.request_error.message, ending.request_error.status
             response = protocol.predict_response(None, {}, message, status)
-            send_at_once(session.connection, [*response, *protocol.session_end()])
+            lost = protocol.model_lost() if is_lost else []
+            send_at_once(session.connection, [*response, *lost, *protocol.session_end()])
         elif ending.was_idle:
             send_at_once(session.connection, protocol.session_end())
         session.hang_up()  # at once: what the front end still sends is lost
         if ending.holds_memory:
             self._hold_memory(model)
+
+    def _forget_session(self, session: SessionHandle) -> None:
+        session.model.on_session_end(session)
+        session.record.state, session.record.pid = WorkerState.STARTED, 0
+        self._free_records.append(session.slot)
+
+    # ---- sleep ----
+
+    def _wake(self, session: SessionHandle) -> None:
+        """A request waits for a session that sleeps: fork a worker, which loads the model again and answers it."""
+        session.record.begin_wake_up()
+        try:
+            self._start_worker(session)
+        except OSError as error:
+            refusal = self._refusal_without_process(session, error)
+            response = protocol.predict_response(None, {}, refusal.message, refusal.status)
+            send_at_once(session.connection, [*response, *protocol.session_end()])
+            self._end_sleeper(session)
+            return
+        self._hang_ups.add(session)
+
+    def _end_sleeper(self, session: SessionHandle) -> None:
+        """The front end has hung up on a session that sleeps, or its model is to go."""
+        self._nursery.remove(session)
+        self._forget_session(session)
+        session.hang_up()
 
     def _hold_memory(self, model: ModelSlot, tries: int = _HOLD_TRIES) -> None:
         """What a worker that has died took is for the next one of its model, which MMS asks for after a second."""

@@ -33,6 +33,8 @@ def classify_exit(
 ) -> WorkerExit:
     """Reads an exit. ``code`` is negative for a signal; the session's record has ``state``, ``refusal``, ``limit_s``.
 
+    A session that was to wake has a ``refusal`` where its process could say why it did not.
+
     ``ended_by_us``: the model was unregistered, or its launcher killed. ``given_up``: the front end had hung up on it.
     """
     was_idle = state is WorkerState.READY and code < 0
@@ -44,12 +46,20 @@ def classify_exit(
         description="was killed: the front end had given up on it" if given_up else _describe(code),
         was_killed=was_killed,
         refusal=(refusal or _refusal_of_exit(model, code, limit_s)) if load_failed else None,
-        request_error=_error_of_exit(model, code, limit_s)
-        if state is WorkerState.PREDICTING and not given_up
-        else None,
+        request_error=None if given_up else _error_of_request(model, code, state, refusal, limit_s),
         was_idle=was_idle,
-        holds_memory=state >= WorkerState.READY and code != 0,  # 0: the front end has hung up
+        holds_memory=state.has_loaded and refusal is None and code != 0,  # 0: the front end has hung up
     )
+
+
+def _error_of_request(
+    model: str, code: int, state: WorkerState, refusal: Refusal | None, limit_s: int
+) -> Refusal | None:
+    if state is WorkerState.PREDICTING:
+        return _error_of_exit(model, code, limit_s)
+    if state is WorkerState.WAKING:
+        return refusal or _refusal_of_exit(model, code, limit_s)
+    return None
 
 
 def _refusal_of_exit(model: str, code: int, limit_s: int) -> Refusal:

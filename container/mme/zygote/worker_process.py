@@ -24,16 +24,19 @@ from mme import imports, threads
 from mme.capacity.admission import Admission
 from mme.capacity.process_memory import parent_of
 from mme.capacity.rlimit import limit_worker
-from mme.errors import Refusal
+from mme.errors import ModelChanged, Refusal
 from mme.logs import configure_worker_logging
 from mme.packages.sets import PackageSet, modules_of_packages
 from mme.settings import Settings
 from mme.zygote.hang_up import OrphanLimit
 from mme.zygote.launcher import Launch
 from mme.zygote.load_policy import LoadPolicy
+from mme.zygote.loaded_files import check_folder
 from mme.zygote.output import let_output_be_read
 from mme.zygote.processes import forbid_new_privileges, name_process, raise_oom_score
+from mme.zygote.protocol import Load
 from mme.zygote.session_records import SessionRecord, SessionRecords, WorkerState
+from mme.zygote.sleepers import Sleepers
 from mme.zygote.time_limits import TimeLimits
 
 # Should the kernel have to kill, then one worker before the zygote, and that before the front end.
@@ -66,7 +69,8 @@ def run_worker(
 ) -> NoReturn:
     """Runs in the forked process: becomes a worker of ``launch``, serves ``connection``, and ends.
 
-    ``slot`` is that of its record. ``replaces``: the model is loaded, and has no other worker.
+    ``slot`` is that of its record. ``replaces``: the model is loaded, and has no other worker. Where the record says
+    WAKING, the session has slept, and a request waits.
 
     Leaves by ``os._exit``: what the zygote has registered for its own exit is not to run here.
     """
@@ -80,6 +84,8 @@ def run_worker(
         code = serve(
             *(launch, connection, records, slot, limit, time_limits, admission, load_policy),
             replaces=replaces,
+            neighbours=Sleepers(records, slot) if settings.overcommit else None,
+            sleep_after_s=settings.sleep_after_s,
             on_loaded=modules_teller(inherited.packages, inherited.search_path),
             writes_metrics=settings.logs_metrics,
         )
@@ -88,7 +94,7 @@ def run_worker(
         if code:
             let_output_be_read()
     except BaseException as error:
-        refuse_load(records[slot], error, launch.working_dir)
+        refuse_load(records[slot], error, launch)
         try:
             logging.getLogger(__name__).exception("worker of model %s ended", launch.model_name)
         except BaseException:
@@ -108,6 +114,8 @@ def serve(
     load_policy: LoadPolicy,
     *,
     replaces: bool,
+    neighbours: Sleepers | None,
+    sleep_after_s: int | None,
     writes_metrics: bool,
     on_loaded: Callable[[], None] | None = None,
 ) -> int:
@@ -125,15 +133,17 @@ def serve(
         load_policy=load_policy,
         holders=(("front end", parent_of(launch.pid)), ("process that workers are forked from", os.getppid())),
         replaces=replaces,
+        neighbours=neighbours,
+        sleep_after_s=sleep_after_s,
         on_loaded=on_loaded,
         writes_metrics=writes_metrics,
     )
     try:
-        session.run()
+        session.run(_wake_up(launch, records[slot]))
     except LoadFailed:
         return _EXIT_LOAD_FAILED
     except BaseException as error:
-        refuse_load(records[slot], error, launch.working_dir)
+        refuse_load(records[slot], error, launch)
         logging.getLogger("mme.worker").exception("Backend worker process died.")
         return _EXIT_DIED
     return 0
@@ -148,10 +158,28 @@ def modules_teller(packages: PackageSet | None, search_path: Iterable[str]) -> C
     return lambda: packages.remember_modules(modules_of_packages(before, roots))
 
 
-def refuse_load(record: SessionRecord, error: BaseException, folder: str) -> None:
-    """Has the zygote answer the load with ``error``, where this process ends before it has begun the load."""
+def _wake_up(launch: Launch, record: SessionRecord) -> Load | None:
+    """The load that is to be done once more; None where the front end is going to ask for the first one."""
+    if record.state is not WorkerState.WAKING:
+        return None
+    gpu = record.gpu if record.gpu >= 0 else None
+    arguments = launch.arguments
+    return Load(launch.model_name, arguments["--model-path"], record.batch_size, arguments["--handler"], gpu, "")
+
+
+def refuse_load(record: SessionRecord, error: BaseException, launch: Launch) -> None:
+    """Has the zygote answer with ``error`` the load, or the request that is to wake the session.
+
+    Where this process ends before it has begun to load.
+    """
     if record.state is WorkerState.STARTED:
-        record.state, record.refusal = WorkerState.LOADING, Refusal.of(error, folder)
+        record.state, record.refusal = WorkerState.LOADING, Refusal.of(error, launch.working_dir)
+    elif record.state is WorkerState.WAKING and not record.refusal:
+        try:
+            check_folder(launch.model_name, Path(launch.working_dir))
+        except ModelChanged as changed:
+            record.is_lost, error = True, changed
+        record.refusal = Refusal.of(error, launch.working_dir)
 
 
 def become_worker(launch: Launch, connection: int, inherited: Inherited, load_policy: LoadPolicy) -> Settings:

@@ -17,6 +17,7 @@ import java.util.Properties;
  * root.0, root.1 …     real paths of the folders below which models may be
  * root_allowed         whether such a folder may itself be a model
  * unload_hopeless      whether a model whose workers do not come back is unloaded
+ * most_models          how many may be registered; 0: any number
  * autoscale            whether workers follow traffic
  * workers_fixed        whether SAGEMAKER_MODEL_SERVER_WORKERS says how many workers each model has: min_workers
  * min_workers, max_workers, max_idle_s,
@@ -32,6 +33,7 @@ final class LoadPolicy {
     private static final int LONGEST_NAME = 255; // characters, as load_policy.LONGEST_NAME
 
     final boolean unloadHopeless;
+    final int mostModels;
     final boolean autoscale;
     final boolean areWorkersFixed;
     final int minWorkers;
@@ -49,6 +51,7 @@ final class LoadPolicy {
     private LoadPolicy(Properties properties) {
         unloadHopeless = Boolean.parseBoolean(properties.getProperty("unload_hopeless"));
         rootAllowed = Boolean.parseBoolean(properties.getProperty("root_allowed"));
+        mostModels = number(properties, "most_models");
         autoscale = Boolean.parseBoolean(properties.getProperty("autoscale"));
         areWorkersFixed = Boolean.parseBoolean(properties.getProperty("workers_fixed"));
         minWorkers = number(properties, "min_workers");

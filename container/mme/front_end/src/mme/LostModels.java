@@ -117,6 +117,14 @@ final class LostModels {
         PatchedWorkLoadManager.unregister(model);
     }
 
+    /** Its worker says that it can be served no more. */
+    void unload(Model model) {
+        if (watched.contains(model)) {
+            LOGGER.error("model {} has other files than it was loaded from: it is unloaded", model.getModelName());
+            PatchedWorkLoadManager.unregister(model);
+        }
+    }
+
     private static boolean isLoaded(WorkerThread worker) {
         return worker.getState() == WorkerState.WORKER_MODEL_LOADED;
     }

@@ -37,6 +37,7 @@ final class ModelRegistry extends ConcurrentHashMap<String, Model> {
     public Model putIfAbsent(String name, Model model) {
         policy.checkName(name);
         policy.checkFolder(model.getModelDir().toPath());
+        checkRoom(name);
         ServingProperties serving = new ServingProperties(model.getModelDir().toPath(), policy);
         serving.applyTo(model);
         ModelRecord record = statistics.of(name);
@@ -47,6 +48,14 @@ final class ModelRegistry extends ConcurrentHashMap<String, Model> {
             record.isRegistered(model, serving);
         }
         return existing;
+    }
+
+    /** Loads at the same time may all find the last place: one too many is of no harm. */
+    private void checkRoom(String name) {
+        if (policy.mostModels > 0 && size() >= policy.mostModels && !containsKey(name)) {
+            throw new InsufficientMemoryException(
+                    "There are " + size() + " models, which MME_MOST_MODELS says is the most. Unload others.");
+        }
     }
 
     /** MMS does so once more when the launcher has started, and where it could not end it. */

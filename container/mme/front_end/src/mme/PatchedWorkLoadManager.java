@@ -149,6 +149,11 @@ final class PatchedWorkLoadManager extends WorkLoadManager {
             }
         }
 
+        /** Called in the thread of the connection: the model slept, and its files are not those that it was loaded from. */
+        void onModelLost() {
+            lost.unload(model);
+        }
+
         /** Called in the thread of the connection: the worker has not begun what it has not answered. */
         void onSessionEnded() {
             batch.sessionHasEnded();

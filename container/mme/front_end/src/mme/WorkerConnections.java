@@ -62,6 +62,7 @@ final class WorkerConnections extends AbstractEventExecutorGroup implements Even
 
     private static final class Listener extends ChannelDuplexHandler {
         private static final int SESSION_END = 0; // zygote/protocol.py
+        private static final int MODEL_LOST = -1;
 
         private final PatchedWorkLoadManager.Run run;
         private boolean isLoadAnswered;
@@ -75,6 +76,10 @@ final class WorkerConnections extends AbstractEventExecutorGroup implements Even
             ModelWorkerResponse answer = (ModelWorkerResponse) message;
             if (answer.getCode() == SESSION_END) {
                 run.onSessionEnded();
+                return;
+            }
+            if (answer.getCode() == MODEL_LOST) {
+                run.onModelLost();
                 return;
             }
             if (isLoadAnswered) {

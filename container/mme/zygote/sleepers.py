@@ -1,0 +1,86 @@
+"""The other sessions of the server, and how to put them to sleep: by shared memory and a signal.
+
+Who needs memory is a worker process of any template. It sees what all sessions are at in their records, writes
+``sleep_wanted`` into those that it has chosen, and wakes their processes from waiting by ``SIGURG``, which a process
+that does not know it ignores. Each looks for itself whether it has a request meanwhile (``idle.py``).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Sequence
+
+from mme.capacity.admission import COPIED_ON_WRITE_BYTES
+from mme.capacity.memory import MIB
+from mme.capacity.overcommit import AwakeSession
+from mme.capacity.process_memory import ProcessId, anonymous_bytes
+from mme.zygote.session_records import SessionRecord, SessionRecords, WorkerState
+
+SLEEP_SIGNAL = signal.SIGURG
+# A worker that waits looks at once; one that does not within this time hangs in code of its model.
+_REACTS_S = 1.0
+_POLL_S = 0.002
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_AWAKE = tuple(state for state in WorkerState if state not in (WorkerState.STARTED, WorkerState.ASLEEP))
+
+
+class Sleepers:
+    """``mme.capacity.overcommit.Neighbours`` of the session with record ``slot``."""
+
+    def __init__(self, records: SessionRecords, slot: int) -> None:
+        self._records = records
+        self._slot = slot
+        self.model = records[slot].launcher
+
+    def awake(self) -> list[AwakeSession]:
+        """All others that have a process, and may sleep now or later."""
+        found = []
+        owners: dict[int, bool] = {}
+        for slot, record in self._records.in_state(*_AWAKE):
+            owner = record.owner
+            if slot == self._slot or record.never_sleeps or not record.pid:
+                continue
+            if owner not in owners:
+                owners[owner] = ProcessId.of(owner) is not None
+            if owners[owner]:  # else nobody would wake it
+                is_idle = record.state is WorkerState.READY
+                found.append(AwakeSession(slot, record.launcher, _held_bytes(record), record.used_ns, is_idle))
+        return found
+
+    def put_to_sleep(self, sessions: Sequence[AwakeSession]) -> list[AwakeSession]:
+        """See ``Neighbours``."""
+        asked = [(each, self._records[each.key], self._records[each.key].pid) for each in sessions]
+        for session, record, pid in asked:
+            if self._is_still_idle(session, record, pid):
+                record.sleep_wanted = 1
+                os.kill(pid, SLEEP_SIGNAL)
+        deadline_s = time.monotonic() + _REACTS_S
+        while True:
+            asked = [each for each in asked if self._is_awaited(*each)]
+            if not asked or time.monotonic() >= deadline_s:
+                return [session for session, record, _ in asked if record.state is WorkerState.READY]
+            time.sleep(_POLL_S)
+
+    @staticmethod
+    def _is_still_idle(session: AwakeSession, record: SessionRecord, pid: int) -> bool:
+        same = record.state is WorkerState.READY and record.used_ns == session.used_ns and record.pid == pid
+        return same and record.is_process_alive()
+
+    @staticmethod
+    def _is_awaited(session: AwakeSession, record: SessionRecord, pid: int) -> bool:
+        """Whether the process has neither gone, nor got a request."""
+        if record.pid != pid or record.launcher != session.model:
+            return False
+        state = record.state
+        is_on_its_way = state is WorkerState.ASLEEP or (state is WorkerState.READY and bool(record.sleep_wanted))
+        return is_on_its_way and record.is_process_alive()
+
+
+def _held_bytes(record: SessionRecord) -> int:
+    """What the model took when it was loaded, and what its requests have taken since."""
+    if not record.loaded_pages:
+        return record.taken_mib * MIB  # it is being loaded
+    grown_bytes = anonymous_bytes(record.pid) - record.loaded_pages * _PAGE_BYTES
+    return max(record.taken_mib * MIB, COPIED_ON_WRITE_BYTES) + max(0, grown_bytes)

@@ -1,0 +1,156 @@
+"""More models than fit, in a real server: all are loaded, all answer, and those that are not asked sleep."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import requests
+
+from tests.harness.models import heavy_model, link_files, tiny_mlp
+from tests.harness.scripted_handler import HANDLER, command, make_model
+from tests.harness.server import ServerProcess
+from tests.harness.waiting import wait_until
+from tests.harness.workers import workers
+
+RESERVE_MB = 100
+WEIGHTS_MB = 100
+# What the server takes by itself (JVM, zygote, supervisor) is about 300 MiB; a heavy model takes about 110.
+LIMIT_MB = 1000
+MODELS = 12  # twice what fits
+
+
+@pytest.fixture(scope="module")
+def heavy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return heavy_model(tmp_path_factory.mktemp("heavy"), weights_mb=WEIGHTS_MB)
+
+
+@pytest.fixture(scope="module")
+def server(heavy: Path) -> Iterator[ServerProcess]:
+    """With twice as many models as fit, all loaded."""
+    with ServerProcess(MME_MEMORY_LIMIT_MB=str(LIMIT_MB), MME_MEMORY_RESERVE_MB=str(RESERVE_MB)) as running:
+        for name in NAMES:
+            link_files(heavy, running.model_dir(name))
+            assert running.load(name).status_code == 200, running.log_tail()
+        yield running
+
+
+NAMES = [f"heavy-{number}" for number in range(MODELS)]
+
+
+def answers(server: ServerProcess, name: str) -> bool:
+    response = server.invoke(name, json.dumps([[1.0] * 1024]).encode(), content_type="application/json")
+    assert response.status_code == 200, f"{name}: {response.text}\n{server.log_tail()}"
+    return response.json()["predictions"][0][0] > 0
+
+
+def used_mib(server: ServerProcess) -> float:
+    return sum(process.memory_full_info().pss for process in server.processes()) / 2**20
+
+
+def awake(server: ServerProcess) -> list[str]:
+    return [name for name in NAMES if workers(server, name)]
+
+
+def test_all_are_loaded_and_all_answer_in_the_memory_of_half_of_them(server: ServerProcess) -> None:
+    assert {model["modelName"] for model in server.list_models().json()["models"]} >= set(NAMES)
+    for _ in range(2):
+        assert all(answers(server, name) for name in NAMES)
+        assert LIMIT_MB - used_mib(server) >= RESERVE_MB
+    assert 3 <= len(awake(server)) < MODELS
+
+
+def test_clients_of_many_models_at_once_are_all_answered(server: ServerProcess) -> None:
+    def ask(seed: int) -> int:
+        chance = random.Random(seed)
+        return sum(answers(server, chance.choice(NAMES)) for _ in range(15))
+
+    with ThreadPoolExecutor(6) as pool:
+        assert sum(pool.map(ask, range(6))) == 6 * 15
+    assert LIMIT_MB - used_mib(server) >= RESERVE_MB
+
+
+def test_what_was_used_last_is_awake(server: ServerProcess) -> None:
+    for name in NAMES[-2:]:
+        answers(server, name)
+    before = [process.pid for name in NAMES[-2:] for process in workers(server, name)]
+    for name in (NAMES[0], NAMES[-2], NAMES[-1], NAMES[1], NAMES[-2], NAMES[-1]):
+        answers(server, name)
+    assert [process.pid for name in NAMES[-2:] for process in workers(server, name)] == before
+
+
+def test_a_load_that_could_never_fit_is_refused_and_puts_nobody_to_sleep(server: ServerProcess) -> None:
+    folder = tiny_mlp(server.model_dir("modest"))
+    (folder / "serving.properties").write_text(f"option.required_memory_mb={LIMIT_MB}\n")
+    before = awake(server)
+    assert before
+    assert server.load("modest").status_code == 507
+    assert awake(server) == before
+
+
+def test_models_are_unloaded_and_loaded_again_while_they_sleep(server: ServerProcess, heavy: Path) -> None:
+    asleep = next(name for name in NAMES if name not in awake(server))
+    assert server.unload(asleep).status_code == 200
+    assert server.invoke(asleep, b"[]").status_code == 404
+    assert server.load(asleep).status_code == 200, server.log_tail()
+    assert answers(server, asleep)
+
+
+def test_a_model_whose_files_have_changed_answers_500_once_and_is_unloaded(server: ServerProcess) -> None:
+    make_model(server.model_dir("changing"))
+    assert server.load("changing", handler=HANDLER).status_code == 200
+    for name in NAMES:  # it is the one that was used longest ago then
+        answers(server, name)
+    wait_until(lambda: not workers(server, "changing"), "it sleeps")
+    (server.model_dir("changing") / "on_load").write_text(command("echo", "other"))
+    answer = server.invoke("changing", command("echo", 1))
+    assert answer.status_code == 500
+    assert "the files of model 'changing' have changed since it was loaded" in answer.json()["message"]
+    wait_until(lambda: server.invoke("changing", command("echo", 1)).status_code == 404, "it is unloaded")
+    assert server.load("changing", handler=HANDLER).status_code == 200, "as the platform does then"
+    assert server.invoke("changing", command("echo", 1)).json() == 1
+    assert server.unload("changing").status_code == 200
+
+
+def test_a_model_that_must_not_be_ended_stays(server: ServerProcess) -> None:
+    folder = make_model(server.model_dir("stays"))
+    (folder / "serving.properties").write_text("option.never_sleep=true\n")
+    assert server.load("stays", handler=HANDLER).status_code == 200
+    pid = server.invoke("stays", command("sleep", 0)).json()
+    for name in NAMES:
+        answers(server, name)
+    assert server.invoke("stays", command("sleep", 0)).json() == pid
+    assert server.unload("stays").status_code == 200
+
+
+def test_a_server_drains_and_stops_while_models_sleep_and_wake() -> None:
+    served = ServerProcess(MME_PRELOAD="none", SAGEMAKER_HANDLER=HANDLER, MME_SLEEP_AFTER_S="1")
+    with served as server, ThreadPoolExecutor(2) as pool:
+        for name in ("sleeps", "wakes"):
+            model = make_model(server.model_dir(name), "once", str(server.folder / name), ["sleep", 2])
+            assert server.load(name).status_code == 200, server.log_tail()
+            assert model.exists()
+        wait_until(lambda: not workers(server, "sleeps") and not workers(server, "wakes"), "both sleep")
+        (server.folder / "wakes").touch()
+        answer = pool.submit(server.invoke, "wakes", command("echo", 1))
+        wait_until(lambda: not (server.folder / "wakes").exists(), "it wakes")
+        assert server.stop() == 0
+        assert answer.result().json() == 1, "who was there before the stop is answered"
+
+
+def test_no_more_models_are_loaded_than_are_allowed() -> None:
+    with ServerProcess(MME_PRELOAD="none", SAGEMAKER_HANDLER=HANDLER, MME_MOST_MODELS="2") as server:
+        for name in ("a", "b", "c"):
+            make_model(server.model_dir(name))
+        assert [server.load(name).status_code for name in ("a", "b")] == [200, 200]
+        refused = server.load("c")
+        assert refused.status_code == 507
+        assert "MME_MOST_MODELS" in refused.json()["message"]
+        assert server.load("a").status_code == 409
+        assert server.unload("a").status_code == 200
+        assert server.load("c").status_code == 200
+        assert requests.get(server.url + "/ping", timeout=5).status_code == 200
