@@ -108,7 +108,8 @@ def plot(options: LoadTestOptions, record: Record, samples: Sequence[Sample], pa
     matplotlib.use("Agg")  # there may be no display
     from matplotlib import pyplot
 
-    seconds = record.seconds()
+    whole = int(options.duration_s)  # what is answered after the end is no full second
+    seconds = [each for each in record.seconds() if each.number < whole] or record.seconds()
     at_s = [each.number for each in seconds]
     rows = 4 if samples else 3
     figure, axes = pyplot.subplots(rows, 1, sharex=True, figsize=(9, 2.2 * rows), layout="constrained")
@@ -134,7 +135,7 @@ def plot(options: LoadTestOptions, record: Record, samples: Sequence[Sample], pa
         if counts.lines:
             counts.legend(loc="upper right")
     for each in (answers, errors, *axes[3:]):
-        each.set_ylim(bottom=0)
+        each.set_ylim(0, max(1.0, each.get_ylim()[1]))
     for each in axes:
         each.grid(alpha=0.3)
     times.legend(loc="upper right")
@@ -145,5 +146,6 @@ def plot(options: LoadTestOptions, record: Record, samples: Sequence[Sample], pa
 
 def told(files: Sequence[Path]) -> str:
     """Where the results are."""
-    folder = os.path.relpath(files[0].parent)
-    return f"\nresults: {folder}/ ({', '.join(path.name for path in files)})"
+    folder = files[0].parent.resolve()
+    shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+    return f"\nresults: {shown}/ ({', '.join(path.name for path in files)})"

@@ -6,26 +6,23 @@ models at a time, ``--loaders`` connections do it. Stock holds fewer: see --stoc
 
 from __future__ import annotations
 
-import itertools
 import json
 import random
-import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import psutil
 
 from benchmarks import models, options
-from benchmarks.connection import Answer, Connection
-from benchmarks.failure import BenchmarkError
+from benchmarks.connection import Answer
 from benchmarks.memory import TreeMemory
 from benchmarks.options import Options
 from benchmarks.report import Result, Target, megabytes, milliseconds, progress
 from benchmarks.scenarios.memory import IDLE_S
 from benchmarks.servers import Server
+from benchmarks.servers.loading import load_all
 from benchmarks.summary import Summary
 
 INVOCATIONS = 200
@@ -36,8 +33,6 @@ WANTED_MODELS = 1000
 # What a model costs on stock MMS, rounded up, and the part of the free memory that may be taken.
 STOCK_MODEL_BYTES = 130e6
 MEMORY_SHARE = 0.8
-# Below this the run ends, before the kernel ends something else.
-LEAST_FREE_BYTES = 1e9
 
 
 @dataclass(frozen=True)
@@ -113,51 +108,17 @@ def stock_models_that_fit() -> int:
 def measure(server: Server, count: int, chosen: ManyModelsOptions, result: Result) -> None:
     """Loads ``count`` models, invokes some, reads the memory and reports."""
     factors = range(1, count + 1)
-    for factor in factors:
-        server.install(models.CACHE_DIR / models.multiplier(factor), models.multiplier(factor))
+    names = [models.multiplier(factor) for factor in factors]
+    for name in names:
+        server.install(models.CACHE_DIR / name, name)
     empty = server.memory()
     started_s = time.monotonic()
-    load_times_s = load_all(server, list(factors), chosen.loaders, result)
+    load_times_s = load_all(server, names, chosen.loaders, result.errors)
     load_s = time.monotonic() - started_s
     invoke_times_s, right = invoke_at_random(server, list(factors), result)
     time.sleep(IDLE_S)
     full = server.memory()
     report(server.name, count, load_s, load_times_s, (empty, full), invoke_times_s, right, result)
-
-
-def load_all(server: Server, factors: list[int], loaders: int, result: Result) -> list[float]:
-    """Seconds of each load that succeeded."""
-    local = threading.local()
-    done = itertools.count(1)
-
-    def load(factor: int) -> float | None:
-        if not hasattr(local, "connection"):
-            local.connection = Connection(server.port)
-        name = models.multiplier(factor)
-        if psutil.virtual_memory().available < LEAST_FREE_BYTES:
-            raise BenchmarkError(
-                f"{server.name}: {next(done) - 1} models loaded, and less than {LEAST_FREE_BYTES / 1e9:g} GB of memory "
-                "is free. Ask for fewer models."
-            )
-        try:
-            answer: Answer = local.connection.load(name, server.model_url(name))
-        except OSError as error:
-            result.errors.append(f"{server.name}: load {name}: {error}")
-            return None
-        if answer.status != 200:
-            result.errors.append(f"{server.name}: load {name}: {answer.status} {answer.body[:200]!r}")
-            return None
-        number = next(done)
-        if number % 100 == 0 or number == len(factors):
-            progress(f"{server.name}: {number} of {len(factors)} models loaded")
-        return answer.elapsed_s
-
-    with ThreadPoolExecutor(loaders) as pool:
-        try:
-            return [seconds for seconds in pool.map(load, factors) if seconds is not None]
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
 
 
 def invoke_at_random(server: Server, factors: list[int], result: Result) -> tuple[list[float], int]:

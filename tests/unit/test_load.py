@@ -188,7 +188,7 @@ def test_an_answer_to_a_body_must_be_the_expected_bytes() -> None:
     ],
 )
 def test_an_answer_to_numbers_is_right_where_all_are_multiplied(answer: bytes, right: bool) -> None:
-    assert Questions(Load(1, "/", 1, factor=2)).is_right(answer, [1, 2, 3, 4]) is right
+    assert Questions(Load(1, ["/"], 1, factor=2)).is_right(answer, [1, 2, 3, 4]) is right
 
 
 def test_a_generator_sends_one_load_after_the_other_and_tells_of_its_progress() -> None:
