@@ -22,8 +22,11 @@ import socket
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from benchmarks.load.patterns import Chooser
 
 # A request that is not answered for so long is an error; SageMaker itself waits 60 s.
 ANSWER_TIMEOUT_S = 60.0
@@ -48,13 +51,15 @@ _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
 class Load:
     """What is to be sent: until ``requests`` are answered or ``seconds`` have passed, whichever is given.
 
+    ``paths`` are the models', of which each request takes one by ``pattern`` (``benchmarks.load.patterns``).
     ``body`` (base64) None: every request has numbers of its own, four in a JSON row, and its answer must be these,
     ``factor`` times as large. Else every request has this body, and its answer must be ``answer`` (base64).
     """
 
     port: int
-    path: str
+    paths: Sequence[str]
     clients: int
+    pattern: str = "uniform"
     requests: int | None = None
     seconds: float | None = None
     rests: bool = False
@@ -89,16 +94,24 @@ class Questions:
         self._load = load
         self._number = load.seed * 1_000_003
         self._right = base64.b64decode(load.answer) if load.answer is not None else None
-        self._head = f"POST {load.path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {load.content_type}\r\n".encode()
-        self._message = self._with_length(base64.b64decode(load.body)) if load.body is not None else None
+        self._heads = [
+            f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {load.content_type}\r\n".encode()
+            for path in load.paths
+        ]
+        self._messages: list[bytes] = []
+        if load.body is not None:
+            body = base64.b64decode(load.body)
+            self._messages = [self._with_length(head, body) for head in self._heads]
+        self._models = Chooser(load.pattern, len(load.paths), load.seed) if len(load.paths) > 1 else None
 
     def ask(self, client: int) -> tuple[bytes, list[int] | None]:
         """The next request of this client, and its numbers where it has some."""
-        if self._message is not None:
-            return self._message, None
+        model = self._models.next() if self._models else 0
+        if self._messages:
+            return self._messages[model], None
         self._number += 1
         numbers = [self._number % PART, self._number // PART % PART, client, self._number % 7]
-        return self._with_length(json.dumps([numbers]).encode()), numbers
+        return self._with_length(self._heads[model], json.dumps([numbers]).encode()), numbers
 
     def is_right(self, answer: bytes, numbers: list[int] | None) -> bool:
         """Is this the answer to that request, and no other?"""
@@ -112,8 +125,9 @@ class Questions:
         except (ValueError, KeyError, TypeError):
             return False
 
-    def _with_length(self, body: bytes) -> bytes:
-        return b"%sContent-Length: %d\r\n\r\n%s" % (self._head, len(body), body)
+    @staticmethod
+    def _with_length(head: bytes, body: bytes) -> bytes:
+        return b"%sContent-Length: %d\r\n\r\n%s" % (head, len(body), body)
 
 
 class Client:

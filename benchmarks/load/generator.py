@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from types import TracebackType
@@ -68,14 +68,17 @@ class LoadGenerator:
 
 def numbers_load(port: int, model: str, factor: int, clients: int, **more: Any) -> Load:
     """Rows of four numbers to a model that multiplies them by ``factor``."""
-    return Load(port, invoke_path(model), clients, factor=factor, **more)
+    return Load(port, [invoke_path(model)], clients, factor=factor, **more)
 
 
-def body_load(port: int, model: str, body: bytes, content_type: str, answer: bytes, clients: int, **more: Any) -> Load:
-    """The same body again and again; every answer must be ``answer``."""
+def body_load(
+    port: int, models: str | Sequence[str], body: bytes, content_type: str, answer: bytes, clients: int, **more: Any
+) -> Load:
+    """The same body again and again, to one model or to several alike; every answer must be ``answer``."""
+    names = [models] if isinstance(models, str) else models
     return Load(
         port,
-        invoke_path(model),
+        [invoke_path(name) for name in names],
         clients,
         content_type=content_type,
         body=base64.b64encode(body).decode(),

@@ -7,30 +7,18 @@ connection; boto3 is measured too, for what a client's own library adds.
 
 from __future__ import annotations
 
-import contextlib
-import io
 import re
-import subprocess
-import tarfile
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-
-import boto3
-import psutil
 
 from benchmarks import models, options
 from benchmarks.connection import Connection
-from benchmarks.failure import BenchmarkError
 from benchmarks.options import Options
-from benchmarks.report import ROOT, Result, Target, milliseconds, progress
-from benchmarks.servers.base import python
+from benchmarks.report import Result, Target, milliseconds, progress
+from benchmarks.servers.endpoint import container_port, deploy, local_endpoint, pack
 from benchmarks.summary import Summary
-from tests.harness.marked_process import MarkedProcess
 
 MODEL = models.multiplier(2)
 TARGET = "model.tar.gz"
@@ -38,10 +26,7 @@ BODY = b"[[1, 2, 3, 4]]"
 TYPE = "application/json"
 NAME = "overhead"
 WARM_UP_INVOCATIONS = 50
-START_TIMEOUT_S = 60.0
-STOP_TIMEOUT_S = 60.0
 WANTED_OVERHEAD_MS = 5.0
-_UP = re.compile(r"is up on (http://\S+:\d+)")
 DIRECT, FRONT, BOTO3 = "container directly", "through the front", "through the front, by boto3"
 # What performs so many invocations in a row and returns the seconds of each.
 Block = Callable[[int], list[float]]
@@ -79,73 +64,15 @@ def run(chosen: OverheadOptions) -> Result:
     folder = models.ensure([MODEL])[MODEL]
     progress("starting the local endpoint")
     with local_endpoint() as (url, process):
-        runtime = deploy(url, folder)
+        runtime = deploy(url, NAME, {TARGET: pack(folder)})
         with Connection(port_of(url)) as front, Connection(container_port(process)) as container:
             report(take_turns(blocks(front, container, runtime), chosen), result)
     return result
 
 
-@contextmanager
-def local_endpoint() -> Iterator[tuple[str, psutil.Process]]:
-    """The program, up and running: its address and its process. Raises ``BenchmarkError`` where it does not come up."""
-    with tempfile.TemporaryDirectory(prefix="mb-") as folder:
-        program = MarkedProcess(Path(folder) / "local_endpoint.log")
-        program.spawn(python("-m", "scripts.programs.local_endpoint", "--port", "0"), cwd=ROOT)
-        assert program.process is not None
-        try:
-            program.wait_until_ready(lambda: _UP.search(program.log()) is not None, timeout_s=START_TIMEOUT_S)
-            found = _UP.search(program.log())
-            assert found is not None
-            yield found[1], psutil.Process(program.process.pid)
-        except AssertionError as error:
-            raise BenchmarkError(f"the local endpoint did not come up: {error}") from None
-        finally:
-            program.process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                program.process.wait(STOP_TIMEOUT_S)
-            program.kill()
-
-
-def deploy(url: str, folder: Path) -> Any:
-    """One endpoint of one instance; returns a client for it."""
-
-    def client(service: str) -> Any:
-        keys = {"aws_access_key_id": "local", "aws_secret_access_key": "local", "region_name": "us-east-1"}
-        return boto3.client(service, endpoint_url=url, **keys)
-
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
-        for path in folder.iterdir():
-            archive.add(path, path.name)
-    s3, sagemaker = client("s3"), client("sagemaker")
-    s3.create_bucket(Bucket=NAME)
-    s3.put_object(Bucket=NAME, Key=f"models/{TARGET}", Body=packed.getvalue())
-    sagemaker.create_model(
-        ModelName=NAME,
-        ExecutionRoleArn="arn:aws:iam::123456789012:role/benchmark",
-        PrimaryContainer={"Image": NAME, "Mode": "MultiModel", "ModelDataUrl": f"s3://{NAME}/models/"},
-    )
-    variant = {"VariantName": NAME, "ModelName": NAME, "InitialInstanceCount": 1, "InstanceType": "ml.m5.large"}
-    sagemaker.create_endpoint_config(EndpointConfigName=NAME, ProductionVariants=[variant])
-    sagemaker.create_endpoint(EndpointName=NAME, EndpointConfigName=NAME)
-    sagemaker.get_waiter("endpoint_in_service").wait(
-        EndpointName=NAME, WaiterConfig={"Delay": 1, "MaxAttempts": int(START_TIMEOUT_S)}
-    )
-    return client("sagemaker-runtime")
-
-
 def port_of(url: str) -> int:
     """The port in an address."""
     return int(url.rpartition(":")[2])
-
-
-def container_port(program: psutil.Process) -> int:
-    """The port that the endpoint's container was given."""
-    for child in program.children():
-        port = child.environ().get("SAGEMAKER_BIND_TO_PORT")
-        if port:
-            return int(port)
-    raise BenchmarkError("the local endpoint has no container")
 
 
 def blocks(front: Connection, container: Connection, runtime: Any) -> dict[str, Block]:

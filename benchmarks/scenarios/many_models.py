@@ -1,31 +1,33 @@
 """How many models one server holds: time to load them all, memory, threads of the front end, and right answers.
 
 Each model multiplies by a number of its own, so that every answer can be checked. As the platform may load several
-models at a time, ``--loaders`` connections do it. Stock holds fewer: see --stock-models.
+models at a time, ``--loaders`` connections do it. Stock holds fewer: see --stock-models. With ``--memory-mb`` our
+server is limited, and holds what does not fit asleep (3,000 tiny models in 4 GiB: ``--models 3000 --memory-mb
+4096``).
 """
 
 from __future__ import annotations
 
-import itertools
 import json
 import random
-import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import psutil
 
 from benchmarks import models, options
-from benchmarks.connection import Answer, Connection
-from benchmarks.failure import BenchmarkError
+from benchmarks.connection import Answer
 from benchmarks.memory import TreeMemory
 from benchmarks.options import Options
 from benchmarks.report import Result, Target, megabytes, milliseconds, progress
 from benchmarks.scenarios.memory import IDLE_S
 from benchmarks.servers import Server
+from benchmarks.servers.loading import load_all
+from benchmarks.servers.ours import OurServer
+from benchmarks.servers.workers import worker_pids
+from benchmarks.soak.limited_server import LimitedServer, make_limited_server
 from benchmarks.summary import Summary
 
 INVOCATIONS = 200
@@ -36,8 +38,10 @@ WANTED_MODELS = 1000
 # What a model costs on stock MMS, rounded up, and the part of the free memory that may be taken.
 STOCK_MODEL_BYTES = 130e6
 MEMORY_SHARE = 0.8
-# Below this the run ends, before the kernel ends something else.
-LEAST_FREE_BYTES = 1e9
+# With --asleep: a model that nobody asks for sleeps after so long; then all must within the time.
+SLEEP_AFTER_S = 5
+ASLEEP_TIMEOUT_S = 120.0
+MOST_ASLEEP_BYTES = 1e6
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,9 @@ class ManyModelsOptions(Options):
     models: int = WANTED_MODELS
     stock_models: int = 1
     loaders: int = 4
+    memory_mb: int | None = None
+    docker: bool = False
+    asleep: bool = False
 
     @classmethod
     def parse(cls, arguments: Sequence[str]) -> ManyModelsOptions:
@@ -62,12 +69,26 @@ class ManyModelsOptions(Options):
         parser.add_argument(
             "--loaders", type=options.positive, default=cls.loaders, help="loads at the same time (default 4)"
         )
+        parser.add_argument(
+            "--memory-mb", type=options.positive, metavar="MB", help="limit of our server in MiB (default: none)"
+        )
+        parser.add_argument(
+            "--docker", action="store_true", help="with --memory-mb: the image in docker run --memory, not a cgroup"
+        )
+        parser.add_argument(
+            "--asleep", action="store_true", help="also: what a model of ours costs when all of them have gone to sleep"
+        )
         given = parser.parse_args(arguments)
+        if given.docker and given.memory_mb is None:
+            parser.error("--docker needs --memory-mb")
         return cls(
             **options.common(given),
             models=given.models or (100 if given.quick else WANTED_MODELS),
             stock_models=given.stock_models or (8 if given.quick else stock_models_that_fit()),
             loaders=given.loaders,
+            memory_mb=given.memory_mb,
+            docker=given.docker,
+            asleep=given.asleep,
         )
 
 
@@ -100,9 +121,49 @@ def run(chosen: ManyModelsOptions) -> Result:
         count = chosen.stock_models if name == "stock" else chosen.models
         models.ensure([models.multiplier(factor) for factor in range(1, count + 1)])
         progress(f"starting {name}")
-        with options.make_server(name) as server:
+        with make_server(name, chosen) as server:
             measure(server, count, chosen, result)
+            if isinstance(server, LimitedServer):
+                report_limit(server, count, result)
+            if chosen.asleep and name == "ours":
+                report_asleep(server, result.rows[-1]["pss_bytes_empty"], count, result)
     return result
+
+
+def make_server(name: str, chosen: ManyModelsOptions) -> Server:
+    """A server that is not started yet; ours is limited where that is asked for."""
+    settings = {"MME_SLEEP_AFTER_S": str(SLEEP_AFTER_S)} if chosen.asleep else {}
+    if name == "ours" and chosen.memory_mb is not None:
+        return make_limited_server(chosen.memory_mb, native=not chosen.docker, settings=settings)
+    return OurServer(settings) if name == "ours" else options.make_server(name)
+
+
+def report_asleep(server: Server, empty_bytes: float, count: int, result: Result) -> None:
+    """Waits until no model has a worker, and reads the memory: what is left of a model, front end and all."""
+    deadline_s = time.monotonic() + ASLEEP_TIMEOUT_S
+    while (awake := len(worker_pids(server))) and time.monotonic() < deadline_s:
+        time.sleep(IDLE_S / 4)
+    value_mb = None
+    if awake:
+        result.notes.append(f"{awake} of {count} models still had a worker after {ASLEEP_TIMEOUT_S:g} s.")
+    else:
+        value_mb = (server.memory().total.pss_bytes - empty_bytes) / count / 1e6
+    result.rows[-1]["asleep_mb_per_model"] = value_mb
+    result.targets.append(
+        Target("a sleeping tiny model, everything counted", value_mb, "≤", MOST_ASLEEP_BYTES / 1e6, "MB")
+    )
+
+
+def report_limit(server: LimitedServer, count: int, result: Result) -> None:
+    """What a limited server is held against: all loaded, all answer, and the kernel kills nothing."""
+    row = result.rows[-1]
+    what = f"{count:,} tiny models, {server.where}"
+    result.targets += [
+        Target(f"{what}: loaded", float(row["loaded"]), "≥", count),
+        Target(f"{what}: right answers, each asked once", float(row["right_answers"]), "≥", count),
+        Target(f"{what}: kernel kills", float(server.kernel_kills()), "≤", 0.0),
+    ]
+    result.notes.append(f"ours: {server.where}.")
 
 
 def stock_models_that_fit() -> int:
@@ -113,59 +174,32 @@ def stock_models_that_fit() -> int:
 def measure(server: Server, count: int, chosen: ManyModelsOptions, result: Result) -> None:
     """Loads ``count`` models, invokes some, reads the memory and reports."""
     factors = range(1, count + 1)
-    for factor in factors:
-        server.install(models.CACHE_DIR / models.multiplier(factor), models.multiplier(factor))
+    names = [models.multiplier(factor) for factor in factors]
+    for name in names:
+        server.install(models.CACHE_DIR / name, name)
     empty = server.memory()
     started_s = time.monotonic()
-    load_times_s = load_all(server, list(factors), chosen.loaders, result)
+    load_times_s = load_all(server, names, chosen.loaders, result.errors)
     load_s = time.monotonic() - started_s
-    invoke_times_s, right = invoke_at_random(server, list(factors), result)
+    invoke_times_s, right = invoke_all(server, factors_to_ask(server, list(factors)), result)
     time.sleep(IDLE_S)
     full = server.memory()
-    report(server.name, count, load_s, load_times_s, (empty, full), invoke_times_s, right, result)
+    report(server, count, load_s, load_times_s, (empty, full), invoke_times_s, right, result)
 
 
-def load_all(server: Server, factors: list[int], loaders: int, result: Result) -> list[float]:
-    """Seconds of each load that succeeded."""
-    local = threading.local()
-    done = itertools.count(1)
-
-    def load(factor: int) -> float | None:
-        if not hasattr(local, "connection"):
-            local.connection = Connection(server.port)
-        name = models.multiplier(factor)
-        if psutil.virtual_memory().available < LEAST_FREE_BYTES:
-            raise BenchmarkError(
-                f"{server.name}: {next(done) - 1} models loaded, and less than {LEAST_FREE_BYTES / 1e9:g} GB of memory "
-                "is free. Ask for fewer models."
-            )
-        try:
-            answer: Answer = local.connection.load(name, server.model_url(name))
-        except OSError as error:
-            result.errors.append(f"{server.name}: load {name}: {error}")
-            return None
-        if answer.status != 200:
-            result.errors.append(f"{server.name}: load {name}: {answer.status} {answer.body[:200]!r}")
-            return None
-        number = next(done)
-        if number % 100 == 0 or number == len(factors):
-            progress(f"{server.name}: {number} of {len(factors)} models loaded")
-        return answer.elapsed_s
-
-    with ThreadPoolExecutor(loaders) as pool:
-        try:
-            return [seconds for seconds in pool.map(load, factors) if seconds is not None]
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+def factors_to_ask(server: Server, factors: list[int]) -> list[int]:
+    """Which models are invoked: some at random, and each once where what does not fit is asleep."""
+    chance = random.Random(SEED)
+    if isinstance(server, LimitedServer):
+        return chance.sample(factors, len(factors))
+    return chance.choices(factors, k=INVOCATIONS)
 
 
-def invoke_at_random(server: Server, factors: list[int], result: Result) -> tuple[list[float], int]:
+def invoke_all(server: Server, factors: list[int], result: Result) -> tuple[list[float], int]:
     """Seconds of each invocation, and how many were answered right."""
     chance = random.Random(SEED)
     times_s, right = [], 0
-    for _ in range(INVOCATIONS):
-        factor = chance.choice(factors)
+    for factor in factors:
         numbers = [chance.randint(1, 100) for _ in range(models.FEATURES)]
         body = json.dumps([numbers]).encode()
         answer = server.connection.invoke(models.multiplier(factor), body, "application/json")
@@ -186,7 +220,7 @@ def numbers_of(answer: Answer) -> Any:
 
 
 def report(
-    name: str,
+    server: Server,
     count: int,
     load_s: float,
     load_times_s: list[float],
@@ -202,7 +236,7 @@ def report(
     per_model = (full.total.pss_bytes - empty.total.pss_bytes) / count
     result.table.append(
         [
-            name,
+            server.name,
             str(count),
             f"{load_s:.1f}",
             milliseconds(loads.p50),
@@ -212,14 +246,14 @@ def report(
             megabytes(full.jvm.pss_bytes),
             str(full.jvm_threads),
             str(full.processes),
-            f"{right}/{INVOCATIONS}",
+            f"{right:,}/{len(invoke_times_s):,}",
             milliseconds(invocations.p50),
             milliseconds(invocations.p99),
         ]
     )
     result.rows.append(
         {
-            "server": name,
+            "server": server.name,
             "models": count,
             "loaded": len(load_times_s),
             "load_all_s": load_s,
@@ -234,7 +268,7 @@ def report(
             "invoke_s": invocations,
         }
     )
-    if name == "ours":
+    if server.name == "ours" and not isinstance(server, LimitedServer):
         measured = count >= WANTED_MODELS
         what = f"{WANTED_MODELS:,} tiny models"
         total_gb = full.total.pss_bytes / 1e9

@@ -15,6 +15,7 @@ import threading
 import time
 import uuid
 from abc import abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +36,12 @@ _SERVER_USER = "model-server"
 
 
 class LimitedServer(Server):
-    """A ``Server`` with a limit, whose processes can be counted and killed."""
+    """A ``Server`` with a limit, whose processes can be counted and killed. ``settings`` are environment variables."""
 
-    def __init__(self, memory_mb: int) -> None:
+    def __init__(self, memory_mb: int, settings: Mapping[str, str] | None = None) -> None:
         super().__init__()
         self.memory_mb = memory_mb
+        self.settings = dict(settings or {})
 
     @property
     @abstractmethod
@@ -72,7 +74,7 @@ class SettingLimitedServer(LimitedServer, OurServer):
         return f"MME_MEMORY_LIMIT_MB={self.memory_mb}"
 
     def environment(self) -> dict[str, str]:
-        return {**super().environment(), "MME_MEMORY_LIMIT_MB": str(self.memory_mb)}
+        return {**super().environment(), "MME_MEMORY_LIMIT_MB": str(self.memory_mb), **self.settings}
 
     def start(self) -> None:
         self._kills_before = _machines_kills()
@@ -85,9 +87,9 @@ class SettingLimitedServer(LimitedServer, OurServer):
 class CgroupLimitedServer(LimitedServer, OurServer):
     """In a cgroup below this process's own, of either version."""
 
-    def __init__(self, memory_mb: int) -> None:
+    def __init__(self, memory_mb: int, settings: Mapping[str, str] | None = None) -> None:
         self._cgroup = make_cgroup(f"mme-soak-{uuid.uuid4().hex[:12]}", memory_mb * MIB)
-        super().__init__(memory_mb)
+        super().__init__(memory_mb, settings)
 
     @property
     def where(self) -> str:
@@ -96,6 +98,9 @@ class CgroupLimitedServer(LimitedServer, OurServer):
     @property
     def _is_v2(self) -> bool:
         return (self._cgroup / "memory.max").exists()
+
+    def environment(self) -> dict[str, str]:
+        return {**super().environment(), **self.settings}
 
     def command(self) -> list[str]:
         enter = 'echo $$ >"$0/cgroup.procs" && exec "$@"'
@@ -120,8 +125,8 @@ class CgroupLimitedServer(LimitedServer, OurServer):
 class DockerLimitedServer(LimitedServer, DockerServer):
     """In a container of the image, which is built first."""
 
-    def __init__(self, memory_mb: int) -> None:
-        super().__init__(memory_mb)
+    def __init__(self, memory_mb: int, settings: Mapping[str, str] | None = None) -> None:
+        super().__init__(memory_mb, settings)
         self._inspector: subprocess.Popen[str] | None = None
         self._inspecting = threading.Lock()
         self.image = ""
@@ -141,6 +146,7 @@ class DockerLimitedServer(LimitedServer, DockerServer):
             "SAGEMAKER_BIND_TO_PORT": str(self.port),
             "MME_HOST": "127.0.0.1",
             **{name: value for name, value in os.environ.items() if name.startswith("MME_")},
+            **self.settings,
         }
         environment = [part for name, value in settings.items() for part in ("--env", f"{name}={value}")]
         limits = ["--memory", f"{self.memory_mb}m", "--memory-swap", f"{self.memory_mb}m"]
@@ -198,15 +204,15 @@ class DockerLimitedServer(LimitedServer, DockerServer):
         return done.stdout
 
 
-def make_limited_server(memory_mb: int, *, native: bool) -> LimitedServer:
+def make_limited_server(memory_mb: int, *, native: bool, settings: Mapping[str, str] | None = None) -> LimitedServer:
     """The server with the strictest limit that can be had; with ``native`` without Docker."""
     if not native and docker_answers():
-        return DockerLimitedServer(memory_mb)
+        return DockerLimitedServer(memory_mb, settings)
     try:
-        return CgroupLimitedServer(memory_mb)
+        return CgroupLimitedServer(memory_mb, settings)
     except BenchmarkError as error:
         progress(f"{error}: the limit is the server's own setting alone")
-        return SettingLimitedServer(memory_mb)
+        return SettingLimitedServer(memory_mb, settings)
 
 
 def docker_answers() -> bool:

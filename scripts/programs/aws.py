@@ -27,10 +27,11 @@ LOCAL_REGION = "us-east-1"
 IN_PROGRESS = ("Creating", "Updating", "RollingBack", "SystemUpdating", "Deleting")
 
 
-def client(service: str) -> Any:
-    """A boto3 client. The local endpoint needs neither a region nor credentials; AWS does. Raises ``Failure``."""
+def client(service: str, **settings: Any) -> Any:
+    """A boto3 client; ``settings`` are botocore's own. The local endpoint needs neither a region nor credentials; AWS
+    does. Raises ``Failure``."""
     session = boto3.Session()
-    config = Config(read_timeout=READ_TIMEOUT_S, user_agent_extra="multi-model-scripts")
+    config = Config(**{"read_timeout": READ_TIMEOUT_S, "user_agent_extra": "multi-model-scripts", **settings})
     made = session.client(service, region_name=session.region_name or LOCAL_REGION, config=config)
     if is_local(made.meta.endpoint_url):
         if session.get_credentials() is None:

@@ -35,7 +35,10 @@ from tests.harness.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCH = [sys.executable, "-P", "-m", "scripts.programs.bench"]
-SCENARIOS = ("cold_load", "memory", "many_models", "latency", "integrity", "targets", "endpoint_overhead")
+SCENARIOS = (
+    *("cold_load", "memory", "many_models", "latency", "integrity", "targets", "endpoint_overhead"),
+    *("traffic", "overcommit"),
+)
 
 
 # ---- arithmetic ----

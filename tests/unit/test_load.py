@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO
@@ -32,7 +33,13 @@ def read_head(file: BinaryIO) -> list[bytes]:
 
 
 @contextmanager
-def server(answering: Answering, *, extra: bytes = b"", closes_after_errors: bool = False) -> Iterator[int]:
+def server(
+    answering: Answering,
+    *,
+    extra: bytes = b"",
+    closes_after_errors: bool = False,
+    on_path: Callable[[bytes], None] = lambda _: None,
+) -> Iterator[int]:
     """Answers requests by ``answering``, each connection in a thread; yields its port."""
     listener = socket.create_server(("127.0.0.1", 0))
     threads: list[threading.Thread] = []
@@ -42,6 +49,7 @@ def server(answering: Answering, *, extra: bytes = b"", closes_after_errors: boo
             while head := read_head(file):
                 (length,) = [int(line.split()[1]) for line in head if line.lower().startswith(b"content-length:")]
                 body = file.read(length)
+                on_path(head[0].split()[1])
                 answer = answering(json.loads(body)[0] if body.startswith(b"[") else [])
                 if answer is None:
                     return
@@ -175,6 +183,18 @@ def test_an_answer_to_a_body_must_be_the_expected_bytes() -> None:
     assert wrong.errors == {"wrong answer": 10}
 
 
+def test_a_load_is_spread_over_models_by_its_pattern() -> None:
+    asked: list[bytes] = []
+
+    names = ["a b", "c", "d"]
+    with server(lambda _: (200, b"cat"), on_path=asked.append) as port:
+        sent = Run(body_load(port, names, b"x", "text/csv", b"cat", 2, requests=300, pattern="hot")).perform()
+    assert sent.right == 300
+    counts = Counter(asked)
+    assert set(counts) == {b"/models/a%20b/invoke", b"/models/c/invoke", b"/models/d/invoke"}
+    assert counts[b"/models/a%20b/invoke"] > 240  # 270 are expected; five standard deviations are 26
+
+
 @pytest.mark.parametrize(
     ("answer", "right"),
     [
@@ -188,7 +208,7 @@ def test_an_answer_to_a_body_must_be_the_expected_bytes() -> None:
     ],
 )
 def test_an_answer_to_numbers_is_right_where_all_are_multiplied(answer: bytes, right: bool) -> None:
-    assert Questions(Load(1, "/", 1, factor=2)).is_right(answer, [1, 2, 3, 4]) is right
+    assert Questions(Load(1, ["/"], 1, factor=2)).is_right(answer, [1, 2, 3, 4]) is right
 
 
 def test_a_generator_sends_one_load_after_the_other_and_tells_of_its_progress() -> None:

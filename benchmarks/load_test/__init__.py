@@ -1,0 +1,1 @@
+"""A load on an endpoint or a container, by Locust: ``./scripts/load_test``."""
