@@ -36,7 +36,8 @@ MIB = 2**20
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[ServerProcess]:
-    with ServerProcess(SAGEMAKER_HANDLER=HANDLER, MME_PRELOAD="none", SAGEMAKER_MAX_PAYLOAD_IN_MB="2") as running:
+    settings: dict[str, Any] = {"SAGEMAKER_MAX_PAYLOAD_IN_MB": "2", "MME_MAX_WORKERS": "1"}  # a death leaves none
+    with ServerProcess(SAGEMAKER_HANDLER=HANDLER, MME_PRELOAD="none", **settings) as running:
         make_model(running.model_dir("m"))
         assert running.load("m").status_code == 200
         yield running

@@ -211,6 +211,15 @@ def test_a_put_fixes_the_number_or_gives_it_a_range(server: ServerProcess, stati
     seen.assert_each_was_answered_once_with_its_own()
 
 
+def test_a_minimum_of_no_workers_keeps_those_that_there_are(server: ServerProcess) -> None:
+    name = load(server, initial_workers=2)
+    scale(server, name, 0, 3)
+    assert bounds(server, name)[:2] == (0, 3)
+    assert server.invoke(name, command("echo", 1)).json() == 1
+    wait_until(lambda: bounds(server, name)[2] == 1, "what was not needed goes")
+    assert server.invoke(name, command("echo", 1)).json() == 1
+
+
 def test_without_autoscaling_a_model_keeps_its_workers() -> None:
     with start(MME_AUTOSCALE="off") as server, statistics_of(server) as statistics:
         name, two = load(server), load(server, "minWorkers=2\nmaxWorkers=4\n")

@@ -34,6 +34,34 @@ def test_a_model_has_one_worker_among_many_and_one_per_core_alone() -> None:
     assert properties(SAGEMAKER_MODEL_SERVER_WORKERS="3")["default_workers_per_model"] == "3"
 
 
+def load_policy(cores: float = 4.0, **environment: str) -> dict[str, str]:
+    text = mms_config.load_policy(Settings.from_environment(environment), [Path("/models")], cores=cores)
+    return dict(line.split("=", 1) for line in text.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("environment", "least", "most", "fixed"),
+    [
+        ({"SAGEMAKER_MULTI_MODEL": "true"}, 1, 4, False),
+        ({"SAGEMAKER_MULTI_MODEL": "true", "MME_WORKERS_PER_CORE": "1.5"}, 1, 6, False),
+        ({"SAGEMAKER_MULTI_MODEL": "true", "MME_MIN_WORKERS": "2", "MME_MAX_WORKERS": "3"}, 2, 3, False),
+        ({"SAGEMAKER_MULTI_MODEL": "true", "MME_MIN_WORKERS": "9"}, 9, 9, False),
+        ({"SAGEMAKER_MULTI_MODEL": "true", "SAGEMAKER_MODEL_SERVER_WORKERS": "2"}, 2, 4, True),
+        ({}, 4, 4, False),  # a model alone
+        ({"MME_MIN_WORKERS": "1"}, 1, 4, False),
+    ],
+)
+def test_the_bounds_of_workers(environment: dict[str, str], least: int, most: int, fixed: bool) -> None:
+    found = load_policy(4.0, **environment)
+    assert (found["min_workers"], found["max_workers"]) == (str(least), str(most))
+    assert found["workers_fixed"] == str(fixed).lower()
+
+
+def test_workers_follow_traffic_unless_it_is_switched_off() -> None:
+    assert load_policy()["autoscale"] == "true"
+    assert load_policy(MME_AUTOSCALE="off")["autoscale"] == "false"
+
+
 def test_the_payload_limit_is_in_bytes_both_ways() -> None:
     found = properties(SAGEMAKER_MAX_PAYLOAD_IN_MB="20")
     assert found["max_request_size"] == found["max_response_size"] == str(20 * 1024 * 1024)

@@ -19,7 +19,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from mme.settings import Settings
 
@@ -55,9 +56,8 @@ class Limits:
         return cls(workers, workers)
 
 
-@dataclass(frozen=True)
-class ModelSample:
-    """One model at one moment."""
+class ModelSample(NamedTuple):
+    """One model at one moment. (A tuple, as the next one: made many times a second.)"""
 
     name: str
     workers: int  # those that are still loading among them
@@ -86,14 +86,12 @@ class ModelSample:
         return self.waiting > HEAVY_BATCHES * self.batch_size
 
 
-@dataclass(frozen=True)
-class ModelMemory:
+class ModelMemory(NamedTuple):
     """What one decision leaves to the next about a model."""
 
     seen_s: float
     pressed_s: float = 0.0  # HOLD_S: it is to get a worker
     changed_s: float = -math.inf  # its number of workers
-    workers: int = 0  # that it had
     asked_for: int | None = None  # so many workers, of which one is yet to serve
     refusals: int = 0  # in a row
     not_before_s: float = -math.inf  # is it asked for again
@@ -140,8 +138,8 @@ def decide(samples: Iterable[ModelSample], limits: Limits, memory: Memory, now_s
     shrinking = _shrinking(models, noted, now_s, blocked)
     changes = [*growing, *shrinking]
     for each in changes:
-        note = replace(noted[each.name], changed_s=now_s, pressed_s=0.0)
-        noted[each.name] = replace(note, asked_for=each.workers) if each.workers > each.sample.workers else note
+        asked_for = each.workers if each.workers > each.sample.workers else None
+        noted[each.name] = noted[each.name]._replace(changed_s=now_s, pressed_s=0.0, asked_for=asked_for)
     kept = {
         name: note
         for name, note in noted.items()
@@ -159,16 +157,16 @@ def _note(sample: ModelSample, before: ModelMemory | None, now_s: float) -> Mode
         pressed_s = before.pressed_s + elapsed_s * (HOLD_S / HEAVY_HOLD_S if sample.is_heavily_pressed else 1)
     else:
         pressed_s = before.pressed_s - elapsed_s * _FORGET
-    note = replace(before, seen_s=now_s, pressed_s=min(HOLD_S, max(0.0, pressed_s)), workers=sample.workers)
+    note = before._replace(seen_s=now_s, pressed_s=min(HOLD_S, max(0.0, pressed_s)))
     if note.asked_for is None:
         return note
     if sample.workers < note.asked_for:
         if now_s - note.changed_s < ANSWERED_S:
             return note  # it may not have been begun yet
         wait_s = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2**note.refusals)
-        return replace(note, asked_for=None, refusals=note.refusals + 1, not_before_s=now_s + wait_s)
+        return note._replace(asked_for=None, refusals=note.refusals + 1, not_before_s=now_s + wait_s)
     if sample.loaded >= note.asked_for:
-        return replace(note, asked_for=None, refusals=0)
+        return note._replace(asked_for=None, refusals=0)
     return note
 
 

@@ -95,8 +95,26 @@ class ModelSample(NamedTuple):
     whole_buckets: tuple[int, ...]  # from arrival to the answer
 
 
+class ScalingSample(NamedTuple):
+    """The part of a record that workers are added and taken back by."""
+
+    name: str
+    state: int  # 0: not registered
+    waiting: int
+    workers: int
+    busy_workers: int
+    wanted_workers: int
+    batch_size: int
+    min_workers: int
+    max_workers: int
+    max_idle_s: int
+    all_busy_ns: int  # when all workers last had a batch at once (``time.monotonic_ns``)
+
+
 # A record's numbers, in their order; a histogram's buckets follow, those of the queue, the handler and the whole.
 _NUMBERS = ("generation", "state", "name_bytes", "target_bytes", *ModelSample._fields[5:-3])
+# generation and ScalingSample's, without the lengths of the texts, under_way, batch_delay_ms and queue_size
+_SCALING = struct.Struct("=qq16xq8xqqqq16xqqq")
 _RECORD = struct.Struct(f"={len(_NUMBERS) + 3 * BUCKETS}q")
 
 
@@ -125,6 +143,7 @@ class ModelStatistics:
         size = os.fstat(descriptor).st_size
         self._bytes = memoryview(mmap.mmap(descriptor, size, prot=mmap.PROT_READ))
         self._numbers = self._bytes.cast("q")
+        self._names: dict[int, tuple[str, int]] = {}  # by record, with its generation
 
     def _header(self, name: str) -> int:
         return self._numbers[_HEADER.index(name)]
@@ -189,9 +208,15 @@ class ModelStatistics:
     def _text(self, start: int, length: int) -> str:
         return bytes(self._bytes[start : start + length]).decode(errors="replace")
 
-    def all_busy_ns(self, number: int) -> int:
-        """When all workers of a model last had a batch at once (``time.monotonic_ns``)."""
-        return self._numbers[(_HEADER_BYTES + number * _RECORD_BYTES + _RECORD.size) // _NUMBER_BYTES]
+    def scaling_sample(self, number: int) -> ScalingSample:
+        """What workers are added and taken back by: a fraction of ``sample``, for who asks many times a second."""
+        start = _HEADER_BYTES + number * _RECORD_BYTES
+        generation, *values = _SCALING.unpack_from(self._bytes, start)
+        if self._names.get(number, ("", 0))[1] != generation:
+            whole = self.sample(number)
+            self._names[number] = (whole.name, whole.generation)
+        all_busy_ns = self._numbers[(start + _RECORD.size) // _NUMBER_BYTES]
+        return ScalingSample._make((self._names[number][0], *values, all_busy_ns))
 
     def samples(self) -> Iterator[ModelSample]:
         """Of all models that are loaded, or being loaded."""

@@ -22,6 +22,8 @@ logger = logging.getLogger("mme.supervisor.scaling")
 
 # Longer than the pause that the agent makes between two events (Events.java).
 LOOK_ON_S = 1.0
+# Looks that take long, because requests wait for hundreds of models, are fewer: the loop has this share of a core.
+MOST_OF_A_CORE = 0.01
 
 
 class ScalingLoop:
@@ -48,15 +50,18 @@ class ScalingLoop:
     def on_event(self) -> None:
         """``descriptor`` can be read."""
         self._agent.take_events()
-        self._look_on_until_s = time.monotonic() + LOOK_ON_S
+        now_s = time.monotonic()
+        self._look_on_until_s = now_s + LOOK_ON_S
+        if self._look_at_s is None or self._look_at_s > now_s + BUSY_LOOK_S:
+            self._look_at_s = now_s
 
     def is_due(self) -> bool:
         """Whether it is time to look."""
-        return self.timeout_s() == 0.0 or time.monotonic() < self._look_on_until_s
+        return self.timeout_s() == 0.0
 
     def look(self) -> None:
         """One round. What goes wrong is logged: the server goes on with the workers that there are."""
-        now_s = time.monotonic()
+        now_s, began_s = time.monotonic(), time.thread_time()
         decision = decide(self._samples(), self._limits, self._memory, now_s)
         self._memory = decision.memory
         for change in decision.changes:
@@ -64,6 +69,8 @@ class ScalingLoop:
         if self._statistics.waiting:
             self._look_on_until_s = now_s + LOOK_ON_S
         look_again_s = BUSY_LOOK_S if now_s < self._look_on_until_s else decision.look_again_s
+        if look_again_s is not None:
+            look_again_s = max(look_again_s, (time.thread_time() - began_s) / MOST_OF_A_CORE)
         self._look_at_s = None if look_again_s is None else now_s + look_again_s
 
     def _samples(self) -> list[ModelSample]:
@@ -81,8 +88,8 @@ class ScalingLoop:
 
     def _sample(self, number: int) -> ModelSample | None:
         """None where the model has been unloaded, or has no worker yet."""
-        seen = self._statistics.sample(number)
-        if not seen.is_registered or not seen.wanted_workers:
+        seen = self._statistics.scaling_sample(number)
+        if not seen.state or not seen.wanted_workers:
             return None
         return ModelSample(
             name=seen.name,
@@ -90,7 +97,7 @@ class ScalingLoop:
             loaded=min(seen.workers, seen.wanted_workers),  # one that is taken back may still answer
             busy=seen.busy_workers,
             waiting=seen.waiting,
-            all_busy_s=self._statistics.all_busy_ns(number) / 1e9,
+            all_busy_s=seen.all_busy_ns / 1e9,
             least_workers=max(1, seen.min_workers),
             most_workers=seen.max_workers,
             batch_size=seen.batch_size,

@@ -11,7 +11,7 @@ import java.util.concurrent.atomic.AtomicLong;
  * agent.events says that it should look. It rests where nothing waits, and looks often for a second after each.
  */
 final class Events {
-    private static final String PIPE = Agent.PRIVATE_FOLDER + "/agent.events"; // in the working folder
+    private static final String PIPE = Agent.PRIVATE_FOLDER + "/agent.events";
     private static final long PAUSE_NS = TimeUnit.MILLISECONDS.toNanos(500); // less than what the loop looks on for
 
     private final OutputStream pipe; // null: nobody listens

@@ -52,7 +52,7 @@ final class WorkerScaling {
         Agent.set(Agent.field(WorkLoadManager.class, "workers"), manager, lists);
     }
 
-    /** MMS's lists of workers, by model, which are read while others change them: by GET /models/NAME and PUT. */
+    /** MMS's lists of workers, by model, which are read while others change them: by GET /models/NAME (MMS-36). */
     private static final class Lists extends ConcurrentHashMap<String, List<WorkerThread>> {
         private static final long serialVersionUID = 1L;
 
@@ -127,7 +127,7 @@ final class WorkerScaling {
                                 : CompletableFuture.completedFuture(status));
     }
 
-    /** A PUT has set the model's bounds. */
+    /** A PUT has set the model's bounds; the least may be none (MMS-36). */
     CompletableFuture<HttpResponseStatus> change(Model model) {
         CompletableFuture<HttpResponseStatus> done = CompletableFuture.completedFuture(HttpResponseStatus.OK);
         synchronized (model.getModelName()) {
