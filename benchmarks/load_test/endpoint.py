@@ -1,6 +1,6 @@
-"""A multi-model endpoint as a load test's destination: of AWS, or that which AWS_ENDPOINT_URL names. Requests are signed.
+"""A multi-model endpoint as the destination of a load test: AWS's, or that which AWS_ENDPOINT_URL names.
 
-This module, too, is imported when gevent has patched the standard library.
+Requests are signed, by boto3. This module, too, is imported when gevent has patched the standard library.
 """
 
 from __future__ import annotations
