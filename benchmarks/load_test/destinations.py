@@ -1,4 +1,4 @@
-"""What is loaded: a multi-model endpoint, called by boto3, or a container, called as SageMaker calls it.
+"""What is loaded: a container, called as SageMaker calls it, or (endpoint.py) a multi-model endpoint, called by boto3.
 
 A destination knows its models and makes callers. A caller sends one request at a time and tries nothing again. This
 module is imported when gevent has patched the standard library: sockets and locks are those of greenlets.
@@ -13,26 +13,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote, urlsplit
 
 import requests
-from botocore.exceptions import BotoCoreError, ClientError
 from gevent.pool import Pool
 
 from benchmarks.connection import Connection
 from benchmarks.failure import BenchmarkError
 from benchmarks.load_test.options import Body, LoadTestOptions
-from scripts.programs.aws import client, parse_s3_url, plain_errors
 from scripts.programs.console import Failure
 from scripts.programs.container_api import ContainerApi
-from scripts.programs.list_models import list_objects, prefix_of
 from scripts.programs.progress import steps_bar
 
 # In an open loop that the server does not keep up with, so many requests wait for their answers at a time.
 MOST_CONNECTIONS = 1000
 LOADS_AT_ONCE = 4
-_SHOWN_CHARACTERS = 300
+SHOWN_CHARACTERS = 300
 
 
 @dataclass(frozen=True)
@@ -84,51 +80,6 @@ class Destination(ABC):
         return there[:wanted]
 
     remedy = ""
-
-
-class Endpoint(Destination):
-    """A multi-model endpoint: AWS's, or that which AWS_ENDPOINT_URL names. Requests are signed."""
-
-    remedy = "Upload more with ./scripts/upload_models, or ask for fewer with --models."
-
-    def __init__(self, options: LoadTestOptions) -> None:
-        super().__init__(options)
-        self._runtime = client(
-            "sagemaker-runtime",
-            retries={"total_max_attempts": 1},
-            read_timeout=options.timeout_s,
-            connect_timeout=options.timeout_s,
-            max_pool_connections=options.users or MOST_CONNECTIONS,
-        )
-
-    def available(self) -> list[str]:
-        assert self.options.endpoint is not None
-        with plain_errors(f"listing the models of {self.options.endpoint} (--names spares that)"):
-            bucket, prefix = parse_s3_url(prefix_of(client("sagemaker"), self.options.endpoint))
-            return [each["Key"].removeprefix(prefix) for each in list_objects(client("s3"), bucket, prefix)]
-
-    def caller(self) -> Caller:
-        return _Boto3Caller(self._runtime, self.options)
-
-
-class _Boto3Caller(Caller):
-    def __init__(self, runtime: Any, options: LoadTestOptions) -> None:
-        self._runtime = runtime
-        self._common = {"EndpointName": options.endpoint, **({"Accept": options.accept} if options.accept else {})}
-
-    def call(self, model: str, body: Body) -> Outcome:
-        try:
-            answer = self._runtime.invoke_endpoint(
-                **self._common, TargetModel=model, ContentType=body.content_type, Body=body.data
-            )
-            return Outcome(answer_bytes=len(answer["Body"].read()))
-        except ClientError as error:
-            its = error.response
-            status = its.get("OriginalStatusCode") or its.get("ResponseMetadata", {}).get("HTTPStatusCode")
-            said = str(its.get("OriginalMessage") or its["Error"].get("Message", ""))
-            return Outcome(f"{its['Error'].get('Code')} ({status})", said[:_SHOWN_CHARACTERS])
-        except (BotoCoreError, OSError) as error:
-            return Outcome(type(error).__name__, str(error)[:_SHOWN_CHARACTERS])
 
 
 class Container(Destination):
@@ -233,7 +184,7 @@ class _HttpCaller(Caller):
         except TimeoutError as error:
             return Outcome("no answer in time", str(error))
         except (OSError, BenchmarkError, ValueError) as error:
-            return Outcome(type(error).__name__, str(error)[:_SHOWN_CHARACTERS])
+            return Outcome(type(error).__name__, str(error)[:SHOWN_CHARACTERS])
         if answer.status != 200:
             return Outcome(f"status {answer.status}", _message(answer.body), len(answer.body))
         return Outcome(answer_bytes=len(answer.body))
@@ -246,9 +197,13 @@ def _message(body: bytes) -> str:
         text = json.loads(text)["message"]
     except (ValueError, KeyError, TypeError):
         pass
-    return str(text)[:_SHOWN_CHARACTERS]
+    return str(text)[:SHOWN_CHARACTERS]
 
 
 def make_destination(options: LoadTestOptions) -> Destination:
     """The one that the options name. Raises ``Failure``."""
-    return Endpoint(options) if options.endpoint else Container(options)
+    if options.endpoint is None:
+        return Container(options)
+    from benchmarks.load_test.endpoint import Endpoint  # imports boto3
+
+    return Endpoint(options)

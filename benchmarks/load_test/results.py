@@ -14,7 +14,7 @@ from locust.stats import PERCENTILES_TO_REPORT, StatsCSV
 
 from benchmarks.load_test.options import RESULTS_DIR, LoadTestOptions
 from benchmarks.load_test.record import COLD, WARM, Call, Record, latencies_s
-from benchmarks.load_test.server_metrics import Sample, Sampler
+from benchmarks.load_test.server_metrics import Sample, Sampler, in_words
 from benchmarks.report import ROOT, milliseconds, table
 from benchmarks.summary import Summary
 
@@ -38,7 +38,9 @@ def summary(options: LoadTestOptions, models: int, record: Record, sampler: Samp
             f"this program fell behind by up to {record.most_behind_s:.1f} s: it cannot send {options.rate:g} "
             "requests/s here (latencies count from when a request was due)"
         )
-    if not sampler.samples:
+    if sampler.samples:
+        lines.append(f"the server: {in_words(sampler.samples) or 'its metrics do not name workers'}")
+    else:
         lines.append(f"no workers over time: {sampler.why_none}")
     if record.errors:
         lines += ["", f"{record.failed:,} errors"]
@@ -84,13 +86,13 @@ def _write_csv(path: Path, write: Callable[[Any], object]) -> None:
 
 def timeline(record: Record, samples: Sequence[Sample]) -> list[list[object]]:
     """A head, and a row for each second; milliseconds where the head says so."""
-    head: list[object] = ["second", "answers", "errors", "p50_ms", "p95_ms", "p99_ms", "workers", "asleep"]
+    head: list[object] = ["second", "answers", "errors", "p50_ms", "p95_ms", "p99_ms", "workers", "asleep", "wake_ups"]
     at_second = {int(sample.at_s): sample for sample in samples}
     rows = []
     for each in record.seconds():
         sample = at_second.get(each.number)
         percentiles = [_in_ms(value_s) for value_s in (each.p50_s, each.p95_s, each.p99_s)]
-        seen = [sample.workers, sample.asleep] if sample else [None, None]
+        seen = [sample.workers, sample.asleep, sample.wake_ups] if sample else [None] * 3
         counted = ["" if value is None else f"{value:g}" for value in seen]
         rows.append([each.number, each.answers, each.errors, *percentiles, *counted])
     return [head, *rows]
@@ -126,12 +128,12 @@ def plot(options: LoadTestOptions, record: Record, samples: Sequence[Sample], pa
     errors.set_ylabel("errors/s")
     if samples:
         counts = axes[3]
-        for name, colour in (("workers", "tab:blue"), ("asleep", "tab:gray")):
+        for name, colour, label in (("workers", "tab:blue", "workers awake"), ("asleep", "tab:gray", "models asleep")):
             found = [(sample.at_s, getattr(sample, name)) for sample in samples]
             known = [(when_s, value) for when_s, value in found if value is not None]
             if known:
-                counts.plot(*zip(*known, strict=True), color=colour, label=name)
-        counts.set_ylabel("workers, models")
+                counts.plot(*zip(*known, strict=True), color=colour, label=label)
+        counts.set_ylabel("count")
         if counts.lines:
             counts.legend(loc="upper right")
     for each in (answers, errors, *axes[3:]):

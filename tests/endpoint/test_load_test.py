@@ -33,7 +33,7 @@ def test_the_models_of_an_endpoint_are_found_and_called(
         local.upload(f"models/m-{number}.tar.gz", pack({"text": str(number)}))
     local.deploy()
     where = ("--endpoint", "endpoint", "--models", "3", "--output", tmp_path / "out")
-    done = as_process(local, "load_test", *where, *pace, "--duration", "2", "--body", body)
+    done = as_process(local, "load_test", *where, *pace, "--duration", "1", "--body", body)
     assert "endpoint endpoint, 3 models, uniform" in done.stdout
     assert "no errors" in done.stdout
     found = counts(done.stdout)
@@ -51,7 +51,7 @@ def test_a_model_that_fails_is_counted_by_its_own_status_and_not_tried_again(
     local.deploy()
     names = ("--names", "m-{}.tar.gz", "--models", "2", "--output", tmp_path / "out")
     done = as_process(
-        local, "load_test", "--endpoint", "endpoint", *names, "--users", "1", "--duration", "2", "--body", body, code=1
+        local, "load_test", "--endpoint", "endpoint", *names, "--users", "1", "--duration", "1", "--body", body, code=1
     )
     found = counts(done.stdout)
     assert 0 < found["all"][1] < found["all"][0]

@@ -12,16 +12,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
+from prometheus_client import Counter as Counter_
 
 from benchmarks.load.patterns import PATTERNS, Chooser, shares
-from benchmarks.load_test import options
+from benchmarks.load_test import options, server_metrics
 from scripts.programs.console import Failure
 from tests.harness import scripted_handler
 from tests.harness.server import ServerProcess
 
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = 4
-SECONDS = "2"
+SECONDS = "1"
 
 
 # ---- patterns ----
@@ -118,6 +120,32 @@ def test_wrong_use_is_explained(
     assert said in capsys.readouterr().err
 
 
+# ---- the server's metrics ----
+
+
+def test_workers_and_sleeping_models_are_read_from_prometheus_text() -> None:
+    registry = CollectorRegistry()
+    Gauge("mme_workers", "", registry=registry).set(12)
+    Gauge("mme_models_asleep", "", registry=registry).set(3)
+    Gauge("mme_models_loaded", "", registry=registry).set(99)
+    asleep = Gauge("mme_model_workers_asleep", "", ["model"], registry=registry)
+    woken = Counter_("mme_model_wake_ups", "", ["model"], registry=registry)
+    for model, number in (("a", 1), ("b", 2)):
+        asleep.labels(model).set(number)
+        woken.labels(model).inc(number * 10)
+    first = server_metrics.parse(generate_latest(registry).decode(), 1.5)
+    assert first == server_metrics.Sample(1.5, workers=9, asleep=3, wake_ups=30)
+    woken.labels("b").inc(4)
+    last = server_metrics.parse(generate_latest(registry).decode(), 2.5)
+    assert server_metrics.in_words([first, last]) == "9 to 9 workers awake, 3 to 3 models asleep, 4 wake-ups"
+
+
+def test_metrics_of_another_server_say_nothing() -> None:
+    sample = server_metrics.parse("# HELP up x\n# TYPE up gauge\nup 1\n", 0)
+    assert (sample.workers, sample.asleep, sample.wake_ups) == (None, None, None)
+    assert server_metrics.in_words([sample]) == ""
+
+
 # ---- runs ----
 
 
@@ -179,10 +207,10 @@ def test_a_closed_loop_on_a_container_loads_calls_and_unloads_its_models(
 def test_an_open_loop_sends_at_its_rate_and_leaves_all_files(server: ServerProcess, body: Path, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     where = ("--url", server.url, "--load-from", server.models_dir / "healthy", "--output", folder)
-    done = load_test(*where, "--rate", "50", "--duration", SECONDS, "--body", body)
+    done = load_test(*where, "--rate", "100", "--duration", SECONDS, "--body", body)
     sent, errors = counts(done.stdout)["all"]
     assert errors == 0
-    assert 50 <= sent <= 150  # a Poisson process: 100 are expected, ten of them are its standard deviation
+    assert 50 <= sent <= 150  # a Poisson process: 100 are expected, ten is its standard deviation
     files = {"report.html", "statistics.csv", "failures.csv", "timeline.csv", "load_test.png"}
     assert {path.name for path in folder.iterdir()} == files
     assert "cold" in (folder / "report.html").read_text()

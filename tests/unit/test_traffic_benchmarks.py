@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -153,14 +154,16 @@ def test_many_models_asks_each_once_where_memory_is_limited(capsys: pytest.Captu
 # ---- real runs ----
 
 
-def bench(output: Path, *arguments: str) -> dict[str, list[dict[str, object]]]:
+def bench(output: Path, *arguments: str) -> dict[str, Any]:
     """The record of a run without errors."""
     command = [sys.executable, "-P", "-m", "scripts.programs.bench", *arguments, "--output", str(output)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-    return json.loads(output.read_text())
+    record: dict[str, Any] = json.loads(output.read_text())
+    return record
 
 
+@pytest.mark.ci
 @pytest.mark.slow
 def test_traffic_runs_and_leaves_its_record(tmp_path: Path) -> None:
     few = ("--kinds", "regressors", "--regressors", "2", "--servers", "ours", "--seconds", "1")
@@ -171,6 +174,7 @@ def test_traffic_runs_and_leaves_its_record(tmp_path: Path) -> None:
     assert len(record["targets"]) == 3
 
 
+@pytest.mark.ci
 @pytest.mark.slow
 def test_overcommit_runs_and_leaves_its_record(tmp_path: Path) -> None:
     few = ("--fits", "2", "--times", "1", "--ways", "sleeping", "--requests", "20", "--memory-mb", "1200")
