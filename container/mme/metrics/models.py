@@ -109,16 +109,15 @@ class ModelReader:
             self._give_up(number)
         unloaded = [number for number in self._own if not states[number]]
         for number, state in enumerate(states):
-            if not state or not number or number in self._own:
+            if not number or number in self._own:
                 continue
-            if len(self._own) >= self._most_models:
-                if not unloaded:
-                    self._others[number] = generations[number]
-                    continue
+            is_full = len(self._own) >= self._most_models
+            if not state or (is_full and not unloaded):
+                self._others[number] = generations[number]
+                continue
+            if is_full:
                 self._give_up(unloaded.pop(0))
             self._take_up(number, sessions)
-        for number in [number for number, generation in self._others.items() if generation != generations[number]]:
-            del self._others[number]
 
     def _take_up(self, number: int, sessions: dict[int, Sessions]) -> None:
         sample = self._statistics.sample(number)
