@@ -1,4 +1,6 @@
-"""The process that words metrics: ``python -m mme.metrics.exporter RUNTIME_DIR STATISTICS RECORDS LISTENER…``.
+"""The process that words metrics.
+
+    python -m mme.metrics.exporter SUPERVISOR RUNTIME_DIR STATISTICS RECORDS LISTENER…
 
 Started by   the supervisor (supervisor/metrics_handle.py), when somebody first asks for metrics, or at once for EMF.
 Lifetime     until the supervisor ends it, or dies.
@@ -110,7 +112,9 @@ class _Handler(BaseHTTPRequestHandler):
 def main() -> None:
     """Serves until the process is ended."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    runtime_dir, statistics, records, *listeners = sys.argv[1:]
+    supervisor, runtime_dir, statistics, records, *listeners = sys.argv[1:]
+    if os.getppid() != int(supervisor):
+        return  # it had died before we could be told
     name_process("metrics")
     os.nice(_NICENESS)
     settings = Settings.from_environment()

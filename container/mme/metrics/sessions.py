@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 from mme.zygote.session_records import SessionRecord, SessionRecords, WorkerState
 
-_ASLEEP = "ASLEEP"
-
 
 @dataclass
 class Sessions:
@@ -41,15 +39,12 @@ class SessionReader:
         for slot in range(0 if self._records is None else self._records.used_records):
             record = self._records[slot]  # type: ignore[index]
             model = record.model
-            self._note_counters(slot, model, getattr(record, "sleeps", 0), getattr(record, "wake_ups", 0))
+            self._note_counters(slot, model, record.sleeps, record.wake_ups)
             state = record.state
-            if not model or state < WorkerState.READY:
-                continue
-            is_asleep = state.name == _ASLEEP
-            if not _is_current(record, is_asleep, processes):
+            if not model or not state.has_loaded or not _is_current(record, processes):
                 continue
             sessions = found.setdefault(model, Sessions())
-            if is_asleep:
+            if state is WorkerState.ASLEEP:
                 sessions.asleep += 1
             else:
                 sessions.taken_mib += record.taken_mib
@@ -69,9 +64,9 @@ class SessionReader:
         self._last[slot] = (model, sleeps, wake_ups)
 
 
-def _is_current(record: SessionRecord, is_asleep: bool, processes: dict[int, bool]) -> bool:
-    """Whether the session goes on: a worker that is killed leaves its record as it was. A sleeper has no worker."""
-    pid = record.owner if is_asleep else record.pid
+def _is_current(record: SessionRecord, processes: dict[int, bool]) -> bool:
+    """Whether the session goes on: a worker that is killed leaves its record as it was. A sleeper has none."""
+    pid = record.owner if record.state is WorkerState.ASLEEP or not record.pid else record.pid
     if pid not in processes:
         processes[pid] = _is_process(pid)
     return processes[pid]

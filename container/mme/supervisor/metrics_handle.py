@@ -63,8 +63,8 @@ class MetricsHandle:
         """Starts the process and returns at once."""
         inherited = [self._statistics, *([] if self._records is None else [self._records])]
         inherited += [each.fileno() for each in self._listeners]
-        command = [sys.executable, "-P", "-m", "mme.metrics.exporter", str(self._runtime_dir), str(self._statistics)]
-        command += ["none" if self._records is None else str(self._records)]
+        command = [sys.executable, "-P", "-m", "mme.metrics.exporter", str(os.getpid()), str(self._runtime_dir)]
+        command += [str(self._statistics), "none" if self._records is None else str(self._records)]
         command += [str(each.fileno()) for each in self._listeners]
         output = json_output("metrics") if self._settings.log_format == "json" else None
         self._started_s = time.monotonic()

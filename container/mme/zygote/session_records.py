@@ -54,8 +54,8 @@ class SessionRecord(ctypes.Structure):
         ("limit_s", ctypes.c_uint32),  # how long what it is at may take; 0: only as long as the front end waits
         ("owner", ctypes.c_uint32),  # the template that has the record; 0: nobody ever had it
         ("pid", ctypes.c_uint32),  # the worker process of the session; 0: there is none
-        ("model", ctypes.c_uint64),  # model_key of its name
         ("start_ticks", ctypes.c_uint64),  # of that process (/proc/PID/stat): tells it from a later one
+        ("model", ctypes.c_uint64),  # model_key of its name
         ("requests", ctypes.c_uint64),
         ("client_errors", ctypes.c_uint64),  # answered 4xx
         ("server_errors", ctypes.c_uint64),  # answered 5xx but 507
@@ -85,8 +85,8 @@ class SessionRecord(ctypes.Structure):
     limit_s: int
     owner: int
     pid: int
-    model: int
     start_ticks: int
+    model: int
     requests: int
     client_errors: int
     server_errors: int
