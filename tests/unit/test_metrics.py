@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from mme.supervisor.model_statistics import ModelStatistics, make_statistics
 from mme.zygote.session_records import SessionRecords, WorkerState, make_shared, model_key
 from tests.harness.statistics import Writer
 
+MANUAL = Path(__file__).resolve().parents[2] / "docs" / "metrics.md"
 OPENMETRICS = "application/openmetrics-text;version=1.0.0"
 # What Prometheus 3 asks for.
 PROMETHEUS = (
@@ -301,6 +303,27 @@ def test_names_follow_the_conventions() -> None:
             assert family.name.endswith("_seconds")
 
 
+def test_the_manual_lists_each_metric_with_its_labels() -> None:
+    rows = {
+        cells[1].strip(" `"): cells
+        for line in MANUAL.read_text().splitlines()
+        if line.startswith("| `mme_") and (cells := line.split("|"))
+    }
+    families: list[Family[Any]] = [*MODEL_FAMILIES, *CONTAINER_FAMILIES]
+    assert rows.keys() == {f"{each.name}{'_total' * (each.kind == 'counter')}" for each in families}
+    for family in families:
+        cells = rows[f"{family.name}{'_total' * (family.kind == 'counter')}"]
+        assert (cells[2].strip(), cells[3].strip(" `")) == (family.kind, family.label)
+        assert all(f"`{part}`" in cells[4] for part in family.parts if part), family.name
+
+
+def test_the_manual_asks_for_metrics_that_there_are() -> None:
+    names = {f"{each.name}{suffix}" for each in MODEL_FAMILIES for suffix in ("", "_total", "_bucket")}
+    names |= {each.name for each in CONTAINER_FAMILIES}
+    asked = set(re.findall(r"mme_[a-z_]+", MANUAL.read_text().partition("in PromQL:")[2].partition("## ")[0]))
+    assert asked and asked <= names
+
+
 # ---- CloudWatch ----
 
 
@@ -327,3 +350,12 @@ def test_embedded_metrics_are_valid_and_say_what_was_added(descriptor: int, writ
     assert set(found) == {"Container", "\\xe9"}
     assert (found["\\xe9"]["Requests"], found["\\xe9"]["OutOfMemory"], found["\\xe9"]["RequestTime"]) == (2, 0, 5)
     assert set(emf_lines(emf)) == {"Container"}
+
+
+def test_the_manual_lists_each_metric_of_cloudwatch(descriptor: int, writer: Writer) -> None:
+    source = exporter(descriptor)
+    writer.write("a", answers_2xx=1, arrivals=1)
+    text = MANUAL.read_text().partition("## CloudWatch")[2]
+    for entry in emf_lines(EmfWriter(source.settings, source.read)).values():
+        for metric in entry["_aws"]["CloudWatchMetrics"][0]["Metrics"]:
+            assert f"`{metric['Name']}`" in text
