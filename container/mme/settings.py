@@ -503,6 +503,37 @@ class Settings:
         unit="s",
         shown_default="`SAGEMAKER_MODEL_SERVER_TIMEOUT`",
     )
+    metrics_port: int | None = _setting(
+        "MME_METRICS_PORT",
+        _integer(1, 65535),
+        None,
+        "A port of its own for `GET /metrics`, besides the one that everything is served on (docs/metrics.md).",
+    )
+    metrics_models: int = _setting(
+        "MME_METRICS_MODELS",
+        _integer(0, 16384),
+        100,
+        'How many models have metrics of their own. The others are one, with the label `model=""`.',
+    )
+    metrics_target_model: bool = _setting(
+        "MME_METRICS_TARGET_MODEL",
+        _boolean,
+        False,
+        "Give models' metrics a second label, `target_model`: the X-Amzn-SageMaker-Target-Model of the last request.",
+    )
+    emf: bool = _setting(
+        "MME_EMF",
+        _boolean,
+        False,
+        "Write metrics to standard output in CloudWatch's embedded metric format (docs/metrics.md).",
+    )
+    emf_period_s: int = _setting(
+        "MME_EMF_PERIOD_S",
+        _integer(1, 3600),
+        60,
+        "How often `MME_EMF` writes.",
+        unit="s",
+    )
     mxnet_fuse: bool = _setting(
         "MME_MXNET_FUSE",
         _boolean,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from mme.supervisor.model_statistics import FILE, ModelSample, ModelStatistics
+from mme.supervisor import model_statistics as layout
+from mme.supervisor.model_statistics import BUCKETS, FILE, ModelSample, ModelStatistics
 from tests.harness.server import ServerProcess
 
 
@@ -27,3 +29,25 @@ def sample_of(statistics: ModelStatistics, name: str) -> ModelSample:
     found = [sample for number in range(1, len(statistics)) if (sample := statistics.sample(number)).name == name]
     assert len(found) == 1, f"{len(found)} records of {name}"
     return found[0]
+
+
+class Writer:
+    """Writes what a front end would, without one: for tests of those who read."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self.records: dict[str, int] = {}
+
+    def write(self, name: str, *, number: int | None = None, generation: int = 1, **values: int) -> int:
+        """Sets the numbers of ``name``, whose record is the next one, or ``number``. All answers took a millisecond."""
+        at = self.records.setdefault(name, len(self.records) + 1) if number is None else number
+        answered = values.get("answers_2xx", 0)
+        buckets = [0, answered, *[0] * (BUCKETS - 2)]
+        of_name = {"generation": generation, "state": 1, "name_bytes": len(name.encode()), "workers": 1, **values}
+        numbers = [of_name.get(field, 0) for field in layout._NUMBERS]
+        start = layout._HEADER_BYTES + at * layout._RECORD_BYTES
+        os.pwrite(self.descriptor, struct.pack(f"={len(numbers) + 3 * BUCKETS}q", *numbers, *3 * buckets), start)
+        os.pwrite(self.descriptor, name.encode(), start + layout._NAME)
+        used = layout._HEADER.index("used_records")
+        os.pwrite(self.descriptor, struct.pack("=q", max(at, len(self.records)) + 1), 8 * used)
+        return at

@@ -37,6 +37,7 @@ def server(default_server: ServerProcess) -> Iterator[ServerProcess]:
     running = default_server
     models.multiplier(running.model_dir(ASKED), factor=2)
     assert running.load(ASKED).status_code == 200
+    assert running.request("GET", "/metrics").status_code == 200  # the first one starts a process
     before, listed = {process.pid for process in running.processes()}, running.list_models().json()
     yield running
     assert running.ping().json() == {"status": "Healthy"}

@@ -19,6 +19,7 @@ LEVELS = {
         {"capacity", "handler", "packages"},
         {"zygote"},
         {"supervisor"},
+        {"metrics"},
     ),
     "local_endpoint": (
         {"configuration"},

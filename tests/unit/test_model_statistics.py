@@ -58,14 +58,12 @@ def descriptor() -> Iterator[int]:
 
 
 def front_end(classes: Path, descriptor: int, *names: str) -> subprocess.CompletedProcess[str]:
-    """What the front end does in its working folder."""
+    """What the front end does, one folder below its server's private one."""
     offer(descriptor, classes)
-    working_folder = classes / WORKING_FOLDER
-    working_folder.mkdir(exist_ok=True)
+    folder = classes / WORKING_FOLDER
+    folder.mkdir(exist_ok=True)
     command = ["java", "-cp", f"{classes}:{AGENT_JAR}:{MMS_JAR}", "mme.Names", *names]
-    return subprocess.run(
-        command, cwd=working_folder, pass_fds=[descriptor], capture_output=True, text=True, check=False
-    )
+    return subprocess.run(command, cwd=folder, pass_fds=[descriptor], capture_output=True, text=True, check=False)
 
 
 def constants(source: str) -> dict[str, int]:

@@ -41,8 +41,9 @@ _LOG4J_JSON = (
 _LOG4J_ONE_LINE = "%replace{%enc{%m}{CRLF}}{[\\x00-\\x08\\x0b-\\x1f\\x7f]}{?}"
 # What stock MMS logs as several lines, none of it from a request: its configuration.
 _LOG4J_SEVERAL_LINES = "com.amazonaws.ml.mms.ModelServer"
-# The platform asks for these every few seconds (CONTRACT: /ping, and GET /models on a multi-model endpoint).
-_PLATFORM_POLLS = '.*"GET /(ping|models) HTTP/.*'
+# The platform asks for these every few seconds (CONTRACT: /ping, and GET /models on a multi-model endpoint; /metrics
+# where detailed observability is on).
+_PLATFORM_POLLS = '.*"GET /(ping|models|metrics) HTTP/.*'
 # What the front end says of each load, unload and request, at up to WARN, and the access log has already.
 _CHATTER = (r"(attach|terminate)IOStreams\(\) .*", "Stopped Scanner - .*", "Backend response time: .*")
 
@@ -86,6 +87,7 @@ def load_policy(settings: Settings, roots: Iterable[Path], *, cores: float) -> s
         "root_allowed": str(not settings.multi_model).lower(),
         # With spawned workers, stock behaviour; the model of single-model mode must not go.
         "unload_hopeless": str(settings.multi_model and settings.workers == "fork").lower(),
+        "records_targets": str(settings.metrics_target_model).lower(),
         "most_models": str(settings.most_models or 0),
         "autoscale": str(settings.autoscale).lower(),
         "workers_fixed": str(settings.default_workers_per_model is not None).lower(),
@@ -185,6 +187,7 @@ def log4j2_xml(settings: Settings) -> str:
     <Logger name="MMS_METRICS" level="{detail}"/>
     <Logger name="com.amazonaws.ml.mms.wlm.WorkerLifeCycle" level="{output}">{chatter}</Logger>
     <Logger name="com.amazonaws.ml.mms.wlm.WorkerThread" level="{level}">{chatter}</Logger>
+    <Logger name="com.amazonaws.ml.mms.http.HttpRequestHandler" level="warn"/>
     <Logger name="io.netty" level="error"/>
     <Logger name="org.apache" level="off"/>
     <Root level="{level}">

@@ -5,7 +5,8 @@ The supervisor makes the memory, the front end's agent alone writes it, once per
 zygote may be killed: nothing that is counted here is lost. All numbers are 8 bytes long, in the machine's order:
 
     0                   header: layout, size of a record, number of records, buckets of a histogram (written here),
-                        records in use, changes, requests waiting, requests under way, requests so far
+                        records in use, changes, requests waiting, requests under way, requests so far, requests
+                        that no model has by the reason, loads by the status of their answer
     4096                record 0: what models without a record of their own have counted
     4096 + n · 4096     record n: the numbers of ``ModelSample``, then two texts
 
@@ -30,7 +31,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 MOST_RECORDS = 16384  # names since the start; 64 MiB of addresses, and memory for what is used
-FILE = "model-statistics"  # in the private folder: ModelStatistics.java
+FILE = "model-statistics"  # in the server's private folder: ModelStatistics.java
 
 _LAYOUT = 1
 _HEADER_BYTES = 4096
@@ -42,6 +43,8 @@ LIMITS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0
 _HEADER = (
     *("layout", "record_bytes", "most_records", "buckets"),
     *("used_records", "changes", "waiting", "under_way", "arrivals"),
+    *("draining", "too_large", "unknown", "invalid"),
+    *("loads_ok", "loads_400", "loads_404", "loads_409", "loads_500", "loads_503", "loads_507", "loads_other"),
 )
 _NAME, _TARGET = 1024, 2048  # where a record's texts begin
 _READS = 100  # of a record that gets another name meanwhile
@@ -128,7 +131,7 @@ def make_statistics(most_records: int = MOST_RECORDS) -> int:
 
 
 def offer(descriptor: int, runtime_dir: Path) -> None:
-    """Has a front end of the private folder ``runtime_dir``, which inherits ``descriptor``, find the memory.
+    """Has the front end of the server in ``runtime_dir``, which inherits ``descriptor``, find the memory.
 
     It has no name in a file system: on a disk, the kernel would make the front end wait for the disk now and then.
     """
@@ -167,6 +170,14 @@ class ModelStatistics:
     def changes(self) -> int:
         """Another number where models have been loaded or unloaded, or records have got another name."""
         return self._header("changes")
+
+    def refusals(self) -> dict[str, int]:
+        """How many requests no model has, by the reason: draining, (body) too_large, unknown (model), invalid."""
+        return {reason: self._header(reason) for reason in ("draining", "too_large", "unknown", "invalid")}
+
+    def loads(self) -> dict[str, int]:
+        """How many loads were answered, by the status: ok, 400, 404, 409, 500, 503, 507 and other."""
+        return {name.removeprefix("loads_"): self._header(name) for name in _HEADER if name.startswith("loads_")}
 
     def __len__(self) -> int:
         """How many records are in use, the first one (of models that have none) among them."""

@@ -27,6 +27,7 @@ from mme.settings import Settings
 from mme.supervisor import class_archive, mms_config, model_statistics, processes, rehearsal, toolkit
 from mme.supervisor.agent import Agent, AgentError
 from mme.supervisor.draining import Drain
+from mme.supervisor.metrics_handle import MetricsHandle
 from mme.supervisor.preflight import check_start
 from mme.supervisor.privileges import drop_credentials, switch_user
 from mme.supervisor.scaling_loop import ScalingLoop
@@ -82,6 +83,7 @@ class Server:
         self.statistics = model_statistics.ModelStatistics(self._statistics)  # what the front end counts
         self.scaling: ScalingLoop | None = None  # where workers follow traffic
         self.zygote: ZygoteHandle | None = None
+        self.metrics: MetricsHandle | None = None
         self._zygote_deaths_s: deque[float] = deque(maxlen=MOST_ZYGOTE_RESTARTS + 1)
         self.stop_signal: signal.Signals | None = None
         self._stop_asked_s: float | None = None
@@ -143,6 +145,7 @@ class Server:
         if self.settings.autoscale:
             self.scaling = ScalingLoop(self.settings, self.agent, self.statistics, cores)
         model_statistics.offer(self._statistics, self.runtime_dir)
+        self.metrics = MetricsHandle(self.settings, self.runtime_dir, self._statistics)
 
     # ---- start ----
 
@@ -180,6 +183,8 @@ class Server:
                 self.zygote.kill_on_end(self.front_end_pid)
                 if not self.stop_is_wanted():
                     rehearsal.rehearse(self.settings, self.runtime_dir)
+            if self.metrics is not None:
+                self.metrics.front_end_serves(self.zygote)
             self.report_health(None)  # until now /ping was 503: the first load must not wait for what is imported
             if not self.settings.multi_model:
                 self.wait_for_single_model()
@@ -255,17 +260,20 @@ class Server:
                     self.handle_stop(event)
 
     def wait_for_event(self) -> None:
-        """Returns when a signal has arrived, a zygote that took another's place is ready, or workers were looked at."""
+        """Returns when a signal has arrived, another zygote is ready, workers were looked at, or metrics are wanted."""
         ready = -1 if self.zygote is None else self.zygote.ready_descriptor
         scaling = self.scaling
         events, timeout_s = (-1, None) if scaling is None else (scaling.descriptor, scaling.timeout_s())
-        awaited = [each for each in (self._wakeup_read, ready, events) if each >= 0]
+        asked = [] if self.metrics is None else self.metrics.descriptors()
+        awaited = [each for each in (self._wakeup_read, ready, events, *asked) if each >= 0]
         readable, _, _ = select.select(awaited, [], [], timeout_s)
         if scaling is not None:
             if events in readable:
                 scaling.on_event()
             if scaling.is_due():
                 scaling.look()
+        if self.metrics is not None and not set(asked).isdisjoint(readable):
+            self.metrics.start()
         if ready in readable and self.zygote is not None and self.zygote.note_ready():
             self.report_health(None)
 
@@ -297,6 +305,8 @@ class Server:
             self.front_end_status = status
         elif self.zygote is not None and pid == self.zygote.pid:
             self.handle_zygote_exit(status)
+        elif self.metrics is not None and pid == self.metrics.pid:
+            self.metrics.on_exit(status)
 
     def handle_zygote_exit(self, status: int) -> None:
         """Models go on; another is started for the loads to come, and /ping is 503 until it is ready.

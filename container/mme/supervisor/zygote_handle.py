@@ -128,6 +128,11 @@ class ZygoteHandle:
         self._killed_on_end = [pid]
         self._tell(pid)
 
+    @property
+    def records_descriptor(self) -> int:
+        """Of the session records."""
+        return self._shared
+
     def is_busy(self) -> bool:
         """Whether a worker loads its model or works on a request."""
         return self._records.is_any_busy()

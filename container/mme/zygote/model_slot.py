@@ -23,7 +23,7 @@ from mme.zygote.event_loop import EventLoop
 from mme.zygote.hang_up import has_ended
 from mme.zygote.launcher import Launch
 from mme.zygote.processes import kill, kill_group
-from mme.zygote.session_records import SessionRecord
+from mme.zygote.session_records import SessionRecord, model_key
 
 logger = logging.getLogger("mme.zygote")
 
@@ -83,6 +83,8 @@ class SessionHandle:
         self.connection = connection
         self.slot = slot  # of the record
         self.record = record
+        if slot >= 0:
+            record.model = model.key
         self.worker: WorkerHandle | None = WorkerHandle(self)  # None: it sleeps
 
     @property
@@ -136,6 +138,7 @@ class ModelSlot:
         """
         self.launch = launch
         self.name = launch.model_name
+        self.key = model_key(self.name)
         self.state = SlotState.SERVING if adopted else SlotState.STARTING
         self.sessions: list[SessionHandle] = []
         self.taken_bytes = 0  # by a session's model, as far as is known

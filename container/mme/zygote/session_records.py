@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import enum
 import fcntl
+import hashlib
 import mmap
 import os
 import time
@@ -54,6 +55,7 @@ class SessionRecord(ctypes.Structure):
         ("owner", ctypes.c_uint32),  # the template that has the record; 0: nobody ever had it
         ("pid", ctypes.c_uint32),  # the worker process of the session; 0: there is none
         ("start_ticks", ctypes.c_uint64),  # of that process (/proc/PID/stat): tells it from a later one
+        ("model", ctypes.c_uint64),  # model_key of its name
         ("requests", ctypes.c_uint64),
         ("client_errors", ctypes.c_uint64),  # answered 4xx
         ("server_errors", ctypes.c_uint64),  # answered 5xx but 507
@@ -84,6 +86,7 @@ class SessionRecord(ctypes.Structure):
     owner: int
     pid: int
     start_ticks: int
+    model: int
     requests: int
     client_errors: int
     server_errors: int
@@ -167,6 +170,12 @@ class SessionRecord(ctypes.Structure):
         self.owner = owner
 
 
+def model_key(name: str) -> int:
+    """What stands for a model's name in its sessions' records; never 0."""
+    digest = hashlib.blake2b(name.encode(errors="surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "little") or 1
+
+
 class _SharedRecords(ctypes.Structure):
     _fields_ = [
         ("used_records", ctypes.c_uint32),  # records from here on have never been used
@@ -196,6 +205,11 @@ class SessionRecords:
         self._descriptor = descriptor
         self._bytes = memoryview(mmap.mmap(descriptor, SHARED_BYTES))
         self._shared = _SharedRecords.from_buffer(self._bytes)
+
+    @property
+    def used_records(self) -> int:
+        """How many there are that some session has, or had."""
+        return self._shared.used_records
 
     def __getitem__(self, slot: int) -> SessionRecord:
         return self._shared.sessions[slot]

@@ -22,8 +22,11 @@ import java.nio.charset.StandardCharsets;
 
 /** Collects a request's body. Where it is too large, 413 says what the limit is, and netty nothing (MMS-15). */
 final class BodyAggregator extends HttpObjectAggregator {
-    BodyAggregator(int limitBytes) {
+    private final ModelStatistics statistics;
+
+    BodyAggregator(int limitBytes, ModelStatistics statistics) {
         super(limitBytes);
+        this.statistics = statistics;
     }
 
     @Override
@@ -48,6 +51,7 @@ final class BodyAggregator extends HttpObjectAggregator {
     }
 
     private FullHttpResponse tooLarge() {
+        statistics.add(ModelStatistics.TOO_LARGE, 1);
         String message =
                 "The body is larger than the "
                         + maxContentLength()

@@ -39,6 +39,7 @@ import java.util.Queue;
  * </ul>
  */
 final class Connection extends ChannelDuplexHandler {
+    private static final String TARGET_MODEL = "X-Amzn-SageMaker-Target-Model";
     private static final ThreadLocal<Connection> CURRENT = new ThreadLocal<>();
     private static final int RETRY_AFTER_S = 1; // a queue that is full has room again as soon as one is answered
 
@@ -53,11 +54,22 @@ final class Connection extends ChannelDuplexHandler {
     private MeasuredJob job;
     private boolean givesWorkers; // the request that is being served
     private boolean isRefusedForNow; // another time it may be served
+    private final ModelStatistics statistics;
+    private final boolean recordsTargets;
+    private RequestKind kind = RequestKind.OTHER; // of the request that is being answered
+    private String target; // its X-Amzn-SageMaker-Target-Model
 
-    Connection(Traffic traffic, Health health, PatchedWorkLoadManager loads) {
+    Connection(
+            Traffic traffic,
+            Health health,
+            PatchedWorkLoadManager loads,
+            ModelStatistics statistics,
+            boolean recordsTargets) {
         this.traffic = traffic;
         this.health = health;
         this.loads = loads;
+        this.statistics = statistics;
+        this.recordsTargets = recordsTargets;
     }
 
     /** The connection whose request this thread hands to MMS; null in other threads. */
@@ -81,6 +93,9 @@ final class Connection extends ChannelDuplexHandler {
     void waits(RequestQueue in, MeasuredJob waiting) {
         queue = in;
         job = waiting;
+        if (target != null) {
+            in.record().onTarget(target);
+        }
     }
 
     @Override
@@ -95,7 +110,11 @@ final class Connection extends ChannelDuplexHandler {
 
     private void serve(ChannelHandlerContext ctx, FullHttpRequest request, boolean comesTooLate) {
         isAnswering = true;
+        kind = RequestKind.of(request);
+        target = recordsTargets ? request.headers().get(TARGET_MODEL) : null;
         if (comesTooLate) {
+            statistics.add(ModelStatistics.DRAINING, 1);
+            kind = RequestKind.OTHER;
             refuse(ctx, request, HttpResponseStatus.SERVICE_UNAVAILABLE, "The server is stopping.");
             return;
         }
@@ -140,6 +159,14 @@ final class Connection extends ChannelDuplexHandler {
         FullHttpResponse response = (FullHttpResponse) message;
         if (loading != null && response.status().codeClass() != HttpStatusClass.SUCCESS) {
             tellReason(response, loads.reasonOfFailure(loading));
+        }
+        if (kind == RequestKind.LOAD) {
+            boolean isOurs = loading != null && !statistics.has(RequestQueue.of(loading).record());
+            if (!isOurs) {
+                statistics.onLoadAnswered(response.status().code());
+            }
+        } else if (kind == RequestKind.INVOCATION && job == null) {
+            statistics.onInvocationRefused(response.status().code());
         }
         if (traffic.isDraining()) {
             response.headers().set(HttpHeaderNames.CONNECTION, HttpHeaderValues.CLOSE);

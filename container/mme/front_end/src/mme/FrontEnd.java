@@ -5,7 +5,6 @@ import com.amazonaws.ml.mms.archive.ModelException;
 import com.amazonaws.ml.mms.http.ApiDescriptionRequestHandler;
 import com.amazonaws.ml.mms.http.HttpRequestHandler;
 import com.amazonaws.ml.mms.http.HttpRequestHandlerChain;
-import com.amazonaws.ml.mms.http.InferenceRequestHandler;
 import com.amazonaws.ml.mms.http.InvalidRequestHandler;
 import com.amazonaws.ml.mms.http.ManagementRequestHandler;
 import com.amazonaws.ml.mms.metrics.MetricManager;
@@ -45,6 +44,9 @@ final class FrontEnd {
     private final PatchedWorkLoadManager loads;
     private final ModelRegistry models;
     private final Health health = new Health();
+    private final ModelStatistics statistics;
+    private final boolean recordsTargets;
+    private final int metricsPort;
     private final List<Channel> listeners = new ArrayList<>();
 
     FrontEnd(ConfigManager config) throws IOException {
@@ -54,7 +56,10 @@ final class FrontEnd {
         groups = new ServerGroups(config);
         Events events = Events.open(policy);
         loads = new PatchedWorkLoadManager(config, policy, events);
-        models = new ModelRegistry(policy, ModelStatistics.open(), loads, events);
+        statistics = ModelStatistics.open();
+        recordsTargets = policy.recordsTargets;
+        models = new ModelRegistry(policy, statistics, loads, events);
+        metricsPort = MetricsEndpoint.readPort();
     }
 
     /** Serves until the process is ended. */
@@ -157,14 +162,14 @@ final class FrontEnd {
 
     private void initialize(ChannelPipeline pipeline, ConnectorType type) {
         pipeline.addLast("http", new HttpServerCodec());
-        Connection connection = new Connection(traffic, health, loads);
+        Connection connection = new Connection(traffic, health, loads, statistics, recordsTargets);
         pipeline.addLast("counter", connection.counter());
-        pipeline.addLast("aggregator", new BodyAggregator(config.getMaxRequestSize()));
+        pipeline.addLast("aggregator", new BodyAggregator(config.getMaxRequestSize(), statistics));
         pipeline.addLast("connection", connection);
         HttpRequestHandlerChain first = new ApiDescriptionRequestHandler(type);
         HttpRequestHandlerChain last = first;
         if (type != ConnectorType.MANAGEMENT_CONNECTOR) {
-            last = last.setNextHandler(new InferenceRequestHandler(Collections.emptyMap()));
+            last = last.setNextHandler(new MetricsEndpoint.Handler(metricsPort));
         }
         if (type != ConnectorType.INFERENCE_CONNECTOR) {
             last = last.setNextHandler(new ManagementRequestHandler(Collections.emptyMap()));

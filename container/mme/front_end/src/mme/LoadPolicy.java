@@ -20,6 +20,7 @@ import java.util.Properties;
  * most_models          how many may be registered; 0: any number
  * autoscale            whether workers follow traffic
  * workers_fixed        whether SAGEMAKER_MODEL_SERVER_WORKERS says how many workers each model has: min_workers
+ * records_targets      whether models' records get the X-Amzn-SageMaker-Target-Model of requests
  * min_workers, max_workers, max_idle_s,
  * queue_size, batch_size, batch_delay_ms, response_timeout_s, load_timeout_s, answer_timeout_s
  *                      of a model that does not say: ServingProperties; 0 s: the response timeout is enough
@@ -39,6 +40,7 @@ final class LoadPolicy {
     final int minWorkers;
     final int maxWorkers;
     final int maxIdleS;
+    final boolean recordsTargets;
     final int queueSize;
     final int batchSize;
     final int batchDelayMs;
@@ -50,6 +52,7 @@ final class LoadPolicy {
 
     private LoadPolicy(Properties properties) {
         unloadHopeless = Boolean.parseBoolean(properties.getProperty("unload_hopeless"));
+        recordsTargets = Boolean.parseBoolean(properties.getProperty("records_targets"));
         rootAllowed = Boolean.parseBoolean(properties.getProperty("root_allowed"));
         mostModels = number(properties, "most_models");
         autoscale = Boolean.parseBoolean(properties.getProperty("autoscale"));
@@ -108,6 +111,15 @@ final class LoadPolicy {
             // it has vanished since
         }
         throw new BadRequestException("The model's folder is not below a folder that models may be loaded from.");
+    }
+
+    /** Whether the model is one of the server's own: supervisor/rehearsal.py. */
+    boolean isRehearsal(Path folder) {
+        try {
+            return folder.toRealPath().startsWith(Path.of(Agent.PRIVATE_FOLDER).toRealPath().resolve("rehearsal"));
+        } catch (IOException e) {
+            return false; // it has vanished since
+        }
     }
 
     /** As str.isprintable of Python. */

@@ -82,6 +82,10 @@ final class ModelRecord {
         return Arrays.stream(milliseconds).mapToLong(each -> Math.round(each * 1e6)).toArray();
     }
 
+    boolean isIn(ModelStatistics statistics) {
+        return all == statistics;
+    }
+
     int number() {
         return number;
     }

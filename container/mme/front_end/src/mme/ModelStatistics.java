@@ -40,6 +40,14 @@ final class ModelStatistics {
     static final int WAITING = 48; // requests in all queues
     static final int UNDER_WAY = 56; // requests at all workers
     static final int ARRIVALS = 64; // requests to all models
+    // Requests that no model has, by the reason:
+    static final int DRAINING = 72; // the server stops: 503
+    static final int TOO_LARGE = 80; // the body: 413
+    static final int UNKNOWN = 88; // the model: 404
+    static final int INVALID = 96; // 400
+    // Loads, by the status of their answer: 2xx, then those of LOAD_STATUSES, then all others.
+    private static final int LOAD_ANSWERS = 104;
+    private static final int[] LOAD_STATUSES = {400, 404, 409, 500, 503, 507};
 
     private static final String FILE = Agent.PRIVATE_FOLDER + "/model-statistics";
     private static final long THIS_LAYOUT = 1;
@@ -64,6 +72,27 @@ final class ModelStatistics {
         }
         others = new ModelRecord(this, 0);
         set(USED_RECORDS, Math.max(get(USED_RECORDS), 1));
+    }
+
+    /** Memory that nobody else sees, for a model that is not to be counted. */
+    private static ModelStatistics inPrivate() throws IOException {
+        ByteBuffer memory = ByteBuffer.allocateDirect(HEADER_BYTES + RECORD_BYTES).order(ByteOrder.nativeOrder());
+        memory.putLong(LAYOUT, THIS_LAYOUT).putLong(RECORD_SIZE, RECORD_BYTES);
+        memory.putLong(MOST_RECORDS, 1).putLong(BUCKET_COUNT, BUCKETS);
+        return new ModelStatistics(memory);
+    }
+
+    /** A record for a model of the server's own. */
+    static ModelRecord ofNobody() {
+        try {
+            return inPrivate().others;
+        } catch (IOException e) {
+            throw new IllegalStateException(e); // of memory that was made for it
+        }
+    }
+
+    boolean has(ModelRecord record) {
+        return record.isIn(this);
     }
 
     /** The memory that the supervisor has made. */
@@ -108,6 +137,26 @@ final class ModelStatistics {
             }
         }
         return found;
+    }
+
+    void onLoadAnswered(int status) {
+        int place = 0;
+        if (status >= 300) {
+            place = 1;
+            while (place <= LOAD_STATUSES.length && LOAD_STATUSES[place - 1] != status) {
+                place++;
+            }
+        }
+        add(LOAD_ANSWERS + 8 * place, 1);
+    }
+
+    /** A request to a model was answered with an error, and is in no model's record. */
+    void onInvocationRefused(int status) {
+        if (status == 404) {
+            add(UNKNOWN, 1);
+        } else if (status >= 400 && status < 500) {
+            add(INVALID, 1);
+        }
     }
 
     void hasChanged() {

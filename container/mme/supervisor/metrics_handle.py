@@ -1,0 +1,120 @@
+"""The process that words metrics (metrics/exporter.py), as its supervisor sees it: sockets, start, exit.
+
+It is started by the first connection, as inetd does: who asks for no metrics pays nothing for them. Two sockets are
+listened on from the start, so that nobody is turned away meanwhile: one at this machine's own address, for the front
+end, which answers ``GET /metrics`` from it and finds its port in a file, and one at ``MME_METRICS_PORT``. What the
+process reads is memory that it shares with others; it holds nobody up, and its end costs nothing but its own counters.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from mme.errors import StartError
+from mme.logs import json_output
+from mme.settings import Settings
+from mme.supervisor.privileges import environment_for_models
+from mme.supervisor.processes import describe_status
+from mme.supervisor.zygote_handle import PACKAGE_DIR, ZygoteHandle
+
+logger = logging.getLogger("mme.supervisor.metrics_handle")
+
+PORT_FILE = "metrics-port"  # in the server's private folder: MetricsEndpoint.java
+_BACKLOG = 16
+# A process that ends sooner is not started again before somebody asks once more.
+_SHORT_LIFE_S = 10.0
+
+
+class MetricsHandle:
+    """One process at a time, below the process that makes this object and has to reap it itself."""
+
+    def __init__(self, settings: Settings, runtime_dir: Path, statistics: int) -> None:
+        """``statistics``: the descriptor of ``model_statistics``. Raises ``StartError`` where a port is taken."""
+        self.pid: int | None = None
+        self._settings = settings
+        self._runtime_dir = runtime_dir
+        self._statistics = statistics
+        self._records: int | None = None
+        self._is_wanted = False
+        self._started_s = 0.0
+        self._listeners = [_listen("127.0.0.1", 0)]
+        if settings.metrics_port is not None:
+            self._listeners.append(_listen(settings.host, settings.metrics_port))
+        (runtime_dir / PORT_FILE).write_text(str(self._listeners[0].getsockname()[1]))
+
+    def descriptors(self) -> list[int]:
+        """Can be read when somebody asks for metrics, and ``start`` is to be called."""
+        return [each.fileno() for each in self._listeners] if self._is_wanted and self.pid is None else []
+
+    def front_end_serves(self, zygote: ZygoteHandle | None) -> None:
+        """From here on the process may run. It does at once where it writes metrics by itself."""
+        self._records = None if zygote is None else zygote.records_descriptor
+        self._is_wanted = True
+        if self._settings.emf:
+            self.start()
+
+    def start(self) -> None:
+        """Starts the process and returns at once."""
+        inherited = [self._statistics, *([] if self._records is None else [self._records])]
+        inherited += [each.fileno() for each in self._listeners]
+        command = [sys.executable, "-P", "-m", "mme.metrics.exporter", str(os.getpid()), str(self._runtime_dir)]
+        command += [str(self._statistics), "none" if self._records is None else str(self._records)]
+        command += [str(each.fileno()) for each in self._listeners]
+        output = json_output("metrics") if self._settings.log_format == "json" else None
+        self._started_s = time.monotonic()
+        try:
+            process = subprocess.Popen(
+                command,
+                env={**environment_for_models(self._settings), "PYTHONPATH": _python_path(self._settings)},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                pass_fds=inherited,
+                process_group=0,  # Ctrl-C at a terminal is the supervisor's to act on
+            )
+        except OSError as error:
+            logger.error("the process for metrics cannot be started: %s", error)
+            self._turn_away()
+            return
+        finally:
+            if output is not None:
+                os.close(output)
+        process.returncode = 0  # it is ours to reap, not subprocess's
+        self.pid = process.pid
+
+    def on_exit(self, status: int) -> None:
+        """It has been reaped. The next connection starts another one."""
+        self.pid = None
+        logger.error("the process for metrics ended: %s", describe_status(status))
+        if time.monotonic() - self._started_s < _SHORT_LIFE_S:
+            self._turn_away()
+        elif self._settings.emf:
+            self.start()
+
+    def _turn_away(self) -> None:
+        """Closes the connections that wait: each would start a process again, at once and for ever."""
+        for listener in self._listeners:
+            try:
+                while True:
+                    listener.accept()[0].close()
+            except BlockingIOError:
+                pass
+
+
+def _python_path(settings: Settings) -> str:
+    return os.pathsep.join(filter(None, [str(PACKAGE_DIR), settings.python_path]))
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        listener = socket.create_server((host, port), backlog=_BACKLOG)
+    except OSError as error:
+        raise StartError(f"metrics cannot be served at {host}:{port} (MME_METRICS_PORT): {error.strerror}.") from error
+    listener.setblocking(False)
+    return listener

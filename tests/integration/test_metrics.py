@@ -1,0 +1,280 @@
+"""GET /metrics of a real server: what it says under load, after deaths, at which ports; and metrics in the log."""
+
+from __future__ import annotations
+
+import json
+import signal
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import requests
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+from mme.metrics.families import OTHERS
+from tests.harness.ports import free_port
+from tests.harness.scripted_handler import HANDLER, command, make_model
+from tests.harness.server import ServerProcess
+from tests.harness.waiting import wait_until
+from tests.harness.workers import is_gone, worker
+from tests.unit.test_metrics import OPENMETRICS, check_emf
+
+Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+SETTINGS: dict[str, Any] = {"SAGEMAKER_HANDLER": HANDLER, "MME_PRELOAD": "none", "MME_AUTOSCALE": "off"}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ServerProcess]:
+    with ServerProcess(**SETTINGS, MME_METRICS_TARGET_MODEL="on") as running:
+        yield running
+
+
+def load(server: ServerProcess, *on_load: object, name: str = "") -> str:
+    name = name or uuid.uuid4().hex
+    make_model(server.model_dir(name), *on_load)
+    answer = server.load(name)
+    assert answer.status_code == 200, answer.text
+    return name
+
+
+def scrape(server: ServerProcess, url: str = "", accept: str = "") -> Samples:
+    """All samples by name and labels, without ``target_model``."""
+    answer = requests.get((url or server.url) + "/metrics", headers={"Accept": accept} if accept else {}, timeout=60)
+    assert answer.status_code == 200, answer.text
+    is_openmetrics = "openmetrics" in answer.headers["Content-Type"]
+    assert is_openmetrics == (accept == OPENMETRICS), answer.headers
+    parse = parse_openmetrics if is_openmetrics else parse_text
+    return {
+        (
+            sample.name,
+            tuple(sorted((name, value) for name, value in sample.labels.items() if name != "target_model")),
+        ): (sample.value)
+        for family in parse(answer.text)
+        for sample in family.samples
+    }
+
+
+def of(samples: Samples, name: str, **labels: str) -> float:
+    return samples[name, tuple(sorted(labels.items()))]
+
+
+def exporters(server: ServerProcess) -> list[psutil.Process]:
+    return [each for each in server.processes_with("mme.metrics.exporter") if not is_gone(each)]
+
+
+# ---- what it says ----
+
+
+@pytest.mark.parametrize("accept", ["", OPENMETRICS])
+def test_requests_and_times_of_a_model(server: ServerProcess, accept: str) -> None:
+    name = load(server)
+    for _ in range(3):
+        server.invoke(name, command("echo", 1))
+    server.invoke(name, command("run_out_of_memory"))
+    samples = scrape(server, accept=accept)
+    assert of(samples, "mme_model_requests_total", model=name, status="2xx") == 3
+    assert of(samples, "mme_model_requests_total", model=name, status="507") == 1
+    for histogram in ("queue", "handler", "request"):
+        assert of(samples, f"mme_model_{histogram}_seconds_count", model=name) == 4
+        assert of(samples, f"mme_model_{histogram}_seconds_bucket", model=name, le="+Inf") == 4
+        assert of(samples, f"mme_model_{histogram}_seconds_sum", model=name) > 0
+    assert of(samples, "mme_model_workers", model=name) == 1
+    assert of(samples, "mme_model_loads_total", model=name) == 1
+    assert of(samples, "mme_model_memory_bytes", model=name) > 0
+
+
+def test_the_container_as_a_whole(server: ServerProcess) -> None:
+    before = scrape(server)
+    name = load(server)
+    broken = uuid.uuid4().hex
+    make_model(server.model_dir(broken), "fail", "as told")
+    assert server.load(broken).status_code == 500
+    assert server.load(name).status_code == 409
+    assert server.invoke("nobody", "{}").status_code == 404
+    assert server.unload(name).status_code == 200
+    after = scrape(server)
+
+    def added(metric: str, **labels: str) -> float:
+        return of(after, metric, **labels) - of(before, metric, **labels)
+
+    assert added("mme_loads_total", result="loaded") == 1
+    assert added("mme_loads_total", result="failed") == 1
+    assert added("mme_loads_total", result="conflict") == 1
+    assert added("mme_refusals_total", reason="unknown_model") == 1
+    assert added("mme_unloads_total") == 1
+    assert added("mme_models_loaded") == 0
+    assert of(after, "mme_templates") >= 1
+    assert of(after, "mme_memory_limit_bytes") > of(after, "mme_memory_used_bytes") > 0
+    assert of(after, "mme_memory_reserve_bytes") > 0
+
+
+def test_what_waits_and_what_is_under_way(server: ServerProcess, tmp_path: Path) -> None:
+    name = load(server)
+    with ThreadPoolExecutor(3) as pool:
+        answers = [pool.submit(server.invoke, name, command("wait_for", str(tmp_path / "go"))) for _ in range(3)]
+        try:
+            wait_until(lambda: of(scrape(server), "mme_model_queue_length", model=name) == 2, "two wait")
+            samples = scrape(server)
+            assert of(samples, "mme_model_requests_under_way", model=name) == 1
+            assert of(samples, "mme_model_workers_busy", model=name) == 1
+        finally:
+            (tmp_path / "go").touch()
+        assert all(answer.result().status_code == 200 for answer in answers)
+    assert of(scrape(server), "mme_model_queue_length", model=name) == 0
+
+
+def test_a_killed_worker_loses_nothing(server: ServerProcess) -> None:
+    name = load(server)
+    for _ in range(5):
+        server.invoke(name, command("echo", 1))
+    before = scrape(server)
+    process = worker(server, name)
+    process.send_signal(signal.SIGKILL)
+    wait_until(lambda: of(scrape(server), "mme_model_worker_loads_total", model=name) == 2, "another worker")
+    assert server.invoke(name, command("echo", 1)).status_code == 200
+    after = scrape(server)
+    assert of(after, "mme_model_worker_exits_total", model=name) == 1
+    assert of(after, "mme_model_requests_total", model=name, status="2xx") == 6
+    assert of(after, "mme_model_request_seconds_count", model=name) == 6
+    counters = [key for key in before if key[0].endswith(("_total", "_count", "_sum", "_bucket"))]
+    assert all(after[key] >= before[key] for key in counters)
+
+
+def test_scrapes_under_load_say_what_clients_count(server: ServerProcess) -> None:
+    names = [load(server) for _ in range(3)]
+
+    def client(number: int) -> int:
+        with requests.Session() as session:
+            url = f"{server.url}/models/{names[number % 3]}/invoke"
+            return sum(session.post(url, command("echo", 1), timeout=60).status_code == 200 for _ in range(60))
+
+    with ThreadPoolExecutor(6) as pool:
+        clients = [pool.submit(client, number) for number in range(6)]
+        seen: list[Samples] = []
+        while not all(each.done() for each in clients):
+            seen.append(scrape(server, accept=OPENMETRICS if len(seen) % 2 else ""))
+        assert [each.result() for each in clients] == [60] * 6
+    seen.append(scrape(server))
+    for name in names:
+        counts = [of(samples, "mme_model_requests_total", model=name, status="2xx") for samples in seen]
+        assert counts == sorted(counts)
+        assert counts[-1] == 120
+        assert of(seen[-1], "mme_model_request_seconds_count", model=name) == 120
+
+
+def test_names_are_escaped(server: ServerProcess) -> None:
+    name = load(server, name='é"\\{},=%d 語')
+    server.invoke(name, command("echo", 1))
+    for accept in ("", OPENMETRICS):
+        assert of(scrape(server, accept=accept), "mme_model_requests_total", model=name, status="2xx") == 1
+
+
+def test_the_target_of_the_last_request_is_a_label_by_choice(server: ServerProcess) -> None:
+    name = load(server)
+    for target in ("first.tar.gz", 'folder/"second".tar.gz'):
+        server.invoke(name, command("echo", 1), headers={"X-Amzn-SageMaker-Target-Model": target})
+    text = server.request("GET", "/metrics").text
+    found = {
+        sample.labels["target_model"]
+        for family in parse_text(text)
+        for sample in family.samples
+        if sample.labels.get("model") == name
+    }
+    assert found == {'folder/"second".tar.gz'}
+
+
+# ---- how it is asked ----
+
+
+def test_only_get_of_exactly_this_path_is_there(server: ServerProcess) -> None:
+    assert server.request("POST", "/metrics").status_code == 405
+    assert server.request("DELETE", "/metrics").status_code == 405
+    assert server.request("GET", "/metrics/models").status_code == 404
+    answer = server.request("GET", "/metrics?name=x")
+    assert (answer.status_code, answer.headers["Content-Type"].split(";")[0]) == (200, "text/plain")
+
+
+def test_another_process_takes_the_place_of_one_that_dies(server: ServerProcess) -> None:
+    scrape(server)
+    (process,) = exporters(server)
+    process.kill()
+    wait_until(lambda: is_gone(process), "it has ended")
+    name = load(server)
+
+    def is_back() -> bool:  # the first connection may have been turned away
+        answer = server.request("GET", "/metrics")
+        assert answer.status_code == 200 or "does not answer" in answer.json()["message"]
+        return answer.status_code == 200
+
+    wait_until(is_back, "metrics are there again")
+    assert of(scrape(server), "mme_model_loads_total", model=name) == 1
+    assert len(exporters(server)) == 1
+
+
+def test_who_asks_for_no_metrics_has_no_process_for_them() -> None:
+    port = free_port()
+    with ServerProcess(**SETTINGS, MME_METRICS_PORT=str(port), MME_METRICS_MODELS="1") as server:
+        first, second = load(server), load(server)
+        assert server.invoke(second, command("echo", 1)).status_code == 200
+        assert exporters(server) == []
+        for url in (f"http://127.0.0.1:{port}", server.url):
+            samples = scrape(server, url)
+            assert of(samples, "mme_model_loads_total", model=first) == 1
+            assert of(samples, "mme_model_requests_total", model=OTHERS, status="2xx") == 1
+            assert {dict(labels).get("model") for _, labels in samples} == {None, first, OTHERS}
+        assert requests.get(f"http://127.0.0.1:{port}/", timeout=60).status_code == 404
+        assert len(exporters(server)) == 1
+        log = server.log()
+        assert "Running" not in log  # MMS's line for each call of an endpoint
+        assert "/metrics" not in log
+
+
+def test_a_port_that_is_taken_ends_the_start_with_its_name(server: ServerProcess) -> None:
+    other = ServerProcess(**SETTINGS, MME_METRICS_PORT=str(server.port))
+    try:
+        other.launch()
+        process = other.process
+        assert process is not None
+        wait_until(lambda: process.poll() is not None, "the start has failed")
+        assert process.returncode == 1
+        assert f"{server.port} (MME_METRICS_PORT)" in other.log()
+    finally:
+        other.discard()
+
+
+# ---- in the log ----
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_embedded_metrics_are_lines_of_the_log(log_format: str) -> None:
+    with ServerProcess(
+        **SETTINGS, MME_EMF="on", MME_EMF_PERIOD_S="1", MME_LOG_FORMAT=log_format, SAGEMAKER_CONTAINER_LOG_LEVEL="30"
+    ) as server:
+        name = load(server)
+        server.invoke(name, command("echo", 1))
+
+        def entries() -> list[dict[str, Any]]:
+            lines = [line for line in server.log().splitlines() if line.startswith("{") and '"_aws"' in line]
+            return [check_emf(line) for line in lines]
+
+        def answered() -> int:
+            return sum(each["Requests"] for each in entries() if each.get("ModelName") == name)
+
+        wait_until(lambda: answered() == 1, "the request is in a line")
+        assert sum(each["Loads"] for each in entries() if each.get("Scope") == "Container") == 1
+        # and nothing else: neither MMS's own metrics, nor our own process
+        assert not [line for line in server.log().splitlines() if "Level:Host" in line or "ModelName:" in line]
+        if log_format == "json":
+            assert all(isinstance(json.loads(line), dict) for line in server.log().splitlines() if line)
+
+
+def test_the_fronts_own_metric_lines_are_for_debugging(server: ServerProcess) -> None:
+    name = load(server)
+    server.invoke(name, command("echo", 1))
+    log = server.log()
+    assert not [line for line in log.splitlines() if "Level:Host" in line or "METRICS" in line or "|#" in line]
