@@ -264,7 +264,7 @@ def test_the_end_of_a_worker_says_that_it_had_begun_no_request(front_end: FrontE
     working.send(command("spin"))
     wait_until(lambda: at_work.cpu_times().user > 0.3, "it works on a request")
     at_work.kill()
-    assert rest_of(working) == b"".join(protocol.predict_response(None, {}, "Out of resources", 507)) + end
+    assert rest_of(working) == end + b"".join(protocol.predict_response(None, {}, "Out of resources", 507))
 
     answering.send(command("answer", 4 * MIB))
     wait_until(lambda: Path(f"/proc/{at_answer.pid}/syscall").read_text().split()[0] in SENDMSG, "it waits to send")

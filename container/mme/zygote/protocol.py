@@ -284,9 +284,9 @@ def load_response(status: int, message: str) -> list[Buffer]:
 
 
 def session_end() -> list[Buffer]:
-    """Says that the worker has ended, and that it has not begun the request that waits for its answer, if there is one.
+    """Says that the worker has ended, and has begun no request but one whose response follows, if that does.
 
-    Only where no response has been sent in part.
+    Only where no response has been sent in part. It comes first: who reads a response sends the next request.
     """
     return load_response(_SESSION_END, "")
 

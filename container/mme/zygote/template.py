@@ -407,7 +407,8 @@ class Template:
             message, status = ending.request_error.message, ending.request_error.status
             response = protocol.predict_response(None, {}, message, status)
             lost = protocol.model_lost() if is_lost else []
-            send_at_once(session.connection, [*response, *lost, *protocol.session_end()])
+            # the end first: whoever reads the answer is not to send another request
+            send_at_once(session.connection, [*protocol.session_end(), *response, *lost])
         elif ending.was_idle:
             send_at_once(session.connection, protocol.session_end())
         session.hang_up()  # at once: what the front end still sends is lost
@@ -429,7 +430,7 @@ class Template:
         except OSError as error:
             refusal = self._refusal_without_process(session, error)
             response = protocol.predict_response(None, {}, refusal.message, refusal.status)
-            send_at_once(session.connection, [*response, *protocol.session_end()])
+            send_at_once(session.connection, [*protocol.session_end(), *response])
             self._end_sleeper(session)
             return
         self._hang_ups.add(session)

@@ -2,7 +2,9 @@ package mme;
 
 import com.amazonaws.ml.mms.wlm.Job;
 import java.util.ArrayList;
+import java.util.Collections;
 import java.util.HashMap;
+import java.util.IdentityHashMap;
 import java.util.LinkedHashMap;
 import java.util.LinkedHashSet;
 import java.util.List;
@@ -18,13 +20,16 @@ import java.util.Set;
  * time another thread may scale the worker down, which asks for the entries. Each request goes to one of the two.
  *
  * <p>A worker may end before it has begun what it was sent, as the connection learns: {@link #sessionHasEnded}. What
- * MMS answers 500 then is kept instead: {@link #takeNotBegun} (MMS-33).
+ * MMS answers 500 then is kept instead: {@link #takeNotBegun} (MMS-33). What it takes for a worker that has ended before
+ * is nobody's fault: {@link #takeNeverSent}.
  */
 final class Batch extends LinkedHashMap<String, Job> {
     private static final long serialVersionUID = 1L;
 
     private final transient Map<String, Job> scaledDown = new HashMap<>(); // given to who scales the worker down
     private final transient List<Job> notBegun = new ArrayList<>();
+    private final transient List<Job> neverSent = new ArrayList<>();
+    private final transient Set<Job> tooLate = Collections.newSetFromMap(new IdentityHashMap<>()); // after the end
     private final transient Turn turn; // null: of nobody
     private boolean isAnswered; // the worker has answered what is in here
     private boolean hasEnded; // nobody begins what is not answered
@@ -60,6 +65,9 @@ final class Batch extends LinkedHashMap<String, Job> {
         }
         synchronized (this) {
             isAnswered = false;
+            if (hasEnded) {
+                tooLate.add(job);
+            }
             return super.put(id, job);
         }
     }
@@ -74,7 +82,7 @@ final class Batch extends LinkedHashMap<String, Job> {
         if (!hasEnded || isAnswered || job.isControlCmd()) {
             return job;
         }
-        notBegun.add(job);
+        (tooLate.remove(job) ? neverSent : notBegun).add(job);
         return new Job(null, job.getModelName(), job.getCmd(), job.getPayload()); // of no client
     }
 
@@ -107,10 +115,19 @@ final class Batch extends LinkedHashMap<String, Job> {
         return jobs;
     }
 
-    /** The requests that were sent to nobody, in their order. */
+    /** The requests that were sent to a worker which ended before it began them, in their order. */
     synchronized List<Job> takeNotBegun() {
-        List<Job> jobs = new ArrayList<>(notBegun);
-        notBegun.clear();
+        return take(notBegun);
+    }
+
+    /** The requests that were taken from the queue when the worker had ended already, in their order. */
+    synchronized List<Job> takeNeverSent() {
+        return take(neverSent);
+    }
+
+    private static List<Job> take(List<Job> from) {
+        List<Job> jobs = new ArrayList<>(from);
+        from.clear();
         return jobs;
     }
 }

@@ -103,6 +103,7 @@ final class PatchedWorkLoadManager extends WorkLoadManager {
             } finally {
                 RequestQueue queue = RequestQueue.of(model);
                 queue.putBack(batch.takeCollected());
+                queue.putBack(batch.takeNeverSent());
                 queue.giveAnotherTry(batch.takeNotBegun());
                 statistics.onEnded();
                 if (worker.isServerThread()) {
