@@ -36,7 +36,7 @@ from mme.frameworks.properties import FILE as SERVING_PROPERTIES
 from mme.frameworks.registry import adapter_for, data_adapter_beside, data_adapter_for
 from mme.frameworks.serving import ServingProperties
 from mme.frameworks.table import METHOD
-from mme.handler import warmup
+from mme.handler import wake_up, warmup
 from mme.handler.images import ImageReader
 from mme.handler.payload import CUSTOM_ATTRIBUTES, JSON, BodyReader, Request, most_unfolded_bytes
 from mme.handler.responses import Responder, Response
@@ -67,6 +67,7 @@ class ModelHandler:
         self._reader: BodyReader
         self._responder: Responder | ScoreResponder
         self._attributes_were_too_long = False
+        self._labels_file: Path | None = None  # that is yet to be read: the first output says what is in it
 
     def initialize(self, context: Any) -> None:
         """Loads the model in ``model_dir`` and runs it once, so that the first request finds it warm.
@@ -100,6 +101,7 @@ class ModelHandler:
 
     def postprocess(self, request: Request, outputs: list[np.ndarray]) -> Response:
         """The response to one request; ``outputs`` holds its samples alone. Raises ``NotAcceptable``."""
+        self._see(outputs)
         return self._responder.respond(outputs, self._response_type(request))
 
     def handle(self, data: Sequence[Mapping[str, Any]], context: Any) -> list[bytes]:
@@ -125,6 +127,10 @@ class ModelHandler:
         if model.table is None and len(model.inputs) == 1:
             images = ImageReader.for_model(model_dir, spec, model.image_codec, settings.max_image_megapixels)
         self._reader = _reader_for(model, images, most_unfolded_bytes(settings.max_image_megapixels))
+        if wake_up.request_waits and model.table is None:
+            self._responder = _responder_for(model, None)
+            self._labels_file = model_dir / LABELS_FILE
+            return
         arrays = model.sample()
         if images is not None:
             arrays[spec.name] = images.warm_up().astype(spec.dtype, copy=False)
@@ -135,6 +141,13 @@ class ModelHandler:
         if outputs is not None:
             self._responder.respond(outputs, self._responder.negotiate("", None))
         self._warm_up(warmup.EchoModel() if model.table is None else warmup.EchoTable())
+
+    def _see(self, outputs: list[np.ndarray]) -> None:
+        """The first outputs of a model that was woken: now its labels can be told."""
+        if self._labels_file is not None:
+            self.labels = _labels_for(outputs[0], self._labels_file)
+            self._responder = _responder_for(self.model, self.labels)
+            self._labels_file = None
 
     def _first_pass(self, arrays: dict[str, np.ndarray]) -> list[np.ndarray] | None:
         """The outputs for a made-up sample; None where the model cannot use that: it wants dates, say."""
@@ -191,6 +204,7 @@ class ModelHandler:
                     self._infer([item])
         if outputs is None:
             return
+        self._see(outputs)
         samples = sum(map(_samples, arrays))
         start = 0
         for item, each in zip(items, arrays, strict=True):

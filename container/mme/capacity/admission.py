@@ -85,6 +85,7 @@ class Admission:
         replaces: bool = False,
         artifact: Artifact | None = None,
         neighbours: Neighbours | None = None,
+        request_waits: bool = False,
     ) -> Iterator[Reservation]:
         """Around a load in this process: admits it, and settles it when the block has ended well.
 
@@ -93,11 +94,13 @@ class Admission:
         declaration in serving.properties that is no number. ``holders`` are the processes that hold descriptors for
         each model, by what they are called. ``replaces``: the model is loaded already, and this worker comes in the
         place of one that has died. ``artifact``: the files of ``model_dir``, where they have been looked at.
-        ``neighbours`` may be put to sleep to make room.
+        ``neighbours`` may be put to sleep to make room. ``request_waits``: what the model needs beyond its load is
+        taken by a request that comes next; the model was loaded before, and took it then.
         """
         reservation = self.admit(
             model_name, model_dir, holders, replaces=replaces, artifact=artifact, neighbours=neighbours
         )
+        reservation.request_waits = request_waits
         with _settled(reservation), limited_growth(reservation.growth_bytes) if bounded else nullcontext():
             try:
                 yield reservation
@@ -231,14 +234,16 @@ class Admission:
     def _settle(self, reservation: Reservation, taken_bytes: int | None) -> int:
         with self._reservations.open() as book:
             load = book.loading.pop(reservation.key, None)
-            verdict = self._judge(book, 0, reservation.reserve_share)
+            if taken_bytes is None:
+                before = load.anonymous_before_bytes if load else 0
+                pid = load.pid if load else os.getpid()
+                taken_bytes = max(0, anonymous_bytes(pid) - before) + COPIED_ON_WRITE_BYTES
+            rest_bytes = max(0, reservation.need.need_bytes - taken_bytes) if reservation.request_waits else 0
+            verdict = self._judge(book, rest_bytes, reservation.reserve_share)
         if not verdict.decision.admitted and reservation.neighbours is not None:
-            verdict = self._restore_reserve(reservation, reservation.neighbours)
-        if taken_bytes is None:
-            before = load.anonymous_before_bytes if load else 0
-            pid = load.pid if load else os.getpid()
-            taken_bytes = max(0, anonymous_bytes(pid) - before) + COPIED_ON_WRITE_BYTES
-        self._reservations.learn(reservation.artifact.identity, taken_bytes)
+            verdict = self._restore_reserve(reservation, rest_bytes, reservation.neighbours)
+        if not reservation.request_waits:
+            self._reservations.learn(reservation.artifact.identity, taken_bytes)
         if verdict.decision.admitted:
             logger.debug("model %r took %s of %s; %s", reservation.model, _mib(taken_bytes), reservation.need, verdict)
             return taken_bytes
@@ -249,13 +254,13 @@ class Admission:
         logger.warning("%s", message)
         raise verdict.error(message, taken_bytes)
 
-    def _restore_reserve(self, reservation: Reservation, neighbours: Neighbours) -> _Verdict:
+    def _restore_reserve(self, reservation: Reservation, rest_bytes: int, neighbours: Neighbours) -> _Verdict:
         """The load is done, and has taken more than was expected: others sleep, as long as that helps."""
         deadline_s = time.monotonic() + MOST_WAIT_S
         stubborn: set[int] = set()
         while True:
             with self._reservations.open() as book:
-                verdict = self._judge(book, 0, reservation.reserve_share)
+                verdict = self._judge(book, rest_bytes, reservation.reserve_share)
             if verdict.decision.admitted or time.monotonic() >= deadline_s:
                 return verdict
             if not self._put_to_sleep(neighbours, verdict, stubborn):
@@ -279,6 +284,7 @@ class Reservation:
     artifact: Artifact
     reserve_share: float  # of the reserve, what is left alone
     neighbours: Neighbours | None = None  # that may be put to sleep for it
+    request_waits: bool = False  # a part of what it needs is taken after the load
     taken_bytes: int = 0  # known once it is settled
 
     @property

@@ -37,6 +37,7 @@ from mme.capacity.overcommit import Neighbours
 from mme.capacity.process_memory import anonymous_bytes
 from mme.errors import InsufficientMemory, MmeError, ModelChanged, Refusal
 from mme.frameworks.serving import ServingProperties
+from mme.handler import wake_up
 from mme.zygote import heap, protocol
 from mme.zygote.hang_up import OrphanLimit, end_of
 from mme.zygote.idle import FallsAsleep, Idle
@@ -103,14 +104,14 @@ class Session:
         self._end = end_of(connection)
         self._writes_metrics = writes_metrics
 
-    def run(self, wake_up: protocol.Load | None = None) -> None:
-        """Returns when MMS has closed the connection, or when the session sleeps; ``wake_up``: what it did before.
+    def run(self, load_again: protocol.Load | None = None) -> None:
+        """Returns when MMS has closed the connection, or when the session sleeps; ``load_again``: it has slept before.
 
         Raises ``LoadFailed``, and ``ProtocolError``.
         """
         try:
-            if wake_up is not None:
-                self._wake_up(wake_up)
+            if load_again is not None:
+                self._wake_up(load_again)
             while True:
                 message = self._next_message()
                 match message:
@@ -157,7 +158,6 @@ class Session:
             with self._orphan_limit:
                 self._model.load(message)
                 self._remember_for_wake_up(message)
-                self._note_memory()
             self._record.used_ns = time.monotonic_ns()
             self._record.state = WorkerState.READY
         except protocol.Disconnected:
@@ -180,12 +180,10 @@ class Session:
         record.batch_size = message.batch_size
         record.gpu = -1 if message.gpu is None else message.gpu
         record.never_sleeps = model.never_sleeps
+        record.taken_mib = model.taken_mib
+        record.loaded_pages = anonymous_bytes() // _PAGE_BYTES
         if model.files is not None:
             model.files.write(record)
-
-    def _note_memory(self) -> None:
-        self._record.taken_mib = self._model.taken_mib
-        self._record.loaded_pages = anonymous_bytes() // _PAGE_BYTES
 
     def _settle_down(self) -> None:
         """The model is loaded."""
@@ -215,7 +213,6 @@ class Session:
                 raise protocol.Disconnected
             with self._orphan_limit:
                 self._model.load(message, LoadedFiles.in_record(self._record))
-                self._note_memory()
         except protocol.Disconnected:
             raise
         except BaseException as error:
@@ -280,7 +277,7 @@ class LoadedModel:
         self.never_sleeps = False
 
     def load(self, message: protocol.Load, files: LoadedFiles | None = None) -> None:
-        """Loads what ``message`` names, from no other ``files``.
+        """Loads what ``message`` names, from no other ``files``: then it is a wake-up.
 
         Raises ``ModelRefused``, ``ModelChanged``, ``InsufficientMemory`` and what the handler raises.
         """
@@ -292,6 +289,7 @@ class LoadedModel:
         if files is not None:
             files.check(self.name, model_dir, artifact)
         self.files = files or LoadedFiles.of(artifact)
+        wake_up.request_waits = files is not None
         self._loader = ModelLoaderFactory.get_model_loader(folder)
         self._is_bounded = message.gpu is None  # see rlimit.py
         with self._admitted(model_dir, artifact) as reservation, self._in_time(model_dir):
@@ -328,6 +326,7 @@ class LoadedModel:
             bounded=self._is_bounded,
             replaces=self._replaces,
             neighbours=self._neighbours,
+            request_waits=wake_up.request_waits,
         )
 
     def _in_time(self, folder: Path) -> AbstractContextManager[None]:
