@@ -39,7 +39,7 @@ from local_endpoint.storage.location import S3Location, TargetModel
 MODEL = "squeezenet"
 MEMORY_MB, QUICK_MEMORY_MB = 2048, 700
 TIMES = (1, 2, 4)
-REQUESTS, QUICK_REQUESTS = 3000, 60
+REQUESTS, QUICK_REQUESTS = 2000, 60
 MOST_TRIED = 1000  # models, when it is found out how many fit
 PATTERN = "zipf"
 SEED = 11
