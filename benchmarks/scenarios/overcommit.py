@@ -39,7 +39,7 @@ from local_endpoint.storage.location import S3Location, TargetModel
 MODEL = "squeezenet"
 MEMORY_MB, QUICK_MEMORY_MB = 2048, 700
 TIMES = (1, 2, 4)
-REQUESTS, QUICK_REQUESTS = 3000, 60
+REQUESTS, QUICK_REQUESTS = 2000, 60
 MOST_TRIED = 1000  # models, when it is found out how many fit
 PATTERN = "zipf"
 SEED = 11
@@ -286,7 +286,7 @@ def send_all(
                 if is_right:
                     (outcome.cold_s if is_cold else outcome.warm_s).append(answer.elapsed_s)
                 else:
-                    said = answer.body[:200].decode(errors="replace")
+                    said = answer.body[:600].decode(errors="replace")
                     outcome.failed.append(f"{name}: {answer.status} {said}")
                 live.within_block(outcome.sent, len(outcome.failed))
 
@@ -338,10 +338,7 @@ def report(outcomes: Sequence[Outcome], fits: int, chosen: OvercommitOptions, re
                 "kernel_kills": each.kernel_kills,
             }
         )
-        where = f"{each.way}, {each.models} models"
-        result.errors += [f"{where}: {failed}" for failed in each.failed[:MOST_EXAMPLES]]
-        if len(each.failed) > MOST_EXAMPLES:
-            result.errors.append(f"{where}: {len(each.failed) - MOST_EXAMPLES} more like these")
+        report_failures(each, result)
     result.targets = targets(outcomes)
     result.notes += [
         f"{fits} models fit in {chosen.memory_mb} MiB; {chosen.clients} connections; Zipf's traffic, exponent 1.1. "
@@ -349,6 +346,19 @@ def report(outcomes: Sequence[Outcome], fits: int, chosen: OvercommitOptions, re
         "cold: the model's worker process started after the request was sent, or is gone again.",
         "unloading: the limit is MME_MEMORY_LIMIT_MB; the local endpoint itself is not limited.",
     ]
+
+
+def report_failures(outcome: Outcome, result: Result) -> None:
+    """Errors of ours; what the endpoint has refused is a note, for it is what sleeping is compared with."""
+    if not outcome.failed:
+        return
+    where = f"{outcome.way}, {outcome.models} models"
+    if outcome.way == UNLOADING:
+        result.notes.append(f"{where}: {len(outcome.failed)} requests were refused, for example {outcome.failed[0]}")
+        return
+    result.errors += [f"{where}: {failed}" for failed in outcome.failed[:MOST_EXAMPLES]]
+    if len(outcome.failed) > MOST_EXAMPLES:
+        result.errors.append(f"{where}: {len(outcome.failed) - MOST_EXAMPLES} more like these")
 
 
 def targets(outcomes: Sequence[Outcome]) -> list[Target]:

@@ -135,6 +135,15 @@ def test_overcommit_that_could_not_load_its_models_is_not_measured_and_is_an_err
     assert result.errors == ["sleeping, 10 models: load m5: 507"]
 
 
+def test_what_the_endpoint_refuses_is_counted_and_noted_but_no_error() -> None:
+    result = Result("overcommit", {})
+    outcome = Outcome(UNLOADING, 2, 10, 10, cold_s=[0.5], warm_s=[0.1] * 8, failed=["m1: 507"])
+    overcommit.report([outcome], 5, overcommit.OvercommitOptions(), result)
+    assert result.table[0][4:6] == ["10", "9"]
+    assert not result.errors
+    assert "unloading, 10 models: 1 requests were refused, for example m1: 507" in result.notes
+
+
 def test_zipfs_requests_are_the_same_in_each_run() -> None:
     names = [str(number) for number in range(50)]
     first, second = (list(overcommit.iter_models(names, 500)) for _ in range(2))
