@@ -247,6 +247,43 @@ def test_a_port_that_is_taken_ends_the_start_with_its_name(server: ServerProcess
         other.discard()
 
 
+def test_a_model_that_sleeps_and_wakes() -> None:
+    with ServerProcess(**SETTINGS, MME_SLEEP_AFTER_S="1") as server:
+        name = load(server)
+        assert server.invoke(name, command("echo", 1)).status_code == 200
+        wait_until(lambda: of(scrape(server), "mme_models_asleep") == 1, "it sleeps")
+        samples = scrape(server)
+        assert of(samples, "mme_model_workers", model=name) == of(samples, "mme_models_loaded") == 1
+        assert of(samples, "mme_model_workers_asleep", model=name) == 1
+        assert of(samples, "mme_model_sleeps_total", model=name) == 1
+        assert of(samples, "mme_model_memory_bytes", model=name) == 0
+        assert server.invoke(name, command("echo", 1)).status_code == 200
+        samples = scrape(server)
+        assert of(samples, "mme_model_wake_ups_total", model=name) == 1
+        assert of(samples, "mme_model_loads_total", model=name) == 1
+        assert server.unload(name).status_code == 200
+        load(server, name=name)
+        assert of(scrape(server), "mme_model_wake_ups_total", model=name) == 1  # of the session that has ended
+
+
+def test_one_model_alone(tmp_path: Path) -> None:
+    with ServerProcess(single_model_dir=make_model(tmp_path), **SETTINGS, SAGEMAKER_MODEL_SERVER_WORKERS="1") as server:
+        assert server.post("/invocations", command("echo", 1)).status_code == 200
+        samples = scrape(server)
+        assert of(samples, "mme_models_loaded") == 1
+        answered = [value for (name, labels), value in samples.items() if ("status", "2xx") in labels]
+        assert answered == [1]
+
+
+def test_workers_that_are_spawned() -> None:
+    with ServerProcess(**SETTINGS, MME_WORKERS="spawn") as server:
+        name = load(server)
+        assert server.invoke(name, command("echo", 1)).status_code == 200
+        samples = scrape(server)
+        assert of(samples, "mme_model_requests_total", model=name, status="2xx") == 1
+        assert (of(samples, "mme_model_memory_bytes", model=name), of(samples, "mme_templates")) == (0, 0)
+
+
 # ---- in the log ----
 
 

@@ -146,6 +146,15 @@ def test_the_least_recently_used_of_unloaded_models_loses_its_record(classes: Pa
     assert ModelStatistics(descriptor).sample(1).name == "a"
 
 
+def test_a_front_end_that_is_started_anew_begins_with_nothing(classes: Path, descriptor: int) -> None:
+    statistics = ModelStatistics(descriptor)
+    for _ in range(2):
+        assert front_end(classes, descriptor, "+a", "+b", "+c").returncode == 0
+    assert statistics.column("answers_2xx") == [1, 1, 1]
+    assert [sample.name for sample in statistics.samples()] == ["a", "b"]
+    assert statistics.arrivals == 3
+
+
 def test_models_without_a_record_are_counted_together(classes: Path, descriptor: int) -> None:
     statistics = ModelStatistics(descriptor)
     assert front_end(classes, descriptor, "+a", "+b", "+c", "+d").returncode == 0

@@ -48,6 +48,7 @@ final class ModelStatistics {
     // Loads, by the status of their answer: 2xx, then those of LOAD_STATUSES, then all others.
     private static final int LOAD_ANSWERS = 104;
     private static final int[] LOAD_STATUSES = {400, 404, 409, 500, 503, 507};
+    private static final int HEADER_END = LOAD_ANSWERS + 8 * (LOAD_STATUSES.length + 2);
 
     private static final String FILE = Agent.PRIVATE_FOLDER + "/model-statistics";
     private static final long THIS_LAYOUT = 1;
@@ -70,8 +71,12 @@ final class ModelStatistics {
                 || mostRecords < 1) {
             throw new IOException(FILE + " has another layout than the agent: they are not of one version");
         }
+        for (int at = USED_RECORDS; at < HEADER_END; at += 8) {
+            set(at, 0); // of a front end that ended as it started
+        }
         others = new ModelRecord(this, 0);
-        set(USED_RECORDS, Math.max(get(USED_RECORDS), 1));
+        others.giveTo("");
+        set(USED_RECORDS, 1);
     }
 
     /** Memory that nobody else sees, for a model that is not to be counted. */
