@@ -68,15 +68,18 @@ def test_it_is_made_by_a_start_and_used_by_the_next(tmp_path: Path) -> None:
 
 
 def test_a_java_that_cannot_leaves_a_word_and_no_second_try(tmp_path: Path) -> None:
+    file, old = tmp_path / "front-end.jsa", tmp_path / "old"
+    file.write_bytes(b"in the memory of a front end that runs")
+    old.hardlink_to(file)
     java = tmp_path / "jdk" / "bin" / "java"
     java.parent.mkdir(parents=True)
     java.write_text("#!/bin/sh\necho 'Unrecognized VM option ArchiveClassesAtExit' >&2; exit 1\n")
     java.chmod(0o755)
-    file = tmp_path / "front-end.jsa"
     made = make(file, JAVA_HOME=str(java.parents[1]))
     assert made.returncode == 1
     assert "ArchiveClassesAtExit" in made.stderr
     assert file.read_bytes() == b""
+    assert old.read_bytes() == b"in the memory of a front end that runs"
 
 
 @pytest.mark.parametrize("content", [None, b""], ids=["missing", "could not be made"])

@@ -54,7 +54,9 @@ def archive(settings: Settings) -> Path | None:
 def make() -> str | None:
     """Makes the file anew. Returns why there is none, if so; then an empty one says that it has been tried."""
     FILE.parent.mkdir(parents=True, exist_ok=True)
-    FILE.write_bytes(b"")
+    # Another file: front ends that run have the old one in their memory, and would end without its bytes (SIGBUS).
+    FILE.with_suffix(".new").write_bytes(b"")
+    FILE.with_suffix(".new").replace(FILE)
     with tempfile.TemporaryDirectory() as folder:
         new = Path(folder, "new.jsa")
         output = _serve_once(Path(folder), new)
