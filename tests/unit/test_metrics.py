@@ -253,20 +253,20 @@ def test_the_text_says_what_the_client_would(accept: str) -> None:
     encode, content_type = choose_encoder(accept)
     parse = parse_openmetrics if "openmetrics" in content_type else parse_text
     rows = [(tuple(labels_of(each, with_target=True).items()), each) for each in SAMPLES]
-    renderer = Renderer()
+    renderer = Renderer(MODEL_FAMILIES)
     for _ in range(2):  # worded, and remembered
-        text, said = renderer.render([(MODEL_FAMILIES, rows)], accept)
+        text, said = renderer.render([rows], accept)
         assert said == content_type
         assert as_parsed(parse(text.decode())) == as_parsed(parse(encode(registry).decode()))
 
 
 def test_lines_of_models_that_have_gone_are_forgotten(descriptor: int) -> None:
-    renderer = Renderer()
+    renderer = Renderer(MODEL_FAMILIES)
     for number in range(100):
         rows = [((("model", str(number)),), SAMPLES[1])]
-        renderer.render([(MODEL_FAMILIES, rows)], "")
-    (form,) = renderer._formats.values()
-    assert all(len(lines) <= 3 for lines in form._lines.values())
+        renderer.render([rows], "")
+    ((group,),) = renderer._formats.values()
+    assert len(group._templates) <= 3
 
 
 def test_a_scrape_is_bounded_and_its_numbers_are_right(descriptor: int, writer: Writer) -> None:

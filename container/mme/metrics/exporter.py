@@ -50,7 +50,7 @@ class Exporter:
         self._models = ModelReader(shared, sessions, settings.metrics_models)
         memory = SystemMemory(settings, runtime_dir, server_pid=os.getppid())
         self._container = ContainerReader(settings, shared, memory)
-        self._renderer = Renderer()
+        self._renderer = Renderer(CONTAINER_FAMILIES, MODEL_FAMILIES)
         self._lock = threading.Lock()
 
     def read(self) -> tuple[ContainerMetrics, list[ModelMetrics]]:
@@ -65,7 +65,7 @@ class Exporter:
         with self._lock:
             with_target = self.settings.metrics_target_model
             rows = [(tuple(labels_of(each, with_target=with_target).items()), each) for each in models]
-            return self._renderer.render(((CONTAINER_FAMILIES, [((), container)]), (MODEL_FAMILIES, rows)), accept)
+            return self._renderer.render(([((), container)], rows), accept)
 
 
 class _Server(ThreadingHTTPServer):

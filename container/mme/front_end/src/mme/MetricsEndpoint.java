@@ -5,6 +5,7 @@ import com.amazonaws.ml.mms.http.ErrorResponse;
 import com.amazonaws.ml.mms.http.InferenceRequestHandler;
 import com.amazonaws.ml.mms.http.MethodNotAllowedException;
 import com.amazonaws.ml.mms.util.JsonUtils;
+import io.netty.buffer.ByteBufOutputStream;
 import io.netty.channel.ChannelHandlerContext;
 import io.netty.handler.codec.http.FullHttpRequest;
 import io.netty.handler.codec.http.HttpHeaderNames;
@@ -60,17 +61,17 @@ final class MetricsEndpoint extends ModelServerEndpoint {
         if (accept != null) {
             connection.setRequestProperty(HttpHeaderNames.ACCEPT.toString(), accept);
         }
-        byte[] body;
+        ByteBufOutputStream body = (ByteBufOutputStream) response.getOutputStream(); // as ModelServerResponse has it
         try (InputStream stream = connection.getInputStream()) {
-            body = stream.readAllBytes();
+            body.buffer().ensureWritable(connection.getContentLength()); // megabytes, once
+            stream.transferTo(body);
+            response.setContentType(connection.getContentType());
         } catch (IOException e) {
+            body.buffer().clear();
             refuse(response, "The process that words metrics does not answer: " + e.getMessage());
-            return;
         } finally {
             connection.disconnect();
         }
-        response.setContentType(connection.getContentType());
-        response.getOutputStream().write(body);
     }
 
     private static void refuse(Response response, String message) throws IOException {
