@@ -23,7 +23,7 @@ logger = logging.getLogger("mme.supervisor.scaling")
 # Longer than the pause that the agent makes between two events (Events.java).
 LOOK_ON_S = 1.0
 # Looks that take long, because requests wait for hundreds of models, are fewer: the loop has this share of a core.
-MOST_OF_A_CORE = 0.01
+MOST_OF_A_CORE = 0.005
 
 
 class ScalingLoop:
@@ -37,6 +37,7 @@ class ScalingLoop:
         self._numbers: dict[str, int] = {}  # of the records of models that were sampled last
         self._look_at_s: float | None = None  # time.monotonic()
         self._look_on_until_s = 0.0
+        self._look_at_all_s = 0.0  # for workers that others have added: a number of each model is a miss of the caches
 
     @property
     def descriptor(self) -> int:
@@ -52,6 +53,7 @@ class ScalingLoop:
         self._agent.take_events()
         now_s = time.monotonic()
         self._look_on_until_s = now_s + LOOK_ON_S
+        self._look_at_all_s = now_s
         if self._look_at_s is None or self._look_at_s > now_s + BUSY_LOOK_S:
             self._look_at_s = now_s
 
@@ -62,7 +64,7 @@ class ScalingLoop:
     def look(self) -> None:
         """One round. What goes wrong is logged: the server goes on with the workers that there are."""
         now_s, began_s = time.monotonic(), time.thread_time()
-        decision = decide(self._samples(), self._limits, self._memory, now_s)
+        decision = decide(self._samples(now_s), self._limits, self._memory, now_s)
         self._memory = decision.memory
         for change in decision.changes:
             self._apply(change)
@@ -73,14 +75,16 @@ class ScalingLoop:
             look_again_s = max(look_again_s, (time.thread_time() - began_s) / MOST_OF_A_CORE)
         self._look_at_s = None if look_again_s is None else now_s + look_again_s
 
-    def _samples(self) -> list[ModelSample]:
+    def _samples(self, now_s: float) -> list[ModelSample]:
         """Of the models that the policy asks for."""
         statistics = self._statistics
-        counts = zip(statistics.column("wanted_workers"), statistics.column("min_workers"), strict=True)
-        numbers = {number for number, (count, least) in enumerate(counts) if count and count != least}
+        numbers = {self._numbers[name] for name in self._memory}  # all that have got a worker from here are in it
+        if now_s >= self._look_at_all_s:
+            self._look_at_all_s = now_s + LOOK_ON_S
+            counts = zip(statistics.column("wanted_workers"), statistics.column("min_workers"), strict=True)
+            numbers.update(number for number, (count, least) in enumerate(counts) if count and count != least)
         if statistics.waiting:
             numbers.update(statistics.waiting_records())
-        numbers.update(self._numbers[name] for name in self._memory)
         numbers.discard(0)  # of models that have no record of their own: they keep the workers that they have
         found = {each.name: (number, each) for number in numbers if (each := self._sample(number)) is not None}
         self._numbers = {name: number for name, (number, _) in found.items()}
