@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import requests
 
-from tests.harness.models import heavy_model, link_files, tiny_mlp
+from tests.harness.models import heavy_model, link_files, tiny_classifier, tiny_mlp
 from tests.harness.scripted_handler import HANDLER, command, make_model
 from tests.harness.server import ServerProcess
 from tests.harness.waiting import wait_until
@@ -125,6 +128,29 @@ def test_a_model_that_must_not_be_ended_stays(server: ServerProcess) -> None:
         answers(server, name)
     assert server.invoke("stays", command("sleep", 0)).json() == pid
     assert server.unload("stays").status_code == 200
+
+
+@pytest.mark.parametrize("first", ["valid", "broken"])
+def test_a_model_that_was_woken_answers_as_before(first: str) -> None:
+    """Its labels, which the first output tells, and its errors are those of a model that was just loaded."""
+    array = io.BytesIO()
+    np.save(array, np.linspace(0, 1, 28 * 28, dtype=np.float32).reshape(1, 1, 28, 28))
+    accepted = ("application/json", "application/json;verbose", "image/png")
+
+    def ask(accept: str) -> tuple[int, Any]:
+        answer = server.invoke("m", array.getvalue(), content_type="application/x-npy", accept=accept)
+        return answer.status_code, answer.json()
+
+    with ServerProcess(MME_SLEEP_AFTER_S="1") as server:
+        tiny_classifier(server.model_dir("m"))
+        assert server.load("m").status_code == 200, server.log_tail()
+        before = [ask(accept) for accept in accepted]
+        assert [status for status, _ in before] == [200, 200, 406]
+        wait_until(lambda: not workers(server, "m"), "it sleeps")
+        if first == "broken":
+            assert server.invoke("m", b"[[1, 2], [3]]", content_type="application/json").status_code == 400
+        assert [ask(accept) for accept in accepted] == before
+        assert "labels" in before[1][1]
 
 
 def test_a_server_drains_and_stops_while_models_sleep_and_wake() -> None:
