@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import subprocess
 import sys
@@ -100,3 +101,14 @@ def test_one_whose_path_the_front_end_would_take_apart_is_not_named(
     assert class_archive.archive(Settings()) == tmp_path / "front-end.jsa"
     of_the_users_own = Settings(jvm_arguments="-XX:SharedArchiveFile=/their/own.jsa")
     assert class_archive.archive(of_the_users_own) is None
+
+
+def test_what_a_running_front_end_has_mapped_stays_when_the_file_is_made_anew(tmp_path: Path) -> None:
+    file = tmp_path / "front-end.jsa"
+    file.write_bytes(b"classes")
+    with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        class_archive.mark_tried(file)
+        assert file.read_bytes() == b""
+        assert os.fstat(opened.fileno()).st_size == len(b"classes"), "reading the memory would end in SIGBUS"
+        assert mapped[:] == b"classes"
+    assert list(tmp_path.iterdir()) == [file]

@@ -225,11 +225,11 @@ def test_a_model_whose_files_have_changed_does_not_wake_and_is_to_be_unloaded(wo
     else:
         shutil.rmtree(folder)
     connection.send(command("nothing"))
+    assert connection.receive_head()[0] == 0, "the session has ended"
     status, message = connection.receive_head()
     assert status == 500
     assert f"the files of model 'm' {'are gone' if change == 'folder' else 'have changed'}" in message
     assert connection.receive_head()[0] == -1, "the front end is told to unload it"
-    assert connection.receive_head()[0] == 0, "the session has ended"
     assert connection.is_closed_by_worker()
 
 
@@ -272,10 +272,10 @@ def test_a_model_that_fails_to_wake_answers_why_and_its_session_ends(
     world.put_to_sleep()
     (tmp_path / "fails").touch()
     connection.send(command("nothing"))
+    assert connection.receive_head()[0] == 0, "the session has ended"
     answer = connection.receive_head()
     assert answer[0] == status
     assert message in answer[1]
-    assert connection.receive_head()[0] == 0, "the session has ended"
     again = world.front_end.connect()  # as MMS does
     assert again.load(world.folders["m"], "again")[0] == 200
     again.close()

@@ -54,9 +54,7 @@ def archive(settings: Settings) -> Path | None:
 def make() -> str | None:
     """Makes the file anew. Returns why there is none, if so; then an empty one says that it has been tried."""
     FILE.parent.mkdir(parents=True, exist_ok=True)
-    # Another file: front ends that run have the old one in their memory, and would end without its bytes (SIGBUS).
-    FILE.with_suffix(".new").write_bytes(b"")
-    FILE.with_suffix(".new").replace(FILE)
+    mark_tried(FILE)
     with tempfile.TemporaryDirectory() as folder:
         new = Path(folder, "new.jsa")
         output = _serve_once(Path(folder), new)
@@ -65,6 +63,14 @@ def make() -> str | None:
         shutil.copyfile(new, FILE.with_suffix(".new"))
         FILE.with_suffix(".new").replace(FILE)
     return None
+
+
+def mark_tried(file: Path) -> None:
+    """Leaves an empty file in the place of what was there. That is not emptied itself: a JVM that runs has it mapped,
+    and would be killed (SIGBUS)."""
+    empty = file.with_suffix(".empty")
+    empty.write_bytes(b"")
+    empty.replace(file)
 
 
 def _serve_once(folder: Path, new: Path) -> str:
