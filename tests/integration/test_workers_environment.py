@@ -91,7 +91,9 @@ def test_modules_are_looked_for_in_the_same_places_in_both_modes(seen: dict[str,
 def test_no_signal_is_handled_or_blocked_that_python_itself_does_not(seen: dict[str, dict[str, Any]]) -> None:
     fork, spawn = (seen[mode] for mode in ("fork", "spawn"))
     assert fork["blocked"] == []
-    assert "Idle._on_signal" in fork["handlers"]["SIGURG"]  # to be put to sleep; the kernel ignores it without a handler
+    assert (
+        "Idle._on_signal" in fork["handlers"]["SIGURG"]
+    )  # to be put to sleep; the kernel ignores it without a handler
     # MMS removes files in its handler; ours are gone already.
     ours = {"SIGTERM": "", "SIGURG": ""}
     assert {**fork["handlers"], **ours} == {**spawn["handlers"], **ours}
