@@ -137,18 +137,19 @@ def test_a_model_that_was_woken_answers_as_before(first: str) -> None:
     np.save(array, np.linspace(0, 1, 28 * 28, dtype=np.float32).reshape(1, 1, 28, 28))
     accepted = ("application/json", "application/json;verbose", "image/png")
 
-    def ask(accept: str) -> tuple[int, Any]:
-        answer = server.invoke("m", array.getvalue(), content_type="application/x-npy", accept=accept)
-        return answer.status_code, answer.json()
+    with ServerProcess(MME_SLEEP_AFTER_S="1") as running:
 
-    with ServerProcess(MME_SLEEP_AFTER_S="1") as server:
-        tiny_classifier(server.model_dir("m"))
-        assert server.load("m").status_code == 200, server.log_tail()
+        def ask(accept: str) -> tuple[int, Any]:
+            answer = running.invoke("m", array.getvalue(), content_type="application/x-npy", accept=accept)
+            return answer.status_code, answer.json()
+
+        tiny_classifier(running.model_dir("m"))
+        assert running.load("m").status_code == 200, running.log_tail()
         before = [ask(accept) for accept in accepted]
         assert [status for status, _ in before] == [200, 200, 406]
-        wait_until(lambda: not workers(server, "m"), "it sleeps")
+        wait_until(lambda: not workers(running, "m"), "it sleeps")
         if first == "broken":
-            assert server.invoke("m", b"[[1, 2], [3]]", content_type="application/json").status_code == 400
+            assert running.invoke("m", b"[[1, 2], [3]]", content_type="application/json").status_code == 400
         assert [ask(accept) for accept in accepted] == before
         assert "labels" in before[1][1]
 
