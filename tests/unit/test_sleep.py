@@ -18,7 +18,7 @@ from mme.settings import Settings
 from mme.supervisor.zygote_handle import ZygoteHandle
 from mme.zygote.heap import IdleTrim
 from mme.zygote.idle import Idle
-from mme.zygote.session_records import SessionRecord, SessionRecords, WorkerState, make_shared
+from mme.zygote.session_records import SessionRecord, SessionRecords, WorkerState, make_shared, model_key
 from mme.zygote.sleepers import SLEEP_SIGNAL, Sleepers
 from tests.harness.front_end import Connection, FrontEnd, worker_of
 from tests.harness.scripted_handler import command, make_model
@@ -70,7 +70,7 @@ class World:
         return sorted(record.state for _, record in self.zygote._records.in_state(*WorkerState))
 
     def put_to_sleep(self, model: int | None = None) -> None:
-        """Asks all that are idle, or the sessions of one launcher, and returns when they sleep."""
+        """Asks all that are idle, or the sessions of one model, and returns when they sleep."""
         sleepers = Sleepers(self.zygote._records, NOBODY)
         idle = [each for each in sleepers.awake() if each.is_idle and model in (None, each.model)]
         assert idle
@@ -309,7 +309,7 @@ def test_a_model_can_be_unloaded_while_it_sleeps_or_wakes(world: World, tmp_path
     connection, _ = world.load("m", "once", str(tmp_path / "hangs"), ["hang_in_c"])
     spared, _ = world.load("other")
     launcher = world.front_end.launchers[0]
-    world.put_to_sleep(launcher.pid)
+    world.put_to_sleep(model_key("m"))
     if when == "waking":
         (tmp_path / "hangs").touch()
         connection.send(command("nothing"))

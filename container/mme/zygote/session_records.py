@@ -63,7 +63,6 @@ class SessionRecord(ctypes.Structure):
         ("busy_ns", ctypes.c_uint64),  # spent on requests
         ("last_request_ns", ctypes.c_uint64),  # its end, in time.monotonic_ns()
         # ---- sleep (idle.py, sleepers.py) ----
-        ("launcher", ctypes.c_uint32),  # the process that stands for the model: the same for all of its sessions
         ("batch_size", ctypes.c_uint32),  # as the load said
         ("gpu", ctypes.c_int32),  # as the load said; -1: none
         ("never_sleeps", ctypes.c_uint8),  # the model says so, or nobody would wake it
@@ -93,7 +92,6 @@ class SessionRecord(ctypes.Structure):
     memory_errors: int
     busy_ns: int
     last_request_ns: int
-    launcher: int
     batch_size: int
     gpu: int
     never_sleeps: int

@@ -32,7 +32,7 @@ class Sleepers:
     def __init__(self, records: SessionRecords, slot: int) -> None:
         self._records = records
         self._slot = slot
-        self.model = records[slot].launcher
+        self.model = records[slot].model
 
     def awake(self) -> list[AwakeSession]:
         """All others that have a process, and may sleep now or later."""
@@ -46,7 +46,7 @@ class Sleepers:
                 owners[owner] = ProcessId.of(owner) is not None
             if owners[owner]:  # else nobody would wake it
                 is_idle = record.state is WorkerState.READY
-                found.append(AwakeSession(slot, record.launcher, _held_bytes(record), record.used_ns, is_idle))
+                found.append(AwakeSession(slot, record.model, _held_bytes(record), record.used_ns, is_idle))
         return found
 
     def put_to_sleep(self, sessions: Sequence[AwakeSession]) -> list[AwakeSession]:
@@ -71,7 +71,7 @@ class Sleepers:
     @staticmethod
     def _is_awaited(session: AwakeSession, record: SessionRecord, pid: int) -> bool:
         """Whether the process has neither gone, nor got a request."""
-        if record.pid != pid or record.launcher != session.model:
+        if record.pid != pid or record.model != session.model:
             return False
         state = record.state
         is_on_its_way = state is WorkerState.ASLEEP or (state is WorkerState.READY and bool(record.sleep_wanted))

@@ -274,7 +274,6 @@ class Template:
             model.on_load_refused(session, Refusal(507, f"{reason}. Unload other models."))
             return
         session = SessionHandle(model, connection, slot, self._records.take(slot))
-        session.record.launcher = model.launch.pid
         try:
             self._start_worker(session)
         except OSError as error:
