@@ -292,9 +292,11 @@ class LoadedModel:
         wake_up.request_waits = files is not None
         self._loader = ModelLoaderFactory.get_model_loader(folder)
         self._is_bounded = message.gpu is None  # see rlimit.py
-        with self._admitted(model_dir, artifact) as reservation, self._in_time(model_dir):
-            self.never_sleeps = ServingProperties.of(model_dir).never_sleep
-            self._service = self._loader.load(self.name, folder, message.handler, message.gpu, message.batch_size)
+        with self._admitted(model_dir, artifact) as reservation:
+            properties = ServingProperties.of(model_dir)
+            self.never_sleeps = properties.never_sleep
+            with self._in_time(properties):
+                self._service = self._loader.load(self.name, folder, message.handler, message.gpu, message.batch_size)
         if reservation:
             self.taken_mib = reservation.taken_bytes // MIB
         self._renew_limit()  # the first request does not have to be the first to do this
@@ -329,10 +331,10 @@ class LoadedModel:
             request_waits=wake_up.request_waits,
         )
 
-    def _in_time(self, folder: Path) -> AbstractContextManager[None]:
+    def _in_time(self, properties: ServingProperties) -> AbstractContextManager[None]:
         if self._time_limits is None:
             return nullcontext()
-        self._time_limits.read(folder)
+        self._time_limits.set_for(properties)
         return self._time_limits.of_load
 
     def _renew_limit(self) -> None:

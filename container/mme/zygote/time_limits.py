@@ -7,7 +7,6 @@ not what is wanted, the kernel ends the worker (SIGALRM) in time, wherever its c
 from __future__ import annotations
 
 import signal
-from pathlib import Path
 from typing import Any
 
 from mme.frameworks.serving import ServingProperties
@@ -37,16 +36,16 @@ class TimeLimit:
 
 
 class TimeLimits:
-    """Those of the one model of this process: none before ``read``."""
+    """Those of the one model of this process: none before ``set_for``."""
 
     def __init__(self, settings: Settings, record: SessionRecord) -> None:
         self._settings = settings
         self._record = record
         self.of_load = self.of_batch = TimeLimit(record)
 
-    def read(self, model_dir: Path) -> None:
-        """Reads the model's own. Raises ``ModelLoadError``."""
-        own, settings = ServingProperties.of(model_dir), self._settings
+    def set_for(self, own: ServingProperties) -> None:
+        """The model's own where it has some, else those of the settings."""
+        settings = self._settings
         load_s = own.model_loading_timeout_s or settings.model_loading_timeout_s
         batch_s = own.predict_timeout_s or settings.predict_timeout_s
         if load_s or batch_s:  # the front end waits for the longer one
