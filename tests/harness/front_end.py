@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from mme.supervisor.zygote_handle import PACKAGE_DIR
+from mme.supervisor.own_programs import PACKAGE_DIR
 from mme.zygote import protocol
 from tests.harness.scripted_handler import HANDLER
 

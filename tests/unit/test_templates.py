@@ -14,7 +14,8 @@ import psutil
 import pytest
 
 from mme.settings import Settings
-from mme.supervisor.zygote_handle import PACKAGE_DIR, ZygoteHandle
+from mme.supervisor.own_programs import PACKAGE_DIR
+from mme.supervisor.zygote_handle import ZygoteHandle
 from tests.harness.scripted_handler import command, make_model
 from tests.harness.waiting import wait_until
 from tests.harness.workers import is_gone

@@ -27,7 +27,8 @@ from mme.errors import StartError
 from mme.frameworks import registry
 from mme.imports import forget_shadowed_modules
 from mme.settings import Settings
-from mme.supervisor.zygote_handle import PACKAGE_DIR, ZygoteHandle
+from mme.supervisor.own_programs import PACKAGE_DIR
+from mme.supervisor.zygote_handle import ZygoteHandle
 from mme.zygote import protocol, template_preparation
 from mme.zygote.event_loop import EventLoop
 from mme.zygote.launcher import Launch

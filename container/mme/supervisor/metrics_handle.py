@@ -11,17 +11,14 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 from mme.errors import StartError
-from mme.logs import json_output
 from mme.settings import Settings
-from mme.supervisor.privileges import environment_for_models
+from mme.supervisor.own_programs import start_module
 from mme.supervisor.processes import describe_status
-from mme.supervisor.zygote_handle import PACKAGE_DIR, ZygoteHandle
+from mme.supervisor.zygote_handle import ZygoteHandle
 
 logger = logging.getLogger("mme.supervisor.metrics_handle")
 
@@ -61,32 +58,18 @@ class MetricsHandle:
 
     def start(self) -> None:
         """Starts the process and returns at once."""
-        inherited = [self._statistics, *([] if self._records is None else [self._records])]
-        inherited += [each.fileno() for each in self._listeners]
-        command = [sys.executable, "-P", "-m", "mme.metrics.exporter", str(os.getpid()), str(self._runtime_dir)]
-        command += [str(self._statistics), "none" if self._records is None else str(self._records)]
-        command += [str(each.fileno()) for each in self._listeners]
-        output = json_output("metrics") if self._settings.log_format == "json" else None
+        listeners = [each.fileno() for each in self._listeners]
+        records = "none" if self._records is None else str(self._records)
+        arguments = [str(os.getpid()), str(self._runtime_dir), str(self._statistics), records, *map(str, listeners)]
+        inherited = [self._statistics, *([] if self._records is None else [self._records]), *listeners]
         self._started_s = time.monotonic()
         try:
-            process = subprocess.Popen(
-                command,
-                env={**environment_for_models(self._settings), "PYTHONPATH": _python_path(self._settings)},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                pass_fds=inherited,
-                process_group=0,  # Ctrl-C at a terminal is the supervisor's to act on
+            self.pid = start_module(
+                "mme.metrics.exporter", arguments, self._settings, name="metrics", inherited=inherited
             )
         except OSError as error:
             logger.error("the process for metrics cannot be started: %s", error)
             self._turn_away()
-            return
-        finally:
-            if output is not None:
-                os.close(output)
-        process.returncode = 0  # it is ours to reap, not subprocess's
-        self.pid = process.pid
 
     def on_exit(self, status: int) -> None:
         """It has been reaped. The next connection starts another one."""
@@ -105,10 +88,6 @@ class MetricsHandle:
                     listener.accept()[0].close()
             except BlockingIOError:
                 pass
-
-
-def _python_path(settings: Settings) -> str:
-    return os.pathsep.join(filter(None, [str(PACKAGE_DIR), settings.python_path]))
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -28,10 +28,11 @@ from mme.supervisor import class_archive, mms_config, model_statistics, processe
 from mme.supervisor.agent import Agent, AgentError
 from mme.supervisor.draining import Drain
 from mme.supervisor.metrics_handle import MetricsHandle
+from mme.supervisor.own_programs import PACKAGE_DIR
 from mme.supervisor.preflight import check_start
 from mme.supervisor.privileges import drop_credentials, switch_user
 from mme.supervisor.scaling_loop import ScalingLoop
-from mme.supervisor.zygote_handle import PACKAGE_DIR, ZygoteHandle
+from mme.supervisor.zygote_handle import ZygoteHandle
 from mme.zygote.launcher import python_for_mms, write_home
 from mme.zygote.load_policy import REHEARSAL, STORE, write_store
 from mme.zygote.processes import forbid_new_privileges

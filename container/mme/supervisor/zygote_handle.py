@@ -22,23 +22,19 @@ import logging
 import os
 import select
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from mme import threads
 from mme.errors import StartError
-from mme.logs import json_output
 from mme.settings import Settings
-from mme.supervisor.privileges import environment_for_models
+from mme.supervisor.own_programs import start_module
 from mme.zygote.launcher import LAUNCHES, write_home
 from mme.zygote.session_records import SessionRecords, make_shared
 
 logger = logging.getLogger("mme.zygote")
 
-PACKAGE_DIR = Path(__file__).resolve().parents[2]
 _POLL_S = 0.005
 
 
@@ -69,31 +65,21 @@ class ZygoteHandle:
     def start(self) -> None:
         """Starts the process and returns at once. Raises ``StartError`` if it cannot be started at all."""
         self._ready_read, ready_write = os.pipe2(os.O_CLOEXEC)
-        python_path = os.pathsep.join(filter(None, [str(PACKAGE_DIR), self.settings.python_path]))
-        command = [sys.executable, "-P", "-m", "mme.zygote.root", str(self.runtime_dir)]
-        output = json_output("zygote") if self.settings.log_format == "json" else None
         descriptors = (self._alive_read, ready_write, self._shared)
         try:
-            process = subprocess.Popen(
-                [*command, *map(str, descriptors)],
-                env={
-                    **environment_for_models(self.settings),
-                    **threads.environment_of_template(),
-                    "PYTHONPATH": python_path,
-                },
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                pass_fds=descriptors,
-                process_group=0,  # Ctrl-C at a terminal is the supervisor's to act on
+            self.pid = start_module(
+                "mme.zygote.root",
+                [str(self.runtime_dir), *map(str, descriptors)],
+                self.settings,
+                name="zygote",
+                inherited=descriptors,
+                variables=threads.environment_of_template(),
             )
         except OSError as error:
             raise StartError(f"the zygote cannot be started: {error}") from error
         finally:
-            for descriptor in (ready_write, *([output] if output is not None else [])):
-                os.close(descriptor)
-        self.pid, self.status = process.pid, None
-        process.returncode = 0  # it is ours to reap, not subprocess's
+            os.close(ready_write)
+        self.status = None
         for pid in self._killed_on_end:
             self._tell(pid)
 
