@@ -513,7 +513,7 @@ class Settings:
         "MME_METRICS_MODELS",
         _integer(0, 16384),
         100,
-        'How many models have metrics of their own. The others are one, with the label `model=""`.',
+        'How many models have metrics of their own. The others are one, with the label `model="/others"`.',
     )
     metrics_target_model: bool = _setting(
         "MME_METRICS_TARGET_MODEL",

@@ -95,3 +95,14 @@ def test_messages_that_readme_explains_are_those_of_the_programs() -> None:
         # a number is one in the source, too, or a {placeholder} there
         pattern = r"(\{[\w.]+\}|[\d.]+)".join(map(re.escape, re.split(r"\d[\d.]*", message)))
         assert re.search(pattern, sources), f"no program says {message!r}"
+
+
+def test_pages_that_programs_and_documents_name_exist() -> None:
+    named: dict[str, list[str]] = {}
+    for folder in ("container", "scripts", "local_endpoint", "benchmarks", "examples", "docs"):
+        for path in (ROOT / folder).rglob("*"):
+            if path.suffix in (".py", ".java", ".md", "") and path.is_file() and "__pycache__" not in path.parts:
+                for page in re.findall(r"\bdocs/\w+\.(?:md|yaml)\b", path.read_text(errors="replace")):
+                    named.setdefault(page, []).append(str(path.relative_to(ROOT)))
+    assert len(named) > 10
+    assert {page: places for page, places in named.items() if not (ROOT / page).is_file()} == {}
