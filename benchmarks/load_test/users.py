@@ -73,12 +73,16 @@ class Traffic:
         self._under_way.kill()
 
 
-class ClosedLoopUser(User):
-    """Sends its next request when the last one is answered."""
-
+class _TrafficUser(User):
     abstract = True
     wait_time = constant(0)
     traffic: Traffic
+
+
+class ClosedLoopUser(_TrafficUser):
+    """Sends its next request when the last one is answered."""
+
+    abstract = True
 
     @task
     def invoke(self) -> None:
@@ -86,12 +90,10 @@ class ClosedLoopUser(User):
         self.traffic.call(self.environment)
 
 
-class OpenLoopUser(User):
+class OpenLoopUser(_TrafficUser):
     """The one user that sends requests for all, at their times."""
 
     abstract = True
-    wait_time = constant(0)
-    traffic: Traffic
 
     @task
     def invoke(self) -> None:

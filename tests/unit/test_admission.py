@@ -33,6 +33,7 @@ from mme.errors import InsufficientMemory, ModelLoadError
 from mme.frameworks import xgboost
 from mme.settings import Settings
 from tests.harness import models
+from tests.harness.declared_memory import maker_of_models
 from tests.harness.programs import run_with_mxnet
 from tests.harness.waiting import wait_until
 
@@ -289,15 +290,7 @@ def admission(tmp_path: Path, memory: FakeMemory) -> Admission:
 
 @pytest.fixture
 def declaring(tmp_path: Path) -> Callable[[int], Path]:
-    """Makes the folder of a model that declares how much it needs."""
-
-    def make(need_mib: int) -> Path:
-        folder = tmp_path / f"model-{need_mib}"
-        folder.mkdir(exist_ok=True)
-        (folder / "serving.properties").write_text(f"required_memory_mb={need_mib}")
-        return folder
-
-    return make
+    return maker_of_models(tmp_path)
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from mme.capacity.memory import MIB, MemorySample
 from mme.capacity.overcommit import AwakeSession, Plan, plan
 from mme.errors import InsufficientMemory
 from mme.settings import Settings
+from tests.harness.declared_memory import maker_of_models
 from tests.harness.waiting import wait_until
 
 OWN = 1
@@ -312,13 +313,7 @@ def admission(tmp_path: Path, memory: Memory) -> Admission:
 
 @pytest.fixture
 def declaring(tmp_path: Path) -> Callable[[int], Path]:
-    def make(need_mib: int) -> Path:
-        folder = tmp_path / f"model-{need_mib}"
-        folder.mkdir(exist_ok=True)
-        (folder / "serving.properties").write_text(f"required_memory_mb={need_mib}")
-        return folder
-
-    return make
+    return maker_of_models(tmp_path)
 
 
 def test_a_load_that_does_not_fit_puts_the_least_recently_used_to_sleep(
