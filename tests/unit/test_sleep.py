@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import random
+import select
 import shutil
 import signal
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import psutil
@@ -17,7 +19,7 @@ import pytest
 from mme.settings import Settings
 from mme.supervisor.zygote_handle import ZygoteHandle
 from mme.zygote.heap import IdleTrim
-from mme.zygote.idle import Idle
+from mme.zygote.idle import FallsAsleep, Idle
 from mme.zygote.session_records import SessionRecord, SessionRecords, WorkerState, make_shared, model_key
 from mme.zygote.sleepers import SLEEP_SIGNAL, Sleepers
 from tests.harness.front_end import Connection, FrontEnd, worker_of
@@ -144,6 +146,29 @@ def test_a_session_that_waits_looks_again_when_the_first_of_its_times_has_come(
         assert expected_ms - 500 < timeout_ms <= expected_ms
         record.never_sleeps = True
         assert Idle(ours, record, trim, template=os.getppid(), sleep_after_s=1)._timeout_ms() == trim_ms
+
+
+@pytest.mark.parametrize("has_request", [False, True])
+def test_who_asks_a_session_to_sleep_sees_no_answer_before_it_has_decided(
+    monkeypatch: pytest.MonkeyPatch, has_request: bool
+) -> None:
+    ours, theirs = socket.socketpair()
+    record = SessionRecords(make_shared()).take(0)
+    record.state, record.used_ns, record.sleep_wanted = WorkerState.READY, time.monotonic_ns(), 1
+    seen = []
+
+    class Requests:
+        def poll(self, _timeout_ms: int | None) -> list[tuple[int, int]]:
+            seen.append((record.state, record.sleep_wanted))
+            return [(ours.fileno(), select.POLLIN)] if has_request else []
+
+    with ours, theirs:
+        idle = Idle(ours, record, IdleTrim(lambda: False), template=os.getppid())
+        monkeypatch.setattr(idle, "_requests", Requests())
+        with nullcontext() if has_request else pytest.raises(FallsAsleep):
+            idle.wait()
+    assert seen[0] == (WorkerState.READY, 1)
+    assert (record.state, record.sleep_wanted) == (WorkerState.READY if has_request else WorkerState.ASLEEP, 0)
 
 
 def test_a_session_never_sleeps_while_it_is_busy(world: World, tmp_path: Path) -> None:

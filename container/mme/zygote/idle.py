@@ -107,7 +107,9 @@ class Idle:
         wanted = self._record.sleep_wanted
         if not wanted and not self._is_due():
             return
-        self._record.sleep_wanted = 0
-        if self._may_sleep() and not self._requests.poll(0):
+        falls_asleep = self._may_sleep() and not self._requests.poll(0)
+        if falls_asleep:
             self._record.state = WorkerState.ASLEEP
+        self._record.sleep_wanted = 0  # last: who has asked waits until it is decided (Sleepers)
+        if falls_asleep:
             raise FallsAsleep
