@@ -102,6 +102,22 @@ def test_nothing_goes_that_is_busy() -> None:
     assert wanted(decide([busy], LIMITS, memory, 1000.0)) == {"m": 3}
 
 
+def test_no_more_idle_workers_go_early_than_models_are_blocked() -> None:
+    idle = [
+        sample(name, workers=2, loaded=2, busy=0, all_busy_s=all_busy_s, max_idle_s=1e6)
+        for name, all_busy_s in (("a", 2.0), ("b", 1.0), ("c", 3.0))
+    ]
+    memory = decide(idle, Limits(4, 3), {}, 0.0).memory
+    for hot, taken in ((["x"], {"b": 1}), (["x", "y"], {"a": 1, "b": 1})):
+        models, noted, now_s = [*idle, *(sample(name, waiting=50) for name in hot)], memory, 10.0
+        for _ in range(20):
+            decision = decide(models, Limits(4, 3), noted, now_s)
+            if decision.changes:
+                break
+            noted, now_s = decision.memory, now_s + scaling.BUSY_LOOK_S
+        assert wanted(decision) == taken
+
+
 def test_idle_workers_go_early_where_another_model_is_blocked() -> None:
     idle = sample("idle", workers=3, loaded=3, busy=0, all_busy_s=0.0, max_idle_s=1e6)
     memory = decide([idle], Limits(4, 2), {}, 0.0).memory

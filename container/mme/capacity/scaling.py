@@ -8,7 +8,8 @@ Fewer      for a model whose workers have not all been busy at once for its ``ma
 Bounds     of a model: its own, and cores × MME_WORKERS_PER_CORE. Over all models: as many workers beyond the models'
            least as that, for that many keep all cores busy.
 Contention where a model should get a worker and cannot, because others have them all or because there is no memory,
-           others give theirs back as soon as they have been idle for ``CONTENDED_IDLE_S``.
+           another one gives one of its own back as soon as it has been idle for ``CONTENDED_IDLE_S``: for each model
+           that waits, the one that has been idle longest.
 Refusals   a worker that did not come to serve (no memory, mostly) is asked for again after ``FIRST_WAIT_S``, and twice
            as long each time.
 
@@ -201,15 +202,18 @@ def _growing(
 
 
 def _shrinking(models: Mapping[str, ModelSample], noted: Memory, now_s: float, blocked: set[str]) -> list[Change]:
-    changes = []
+    idle_s = {}
     for sample in models.values():
         is_idle = sample.waiting == 0 and sample.busy < sample.workers and noted[sample.name].asked_for is None
-        if not sample.extra_workers or not is_idle:
-            continue
-        idle_s = _idle_s(sample, noted[sample.name], now_s)
-        if idle_s >= _longest_idle_s(sample):
+        if sample.extra_workers and is_idle:
+            idle_s[sample.name] = _idle_s(sample, noted[sample.name], now_s)
+    changes: list[Change] = []
+    wanted = len(blocked - idle_s.keys())
+    for name in sorted(idle_s, key=lambda name: (-idle_s[name], name)):
+        sample = models[name]
+        if idle_s[name] >= _longest_idle_s(sample):
             workers = sample.least_workers + sample.extra_workers // 2
-        elif blocked - {sample.name} and idle_s >= CONTENDED_IDLE_S:
+        elif idle_s[name] >= CONTENDED_IDLE_S and len(changes) < wanted:
             workers = sample.workers - 1
         else:
             continue
