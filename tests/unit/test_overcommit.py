@@ -363,15 +363,16 @@ def test_busy_models_are_waited_for_and_loads_get_room_in_their_order(
     order: list[int] = []
 
     def load(need_mib: int) -> None:
-        admission.admit("m", declaring(need_mib), neighbours=neighbours).release()
+        reservation = admission.admit("m", declaring(need_mib), neighbours=neighbours)
         order.append(need_mib)
+        reservation.release()
 
     def waiting() -> int:
         with admission._reservations.open() as book:
             return sum(each.waits for each in book.loading.values())
 
     threads = []
-    for count, need_mib in enumerate([500, 50, 400], start=1):  # the second one would fit at once
+    for count, need_mib in enumerate([860, 50, 870], start=1):  # the second one would fit at once, none beside another
         threads.append(threading.Thread(target=load, args=[need_mib]))
         threads[-1].start()
         wait_until(lambda count=count: waiting() == count, "it waits")  # type: ignore[misc]
@@ -379,7 +380,7 @@ def test_busy_models_are_waited_for_and_loads_get_room_in_their_order(
     neighbours.sessions = [session(2, 800 * MIB)]
     for thread in threads:
         thread.join(30)
-    assert order == [500, 50, 400]
+    assert order == [860, 50, 870]
     assert neighbours.slept == [2]
 
 
