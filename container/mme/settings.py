@@ -18,10 +18,9 @@ from typing import Any, NamedTuple
 
 from mme.errors import SettingError
 
-# MMS opens its ports through a Java short of which it allows the positive half (measured: 32768 is refused).
 DEFAULT_HANDLER = "model_handler"  # the module that serves where SAGEMAKER_HANDLER names no other
 DEFAULT_MAX_BODY_BYTES = 6_553_500
-HIGHEST_PORT = 32767  # of MMS (MMS-29)
+HIGHEST_PORT = 32766  # of MMS (MMS-29)
 LOG_LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
 
 

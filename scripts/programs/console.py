@@ -8,7 +8,8 @@ import signal
 import sys
 from collections.abc import Callable
 
-HIGHEST_PORT = 32767  # MMS takes none above (see mme.settings)
+from mme.settings import HIGHEST_PORT
+
 INTERRUPTED = 130
 
 

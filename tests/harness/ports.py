@@ -9,7 +9,7 @@ _chance = random.SystemRandom()  # Hypothesis makes the other one begin anew
 
 
 def free_port() -> int:
-    """A TCP port that is free now, below 32768 (MMS takes none above) and above what needs privileges.
+    """A TCP port that is free now, below 32767 (MMS takes none from there on) and above what needs privileges.
 
     The kernel's own choice (port 0) lies above. Picked at random, so that tests at the same time seldom meet.
     """

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from mme.settings import HIGHEST_PORT
 from tests.harness import models
 from tests.harness.ports import free_port
 from tests.harness.scripted_handler import HANDLER, command, make_model
@@ -147,12 +148,22 @@ def test_variables_of_mms_change_nothing() -> None:
         assert server.invoke("m", command("echo", 1)).json() == 1
 
 
-@pytest.mark.parametrize("port", ["32768", "0", "eighty"])
+@pytest.mark.parametrize("port", ["32767", "32768", "0", "eighty"])
 def test_a_port_that_cannot_be_ends_the_start(port: str) -> None:
     ended = run_entrypoint(SAGEMAKER_BIND_TO_PORT=port)
     assert ended.returncode == 2
     assert f"SAGEMAKER_BIND_TO_PORT='{port}'" in ended.stderr
-    assert "32767" in ended.stderr
+    assert "from 1 to 32766" in ended.stderr
+
+
+def test_the_highest_port_that_is_allowed_is_one_that_the_front_end_takes() -> None:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", HIGHEST_PORT))
+        except OSError:
+            pytest.skip(f"port {HIGHEST_PORT} is taken")
+    with ServerProcess(port=HIGHEST_PORT, MME_PRELOAD="none") as server:
+        assert server.ping().status_code == 200
 
 
 def test_a_taken_port_ends_the_start_at_once(tmp_path: Path) -> None:

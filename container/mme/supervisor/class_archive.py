@@ -24,7 +24,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from mme.settings import Settings
+from mme.settings import HIGHEST_PORT, Settings
 from mme.supervisor import processes
 from mme.supervisor.healthcheck import reason_unhealthy
 
@@ -110,13 +110,13 @@ def _serve_once(folder: Path, new: Path) -> str:
 
 
 def _free_port() -> int:
-    for port in random.sample(range(16384, 32768), 100):  # MMS takes none above
+    for port in random.sample(range(16384, HIGHEST_PORT + 1), 100):
         try:
             socket.create_server(("127.0.0.1", port)).close()
         except OSError:
             continue
         return port
-    raise OSError("no port is free from 16384 to 32767")
+    raise OSError(f"no port is free from 16384 to {HIGHEST_PORT}")
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""Free ports for containers. MMS takes none of 32768 and above, so the kernel cannot choose."""
+"""Free ports for containers. MMS takes none of 32767 and above, so the kernel cannot choose."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import socket
 import threading
 
 FIRST_PORT = 20_000
-LAST_PORT = 32_767
+LAST_PORT = 32_766
 
 _given: set[int] = set()
 _lock = threading.Lock()
