@@ -17,6 +17,41 @@ BUILD = AGENT_JAR.with_name("build")
 MMS_JAR = Path(mms.__file__).parent / "frontend" / "model-server.jar"
 
 # What WorkerThread does when the end of a connection comes right after an answer, before the thread has woken up.
+TAKEN_TOO_LATE = """
+package mme;
+
+import com.amazonaws.ml.mms.util.messages.RequestInput;
+import com.amazonaws.ml.mms.util.messages.WorkerCommands;
+import com.amazonaws.ml.mms.wlm.Job;
+
+final class TakenTooLate {
+    public static void main(String[] arguments) {
+        for (String end : arguments) {
+            Batch batch = new Batch();
+            Job sent = job("sent");
+            Job late = job("late");
+            batch.put("sent", sent);
+            if (end.equals("disconnected")) {
+                batch.isDisconnected();
+            } else {
+                batch.sessionHasEnded();
+            }
+            batch.put("late", late);
+            boolean isSentAnswered = batch.remove("sent") == sent;
+            boolean isLateAnswered = batch.remove("late") == late;
+            boolean isSentBegun = !batch.takeNotBegun().contains(sent);
+            boolean isLateSent = !batch.takeNeverSent().contains(late);
+            System.out.println(isSentAnswered ? "answered" : isSentBegun ? "lost" : "not begun");
+            System.out.println(isLateAnswered ? "answered" : isLateSent ? "lost" : "never sent");
+        }
+    }
+
+    private static Job job(String id) {
+        return new Job(null, "m", WorkerCommands.PREDICT, new RequestInput(id));
+    }
+}
+"""
+
 LAST_REPLY = """
 package mme;
 
@@ -75,14 +110,24 @@ def test_the_source_makes_these_bytes(tmp_path: Path) -> None:
     assert AGENT_JAR.read_bytes() == (tmp_path / "built.jar").read_bytes()
 
 
-def test_an_answer_before_the_end_of_its_connection_is_heard(tmp_path: Path) -> None:
+def run_in_agent(tmp_path: Path, program: str, name: str, *arguments: str) -> list[str]:
+    """The lines that a class of the agent's package prints."""
     javac, java = shutil.which("javac"), shutil.which("java")
     if javac is None or java is None:
         pytest.skip("no javac here: a JDK is needed to compile what asks the agent")
-    source = tmp_path / "LastReply.java"
-    source.write_text(LAST_REPLY)
+    source = tmp_path / f"{name}.java"
+    source.write_text(program)
     subprocess.run([javac, "-cp", f"{MMS_JAR}:{AGENT_JAR}", "-d", tmp_path, source], check=True)
-    answer = subprocess.run(
-        [java, "-cp", f"{MMS_JAR}:{AGENT_JAR}:{tmp_path}", "mme.LastReply"], capture_output=True, text=True, check=True
-    )
-    assert answer.stdout.split() == ["heard", "interrupted"]
+    command = [java, "-cp", f"{MMS_JAR}:{AGENT_JAR}:{tmp_path}", f"mme.{name}", *arguments]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    return [line for line in lines if not line.startswith("WARNING: ")]  # of the log, which is not configured
+
+
+def test_an_answer_before_the_end_of_its_connection_is_heard(tmp_path: Path) -> None:
+    assert run_in_agent(tmp_path, LAST_REPLY, "LastReply") == ["heard", "interrupted"]
+
+
+def test_a_request_that_is_taken_after_the_end_of_its_connection_is_anothers(tmp_path: Path) -> None:
+    """The worker's thread may take it before it hears of the end. What was sent before may have been begun."""
+    said = run_in_agent(tmp_path, TAKEN_TOO_LATE, "TakenTooLate", "disconnected", "session ended")
+    assert said == ["answered", "never sent", "not begun", "never sent"]

@@ -21,7 +21,7 @@ import java.util.Set;
  *
  * <p>A worker may end before it has begun what it was sent, as the connection learns: {@link #sessionHasEnded}. What
  * MMS answers 500 then is kept instead: {@link #takeNotBegun} (MMS-33). What it takes for a worker that has ended before
- * is nobody's fault: {@link #takeNeverSent}.
+ * is nobody's fault: {@link #takeNeverSent}. Its thread takes it where it has yet to hear of the end.
  */
 final class Batch extends LinkedHashMap<String, Job> {
     private static final long serialVersionUID = 1L;
@@ -33,6 +33,7 @@ final class Batch extends LinkedHashMap<String, Job> {
     private final transient Turn turn; // null: of nobody
     private boolean isAnswered; // the worker has answered what is in here
     private boolean hasEnded; // nobody begins what is not answered
+    private boolean isDisconnected; // nobody is sent what comes from now on
 
     /** Of nobody. */
     Batch() {
@@ -65,7 +66,7 @@ final class Batch extends LinkedHashMap<String, Job> {
         }
         synchronized (this) {
             isAnswered = false;
-            if (hasEnded) {
+            if (isDisconnected && !job.isControlCmd()) {
                 tooLate.add(job);
             }
             return super.put(id, job);
@@ -79,10 +80,11 @@ final class Batch extends LinkedHashMap<String, Job> {
         if (job == null) {
             return scaledDown.remove(id);
         }
-        if (!hasEnded || isAnswered || job.isControlCmd()) {
+        boolean isTooLate = tooLate.remove(job);
+        if (!isTooLate && (!hasEnded || isAnswered || job.isControlCmd())) {
             return job;
         }
-        (tooLate.remove(job) ? neverSent : notBegun).add(job);
+        (isTooLate ? neverSent : notBegun).add(job);
         return new Job(null, job.getModelName(), job.getCmd(), job.getPayload()); // of no client
     }
 
@@ -105,6 +107,12 @@ final class Batch extends LinkedHashMap<String, Job> {
     /** The worker has ended, and has not begun what it has not answered. */
     synchronized void sessionHasEnded() {
         hasEnded = true;
+        isDisconnected = true;
+    }
+
+    /** The connection has ended; what was sent before may have been begun. */
+    synchronized void isDisconnected() {
+        isDisconnected = true;
     }
 
     /** The requests that were never sent, in their order. They are out of the batch then. */

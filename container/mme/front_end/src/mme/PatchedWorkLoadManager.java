@@ -159,6 +159,11 @@ final class PatchedWorkLoadManager extends WorkLoadManager {
         void onSessionEnded() {
             batch.sessionHasEnded();
         }
+
+        /** Called in the thread of the connection, before the worker's thread hears of it. */
+        void onDisconnected() {
+            batch.isDisconnected();
+        }
     }
 
     /** Starts a thread for each task, in which it ends. */

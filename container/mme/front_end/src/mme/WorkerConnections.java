@@ -91,6 +91,12 @@ final class WorkerConnections extends AbstractEventExecutorGroup implements Even
             ctx.fireChannelRead(message);
         }
 
+        @Override
+        public void channelInactive(ChannelHandlerContext ctx) {
+            run.onDisconnected();
+            ctx.fireChannelInactive();
+        }
+
         /** What could not be sent is begun by nobody. The worker's thread hears of it after us. */
         @Override
         public void write(ChannelHandlerContext ctx, Object message, ChannelPromise promise) {
