@@ -31,7 +31,13 @@ class Traffic:
         self._under_way = Group()
         self._next_arrival_s: float | None = None
 
-    def call(self, environment: Any, due_s: float | None = None) -> None:
+    def begin_call(self, environment: Any, due_s: float | None = None) -> gevent.Greenlet:
+        """One request, in a greenlet of its own: Locust may kill a user that has just begun its task."""
+        call = gevent.Greenlet(self._call, environment, due_s)
+        self._under_way.start(call)
+        return call
+
+    def _call(self, environment: Any, due_s: float | None) -> None:
         """One request to a model of the pattern's choice. Its time counts from ``due_s``, or from now."""
         model = self._destination.models[self._models.next()]
         body = self._chance.choice(self._options.bodies)
@@ -64,10 +70,10 @@ class Traffic:
         if len(self._under_way) >= MOST_CONNECTIONS:
             self._record.refuse(f"not sent: {MOST_CONNECTIONS:,} requests wait for their answers")
             return
-        self._under_way.start(gevent.Greenlet(self.call, environment, due_s))
+        self.begin_call(environment, due_s)
 
     def finish(self, timeout_s: float) -> None:
-        """Waits for what is under way in an open loop, and gives up on the rest."""
+        """Waits for what is under way, and gives up on the rest."""
         self._under_way.join(timeout_s)
         self._record.give_up(len(self._under_way), timeout_s)
         self._under_way.kill()
@@ -87,7 +93,7 @@ class ClosedLoopUser(_TrafficUser):
     @task
     def invoke(self) -> None:
         """One request."""
-        self.traffic.call(self.environment)
+        self.traffic.begin_call(self.environment).join()
 
 
 class OpenLoopUser(_TrafficUser):

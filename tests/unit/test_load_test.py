@@ -178,6 +178,39 @@ def loaded(server: ServerProcess) -> list[str]:
     return [each["modelName"] for each in server.list_models().json()["models"]]
 
 
+KILLED = """
+from gevent import monkey
+monkey.patch_all()
+import sys, types
+import gevent
+from benchmarks.load_test import options, record, users
+from benchmarks.load_test.destinations import Outcome
+
+def answer(model, body):
+    gevent.sleep(0.1)
+    return Outcome()
+
+caller = types.SimpleNamespace(call=answer)
+destination = types.SimpleNamespace(models=["m"], caller=lambda: caller)
+ignored = types.SimpleNamespace(fire=lambda **_: None)
+environment = types.SimpleNamespace(events=types.SimpleNamespace(request=ignored))
+its_record = record.Record()
+traffic = users.Traffic(options.parse(["--url", "http://localhost:1", "--body", sys.argv[1]]), destination, its_record)
+user = gevent.spawn(lambda: traffic.begin_call(environment).join())
+while not its_record.sent:
+    gevent.sleep(0)
+user.kill()
+traffic.finish(10)
+print(its_record.sent, len(its_record.calls), its_record.failed)
+"""
+
+
+def test_a_request_whose_user_is_killed_is_still_counted(body: Path) -> None:
+    """As Locust does with a user that begins its next task in the moment of the end."""
+    done = subprocess.run([sys.executable, "-c", KILLED, body], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["1", "1", "0"], done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("pattern", ["uniform", "popular", "hot"])
 def test_a_closed_loop_on_a_container_loads_calls_and_unloads_its_models(
