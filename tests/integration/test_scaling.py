@@ -170,6 +170,14 @@ def test_a_model_with_one_client_keeps_one_worker(server: ServerProcess, statist
     assert sample_of(statistics, name).worker_loads == 1
 
 
+def test_requests_one_after_the_other_keep_to_the_workers_that_were_used_last(server: ServerProcess) -> None:
+    name = load(server, "minWorkers=4\nmaxWorkers=4\n")
+    wait_until(lambda: len(workers(server, name)) == 4, "four workers")
+    used = {server.invoke(name, command("sleep", 0)).json() for _ in range(12)}
+    assert len(used) <= 2, "two: a request may come before the worker of the last one waits again"
+    assert server.unload(name).status_code == 200
+
+
 def test_serving_properties_bound_the_workers(server: ServerProcess, statistics: ModelStatistics) -> None:
     name = load(server, "minWorkers=2\nmaxWorkers=3\nmax_idle_time=2\n")
     assert bounds(server, name) == (2, 3, 2)

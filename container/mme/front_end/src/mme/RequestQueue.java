@@ -24,10 +24,12 @@ final class RequestQueue extends LinkedBlockingDeque<Job> {
     private static final long serialVersionUID = 1L;
     private static final Logger LOGGER = LoggerFactory.getLogger(RequestQueue.class);
     private static final Field QUEUES = Agent.field(Model.class, "jobsDb");
+    private static final Field LOCK = Agent.field(Model.class, "lock");
     private static final Field CLIENT = Agent.field(Job.class, "ctx");
 
     private final transient Set<Job> triedAgain =
             Collections.synchronizedSet(Collections.newSetFromMap(new WeakHashMap<>()));
+    private final transient BatchLock batchLock = new BatchLock(() -> !isEmpty());
     private final String modelName;
     private final int capacity; // for those that come; who is put back has its place already
     private final transient ModelRecord record;
@@ -44,8 +46,9 @@ final class RequestQueue extends LinkedBlockingDeque<Job> {
     /** Gives the model, which nobody knows yet, a queue of this kind. */
     @SuppressWarnings("unchecked")
     static void install(Model model, int capacity, ModelRecord record, Events events) {
-        ((Map<String, LinkedBlockingDeque<Job>>) Agent.get(QUEUES, model))
-                .put(Model.DEFAULT_DATA_QUEUE, new RequestQueue(model.getModelName(), capacity, record, events));
+        RequestQueue queue = new RequestQueue(model.getModelName(), capacity, record, events);
+        ((Map<String, LinkedBlockingDeque<Job>>) Agent.get(QUEUES, model)).put(Model.DEFAULT_DATA_QUEUE, queue);
+        Agent.set(LOCK, model, queue.batchLock);
     }
 
     @SuppressWarnings("unchecked")
@@ -81,6 +84,7 @@ final class RequestQueue extends LinkedBlockingDeque<Job> {
             }
             return false;
         }
+        batchLock.onRequest();
         if (record.isShortOfWorkers()) {
             events.onWaiting();
         }
@@ -115,6 +119,7 @@ final class RequestQueue extends LinkedBlockingDeque<Job> {
     public void addFirst(Job job) {
         ((MeasuredJob) job).isWaiting();
         super.addFirst(job); // its place is kept: the queue itself has no end
+        batchLock.onRequest();
         if (isClosed) {
             answerAll();
         }
