@@ -26,11 +26,13 @@ def tell(name: str, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.ci  # trains
 def test_ten_house_price_models_and_an_update() -> None:
     said = tell("housing")
     assert len(re.findall(r"USD   first call", said)) == 10
 
 
+@pytest.mark.ci  # waits for many loads
 def test_regressors_in_the_layout_of_djl_are_invoked_at_random() -> None:
     assert "all right" in tell("thousand_regressors", "--models", "30", "--calls", "60")
 
