@@ -136,8 +136,7 @@ class Soak:
             if thread.is_alive():
                 self.record.violates("nothing hangs", f"{thread.name} did not end within {_JOIN_S:.0f} s")
         with Connection(self.server.port, timeout_s=LOAD_HANG_S) as connection:
-            if faults:
-                self._count_sleeps(connection)
+            self._count_sleeps(connection)  # also before the first count: the first call starts the process for metrics
             self.platform.unload_all(connection)
 
     def _killer(self, stopping: threading.Event) -> Killer:
@@ -145,13 +144,13 @@ class Soak:
         return Killer(self.options.seed, KILL_EVERY_S, self.server, self.platform, self.record, stopping, also)
 
     def _count_sleeps(self, connection: Connection) -> None:
-        """How often models were put to sleep and woken, the warm-up included, as the server's metrics say."""
+        """How often models were put to sleep and woken since the server's start, as its metrics say."""
         metrics = connection.request("GET", "/metrics").must_be_ok("metrics").body.decode()
         for family in text_string_to_metric_families(metrics):
             if family.name in _SLEEPS:
-                for sample in family.samples:
-                    if sample.name.endswith("_total"):
-                        self.record.count(_SLEEPS[family.name], int(sample.value))
+                so_far = sum(sample.value for sample in family.samples if sample.name.endswith("_total"))
+                what = _SLEEPS[family.name]
+                self.record.count(what, int(so_far) - self.record.counts[what])
 
     def _watch(self, duration_s: float) -> None:
         """Tells what happens, every few seconds, and sees that the server lives."""
