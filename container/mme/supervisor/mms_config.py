@@ -32,6 +32,8 @@ LOG_CONFIG_FILE = "log4j2.xml"
 # The front end's heap in MiB, FRONT_END_BODIES aside (MMS-27). Left alone, the JVM takes up to a quarter of the
 # machine, whatever the container's limit. 1,000 loaded models fill 130 MiB (measured, -Xlog:gc).
 HEAP_MIB = 512
+# What compiling and reading requests took in C's heap is given back: 25 MB after minutes of loads (soak).
+TRIM_EVERY_MS = 20_000
 # Each thread touches this much of its stack below what it uses, in pages of 4 KiB: the JVM's own 20 are 80 KiB for each
 # of the five threads that a model has. So few are allowed on x86-64 alone.
 _SMALL_STACKS = "-XX:StackShadowPages=10 " if platform.machine() == "x86_64" else ""
@@ -52,12 +54,20 @@ _PLATFORM_POLLS = '.*"GET /(ping|models|metrics) HTTP/.*'
 _CHATTER = (r"(attach|terminate)IOStreams\(\) .*", "Stopped Scanner - .*", "Backend response time: .*")
 
 
-def properties(settings: Settings, *, cores: int, model_store: Path, class_archive: Path | None = None) -> str:
+def properties(
+    settings: Settings,
+    *,
+    cores: int,
+    model_store: Path,
+    class_archive: Path | None = None,
+    trims_native_heap: bool = False,
+) -> str:
     """The text of MMS's properties file. ``cores`` is the default worker count in single-model mode.
 
-    ``class_archive``: see class_archive.py.
+    ``class_archive``: see class_archive.py. ``trims_native_heap``: the JVM knows how to, see preflight.py.
     """
     archived = f"-XX:SharedArchiveFile={class_archive} " if class_archive else ""
+    trimming = f"-XX:TrimNativeHeapInterval={TRIM_EVERY_MS} " if trims_native_heap else ""
     max_payload_bytes = settings.max_body_bytes
     values = {
         "enable_envvars_config": "false",  # MMS_… variables would win over all of this, addresses included (MMS-24)
@@ -73,7 +83,7 @@ def properties(settings: Settings, *, cores: int, model_store: Path, class_archi
         "async_logging": "true",
         # Bodies reach the handler as bytes, whatever their type; it decodes them itself and answers 400 if it cannot.
         "decode_input_request": "false",
-        "vmargs": archived + jvm_arguments(settings),
+        "vmargs": archived + trimming + jvm_arguments(settings),
         # Below the JVM's working folder: the front end's agent (front_end/src/mme/Agent.java).
         "plugins_path": f"../{PLUGINS_FOLDER}",  # from the working folder
     }

@@ -170,6 +170,15 @@ def check_java(settings: Settings) -> None:
         raise StartError(f"java {answer.version} is too old: {OLDEST_JAVA} or later is needed ({java}).")
 
 
+def trims_native_heap(settings: Settings) -> bool:
+    """Whether the JVM knows ``-XX:TrimNativeHeapInterval``, which ``java -version`` has been asked for before.
+
+    Java 17.0.9, 21.0.1, 22 and later have it (JDK-8293114).
+    """
+    release = _ask_version(_java(java_home(settings)), _arguments(settings)).release
+    return release >= (21, 0, 1) or (17, 0, 9) <= release < (18,)
+
+
 def _java(home: Path | None) -> str:
     return str(home / "bin" / "java") if home else "java"
 
@@ -188,6 +197,12 @@ class _JavaVersion:
         """The number in ``openjdk version "17.0.9"``, or in ``java version "1.8.0_392"``, which is 8."""
         found = (re.search(r'version "(?:1\.)?(\d+)', line) for line in self.lines)
         return next((int(match[1]) for match in found if match), None)
+
+    @property
+    def release(self) -> tuple[int, ...]:
+        """(17, 0, 9) of ``openjdk version "17.0.9"``; empty where it does not say."""
+        found = (re.search(r'version "(\d+(?:\.\d+)*)', line) for line in self.lines)
+        return next((tuple(map(int, match[1].split("."))) for match in found if match), ())
 
 
 @cache
