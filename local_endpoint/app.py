@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from moto.moto_server import werkzeug_app
 
 from local_endpoint.access.authorization import Access, AllowAll
 from local_endpoint.configuration import Configuration
@@ -23,6 +23,7 @@ from local_endpoint.hosting.endpoints import Endpoints
 from local_endpoint.hosting.janitor import Janitor
 from local_endpoint.hosting.runtimes import Runtime, make_runtime
 from local_endpoint.http.front import Front
+from local_endpoint.http.gate import Gate
 from local_endpoint.http.server import HttpServer
 from local_endpoint.storage.object_files import ObjectFiles
 from local_endpoint.storage.objects import ObjectReader
@@ -35,8 +36,12 @@ _only_one = threading.Lock()
 
 
 def _create_backend_app(service: Any) -> Any:
-    """moto switches Flask's debugging on, which makes a class per upload that keeps the body alive."""
-    application = create_backend_app(service)
+    """moto switches Flask's debugging on, which makes a class per upload that keeps the body alive.
+
+    It would also let the pages of every web site read its answers (CORS).
+    """
+    werkzeug_app.DISABLE_GLOBAL_CORS = True
+    application = werkzeug_app.create_backend_app(service)
     application.debug = False
     return application
 
@@ -104,7 +109,7 @@ class LocalEndpoint:
         files.install()
         cleanup.callback(files.uninstall)
         cleanup.callback(reset_moto)
-        moto: Any = DomainDispatcherApplication(_create_backend_app)
+        moto: Any = werkzeug_app.DomainDispatcherApplication(_create_backend_app)
 
         runtime = self._make_runtime(configuration, janitor)
         runtime.require()
@@ -116,6 +121,7 @@ class LocalEndpoint:
             ControlPlane(resources, self._endpoints),
             DataPlane(self._endpoints, configuration.limits, self.events, self._access),
             configuration.limits,
+            Gate(configuration.host, configuration.allowed_hosts, configuration.moto_api_is_open),
         )
         self._server = HttpServer(configuration.host, configuration.port, front)
         self._server.start()

@@ -58,6 +58,10 @@ class Configuration:
 
     host: str = "127.0.0.1"
     port: int = 4566
+    allowed_hosts: tuple[str, ...] = ()
+    """Further names and addresses by which clients may call this machine, and all names below them."""
+    moto_api_is_open: bool = False
+    """Whether moto's own interface (``/moto-api``) can be reached, which empties everything."""
     runtime: str = "process"
     state_dir: Path | None = None
     limits: Limits = field(default_factory=Limits)

@@ -12,11 +12,13 @@ from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import unquote
+from xml.sax.saxutils import escape
 
 from local_endpoint.configuration import DEFAULT_REGION, Limits
 from local_endpoint.control_plane.control_plane import ControlPlane
 from local_endpoint.data_plane.invocations import DataPlane, Invocation
 from local_endpoint.errors import AwsError, validation_error
+from local_endpoint.http.gate import Gate
 from local_endpoint.storage.object_files import Pieces, stream_body
 
 logger = logging.getLogger(__name__)
@@ -30,10 +32,13 @@ DRAINED_BYTES = 64 * 1024 * 1024
 
 
 class Front:
-    """Dispatches requests. ``moto`` is a WSGI application."""
+    """Dispatches requests. ``moto`` is a WSGI application. Foreign requests get no further than ``gate``."""
 
-    def __init__(self, moto: Any, control_plane: ControlPlane, data_plane: DataPlane, limits: Limits) -> None:
+    def __init__(
+        self, moto: Any, control_plane: ControlPlane, data_plane: DataPlane, limits: Limits, gate: Gate
+    ) -> None:
         self._moto = moto
+        self._gate = gate
         self._control_plane = control_plane
         self._data_plane = data_plane
         self._limits = limits
@@ -41,6 +46,8 @@ class Front:
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         path = environ.get("PATH_INFO", "")
+        if (reason := self._gate.refusal(environ)) is not None:
+            return _answer_forbidden(start_response, environ, reason)
         try:
             if not self.is_ready:
                 return _answer_starting(start_response)
@@ -134,6 +141,28 @@ class Front:
         body = b"A local SageMaker endpoint. Point AWS_ENDPOINT_URL at this address.\n"
         start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
         return [body]
+
+
+def _answer_forbidden(start_response: StartResponse, environ: Environ, reason: str) -> Iterable[bytes]:
+    """403 before anything else. The body says why in every protocol: a host name may just not be allowed yet."""
+    read_body(environ, 0)  # it is thrown away; where it stayed unread, the client might not get to read the answer
+    scope = CREDENTIAL_SCOPE.search(environ.get("HTTP_AUTHORIZATION", ""))
+    if "HTTP_X_AMZ_TARGET" in environ or (scope is not None and scope["service"] == "sagemaker"):
+        content_type = "application/json"
+        code = "AccessDeniedException"
+        body = json.dumps({"__type": code, "message": reason, "Message": reason}).encode()
+    else:
+        content_type = "application/xml"
+        code = "AccessDenied"
+        body = f"<Error><Code>{code}</Code><Message>{escape(reason)}</Message></Error>".encode()
+    headers = [
+        ("Content-Type", content_type),
+        ("Content-Length", str(len(body))),
+        ("x-amzn-ErrorType", code),
+        ("x-amzn-RequestId", str(uuid.uuid4())),
+    ]
+    start_response("403 Forbidden", headers)
+    return [body]
 
 
 def _answer_starting(start_response: StartResponse) -> Iterable[bytes]:

@@ -36,6 +36,8 @@ def main() -> int:
     configuration = Configuration(
         host=arguments.host,
         port=arguments.port,
+        allowed_hosts=tuple(arguments.allow_host),
+        moto_api_is_open=arguments.moto_api,
         runtime=arguments.runtime,
         state_dir=arguments.state.absolute() if arguments.state else None,
     )
@@ -69,6 +71,14 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1, this machine)")
     parser.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="another name or address of this machine that clients may use, with all names below it; may be repeated "
+        "(localhost, loopback addresses and --host are always allowed; requests to other names are refused)",
+    )
+    parser.add_argument(
         "--runtime",
         choices=("process", "docker"),
         default="process",
@@ -76,6 +86,11 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument(
         "--state", type=Path, metavar="DIR", help="keep buckets, models and endpoints here across restarts"
+    )
+    parser.add_argument(
+        "--moto-api",
+        action="store_true",
+        help="open moto's own interface, /moto-api, for tests: it can empty everything",
     )
     parser.add_argument("--verbose", action="store_true", help="log more")
     return parser.parse_args()
