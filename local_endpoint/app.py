@@ -16,6 +16,7 @@ from moto.moto_server import werkzeug_app
 from local_endpoint.access.authorization import Access, AllowAll
 from local_endpoint.configuration import Configuration
 from local_endpoint.control_plane.control_plane import ControlPlane
+from local_endpoint.control_plane.stacks import refuse_sagemaker_in_stacks
 from local_endpoint.data_plane.invocations import DataPlane
 from local_endpoint.events import Events
 from local_endpoint.hosting.context import HostingContext
@@ -111,6 +112,7 @@ class LocalEndpoint:
         cleanup.callback(reset_moto)
         moto: Any = werkzeug_app.DomainDispatcherApplication(_create_backend_app)
 
+        refuse_sagemaker_in_stacks()
         runtime = self._make_runtime(configuration, janitor)
         runtime.require()
         resources = Resources(state.resources_file if state else None)
@@ -118,7 +120,7 @@ class LocalEndpoint:
         self._endpoints = Endpoints(resources, context)
         front = Front(
             KeepingS3(moto, state) if state else moto,
-            ControlPlane(resources, self._endpoints),
+            ControlPlane(resources, self._endpoints, context),
             DataPlane(self._endpoints, configuration.limits, self.events, self._access),
             configuration.limits,
             Gate(configuration.host, configuration.allowed_hosts, configuration.moto_api_is_open),

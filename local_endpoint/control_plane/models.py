@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from local_endpoint.control_plane.listing import filter_and_sort, page
+from local_endpoint.control_plane.model_checks import check_containers
 from local_endpoint.control_plane.records import MODEL, Call, Parameters, Records
 from local_endpoint.errors import ValidationException
+from local_endpoint.hosting.context import HostingContext
 from local_endpoint.storage.location import S3Location
 
 # Other places of a container's model. Taken as if they were not there, the endpoint would serve without a model.
@@ -14,8 +16,9 @@ UNAVAILABLE_SOURCES = ("ModelDataSource", "AdditionalModelDataSources", "ModelPa
 class Models:
     """Each operation is a method of its name. All raise ``AwsError``."""
 
-    def __init__(self, records: Records) -> None:
+    def __init__(self, records: Records, context: HostingContext) -> None:
         self._records = records
+        self._context = context
 
     def create_model(self, call: Call) -> Parameters:
         containers = call.parameters.get("Containers") or []
@@ -29,6 +32,11 @@ class Models:
             )
         for each in containers:
             check_container(each)
+        check_containers(
+            call.parameters.get("Containers") or [call.parameters["PrimaryContainer"]],
+            call.parameters.get("ExecutionRoleArn", ""),
+            self._context,
+        )
         call.parameters.setdefault("EnableNetworkIsolation", False)
         return self._records.add(MODEL, call)
 

@@ -18,6 +18,7 @@ class Deployment:
 
     def __init__(self, config_name: str, variants: list[dict[str, Any]], fleets: dict[str, Fleet]) -> None:
         self.config_name = config_name
+        self.endpoint = next(iter(fleets.values())).definition.endpoint if fleets else ""
         self.fleets = fleets
         self.weights = {each["VariantName"]: float(each.get("InitialVariantWeight", 1.0)) for each in variants}
         self._in_flight = 0

@@ -85,7 +85,7 @@ class Endpoints:
         """
         while True:
             deployment = self._find(region, name)
-            if deployment is None:
+            if deployment is None or deployment.endpoint != name:  # the case must match, only here
                 yield None
                 return
             with deployment.request() as taken:
@@ -193,7 +193,12 @@ class Endpoints:
             if not self._closing.is_set():
                 logger.warning("endpoint %s failed: %s", name, failure)
                 self._resources.change(
-                    "endpoint", region, name, EndpointStatus="Failed", FailureReason=str(failure)[:1024]
+                    "endpoint",
+                    region,
+                    name,
+                    EndpointStatus="Failed",
+                    FailureReason=str(failure)[:1024],
+                    PendingDeploymentSummary=None,
                 )
             return
         self._serve(region, name, deployment)

@@ -15,7 +15,8 @@ from urllib.parse import unquote
 from xml.sax.saxutils import escape
 
 from local_endpoint.configuration import DEFAULT_REGION, Limits
-from local_endpoint.control_plane.control_plane import ControlPlane
+from local_endpoint.control_plane import scaling
+from local_endpoint.control_plane.control_plane import SAGEMAKER_PREFIX, ControlPlane
 from local_endpoint.data_plane.invocations import DataPlane, Invocation
 from local_endpoint.errors import AwsError, validation_error
 from local_endpoint.http.gate import Gate
@@ -53,7 +54,7 @@ class Front:
                 return _answer_starting(start_response)
             if (match := INVOCATIONS.fullmatch(path)) and _is_for_sagemaker(environ):
                 return self._invoke(environ, start_response, match)
-            if environ.get("HTTP_X_AMZ_TARGET", "").startswith("SageMaker."):
+            if environ.get("HTTP_X_AMZ_TARGET", "").startswith((SAGEMAKER_PREFIX, scaling.TARGET_PREFIX)):
                 return self._control(environ, start_response)
             if path == "/" and _is_a_visit(environ):
                 return self._welcome(start_response)
@@ -105,23 +106,33 @@ class Front:
     # ---- the control plane ----
 
     def _control(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        operation = environ["HTTP_X_AMZ_TARGET"].partition(".")[2]
+        target = environ["HTTP_X_AMZ_TARGET"]
+        operation = target.partition(".")[2]
         scope = CREDENTIAL_SCOPE.search(environ.get("HTTP_AUTHORIZATION", ""))
-        body, _ = read_body(environ, self._limits.request_bytes)
+        body, is_too_large = read_body(environ, self._limits.request_bytes)
         request_id = str(uuid.uuid4())
         content_type = "application/x-amz-json-1.1"
+        if is_too_large:
+            error = AwsError(
+                "RequestEntityTooLargeException", 413, f"A request has {self._limits.request_bytes:,} bytes at most."
+            )
+            return _answer_error(start_response, error, request_id, content_type)
         try:
             parameters = json.loads(body or b"{}")
             assert isinstance(parameters, dict)
         except (ValueError, AssertionError):
             error = AwsError("SerializationException", 400, "The request's body is not a JSON object.")
             return _answer_error(start_response, error, request_id, content_type)
-        if not self._control_plane.knows(operation, parameters):
+        region = scope["region"] if scope else DEFAULT_REGION
+        if not target.startswith(SAGEMAKER_PREFIX) or not self._control_plane.knows(operation, parameters):
+            try:
+                self._control_plane.check_other(target, region, parameters)
+            except AwsError as error:
+                return _answer_error(start_response, error, request_id, content_type)
             environ["wsgi.input"] = io.BytesIO(body)
             environ["CONTENT_LENGTH"] = str(len(body))
             return self._moto(environ, start_response)
         try:
-            region = scope["region"] if scope else DEFAULT_REGION
             answer = json.dumps(self._control_plane.call(operation, region, parameters)).encode()
         except AwsError as error:
             return _answer_error(start_response, error, request_id, content_type)

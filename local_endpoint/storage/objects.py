@@ -54,5 +54,12 @@ class ObjectReader:
             raise ObjectUnavailable(location, status)
         return body
 
+    def check_readable(self, location: S3Location) -> None:
+        """Raises ``ObjectUnavailable``. (S3 has policies on reading an object, moto none on asking for its size.)"""
+        body = self.read(location)
+        close = getattr(body, "close", None)
+        if close is not None:
+            close()
+
     def bucket_exists(self, bucket: str) -> bool:
         return self._request("HEAD", f"/{bucket}")[0] == 200

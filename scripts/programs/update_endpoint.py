@@ -25,6 +25,12 @@ def main() -> int:
     sagemaker = client("sagemaker")
     with plain_errors(f"updating {arguments.name}"):
         serving = sagemaker.describe_endpoint(EndpointName=arguments.name)
+        if serving["EndpointStatus"] == "Failed":
+            raise Failure(
+                f"{arguments.name} is Failed ({serving.get('FailureReason', 'no reason is given')}): AWS does not "
+                f"update such an endpoint. Remove it with ./scripts/delete_endpoint --name "
+                f"{arguments.name} --all and deploy it anew."
+            )
         before = serving["EndpointConfigName"]
         config = sagemaker.describe_endpoint_config(EndpointConfigName=before)
         if len(config["ProductionVariants"]) != 1 or config.get("ShadowProductionVariants"):

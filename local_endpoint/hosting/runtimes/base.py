@@ -50,5 +50,8 @@ class Runtime(Protocol):
     def check(self, image: str, multi_model: bool) -> None:
         """Raises ``StartFailure``, in AWS's words, if the image is missing or may not serve so many models."""
 
+    def check_environment(self, environment: Mapping[str, str]) -> None:
+        """Raises ``StartFailure`` if a container may not be given these variables."""
+
     def start(self, spec: LaunchSpec) -> RunningContainer:
         """Raises ``StartFailure``. The container does not answer yet when this returns."""

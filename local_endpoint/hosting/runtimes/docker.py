@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import docker
@@ -136,6 +136,9 @@ class DockerRuntime:
         labels = self._image(image).labels or {}
         if multi_model and labels.get(MULTI_MODELS_LABEL) != "true":
             raise StartFailure(missing_label(image, MULTI_MODELS_LABEL))
+
+    def check_environment(self, environment: Mapping[str, str]) -> None:
+        pass  # they act inside the container only
 
     def start(self, spec: LaunchSpec) -> DockerContainer:
         port = take_port(HOST)

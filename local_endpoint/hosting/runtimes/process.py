@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from local_endpoint.configuration import child_environment
@@ -17,6 +18,7 @@ from local_endpoint.hosting.janitor import Janitor
 from local_endpoint.hosting.runtimes.base import LaunchSpec
 from local_endpoint.hosting.runtimes.container_log import ContainerLog
 from local_endpoint.hosting.runtimes.ports import return_port, take_port
+from local_endpoint.hosting.runtimes.process_environment import refusal
 
 ENTRY_POINT = Path(__file__).resolve().parents[3] / "container" / "dockerd-entrypoint.py"
 HOST = "127.0.0.1"
@@ -93,7 +95,13 @@ class ProcessRuntime:
     def check(self, image: str, multi_model: bool) -> None:
         pass
 
+    def check_environment(self, environment: Mapping[str, str]) -> None:
+        reason = refusal(environment)
+        if reason is not None:
+            raise StartFailure(reason)
+
     def start(self, spec: LaunchSpec) -> ContainerProcess:
+        self.check_environment(spec.environment)  # a model may have been kept from an earlier release
         # short, because Unix sockets are made in it and their paths may have 107 characters
         temp_dir = Path(tempfile.mkdtemp(prefix="mme-"))
         try:
