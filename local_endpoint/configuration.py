@@ -21,6 +21,8 @@ class Limits:
 
     request_bytes: int = 6_291_456
     """Largest body of an invocation."""
+    response_bytes: int = 6_291_456
+    """Largest body of its answer."""
     response_timeout_s: float = 60.0
     """An invocation is answered within this time, be it with ModelNotReadyException."""
     load_timeout_s: float = 360.0

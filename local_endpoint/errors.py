@@ -20,6 +20,9 @@ from typing import Any
 
 from local_endpoint.configuration import ACCOUNT
 
+# AWS quotes short answers of a container and none that are long; it does not say where the limit is (our choice).
+QUOTED_BYTES = 2048
+
 
 class AwsError(Exception):
     """An error answer. ``fields`` are further members of the JSON body."""
@@ -103,18 +106,18 @@ def model_error(region: str, endpoint: str, container: str, status: int, body: b
     """A container answered ``status`` (400 or more, or a 2xx that it may not use) to a load or an invocation."""
     side = "client" if 400 <= status < 500 else "server"
     try:
-        original = body.decode()
-        with_message = f'with message "{original}"'
+        original = body.decode() if len(body) <= QUOTED_BYTES else None
     except UnicodeDecodeError:
-        original = ""
-        with_message = "and could not load the entire response body"
+        original = None
+    quoted = f'with message "{original}"'
+    with_message = "and could not load the entire response body" if original is None else quoted
     return AwsError(
         "ModelError",
         424,
         f"Received {side} error ({status}) from {container} {with_message}. {_see(region, endpoint)}",
         ErrorCode="CLIENT_ERROR_FROM_MODEL" if side == "client" else "INTERNAL_FAILURE_FROM_MODEL",
         OriginalStatusCode=status,
-        OriginalMessage=original,
+        OriginalMessage=original or "",
         LogStreamArn=f"arn:aws:logs:{region}:{ACCOUNT}:log-group:{log_group(endpoint)}",
     )
 

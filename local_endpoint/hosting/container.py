@@ -117,7 +117,7 @@ class Container:
         deadline_s = time.monotonic() + variant.startup_timeout_s
         for last in [False] * (START_TRIES - 1) + [True]:
             running = self._context.runtime.start(spec)
-            client = ContainerClient(running.host, running.port)
+            client = ContainerClient(running.host, running.port, response_bytes=self._context.limits.response_bytes)
             try:
                 reason = self._wait_until_healthy(running, client, deadline_s)
             except BaseException:

@@ -20,6 +20,7 @@ from local_endpoint.control_plane.control_plane import SAGEMAKER_PREFIX, Control
 from local_endpoint.data_plane.invocations import DataPlane, Invocation
 from local_endpoint.errors import AwsError, validation_error
 from local_endpoint.http.gate import Gate
+from local_endpoint.http.s3_addressing import by_path
 from local_endpoint.storage.object_files import Pieces, stream_body
 
 logger = logging.getLogger(__name__)
@@ -28,6 +29,8 @@ Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
 INVOCATIONS = re.compile(r"/endpoints/(?P<name>[^/]*)/(?P<kind>invocations(?:-response-stream)?|async-invocations)")
 CREDENTIAL_SCOPE = re.compile(r"Credential=[^/,]*/\d*/(?P<region>[^/]*)/(?P<service>[^/]*)/aws4_request")
+# Largest request of the control plane (our choice).
+CONTROL_BYTES = 6 * 1024 * 1024
 # of a body that is too large so much is read and thrown away, so that the client gets to read the answer
 DRAINED_BYTES = 64 * 1024 * 1024
 
@@ -64,6 +67,7 @@ class Front:
             logger.exception("%s %s failed", environ.get("REQUEST_METHOD"), path)
             failure = AwsError("InternalFailure", 500, "The request failed in the local endpoint: see its log.")
             return _answer_error(start_response, failure, str(uuid.uuid4()), "application/json")
+        environ = by_path(environ, self._gate)
         stream_body(environ)
         return Pieces(self._moto(environ, start_response), environ)
 
@@ -109,13 +113,11 @@ class Front:
         target = environ["HTTP_X_AMZ_TARGET"]
         operation = target.partition(".")[2]
         scope = CREDENTIAL_SCOPE.search(environ.get("HTTP_AUTHORIZATION", ""))
-        body, is_too_large = read_body(environ, self._limits.request_bytes)
+        body, is_too_large = read_body(environ, CONTROL_BYTES)
         request_id = str(uuid.uuid4())
         content_type = "application/x-amz-json-1.1"
         if is_too_large:
-            error = AwsError(
-                "RequestEntityTooLargeException", 413, f"A request has {self._limits.request_bytes:,} bytes at most."
-            )
+            error = AwsError("RequestEntityTooLargeException", 413, f"A request has {CONTROL_BYTES:,} bytes at most.")
             return _answer_error(start_response, error, request_id, content_type)
         try:
             parameters = json.loads(body or b"{}")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ipaddress
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +23,8 @@ from scripts.programs.console import Failure
 READ_TIMEOUT_S = 70
 POLL_S = 2.0
 LOCAL_REGION = "us-east-1"
+# Of AWS's partitions, and of endpoints in a VPC.
+AWS_DOMAINS = (".amazonaws.com", ".amazonaws.com.cn", ".api.aws", ".amazonwebservices.com.cn", ".aws.dev")
 IN_PROGRESS = ("Creating", "Updating", "RollingBack", "SystemUpdating", "Deleting")
 
 
@@ -44,14 +45,9 @@ def client(service: str, **settings: Any) -> Any:
 
 
 def is_local(url: str) -> bool:
-    """Whether ``url`` is an address of this machine."""
-    host = urlsplit(url).hostname or ""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    """Whether ``url`` is not AWS's: AWS_ENDPOINT_URL names a local endpoint then, on whatever machine."""
+    host = (urlsplit(url).hostname or "").rstrip(".")
+    return not host.endswith(AWS_DOMAINS)
 
 
 @contextlib.contextmanager

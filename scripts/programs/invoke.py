@@ -11,7 +11,6 @@ from typing import Any
 from scripts.programs.aws import client, plain_errors
 from scripts.programs.console import Failure, run
 
-LARGEST_BODY_BYTES = 6_291_456
 # AWS goes on loading for so long; then the next request starts it anew.
 LOAD_TIMEOUT_S = 360.0
 FIRST_PAUSE_S = 0.5
@@ -59,12 +58,9 @@ def parse() -> argparse.Namespace:
 def read_body(file: str) -> bytes:
     """Raises ``Failure``."""
     try:
-        body = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+        return sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
     except OSError as error:
         raise Failure(f"{file} cannot be read: {error.strerror}.") from None
-    if len(body) > LARGEST_BODY_BYTES:
-        raise Failure(f"{file} has {len(body):,} bytes; an endpoint takes {LARGEST_BODY_BYTES:,} at most.")
-    return body
 
 
 def request_of(arguments: argparse.Namespace, body: bytes) -> dict[str, Any]:

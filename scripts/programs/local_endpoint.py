@@ -10,11 +10,12 @@ import sys
 import threading
 from pathlib import Path
 
-from local_endpoint.configuration import Configuration
+from local_endpoint.configuration import MIB, Configuration, Limits
 from local_endpoint.errors import CannotListen, StartFailure, StateError
 from scripts.programs.console import Failure, run
 
 DEFAULT_PORT = 4566
+MOST_BODY_MIB = 1024
 M_MMAP_THRESHOLD = -3  # malloc.h
 
 
@@ -33,12 +34,14 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
 
+    body_bytes = int(arguments.max_body_mib * MIB)
     configuration = Configuration(
         host=arguments.host,
         port=arguments.port,
         allowed_hosts=tuple(arguments.allow_host),
         moto_api_is_open=arguments.moto_api,
         runtime=arguments.runtime,
+        limits=Limits(request_bytes=body_bytes, response_bytes=body_bytes),
         state_dir=arguments.state.absolute() if arguments.state else None,
     )
     endpoint = LocalEndpoint(configuration)
@@ -79,6 +82,13 @@ def parse() -> argparse.Namespace:
         "(localhost, loopback addresses and --host are always allowed; requests to other names are refused)",
     )
     parser.add_argument(
+        "--max-body-mib",
+        type=_mebibytes,
+        default=6.0,
+        metavar="N",
+        help="largest body of an invocation and of its answer (default 6); a container may have a limit of its own",
+    )
+    parser.add_argument(
         "--runtime",
         choices=("process", "docker"),
         default="process",
@@ -94,6 +104,16 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--verbose", action="store_true", help="log more")
     return parser.parse_args()
+
+
+def _mebibytes(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= MOST_BODY_MIB:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of MiB above 0 and up to {MOST_BODY_MIB}")
+    return value
 
 
 def _port(text: str) -> int:

@@ -154,8 +154,12 @@ def test_what_is_allowed_is_let_in_with_all_names_below_it() -> None:
 
 
 def test_the_command_line_opens_what_is_closed(tmp_path: Path) -> None:
-    program = Program(tmp_path, "--moto-api", "--allow-host", "box.lan", "--allow-host", "endpoint")
+    program = Program(
+        tmp_path, "--moto-api", "--allow-host", "box.lan", "--allow-host", "endpoint", "--max-body-mib", "1"
+    )
     try:
+        large = Reply(program.url, "POST", "/endpoints/e/invocations", {}, bytes(1024 * 1024 + 1))
+        assert b"less than or equal to 1048576" in large.body
         reply = Reply(program.url, "POST", "/moto-api/reset", {})
         assert (reply.status, reply.body) == (200, b'{"status": "ok"}')
         assert Reply(program.url, "POST", "/moto-api/reset", {"Origin": EVIL}).status == 403
