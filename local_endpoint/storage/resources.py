@@ -102,9 +102,9 @@ class Resources:
 
     def tags(self, resource_arn: str) -> list[dict[str, str]]:
         with self._lock:
-            return list(self._tags.get(resource_arn, []))
+            return list(self._tags.get(resource_arn.lower(), []))
 
     def set_tags(self, resource_arn: str, tags: list[dict[str, str]]) -> None:
         with self._lock:
-            self._tags[resource_arn] = tags
+            self._tags[resource_arn.lower()] = tags  # as ``arn`` makes them, whatever case a caller has
             self._save()

@@ -406,3 +406,23 @@ def test_a_value_of_another_type_is_refused(
 def test_a_request_of_the_control_plane_that_is_too_large_is_refused_not_emptied(shared: Local) -> None:
     answer = sagemaker_call(shared, "ListModels", {"NameContains": "x" * 6_300_000})
     assert (answer.status_code, answer.json()["__type"]) == (413, "RequestEntityTooLargeException")
+
+
+def test_tags_are_found_by_an_arn_in_any_case(shared: Local) -> None:
+    shared.create_model("Tagged-Case")
+    resource = f"{ARN}:model/Tagged-Case"
+    shared.sagemaker.add_tags(ResourceArn=resource, Tags=[{"Key": "k", "Value": "v"}])
+    assert shared.sagemaker.list_tags(ResourceArn=resource)["Tags"] == [{"Key": "k", "Value": "v"}]
+    assert shared.sagemaker.list_tags(ResourceArn=resource.lower())["Tags"] == [{"Key": "k", "Value": "v"}]
+
+
+def test_a_header_with_underscores_is_not_one_with_dashes(shared: Local) -> None:
+    shared.upload("models/underscored.tar.gz", behaving())
+    answer = shared.post({"X_Amzn_SageMaker_Target_Model": "underscored.tar.gz"}, endpoint="serving")
+    assert "is missing a target model header" in answer.json()["Message"]
+    both = {
+        "X-Amzn-SageMaker-Target-Model": "underscored.tar.gz",
+        "X_Amzn_SageMaker_Target_Model": "other.tar.gz",
+        "Content-Type": "application/json",
+    }
+    assert shared.post(both, endpoint="serving").status_code == 200
