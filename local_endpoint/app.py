@@ -14,6 +14,9 @@ from typing import Any
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 
 from local_endpoint.access.authorization import Access, AllowAll
+from local_endpoint.access.guard import Guard
+from local_endpoint.access.identities import Directory
+from local_endpoint.access.moto_changes import changed_moto
 from local_endpoint.configuration import Configuration
 from local_endpoint.control_plane.control_plane import ControlPlane
 from local_endpoint.data_plane.invocations import DataPlane
@@ -109,13 +112,19 @@ class LocalEndpoint:
         runtime = self._make_runtime(configuration, janitor)
         runtime.require()
         resources = Resources(state.resources_file if state else None)
-        context = HostingContext(runtime, ObjectReader(moto), configuration.limits, self.events, work_dir)
+        guard = None
+        if configuration.root_key is not None:
+            guard = Guard(Directory(configuration.root_key), resources.tags)
+            cleanup.enter_context(changed_moto())
+        objects = ObjectReader(moto, guard.role_may_read if guard is not None else None)
+        context = HostingContext(runtime, objects, configuration.limits, self.events, work_dir)
         self._endpoints = Endpoints(resources, context)
         front = Front(
             KeepingS3(moto, state) if state else moto,
             ControlPlane(resources, self._endpoints),
             DataPlane(self._endpoints, configuration.limits, self.events, self._access),
             configuration.limits,
+            guard,
         )
         self._server = HttpServer(configuration.host, configuration.port, front)
         self._server.start()

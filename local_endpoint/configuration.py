@@ -53,6 +53,22 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class RootKey:
+    """The key of the account's root user, who may do everything."""
+
+    access_key: str
+    secret: str
+
+    @classmethod
+    def parse(cls, text: str) -> RootKey:
+        """Of ``KEY:SECRET``. Raises ``ValueError``."""
+        access_key, colon, secret = text.partition(":")
+        if not colon or not access_key.isalnum() or not secret:
+            raise ValueError(f"{text!r} is not KEY:SECRET, KEY of letters and digits")
+        return cls(access_key, secret)
+
+
+@dataclass(frozen=True)
 class Configuration:
     """One run of the local endpoint. ``port`` 0 takes a free one."""
 
@@ -60,6 +76,8 @@ class Configuration:
     port: int = 4566
     runtime: str = "process"
     state_dir: Path | None = None
+    root_key: RootKey | None = None
+    """Where it is given, signatures and policies are checked (``--auth``)."""
     limits: Limits = field(default_factory=Limits)
 
 

@@ -9,6 +9,7 @@ InService, Failed ──► Deleting ──► gone
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import threading
 import time
@@ -174,6 +175,7 @@ class Endpoints:
         if len(containers) > 1:
             raise StartFailure("Endpoints of several containers are not supported by this local endpoint.")
         definition = VariantDefinition.from_api(region, endpoint, variant, containers, self._context.limits)
+        definition = dataclasses.replace(definition, execution_role=model.get("ExecutionRoleArn"))
         for container in definition.containers:
             self._check_location(container.location)
         return definition

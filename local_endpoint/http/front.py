@@ -13,6 +13,8 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import unquote
 
+from local_endpoint.access.guard import Guard
+from local_endpoint.access.refusals import RefusalAnswer
 from local_endpoint.configuration import DEFAULT_REGION, Limits
 from local_endpoint.control_plane.control_plane import ControlPlane
 from local_endpoint.data_plane.invocations import DataPlane, Invocation
@@ -30,10 +32,13 @@ DRAINED_BYTES = 64 * 1024 * 1024
 
 
 class Front:
-    """Dispatches requests. ``moto`` is a WSGI application."""
+    """Dispatches requests. ``moto`` is a WSGI application. ``guard`` None lets everybody do everything."""
 
-    def __init__(self, moto: Any, control_plane: ControlPlane, data_plane: DataPlane, limits: Limits) -> None:
+    def __init__(
+        self, moto: Any, control_plane: ControlPlane, data_plane: DataPlane, limits: Limits, guard: Guard | None = None
+    ) -> None:
         self._moto = moto
+        self._guard = guard
         self._control_plane = control_plane
         self._data_plane = data_plane
         self._limits = limits
@@ -44,12 +49,16 @@ class Front:
         try:
             if not self.is_ready:
                 return _answer_starting(start_response)
+            if path == "/" and _is_a_visit(environ):
+                return self._welcome(start_response)
+            if self._guard is not None:
+                refused = self._guard.refuse(environ, lambda: self._read_whole(environ))
+                if refused is not None:
+                    return _answer_refused(start_response, environ, refused)
             if (match := INVOCATIONS.fullmatch(path)) and _is_for_sagemaker(environ):
                 return self._invoke(environ, start_response, match)
             if environ.get("HTTP_X_AMZ_TARGET", "").startswith("SageMaker."):
                 return self._control(environ, start_response)
-            if path == "/" and _is_a_visit(environ):
-                return self._welcome(start_response)
         except EOFError as error:  # nobody reads the answer
             return _answer_error(start_response, validation_error(f"{error}."), str(uuid.uuid4()), "application/json")
         except Exception:
@@ -58,6 +67,13 @@ class Front:
             return _answer_error(start_response, failure, str(uuid.uuid4()), "application/json")
         stream_body(environ)
         return Pieces(self._moto(environ, start_response), environ)
+
+    def _read_whole(self, environ: Environ) -> tuple[bytes, bool]:
+        """As ``read_body``; whoever reads it next finds it again."""
+        body, too_large = read_body(environ, self._limits.request_bytes)
+        environ["wsgi.input"] = io.BytesIO(body)
+        environ["CONTENT_LENGTH"] = str(len(body))
+        return body, too_large
 
     # ---- the data plane ----
 
@@ -136,6 +152,13 @@ class Front:
         return [body]
 
 
+def _answer_refused(start_response: StartResponse, environ: Environ, refused: RefusalAnswer) -> Iterable[bytes]:
+    """What stayed unread is thrown away, so that the client gets to read the answer."""
+    read_body(environ, 0)
+    start_response(f"{refused.status} {_phrase(refused.status)}", list(refused.headers))
+    return [] if environ["REQUEST_METHOD"] == "HEAD" else [refused.body]
+
+
 def _answer_starting(start_response: StartResponse) -> Iterable[bytes]:
     """To everything, until all that was kept is back: a change made by then could be lost, or undo what was kept."""
     body = b"The local endpoint is starting: try again.\n"
@@ -156,6 +179,7 @@ def _is_a_visit(environ: Environ) -> bool:
     """``GET /`` is S3's ListBuckets where it is signed."""
     return (
         environ["REQUEST_METHOD"] in ("GET", "HEAD")
+        and "HTTP_X_AMZ_TARGET" not in environ
         and "HTTP_AUTHORIZATION" not in environ
         and not environ.get("QUERY_STRING")
     )

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import quote
 
@@ -25,10 +25,26 @@ class ObjectUnavailable(Exception):
 
 
 class ObjectReader:
-    """Reads objects and looks buckets up, as the endpoint's execution role would."""
+    """Reads objects and looks buckets up, as the endpoint's execution role would (see ``as_role``)."""
 
-    def __init__(self, s3_application: Any) -> None:
+    def __init__(
+        self,
+        s3_application: Any,
+        role_may_read: Callable[[str | None, S3Location], bool] | None = None,
+        role: str | None = None,
+    ) -> None:
+        """``role_may_read`` None lets every role read everything."""
         self._application = s3_application
+        self._role_may_read = role_may_read
+        self._role = role
+
+    def as_role(self, role: str | None) -> ObjectReader:
+        """The same for this role, by its ARN."""
+        return ObjectReader(self._application, self._role_may_read, role)
+
+    def _check_role(self, location: S3Location) -> None:
+        if self._role_may_read is not None and not self._role_may_read(self._role, location):
+            raise ObjectUnavailable(location, 403)
 
     def _request(self, method: str, path: str) -> tuple[int, dict[str, str], Iterator[bytes]]:
         scope = f"20200101/{DEFAULT_REGION}/s3/aws4_request"
@@ -42,6 +58,7 @@ class ObjectReader:
 
     def size_bytes(self, location: S3Location) -> int:
         """Raises ``ObjectUnavailable``."""
+        self._check_role(location)
         status, headers, _ = self._request("HEAD", f"/{location.bucket}/{quote(location.key)}")
         if status != 200:
             raise ObjectUnavailable(location, status)
@@ -49,6 +66,7 @@ class ObjectReader:
 
     def read(self, location: S3Location) -> Iterator[bytes]:
         """The object in pieces. Raises ``ObjectUnavailable`` before the first."""
+        self._check_role(location)
         status, _, body = self._request("GET", f"/{location.bucket}/{quote(location.key)}")
         if status != 200:
             raise ObjectUnavailable(location, status)

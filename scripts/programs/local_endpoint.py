@@ -10,7 +10,7 @@ import sys
 import threading
 from pathlib import Path
 
-from local_endpoint.configuration import Configuration
+from local_endpoint.configuration import Configuration, RootKey
 from local_endpoint.errors import CannotListen, StartFailure, StateError
 from scripts.programs.console import Failure, run
 
@@ -33,11 +33,17 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
 
+    root_key = None
+    if arguments.auth:
+        from local_endpoint.access.identities import random_root_key
+
+        root_key = arguments.root_key or random_root_key()
     configuration = Configuration(
         host=arguments.host,
         port=arguments.port,
         runtime=arguments.runtime,
         state_dir=arguments.state.absolute() if arguments.state else None,
+        root_key=root_key,
     )
     endpoint = LocalEndpoint(configuration)
     try:
@@ -45,7 +51,7 @@ def main() -> int:
     except (StateError, StartFailure, CannotListen) as error:
         raise Failure(str(error)) from None
     try:
-        print(guide(endpoint.url), flush=True)
+        print(guide(endpoint.url, root_key), flush=True)
         stop.wait()
         print("stopping: ending all containers", file=sys.stderr, flush=True)
         # a second Ctrl-C does not wait for anything
@@ -77,8 +83,30 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--state", type=Path, metavar="DIR", help="keep buckets, models and endpoints here across restarts"
     )
+    parser.add_argument(
+        "--auth",
+        action="store_true",
+        help="check signatures, and the policies of users and roles made through IAM and STS (default: everybody may "
+        "do everything)",
+    )
+    parser.add_argument(
+        "--root-key",
+        type=_root_key,
+        metavar="KEY:SECRET",
+        help="with --auth: the key of the root user, who may do everything (default: made at random and printed)",
+    )
     parser.add_argument("--verbose", action="store_true", help="log more")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.root_key and not arguments.auth:
+        parser.error("--root-key needs --auth: without it no key is checked")
+    return arguments
+
+
+def _root_key(text: str) -> RootKey:
+    try:
+        return RootKey.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _port(text: str) -> int:
@@ -94,12 +122,13 @@ def return_large_blocks() -> None:
         mallopt(M_MMAP_THRESHOLD, 1024 * 1024)
 
 
-def guide(url: str) -> str:
+def guide(url: str, root_key: RootKey | None) -> str:
     """What to type in another terminal."""
+    key = root_key or RootKey("local", "local")
     return (
         f"The local endpoint is up on {url}. In another terminal:\n"
         f"  export AWS_ENDPOINT_URL={url} AWS_DEFAULT_REGION=us-east-1 "
-        "AWS_ACCESS_KEY_ID=local AWS_SECRET_ACCESS_KEY=local\n"
+        f"AWS_ACCESS_KEY_ID={key.access_key} AWS_SECRET_ACCESS_KEY={key.secret}\n"
         "Then boto3, the AWS CLI and the programs in scripts/ work against it. Ctrl-C stops it and its containers."
     )
 
