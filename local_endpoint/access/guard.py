@@ -14,7 +14,7 @@ from local_endpoint.access import permissions, s3_permissions
 from local_endpoint.access.identities import ANYONE, Directory, Identity, Key
 from local_endpoint.access.permissions import Needs, Values, needs_of, protocol_of
 from local_endpoint.access.policies import Policies, Policy, PolicyError, Principal, Request, parse_policy
-from local_endpoint.access.refusals import Kind, Protocol, Refusal, RefusalAnswer
+from local_endpoint.access.refusals import GuardAnswer, Kind, Protocol, Refusal
 from local_endpoint.access.signatures import TIME_FORMAT, Malformed, Signature, header, read_signature
 from local_endpoint.storage.location import S3Location
 
@@ -43,8 +43,8 @@ class Guard:
         self._directory = directory
         self._tags_of = tags_of
 
-    def refuse(self, environ: Environ, read: Callable[[], tuple[bytes, bool]]) -> RefusalAnswer | None:
-        """None lets it through.
+    def answer(self, environ: Environ, read: Callable[[], tuple[bytes, bool]]) -> GuardAnswer | None:
+        """A refusal; None lets it through.
 
         ``read`` gives the whole body, which can be read again afterwards, or says that it is larger than is allowed.
         """
@@ -58,14 +58,15 @@ class Guard:
                 self._check_unsigned(environ)
                 return None
             protocol = protocol_of(environ, signature.service)
-            self._check_signed(environ, signature, read)
+            return self._check_signed(environ, signature, read)
         except Refusal as refusal:
-            return RefusalAnswer.of(refusal, protocol, environ)
-        return None
+            return GuardAnswer.of(refusal, protocol, environ)
 
     # ---- who ----
 
-    def _check_signed(self, environ: Environ, signature: Signature, read: Callable[[], tuple[bytes, bool]]) -> None:
+    def _check_signed(
+        self, environ: Environ, signature: Signature, read: Callable[[], tuple[bytes, bool]]
+    ) -> GuardAnswer | None:
         key = self._directory.key(signature.access_key)
         if key is None:
             raise Refusal(Kind.UNKNOWN_KEY)
@@ -81,6 +82,7 @@ class Guard:
         self._check_request(environ, needs, signature, body)
         if not identity.is_root:
             self._authorize(environ, identity, needs, signature)
+        return self._boundary_of_user(needs) if signature.service == "iam" else None
 
     def _check_unsigned(self, environ: Environ) -> None:
         """A bucket's policy may let everyone read; all else must be signed."""
@@ -198,6 +200,22 @@ class Guard:
                 f"Could not assume role {arn}. Please ensure that the role exists and allows principal "
                 f"'{permissions.SAGEMAKER_SERVICE}' to assume the role.",
             )
+
+    def _boundary_of_user(self, needs: Needs) -> GuardAnswer | None:
+        """Keeps the permissions boundaries of users, of which moto knows nothing."""
+        name, boundaries = needs.parameters.get("UserName", ""), self._directory.user_boundaries
+        exists = self._directory.user_exists(name)
+        if needs.operation == "CreateUser" and not exists and "PermissionsBoundary" in needs.parameters:
+            boundaries[name] = needs.parameters["PermissionsBoundary"]
+        elif needs.operation == "DeleteUser" or (needs.operation == "CreateUser" and not exists):
+            boundaries.pop(name, None)
+        elif needs.operation in ("PutUserPermissionsBoundary", "DeleteUserPermissionsBoundary") and exists:
+            if needs.operation.startswith("Put"):
+                boundaries[name] = needs.parameters.get("PermissionsBoundary", "")
+            else:
+                boundaries.pop(name, None)
+            return GuardAnswer.done(needs.operation)
+        return None
 
     # ---- on behalf of a model ----
 

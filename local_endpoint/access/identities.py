@@ -67,6 +67,8 @@ class Directory:
 
     def __init__(self, root_key: RootKey) -> None:
         self._root_key = root_key
+        # moto keeps boundaries of roles, but none of users; by the user's name
+        self.user_boundaries: dict[str, str] = {}
 
     @property
     def _iam(self) -> Any:
@@ -99,7 +101,7 @@ class Directory:
         return Identity(
             Principal(user.arn, ACCOUNT),
             policies=tuple(policies),
-            boundary=self._boundary(getattr(user, "permissions_boundary_arn", None)),
+            boundary=self._boundary(self.user_boundaries.get(user.name)),
             values=values | _tag_values(user.tags or []) | _principal_values(user.arn),
         )
 
@@ -120,6 +122,9 @@ class Directory:
             session=_parsed(session.policy, session.arn) if session.policy else None,
             values=own.values | values | _principal_values(session.role_arn),
         )
+
+    def user_exists(self, name: str) -> bool:
+        return name in self._iam.users
 
     # ---- roles ----
 

@@ -99,15 +99,15 @@ class Refusal(Exception):
 
 
 @dataclass(frozen=True)
-class RefusalAnswer:
-    """A refusal on the wire."""
+class GuardAnswer:
+    """A refusal on the wire, or what else the guard answers itself."""
 
     status: int
     headers: tuple[tuple[str, str], ...]
     body: bytes
 
     @classmethod
-    def of(cls, refusal: Refusal, protocol: Protocol, environ: Mapping[str, Any]) -> RefusalAnswer:
+    def of(cls, refusal: Refusal, protocol: Protocol, environ: Mapping[str, Any]) -> GuardAnswer:
         """In the words and the form of the service."""
         codes, s3_status, (s3_text, text) = refusal.kind.value
         request_id = str(uuid.uuid4())
@@ -136,6 +136,14 @@ class RefusalAnswer:
         return cls._made(status, "application/json", json.dumps({"message": message}), *ids)
 
     @classmethod
-    def _made(cls, status: int, content_type: str, text: str, *headers: tuple[str, str]) -> RefusalAnswer:
+    def done(cls, operation: str) -> GuardAnswer:
+        """No refusal: the answer of a query service's operation that answers nothing."""
+        request_id = str(uuid.uuid4())
+        metadata = f"<ResponseMetadata><RequestId>{request_id}</RequestId></ResponseMetadata>"
+        body = f"<{operation}Response>{metadata}</{operation}Response>"
+        return cls._made(200, "text/xml", body, ("x-amzn-RequestId", request_id))
+
+    @classmethod
+    def _made(cls, status: int, content_type: str, text: str, *headers: tuple[str, str]) -> GuardAnswer:
         body = text.encode("utf-8", "replace")
         return cls(status, (("Content-Type", content_type), ("Content-Length", str(len(body))), *headers), body)

@@ -1,4 +1,4 @@
-"""Signature Version 4 as a server sees it: read from a request's header or query, and computed again.
+"""Signature Version 4, and 2 in addresses for S3, as a server sees it: read from a request, and computed again.
 
 S3 signs the path as it is sent, encoded once, and the payload's hash as ``x-amz-content-sha256`` claims it (a digest,
 UNSIGNED-PAYLOAD, or STREAMING-… of an aws-chunked body). Other services sign a path that is normalized and encoded
@@ -16,12 +16,17 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qsl, quote, unquote
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
+
+from botocore.auth import HmacV1Auth
+from botocore.compat import HTTPHeaders
+from botocore.credentials import Credentials
 
 ALGORITHM = "AWS4-HMAC-SHA256"
 TERMINATION = "aws4_request"
 TIME_FORMAT = "%Y%m%dT%H%M%SZ"
 UNSIGNED_PAYLOAD = "UNSIGNED-PAYLOAD"
+MOST_TIME_S = 253_402_300_799  # the last second of the year 9999
 MOST_EXPIRES_S = 7 * 24 * 3600
 _HEADER = re.compile(
     rf"{ALGORITHM} +Credential=(?P<credential>[^, ]+), *SignedHeaders=(?P<headers>[^, ]+), *"
@@ -88,6 +93,8 @@ def read_signature(environ: Environ) -> Signature | None:
         time, token = environ.get("HTTP_X_AMZ_DATE", ""), environ.get("HTTP_X_AMZ_SECURITY_TOKEN")
         return _signature(match["credential"], match["headers"], match["signature"], time, token, None)
     query = dict(parse_qsl(environ.get("QUERY_STRING", ""), keep_blank_values=True))
+    if "AWSAccessKeyId" in query:
+        return _old_signature(environ, query)
     if "X-Amz-Signature" not in query and "X-Amz-Credential" not in query:
         return None
     if query.get("X-Amz-Algorithm") != ALGORITHM:
@@ -98,6 +105,55 @@ def read_signature(environ: Environ) -> Signature | None:
     wanted = ("X-Amz-Credential", "X-Amz-SignedHeaders", "X-Amz-Signature", "X-Amz-Date")
     credential, headers, value, time = (query.get(name, "") for name in wanted)
     return _signature(credential, headers, value, time, query.get("X-Amz-Security-Token"), int(expires))
+
+
+class _OldSigner(HmacV1Auth):
+    """botocore's, for a time that is known."""
+
+    expires_at_s = ""
+
+    def _get_date(self) -> str:
+        return self.expires_at_s
+
+
+@dataclass(frozen=True)
+class OldSignature(Signature):
+    """Version 2 in an S3 address: what SDKs presign with where they are not told otherwise."""
+
+    expires_at_s: str = ""
+
+    def is_of(self, secret: str, environ: Environ, body: bytes) -> bool:
+        split = urlsplit(raw_target(environ))
+        headers = HTTPHeaders()
+        for name in ("content-md5", "content-type", *self.signed_headers):
+            if header(environ, name):
+                headers[name] = header(environ, name)
+        signer = _OldSigner(Credentials(self.access_key, secret, self.token))
+        signer.expires_at_s = self.expires_at_s
+        computed = signer.get_signature(environ["REQUEST_METHOD"], split, headers)
+        return hmac.compare_digest(computed, self.value)
+
+
+def _old_signature(environ: Environ, query: Mapping[str, str]) -> OldSignature:
+    expires = query.get("Expires", "")
+    if not expires.isdigit() or "Signature" not in query:
+        raise Malformed("Query-string authentication requires the Signature, Expires and AWSAccessKeyId parameters")
+    now = datetime.datetime.now(datetime.UTC)
+    expires_s = max(0, int(expires) - int(now.timestamp()))
+    return OldSignature(
+        access_key=query["AWSAccessKeyId"],
+        date=now.strftime("%Y%m%d"),
+        region="us-east-1",
+        service="s3",
+        signed_headers=tuple(
+            name.removeprefix("HTTP_").replace("_", "-").lower() for name in environ if name.startswith("HTTP_X_AMZ_")
+        ),
+        value=query["Signature"],
+        time=min(now, datetime.datetime.fromtimestamp(min(int(expires), MOST_TIME_S), datetime.UTC)),
+        token=query.get("x-amz-security-token"),
+        expires_s=expires_s,
+        expires_at_s=expires,
+    )
 
 
 def _signature(

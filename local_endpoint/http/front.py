@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from local_endpoint.access.guard import Guard
-from local_endpoint.access.refusals import RefusalAnswer
+from local_endpoint.access.refusals import GuardAnswer
 from local_endpoint.configuration import DEFAULT_REGION, Limits
 from local_endpoint.control_plane.control_plane import ControlPlane
 from local_endpoint.data_plane.invocations import DataPlane, Invocation
@@ -52,9 +52,9 @@ class Front:
             if path == "/" and _is_a_visit(environ):
                 return self._welcome(start_response)
             if self._guard is not None:
-                refused = self._guard.refuse(environ, lambda: self._read_whole(environ))
-                if refused is not None:
-                    return _answer_refused(start_response, environ, refused)
+                answered = self._guard.answer(environ, lambda: self._read_whole(environ))
+                if answered is not None:
+                    return _answer_for_guard(start_response, environ, answered)
             if (match := INVOCATIONS.fullmatch(path)) and _is_for_sagemaker(environ):
                 return self._invoke(environ, start_response, match)
             if environ.get("HTTP_X_AMZ_TARGET", "").startswith("SageMaker."):
@@ -152,11 +152,11 @@ class Front:
         return [body]
 
 
-def _answer_refused(start_response: StartResponse, environ: Environ, refused: RefusalAnswer) -> Iterable[bytes]:
+def _answer_for_guard(start_response: StartResponse, environ: Environ, answered: GuardAnswer) -> Iterable[bytes]:
     """What stayed unread is thrown away, so that the client gets to read the answer."""
     read_body(environ, 0)
-    start_response(f"{refused.status} {_phrase(refused.status)}", list(refused.headers))
-    return [] if environ["REQUEST_METHOD"] == "HEAD" else [refused.body]
+    start_response(f"{answered.status} {_phrase(answered.status)}", list(answered.headers))
+    return [] if environ["REQUEST_METHOD"] == "HEAD" else [answered.body]
 
 
 def _answer_starting(start_response: StartResponse) -> Iterable[bytes]:

@@ -111,6 +111,17 @@ def test_a_session_policy_and_a_boundary_limit_a_role(guarded: Guarded) -> None:
     assert assume(user, role).invoke("company_b/m") == "company_b"
 
 
+def test_a_user_has_a_boundary_too(guarded: Guarded) -> None:
+    boundary = guarded.iam.create_policy(PolicyName="only-a", PolicyDocument=document(allow("company_a/*")))
+    user = guarded.user(allow())
+    assert user.invoke("others/m") == "others"
+    guarded.iam.put_user_permissions_boundary(UserName=user.name, PermissionsBoundary=boundary["Policy"]["Arn"])
+    assert "because no permissions boundary allows" in denied(user, "others/m")
+    assert user.invoke("company_a/m") == "company_a"
+    guarded.iam.delete_user_permissions_boundary(UserName=user.name)
+    assert user.invoke("others/m") == "others"
+
+
 def test_a_role_may_be_assumed_by_whom_it_trusts(guarded: Guarded) -> None:
     everything = {"Effect": "Allow", "Action": "*", "Resource": "*"}
     trusted, other, powerful = guarded.user(), guarded.user(), guarded.user(everything)
