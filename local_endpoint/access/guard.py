@@ -16,7 +16,6 @@ from local_endpoint.access.permissions import Needs, Values, needs_of, protocol_
 from local_endpoint.access.policies import Policies, Policy, PolicyError, Principal, Request, parse_policy
 from local_endpoint.access.refusals import GuardAnswer, Kind, Protocol, Refusal
 from local_endpoint.access.signatures import TIME_FORMAT, Malformed, Signature, header, read_signature
-from local_endpoint.storage.location import S3Location
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +85,7 @@ class Guard:
 
     def _check_unsigned(self, environ: Environ) -> None:
         """A bucket's policy may let everyone read; all else must be signed."""
-        bucket, _ = s3_permissions.bucket_and_key(environ.get("PATH_INFO", ""))
+        bucket, _ = s3_permissions.bucket_and_key(environ)
         protocol = protocol_of(environ, None)
         may_be_public = (
             protocol is Protocol.S3
@@ -219,12 +218,12 @@ class Guard:
 
     # ---- on behalf of a model ----
 
-    def role_may_read(self, role_arn: str | None, location: S3Location) -> bool:
+    def role_may_read(self, role_arn: str | None, bucket: str, key: str) -> bool:
         """Whether a model's execution role may get the object."""
         identity = self._directory.execution_role(role_arn or "")
         if identity is None:
             return False
-        resource = f"{s3_permissions.ARN}{location.bucket}/{location.key}"
+        resource = f"{s3_permissions.ARN}{bucket}/{key}"
         now: Values = {**identity.values, **_time_values()}
         try:
             self._require(identity, "s3:GetObject", resource, now)

@@ -30,6 +30,8 @@ SAGEMAKER_NAMES = {
     "TrainingJobName": "training-job",
 }
 _KIND_OF_OPERATION = re.compile(r"(?:Create|Describe|Delete|Update|Stop|Start)(?P<kind>[A-Z]\w*)")
+# What is answered for its X-Amz-Target, whatever service it is signed for: it must be signed for this one.
+ANSWERED_BY_TARGET = {"SageMaker.": "sagemaker", "AnyScaleFrontendService.": "application-autoscaling"}
 # Services whose actions begin with another word than what their clients sign for.
 PREFIXES = {"monitoring": "cloudwatch", "email": "ses"}
 IAM_NAMES = {
@@ -72,12 +74,11 @@ def needs_of(
     """``body`` may be empty for S3, but of a DeleteObjects. ``tags_of`` looks an ARN's up. Raises ``Refusal``."""
     protocol = protocol_of(environ, signature.service)
     target, path = header(environ, "x-amz-target"), environ.get("PATH_INFO", "")
+    for prefix, service in ANSWERED_BY_TARGET.items():
+        if target.startswith(prefix) and signature.service != service:
+            raise Refusal(Kind.WRONG_SIGNATURE, f"Credential should be scoped to correct service: '{service}'.")
     if signature.service == "s3":
-        if target.startswith("SageMaker."):
-            raise Refusal(Kind.WRONG_SIGNATURE, "Credential should be scoped to correct service: 'sagemaker'.")
         return _of_s3(environ, signature, body)
-    if target.startswith("SageMaker.") and signature.service != "sagemaker":
-        raise Refusal(Kind.WRONG_SIGNATURE, "Credential should be scoped to correct service: 'sagemaker'.")
     if signature.service == "sagemaker":
         if target:
             return _of_control_plane(target.partition(".")[2], signature.region, body, tags_of)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 from xml.etree import ElementTree
+
+from moto.s3.responses import S3Response
+from moto.s3.utils import bucket_name_from_url
 
 from local_endpoint.access.signatures import header
 
@@ -69,11 +74,23 @@ class UnreadableRequest(Exception):
     """It cannot be said what the request is about: a path that begins with //, or a DeleteObjects without its XML."""
 
 
-def bucket_and_key(path: str) -> tuple[str, str]:
-    """Of a path as WSGI has it (decoded, as Latin-1). Both are empty for the list of buckets."""
-    text = path.encode("latin-1", "replace").decode("utf-8", "surrogateescape")
-    bucket, _, key = text.lstrip("/").partition("/")
+def bucket_and_key(environ: Mapping[str, Any]) -> tuple[str, str]:
+    """As moto finds them, in the host's name or in the path. Both are empty for the list of buckets."""
+    path = environ.get("PATH_INFO", "").encode("latin-1", "replace").decode("utf-8", "surrogateescape").lstrip("/")
+    of_host = _bucket_of_host(environ.get("HTTP_HOST", ""))
+    if of_host is not None:
+        return of_host, path
+    bucket, _, key = path.partition("/")
     return bucket, key
+
+
+@functools.lru_cache(1024)
+def _bucket_of_host(host: str) -> str | None:
+    """None where the path has the bucket. Only here moto is asked what it would do."""
+    request = SimpleNamespace(headers={"host": host}, url=f"http://{host}/")
+    if not S3Response.subdomain_based_buckets(request):
+        return None
+    return bucket_name_from_url(f"http://{host}/") or ""
 
 
 def permissions(environ: Mapping[str, Any], body: bytes) -> list[Permission]:
@@ -81,7 +98,7 @@ def permissions(environ: Mapping[str, Any], body: bytes) -> list[Permission]:
     method = environ["REQUEST_METHOD"]
     if environ.get("PATH_INFO", "").startswith("//"):
         raise UnreadableRequest
-    bucket, key = bucket_and_key(environ.get("PATH_INFO", ""))
+    bucket, key = bucket_and_key(environ)
     query = dict(parse_qsl(environ.get("QUERY_STRING", ""), keep_blank_values=True))
     if not bucket:
         return [("s3:ListAllMyBuckets", ALL)]

@@ -30,10 +30,10 @@ class ObjectReader:
     def __init__(
         self,
         s3_application: Any,
-        role_may_read: Callable[[str | None, S3Location], bool] | None = None,
+        role_may_read: Callable[[str | None, str, str], bool] | None = None,
         role: str | None = None,
     ) -> None:
-        """``role_may_read`` None lets every role read everything."""
+        """``role_may_read`` is asked with the role, the bucket and the key; None lets every role read everything."""
         self._application = s3_application
         self._role_may_read = role_may_read
         self._role = role
@@ -43,7 +43,7 @@ class ObjectReader:
         return ObjectReader(self._application, self._role_may_read, role)
 
     def _check_role(self, location: S3Location) -> None:
-        if self._role_may_read is not None and not self._role_may_read(self._role, location):
+        if self._role_may_read is not None and not self._role_may_read(self._role, location.bucket, location.key):
             raise ObjectUnavailable(location, 403)
 
     def _request(self, method: str, path: str) -> tuple[int, dict[str, str], Iterator[bytes]]:

@@ -132,6 +132,20 @@ def test_an_address_signed_for_s3_opens_nothing_else(guarded: Guarded) -> None:
     assert "Models" not in target.json()
 
 
+def test_a_bucket_in_the_hosts_name_is_the_one_that_counts(guarded: Guarded, bucket: str) -> None:
+    """Otherwise a path that begins with one's own bucket would open every other."""
+    user = guarded.user({"Effect": "Allow", "Action": "s3:*", "Resource": "arn:aws:s3:::company_b/*"})
+    port = guarded.url.rpartition(":")[2]
+    host = f"{bucket}.localhost:{port}"
+    address = _presigned(user, f"http://{host}", "GET", "/company_b/m")
+    path = address.partition(host)[2]
+    answer = requests.get(guarded.url + path, headers={"Host": host}, timeout=30)
+    assert answer.status_code == 403, answer.text
+    everything = guarded.user({"Effect": "Allow", "Action": "s3:*", "Resource": f"arn:aws:s3:::{bucket}/*"})
+    path = _presigned(everything, f"http://{host}", "GET", "/company_b/m").partition(host)[2]
+    assert requests.get(guarded.url + path, headers={"Host": host}, timeout=30).content == b"b"
+
+
 def _presigned(user: Person, url: str, method: str, path: str) -> str:
     from botocore.auth import S3SigV4QueryAuth
     from botocore.awsrequest import AWSRequest
