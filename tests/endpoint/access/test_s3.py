@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 import requests
+from botocore.auth import S3SigV4QueryAuth, SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 
 from tests.endpoint.access.conftest import Guarded, Person, arn, document
@@ -84,6 +87,28 @@ def test_a_large_upload_in_parts_and_one_in_chunks(guarded: Guarded, bucket: str
     denied(s3.upload_fileobj.__self__.create_multipart_upload, Bucket=bucket, Key="company_b/large")
 
 
+@pytest.mark.parametrize(
+    ("claimed", "body"),
+    [
+        ("UNSIGNED-PAYLOAD", b"chunks"),
+        ("STREAMING-UNSIGNED-PAYLOAD-TRAILER", b"6\r\nchunks\r\n0\r\n\r\n"),
+        ("STREAMING-AWS4-HMAC-SHA256-PAYLOAD", b"6;chunk-signature=0\r\nchunks\r\n0;chunk-signature=0\r\n\r\n"),
+    ],
+)
+def test_payloads_that_are_not_signed_as_a_whole(guarded: Guarded, bucket: str, claimed: str, body: bytes) -> None:
+    user = guarded.user(on("s3:PutObject", "/company_a/*"))
+    for key, status in (("company_a/new", 200), ("company_b/new", 403)):
+        headers = {"X-Amz-Content-SHA256": claimed}
+        if claimed.startswith("STREAMING"):
+            headers |= {"Content-Encoding": "aws-chunked", "X-Amz-Decoded-Content-Length": "6"}
+        request = AWSRequest("PUT", f"{guarded.url}/{bucket}/{key}", headers, body)
+        credentials = Credentials(user.keys["aws_access_key_id"], user.keys["aws_secret_access_key"])
+        SigV4Auth(credentials, "s3", "us-east-1").add_auth(request)
+        answer = requests.put(request.url, data=body, headers=dict(request.headers), timeout=30)
+        assert answer.status_code == status, answer.text
+    assert guarded.s3.get_object(Bucket=bucket, Key="company_a/new")["Body"].read() == b"chunks"
+
+
 @pytest.mark.parametrize("version", ["s3v4", None])
 def test_presigned_addresses(guarded: Guarded, bucket: str, version: str | None) -> None:
     """Signed as boto3 does by default, too, which is with version 2."""
@@ -147,10 +172,6 @@ def test_a_bucket_in_the_hosts_name_is_the_one_that_counts(guarded: Guarded, buc
 
 
 def _presigned(user: Person, url: str, method: str, path: str) -> str:
-    from botocore.auth import S3SigV4QueryAuth
-    from botocore.awsrequest import AWSRequest
-    from botocore.credentials import Credentials
-
     request = AWSRequest(method=method, url=url + path)
     credentials = Credentials(user.keys["aws_access_key_id"], user.keys["aws_secret_access_key"])
     S3SigV4QueryAuth(credentials, "s3", "us-east-1", 60).add_auth(request)
