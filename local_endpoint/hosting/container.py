@@ -66,8 +66,7 @@ class Container:
     def start(self) -> None:
         """Brings the container up and returns when it is healthy. Raises ``StartFailure``."""
         self._base_dir.mkdir(parents=True)
-        objects = self._context.objects.as_role(self._variant.execution_role)
-        store = ArtifactStore(self._base_dir, objects, self._context.limits, self._variant.disk_bytes)
+        store = ArtifactStore(self._base_dir, self._context.objects, self._context.limits, self._variant.disk_bytes)
         if not self.definition.multi_model and self.definition.location is not None:
             self._fetch_only_model(store, self.definition.location)
         self._running, self._client = self._run_until_healthy()

@@ -58,8 +58,6 @@ class VariantDefinition:
     """Of one instance."""
     containers: tuple[ContainerDefinition, ...]
     """In the model's order. At least one."""
-    execution_role: str | None = None
-    """ARN of the role that the model's data is read with."""
 
     @classmethod
     def from_api(

@@ -151,7 +151,8 @@ class Endpoints:
         fleets = {}
         for variant in variants:
             definition = self._definition(region, name, variant)
-            fleets[variant["VariantName"]] = Fleet(definition, variant.get("InitialInstanceCount", 1), self._context)
+            context = self._context_of(region, variant)
+            fleets[variant["VariantName"]] = Fleet(definition, variant.get("InitialInstanceCount", 1), context)
         deployment = Deployment(config["EndpointConfigName"], variants, fleets)
         with self._lock:
             if self._closing.is_set():
@@ -175,10 +176,14 @@ class Endpoints:
         if len(containers) > 1:
             raise StartFailure("Endpoints of several containers are not supported by this local endpoint.")
         definition = VariantDefinition.from_api(region, endpoint, variant, containers, self._context.limits)
-        definition = dataclasses.replace(definition, execution_role=model.get("ExecutionRoleArn"))
         for container in definition.containers:
             self._check_location(container.location)
         return definition
+
+    def _context_of(self, region: str, variant: dict[str, Any]) -> HostingContext:
+        """A model's data is read with its execution role."""
+        model = self._resources.get("model", region, variant["ModelName"]) or {}
+        return dataclasses.replace(self._context, objects=self._context.objects.as_role(model.get("ExecutionRoleArn")))
 
     def _check_location(self, location: S3Location | None) -> None:
         # the archive of a single model is looked for when it is fetched; a prefix may still be empty
