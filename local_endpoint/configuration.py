@@ -21,6 +21,8 @@ class Limits:
 
     request_bytes: int = 6_291_456
     """Largest body of an invocation."""
+    hop_bytes: int = 5 * MIB
+    """Largest answer of a container that is passed on to the next one."""
     response_timeout_s: float = 60.0
     """An invocation is answered within this time, be it with ModelNotReadyException."""
     load_timeout_s: float = 360.0

@@ -21,6 +21,8 @@ class Where:
     endpoint: str
     variant: str
     instance: str
+    container: str | None = None
+    """The hostname, where an instance has several containers; None of an invocation that went through all of them."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,17 @@ class ModelUnloaded:
 
 
 @dataclass(frozen=True)
+class ContainerCall:
+    """One request that a container was sent."""
+
+    container: str | None
+    """Its hostname, where the instance has several containers."""
+    status: int | None
+    """What it answered; None where it did not."""
+    latency_s: float
+
+
+@dataclass(frozen=True)
 class Invoked:
     """One finished invocation. ``status`` is the client's; ``waited_s`` is what it spent on download and load."""
 
@@ -55,7 +68,10 @@ class Invoked:
     cache_hit: bool
     waited_s: float
     model_latency_s: float
+    """Of all containers together."""
     overhead_s: float
+    calls: tuple[ContainerCall, ...] = ()
+    """Every answer of a container, or its failure, in order; several where the instance is a chain."""
 
 
 Event = ModelDownloaded | ModelLoaded | ModelUnloaded | Invoked

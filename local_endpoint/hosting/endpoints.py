@@ -170,10 +170,7 @@ class Endpoints:
         model = self._resources.get("model", region, variant["ModelName"])
         if model is None:
             raise StartFailure(f'Could not find model "{variant["ModelName"]}".')
-        containers = model.get("Containers") or [model["PrimaryContainer"]]
-        if len(containers) > 1:
-            raise StartFailure("Endpoints of several containers are not supported by this local endpoint.")
-        definition = VariantDefinition.from_api(region, endpoint, variant, containers, self._context.limits)
+        definition = VariantDefinition.from_api(region, endpoint, variant, model, self._context.limits)
         for container in definition.containers:
             self._check_location(container.location)
         return definition

@@ -66,8 +66,9 @@ class Fleet:
 
     def start(self) -> None:
         """Brings all instances up, at the same time. Raises ``StartFailure``; what came up is to be stopped then."""
-        for container in self.definition.containers:
-            self._context.runtime.check(container.image, container.multi_model)
+        containers = self.definition.containers
+        for container in containers:
+            self._context.runtime.check(container.image, container.multi_model, beside_others=len(containers) > 1)
         count = self.desired_count
         with ThreadPoolExecutor(max(1, count), thread_name_prefix=f"start-{self.definition.endpoint}") as starters:
             failures = [each.exception() for each in [starters.submit(self._start_first) for _ in range(count)]]

@@ -1,4 +1,4 @@
-"""An instance of several containers, which no endpoint has yet: it comes up and ends as a whole."""
+"""An instance of several containers: it comes up and ends as a whole."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_where_one_container_does_not_come_up_the_reason_names_it_and_nothing_is
     context: HostingContext, tmp_path: Path
 ) -> None:
     instance = Instance(variant(FIRST, replace(SECOND, environment={"FAKE_EXIT": "3"})), context, lambda _: None)
-    with pytest.raises(StartFailure, match="The second container for production variant v did not pass the ping"):
+    with pytest.raises(StartFailure, match="The second for production variant v did not pass the ping"):
         instance.start()
     pid = pid_of(instance.containers[0])
     instance.stop()
