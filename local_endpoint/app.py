@@ -28,6 +28,9 @@ from local_endpoint.storage.object_files import ObjectFiles
 from local_endpoint.storage.objects import ObjectReader
 from local_endpoint.storage.resources import Resources
 from local_endpoint.storage.state import KeepingS3, StateFolder, reset_moto
+from local_endpoint.telemetry.logs import Logs
+from local_endpoint.telemetry.metric_store import MetricStore
+from local_endpoint.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
@@ -109,8 +112,15 @@ class LocalEndpoint:
         runtime = self._make_runtime(configuration, janitor)
         runtime.require()
         resources = Resources(state.resources_file if state else None)
-        context = HostingContext(runtime, ObjectReader(moto), configuration.limits, self.events, work_dir)
+        logs, store = Logs(), MetricStore()
+        logs.start()
+        cleanup.callback(logs.stop)
+        store.install()
+        cleanup.callback(store.uninstall)
+        context = HostingContext(runtime, ObjectReader(moto), configuration.limits, self.events, work_dir, logs)
         self._endpoints = Endpoints(resources, context)
+        metrics = Metrics(store, self._endpoints.fleets, configuration.metric_period_s)
+        self.events.subscribe(metrics.on_event)
         front = Front(
             KeepingS3(moto, state) if state else moto,
             ControlPlane(resources, self._endpoints),
@@ -121,6 +131,8 @@ class LocalEndpoint:
         self._server.start()
         cleanup.callback(self._server.stop)
         cleanup.callback(self._endpoints.close)
+        metrics.start()
+        cleanup.callback(metrics.stop)
         if state:
             state.restore(files)
         self._endpoints.resume()

@@ -62,6 +62,8 @@ class Configuration:
     port: int = 4566
     runtime: str = "process"
     state_dir: Path | None = None
+    metric_period_s: float = 60.0
+    """How often metrics are published; CloudWatch has them by the minute."""
     limits: Limits = field(default_factory=Limits)
 
 

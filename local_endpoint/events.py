@@ -20,7 +20,8 @@ class Where:
     region: str
     endpoint: str
     variant: str
-    instance: str
+    instance: str | None
+    """None of an invocation that found none."""
     container: str | None = None
     """The hostname, where an instance has several containers; None of an invocation that went through all of them."""
 
@@ -60,7 +61,10 @@ class ContainerCall:
 
 @dataclass(frozen=True)
 class Invoked:
-    """One finished invocation. ``status`` is the client's; ``waited_s`` is what it spent on download and load."""
+    """One finished invocation, also one that found no instance.
+
+    ``status`` is the client's; ``waited_s`` is what it spent on download and load.
+    """
 
     where: Where
     target: str | None
@@ -72,6 +76,13 @@ class Invoked:
     overhead_s: float
     calls: tuple[ContainerCall, ...] = ()
     """Every answer of a container, or its failure, in order; several where the instance is a chain."""
+    instances: int = 1
+    """How many the variant is to have."""
+
+    @property
+    def model_status(self) -> int | None:
+        """What the container answered that was asked last; None where it did not, or none was asked."""
+        return self.calls[-1].status if self.calls else None
 
 
 Event = ModelDownloaded | ModelLoaded | ModelUnloaded | Invoked

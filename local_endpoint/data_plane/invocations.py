@@ -22,6 +22,7 @@ from local_endpoint.errors import (
 )
 from local_endpoint.events import ContainerCall, Events, Invoked, Where
 from local_endpoint.hosting.container import Container
+from local_endpoint.hosting.definitions import ExecutionMode
 from local_endpoint.hosting.deployment import Deployment
 from local_endpoint.hosting.endpoints import Endpoints
 from local_endpoint.hosting.fleet import Fleet
@@ -186,22 +187,22 @@ class DataPlane:
             status = error.status
             raise
         finally:
-            if instance is not None:
-                its = fleet.definition
-                total_s = time.monotonic() - started_s
-                container = instance.containers[hops[0].container].hostname_among_others if len(hops) == 1 else None
-                self._events.emit(
-                    Invoked(
-                        Where(its.region, its.endpoint, its.name, instance.id, container),
-                        decisive.model.target if decisive.model else None,
-                        status,
-                        timing.cache_hit,
-                        timing.waited_s,
-                        timing.model_latency_s,
-                        max(0.0, total_s - timing.waited_s - timing.model_latency_s),
-                        tuple(timing.calls),
-                    )
+            its = fleet.definition
+            total_s = time.monotonic() - started_s
+            direct = its.containers[hops[0].container].hostname if its.mode is ExecutionMode.DIRECT else None
+            self._events.emit(
+                Invoked(
+                    Where(its.region, its.endpoint, its.name, instance.id if instance else None, direct),
+                    decisive.model.target if decisive.model else None,
+                    status,
+                    timing.cache_hit,
+                    timing.waited_s,
+                    timing.model_latency_s,
+                    max(0.0, total_s - timing.waited_s - timing.model_latency_s),
+                    tuple(timing.calls),
+                    fleet.desired_count,
                 )
+            )
 
     def _pass_through(self, instance: Instance, request: Invocation, hops: Sequence[Hop], timing: _Timing) -> Answer:
         """The answer of the last hop. Raises ``ContainerGone`` where another instance may still serve the request."""

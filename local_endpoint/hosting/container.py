@@ -14,7 +14,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from local_endpoint.container_client import Answer, ContainerClient
-from local_endpoint.errors import AwsError, PingFailure, StartFailure, model_error, model_timeout, payload_too_large
+from local_endpoint.errors import (
+    AwsError,
+    PingFailure,
+    StartFailure,
+    log_group,
+    model_error,
+    model_timeout,
+    payload_too_large,
+)
 from local_endpoint.events import Where
 from local_endpoint.hosting.context import HostingContext
 from local_endpoint.hosting.definitions import ContainerDefinition, VariantDefinition
@@ -23,6 +31,7 @@ from local_endpoint.model_cache.artifacts import ArtifactStore, download_refused
 from local_endpoint.model_cache.cache import ModelCache
 from local_endpoint.model_cache.eviction import CacheContext
 from local_endpoint.storage.location import S3Location
+from local_endpoint.telemetry.logs import LogWriter
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +67,7 @@ class Container:
         self._running: RunningContainer | None = None
         self._client: ContainerClient | None = None
         self._cache: ModelCache | None = None
+        self._log: LogWriter | None = None
         self._stopping = threading.Event()
         self._end_reported = threading.Lock()
         self._stop_lock = threading.Lock()
@@ -67,6 +77,7 @@ class Container:
     def start(self) -> None:
         """Brings the container up and returns when it is healthy. Raises ``StartFailure``."""
         self._base_dir.mkdir(parents=True)
+        self._log = self._open_log()
         disk_bytes = self._variant.container_disk_bytes
         store = ArtifactStore(self._base_dir, self._context.objects, self._context.limits, disk_bytes)
         if not self.definition.multi_model and self.definition.location is not None:
@@ -77,6 +88,11 @@ class Container:
         threading.Thread(target=self._watch_exit, name=f"exit-{self._launch_name}", daemon=True).start()
         threading.Thread(target=self._watch_health, name=f"health-{self._launch_name}", daemon=True).start()
         logger.info("%s: container %s serves on port %d", self._variant.endpoint, self._launch_name, self._running.port)
+
+    def _open_log(self) -> LogWriter:
+        variant, hostname = self._variant, self.hostname_among_others
+        stream = f"{variant.name}/{self._instance_id}" + (f"/{hostname}" if hostname else "")
+        return self._context.logs.open(variant.region, log_group(variant.endpoint), stream)
 
     def _make_cache(self, store: ArtifactStore, running: RunningContainer, client: ContainerClient) -> ModelCache:
         variant = self._variant
@@ -107,6 +123,7 @@ class Container:
     def _run_until_healthy(self) -> tuple[RunningContainer, ContainerClient]:
         """A container that ends at once is started once more: its port may have been taken meanwhile."""
         definition, variant = self.definition, self._variant
+        assert self._log is not None  # start() has opened it
         spec = LaunchSpec(
             name=self._launch_name,
             image=definition.image,
@@ -117,6 +134,7 @@ class Container:
             hostname=definition.hostname,
             number=self._number,
             of_containers=len(variant.containers),
+            output=self._log.write,
         )
         stop_timeout_s = self._context.limits.stop_timeout_s
         deadline_s = time.monotonic() + variant.startup_timeout_s
@@ -158,6 +176,11 @@ class Container:
     def hostname_among_others(self) -> str | None:
         """Its hostname, where its instance has several containers."""
         return self.definition.hostname if len(self._variant.containers) > 1 else None
+
+    @property
+    def folder(self) -> Path:
+        """Its disk: what is /opt/ml in it."""
+        return self._base_dir
 
     @property
     def client(self) -> ContainerClient:
@@ -224,6 +247,8 @@ class Container:
                 self._client.close()
             if self._running is not None:
                 self._running.stop(self._context.limits.stop_timeout_s)
+            if self._log is not None:
+                self._log.close()
             if self._cache is not None and not self._cache.wait_until_idle(IDLE_TIMEOUT_S):
                 logger.warning("container %s: something still works in its folder", self._launch_name)
 

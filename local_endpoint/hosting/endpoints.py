@@ -108,6 +108,11 @@ class Endpoints:
         """For descriptions."""
         return self._find(region, name)
 
+    def fleets(self) -> list[Fleet]:
+        """All that serve."""
+        with self._lock:
+            return [fleet for deployment in self._serving.values() for fleet in deployment.fleets.values()]
+
     # ---- changes, each in its thread ----
 
     def _in_background(self, change: Any, *arguments: Any) -> None:

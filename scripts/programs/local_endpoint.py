@@ -38,6 +38,7 @@ def main() -> int:
         port=arguments.port,
         runtime=arguments.runtime,
         state_dir=arguments.state.absolute() if arguments.state else None,
+        metric_period_s=arguments.metric_period,
     )
     endpoint = LocalEndpoint(configuration)
     try:
@@ -77,6 +78,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--state", type=Path, metavar="DIR", help="keep buckets, models and endpoints here across restarts"
     )
+    parser.add_argument(
+        "--metric-period",
+        type=_seconds,
+        default=60.0,
+        metavar="S",
+        help="publish metrics in CloudWatch every so many seconds (default 60)",
+    )
     parser.add_argument("--verbose", action="store_true", help="log more")
     return parser.parse_args()
 
@@ -85,6 +93,12 @@ def _port(text: str) -> int:
     if not text.isdigit() or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is not a port")
     return int(text)
+
+
+def _seconds(text: str) -> float:
+    if not text.isdecimal() or not 1 <= int(text) <= 3600:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 1 to 3600")
+    return float(text)
 
 
 def return_large_blocks() -> None:

@@ -6,11 +6,12 @@ It is told how to behave by the model's ``Environment``:
     FAKE_START_S         seconds until it listens
     FAKE_EXIT            ends at once with this status
     FAKE_EXIT_IF         ends at once with status 1 if there is a file of this name
+    FAKE_SAYS            prints this before it listens
     FAKE_STUBBORN        takes no notice of SIGTERM
     FAKE_PING_STATUS     what /ping answers      FAKE_MODELS_STATUS   what GET /models answers
 
-and by ``behaviour.json`` in a model: load_s, load_status, load_message, invoke_s, invoke_status, invoke_body, forgets
-(its own invocation unloads it, once), dies (the process ends when it is invoked), tolerates (so many other
+and by ``behaviour.json`` in a model: load_s, load_status, load_message, invoke_s, says (prints it), invoke_status,
+invoke_body, forgets (its own invocation unloads it, once), dies (the process ends when it is invoked), tolerates (so many other
 models may be loaded; with more an invocation is answered 507). It writes what it was asked to ``<base>/journal.jsonl``,
 with the number of loads that were going on at that moment.
 """
@@ -129,6 +130,8 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(507, {"code": 507, "type": "InternalServerException", "message": "Out of resources"})
             return
         time.sleep(its.get("invoke_s", 0))
+        if "says" in its:
+            print(its["says"], flush=True)
         if "invoke_body" in its:
             self.answer(its.get("invoke_status", 200), its["invoke_body"].encode("latin-1"))
             return
@@ -157,6 +160,8 @@ if __name__ == "__main__":
     if Path(ENVIRONMENT.get("FAKE_EXIT_IF", "/nonexistent")).exists():
         print("the fake container found the file that ends it")
         sys.exit(1)
+    if "FAKE_SAYS" in ENVIRONMENT:
+        print(ENVIRONMENT["FAKE_SAYS"], flush=True)
     time.sleep(float(ENVIRONMENT.get("FAKE_START_S", "0")))
     if "FAKE_EXIT" in ENVIRONMENT:
         print("the fake container was told to end")

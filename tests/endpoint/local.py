@@ -62,12 +62,19 @@ class Local:
     """A local endpoint in this process, from ``with`` to its end. Containers are fake containers unless ``real``."""
 
     def __init__(
-        self, *, real: bool = False, runtime: str = "process", state_dir: Path | None = None, **limits: float
+        self,
+        *,
+        real: bool = False,
+        runtime: str = "process",
+        state_dir: Path | None = None,
+        metric_period_s: float = 60.0,
+        **limits: float,
     ) -> None:
         configuration = Configuration(
             port=0,
             runtime=runtime,
             state_dir=state_dir,
+            metric_period_s=metric_period_s,
             limits=Limits(**limits),  # type: ignore[arg-type]
         )
         self.app = LocalEndpoint(configuration, make_runtime if real else _fake_container)

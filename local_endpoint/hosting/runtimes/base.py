@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -25,6 +25,16 @@ class LaunchSpec:
     hostname: str | None = None
     number: int = 1
     of_containers: int = 1
+    output: Callable[[bytes], None] = lambda _: None
+    """Called with all that the container writes, piece by piece, from one thread. It must not wait."""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a container takes at one moment. ``cpu_s`` is the processors' time that it has taken so far."""
+
+    cpu_s: float
+    memory_bytes: int
 
 
 class RunningContainer(Protocol):
@@ -46,6 +56,9 @@ class RunningContainer(Protocol):
 
     def log_tail(self, lines: int = 20) -> str:
         """The last lines that it wrote."""
+
+    def usage(self) -> Usage | None:
+        """None where it has ended."""
 
 
 class Runtime(Protocol):

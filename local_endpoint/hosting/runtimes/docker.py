@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import docker
@@ -14,7 +15,7 @@ from docker.errors import DockerException, ImageNotFound, NotFound
 from local_endpoint.errors import StartFailure
 from local_endpoint.hosting.instance_types import memory_bytes
 from local_endpoint.hosting.janitor import Janitor
-from local_endpoint.hosting.runtimes.base import LaunchSpec
+from local_endpoint.hosting.runtimes.base import LaunchSpec, Usage
 from local_endpoint.hosting.runtimes.ports import SAFE_PORTS, return_ports, take_port, take_ports
 
 logger = logging.getLogger(__name__)
@@ -30,6 +31,8 @@ OWN_LABEL = "local-endpoint.instance"
 ENGINE_ERRORS = (DockerException, OSError)
 # An engine that restarts is back soon: so long a removal that failed is put off each time.
 REMOVAL_PAUSES_S = (0.0, 1.0, 2.0)
+# The end of the log of a container that has ended comes within moments.
+LOG_END_S = 5.0
 
 
 @contextlib.contextmanager
@@ -49,7 +52,7 @@ def missing_label(image: str, label: str) -> str:
 class DockerContainer:
     """One container. Satisfies ``RunningContainer``. It is reached at the first of its ``ports``."""
 
-    def __init__(self, container: Any, ports: Sequence[int], janitor: Janitor) -> None:
+    def __init__(self, container: Any, ports: Sequence[int], janitor: Janitor, output: Callable[[bytes], None]) -> None:
         self.host = HOST
         self.port = ports[0]
         self._ports = ports
@@ -57,6 +60,14 @@ class DockerContainer:
         self._container = container
         self._janitor = janitor
         janitor.watch_container(container.name)
+        self._output = output
+        self._log_thread = threading.Thread(target=self._follow_log, name=f"log-{container.name}", daemon=True)
+        self._log_thread.start()
+
+    def _follow_log(self) -> None:
+        with contextlib.suppress(*ENGINE_ERRORS):
+            for piece in self._container.logs(stream=True, follow=True):
+                self._output(piece)
 
     def exit_reason(self) -> str | None:
         try:
@@ -87,6 +98,7 @@ class DockerContainer:
     def stop(self, timeout_s: float) -> None:
         with contextlib.suppress(*ENGINE_ERRORS):
             self._container.stop(timeout=int(timeout_s))
+        self._log_thread.join(LOG_END_S)
         for pause_s in REMOVAL_PAUSES_S:
             time.sleep(pause_s)
             try:
@@ -106,6 +118,17 @@ class DockerContainer:
             return str(self._container.logs(tail=lines).decode(errors="replace"))
         except ENGINE_ERRORS:
             return ""
+
+    def usage(self) -> Usage | None:
+        try:
+            found = self._container.stats(stream=False, one_shot=True)
+            cpu_s = found["cpu_stats"]["cpu_usage"]["total_usage"] / 1e9
+            memory = found["memory_stats"]
+            # the page cache can be had back: `docker stats` does not count it either
+            cache = memory.get("stats", {}).get("inactive_file", 0)
+            return Usage(cpu_s, memory["usage"] - cache)
+        except (*ENGINE_ERRORS, LookupError, TypeError):  # one that has ended has no memory
+            return None
 
 
 class DockerRuntime:
@@ -147,7 +170,7 @@ class DockerRuntime:
         try:
             if is_one_of_several and not has_bridge:
                 ports += take_ports(SAFE_PORTS, HOST)
-            return DockerContainer(self._run(spec, ports, has_bridge), ports, self._janitor)
+            return DockerContainer(self._run(spec, ports, has_bridge), ports, self._janitor, spec.output)
         except BaseException:
             return_ports(ports)
             raise

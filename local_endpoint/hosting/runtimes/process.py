@@ -15,9 +15,10 @@ from pathlib import Path
 from local_endpoint.configuration import child_environment
 from local_endpoint.errors import StartFailure
 from local_endpoint.hosting.janitor import Janitor
-from local_endpoint.hosting.runtimes.base import LaunchSpec
+from local_endpoint.hosting.runtimes.base import LaunchSpec, Usage
 from local_endpoint.hosting.runtimes.container_log import ContainerLog
 from local_endpoint.hosting.runtimes.ports import SAFE_PORTS, return_ports, take_port, take_ports
+from local_endpoint.hosting.runtimes.process_usage import usage_of
 
 ENTRY_POINT = Path(__file__).resolve().parents[3] / "container" / "dockerd-entrypoint.py"
 HOST = "127.0.0.1"
@@ -81,6 +82,9 @@ class ContainerProcess:
     def log_tail(self, lines: int = 20) -> str:
         return self._log.tail(lines)
 
+    def usage(self) -> Usage | None:
+        return usage_of(self.pid)
+
 
 class ProcessRuntime:
     """Satisfies ``Runtime``. Any image name is accepted: it is always this checkout's container that runs."""
@@ -107,7 +111,7 @@ class ProcessRuntime:
             return_ports(ports)
             temp_dir.rmdir()
             raise
-        log = ContainerLog(spec.base_dir / "container.log")
+        log = ContainerLog(spec.base_dir / "container.log", output=spec.output)
         environment = {
             **child_environment(),
             **spec.environment,

@@ -1,0 +1,186 @@
+"""The metrics that this local endpoint publishes, where moto's CloudWatch finds them beside what clients have put.
+
+moto keeps every datum in one list, goes through all of it for each request, and takes dimensions that a request leaves
+out as equal. Here each request gets the series that it names, and no other.
+"""
+
+from __future__ import annotations
+
+import collections
+import datetime
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from moto.cloudwatch.models import CloudWatchBackend, MetricAggregatedDatum
+
+from local_endpoint.configuration import ACCOUNT
+
+# Points that are kept, of all series together; the oldest go first (our choice). 1,000 models that are all invoked
+# make about 8,000 a minute.
+POINTS = 200_000
+
+
+class Series(NamedTuple):
+    """One metric with its dimensions."""
+
+    region: str
+    namespace: str
+    name: str
+    dimensions: tuple[tuple[str, str], ...]
+    unit: str
+
+
+class Aggregate:
+    """What CloudWatch keeps of the values of one period."""
+
+    __slots__ = ("count", "maximum", "minimum", "total")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.total = 0.0
+        self.minimum = float("inf")
+        self.maximum = float("-inf")
+
+    def add(self, value: float) -> None:
+        self.count += 1
+        self.total += value
+        self.minimum = min(self.minimum, value)
+        self.maximum = max(self.maximum, value)
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """Which series the request of a thread is about; a member that is None is about all."""
+
+    namespace: str | None = None
+    name: str | None = None
+    dimensions: tuple[tuple[str, str], ...] = ()
+    exactly: bool = False
+
+    def fits(self, series: Series) -> bool:
+        if self.namespace not in (None, series.namespace) or self.name not in (None, series.name):
+            return False
+        if self.exactly:
+            return sorted(self.dimensions) == sorted(series.dimensions)
+        # ListMetrics may name a dimension without a value
+        names = {name for name, _ in series.dimensions}
+        return all(each in series.dimensions or (not each[1] and each[0] in names) for each in self.dimensions)
+
+
+class _Datum(MetricAggregatedDatum):
+    """A point as moto has it. It was chosen already."""
+
+    def filter(self, *_: Any, **__: Any) -> bool:
+        return True
+
+
+class MetricStore:
+    """``install`` → ``publish`` once a period → ``uninstall``. One per process, as moto's state is."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._points: dict[Series, collections.deque[tuple[datetime.datetime, Aggregate]]] = {}
+        self._order: collections.deque[Series] = collections.deque()  # of all points, the oldest first
+        self._request = threading.local()
+        self._originals: dict[str, Any] = {}
+
+    def publish(self, time_s: float, found: Mapping[Series, Aggregate]) -> None:
+        """What was ``found`` in the period that began at ``time_s`` (since the epoch)."""
+        when = datetime.datetime.fromtimestamp(time_s, datetime.UTC).replace(tzinfo=None)  # as moto has it
+        with self._lock:
+            for series, aggregate in found.items():
+                self._points.setdefault(series, collections.deque()).append((when, aggregate))
+                self._order.append(series)
+            while len(self._order) > POINTS:
+                series = self._order.popleft()
+                self._points[series].popleft()
+                if not self._points[series]:
+                    del self._points[series]
+
+    # ---- moto ----
+
+    def install(self) -> None:
+        for name, wanted in (
+            ("get_metric_statistics", _of_statistics),
+            ("get_metric_data", _of_data),
+            ("get_filtered_metrics", _of_list),
+        ):
+            self._wrap(name, lambda original, wanted=wanted: self._with_wanted(original, wanted))  # type: ignore[misc]
+        self._wrap("get_all_metrics", self._with_ours)
+
+    def uninstall(self) -> None:
+        for name, original in self._originals.items():
+            setattr(CloudWatchBackend, name, original)
+
+    def _wrap(self, name: str, wrapper: Callable[[Any], Any]) -> None:
+        self._originals[name] = getattr(CloudWatchBackend, name)
+        setattr(CloudWatchBackend, name, wrapper(self._originals[name]))
+
+    def _with_wanted(self, original: Any, wanted: Callable[..., list[_Wanted]]) -> Any:
+        def method(backend: Any, *arguments: Any, **named: Any) -> Any:
+            self._request.wanted = wanted(*arguments, **named)
+            self._request.last_only = wanted is _of_list
+            try:
+                return original(backend, *arguments, **named)
+            finally:
+                self._request.wanted = []
+
+        return method
+
+    def _with_ours(self, original: Any) -> Any:
+        def get_all_metrics(backend: Any) -> list[Any]:
+            if backend.account_id != ACCOUNT:
+                return list(original(backend))
+            return [*original(backend), *self._chosen(backend.region_name)]
+
+        return get_all_metrics
+
+    def _chosen(self, region: str) -> list[_Datum]:
+        wanted: list[_Wanted] = getattr(self._request, "wanted", [])
+        with self._lock:
+            chosen = [
+                (series, [points[-1]] if self._request.last_only else list(points))
+                for series, points in self._points.items()
+                if series.region == region and any(each.fits(series) for each in wanted)
+            ]
+        return [_datum(series, when, aggregate) for series, points in chosen for when, aggregate in points]
+
+
+def _datum(series: Series, when: datetime.datetime, aggregate: Aggregate) -> _Datum:
+    return _Datum(
+        series.namespace,
+        series.name,
+        aggregate.minimum,
+        aggregate.maximum,
+        aggregate.count,
+        aggregate.total,
+        [{"Name": name, "Value": value} for name, value in series.dimensions],
+        when,
+        series.unit,
+    )
+
+
+def _pairs(dimensions: Iterable[Mapping[str, str]] | None) -> tuple[tuple[str, str], ...]:
+    return tuple((each["Name"], each.get("Value") or "") for each in dimensions or ())
+
+
+# Each has the arguments of moto's method.
+
+
+def _of_statistics(
+    namespace: str, metric_name: str, *_: Any, dimensions: list[dict[str, str]] | None = None, **__: Any
+) -> list[_Wanted]:
+    return [_Wanted(namespace, metric_name, _pairs(dimensions), exactly=True)]
+
+
+def _of_data(queries: list[dict[str, Any]], *_: Any, **__: Any) -> list[_Wanted]:
+    metrics = [each["MetricStat"]["Metric"] for each in queries if "MetricStat" in each]
+    return [
+        _Wanted(each["Namespace"], each["MetricName"], _pairs(each.get("Dimensions")), exactly=True) for each in metrics
+    ]
+
+
+def _of_list(metric_name: str | None, namespace: str | None, dimensions: list[dict[str, str]]) -> list[_Wanted]:
+    return [_Wanted(namespace, metric_name, _pairs(dimensions))]

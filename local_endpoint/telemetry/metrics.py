@@ -1,0 +1,236 @@
+"""CloudWatch's metrics of endpoints: what happens is counted, instances are looked at, both are published together.
+
+    Events ─► a queue ─► (every second) Aggregates per series ─► (every period) MetricStore, which moto's CloudWatch asks
+
+Dimensions are EndpointName and VariantName; where an instance has several containers the same again with ContainerName.
+``TARGET_MODELS`` is a namespace of our own: the same by TargetModel, which AWS does not have.
+"""
+
+from __future__ import annotations
+
+import collections
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from local_endpoint.events import Event, Invoked, ModelDownloaded, ModelLoaded, ModelUnloaded, Where
+from local_endpoint.hosting.container import Container
+from local_endpoint.hosting.fleet import Fleet
+from local_endpoint.hosting.instance import Instance
+from local_endpoint.hosting.instance_types import memory_bytes
+from local_endpoint.telemetry.metric_store import Aggregate, MetricStore, Series
+
+logger = logging.getLogger(__name__)
+
+INVOCATIONS = "AWS/SageMaker"
+INSTANCES = "/aws/sagemaker/Endpoints"
+TARGET_MODELS = "LocalEndpoint/TargetModels"
+DRAIN_S = 1.0
+
+Sample = tuple[str, str, float]
+"""Name, unit, value."""
+
+
+class Metrics:
+    """``start`` → ``on_event`` from any thread → ``stop``."""
+
+    def __init__(self, store: MetricStore, fleets: Callable[[], Iterable[Fleet]], period_s: float) -> None:
+        """``fleets`` are those that serve at the moment."""
+        self._store = store
+        self._fleets = fleets
+        self._period_s = period_s
+        self._events: collections.deque[Event] = collections.deque()
+        self._found: dict[Series, Aggregate] = {}
+        self._cpu: dict[str, tuple[float, float]] = {}  # by container: when (monotonic), and its time by then
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def on_event(self, event: Event) -> None:
+        """A listener of ``Events``."""
+        self._events.append(event)
+
+    # ---- the thread ----
+
+    def _run(self) -> None:
+        """Publishes at whole multiples of the period, as CloudWatch's minutes are."""
+        period_start_s = time.time() // self._period_s * self._period_s
+        while True:
+            left_s = period_start_s + self._period_s - time.time()
+            if self._stopping.wait(max(0.0, min(DRAIN_S, left_s))):
+                return
+            try:
+                self._drain()
+                if time.time() >= period_start_s + self._period_s:
+                    self._look_at_instances()
+                    found, self._found = self._found, {}
+                    self._store.publish(period_start_s, found)
+            except Exception:
+                logger.exception("metrics could not be published")
+            period_start_s = max(period_start_s, time.time() // self._period_s * self._period_s)
+
+    def _drain(self) -> None:
+        for _ in range(len(self._events)):
+            event = self._events.popleft()
+            for namespace, dimensions, samples in samples_of(event):
+                for sample in samples:
+                    self._add(event.where.region, namespace, dimensions, sample)
+
+    def _add(self, region: str, namespace: str, dimensions: tuple[tuple[str, str], ...], sample: Sample) -> None:
+        name, unit, value = sample
+        series = Series(region, namespace, name, dimensions, unit)
+        aggregate = self._found.get(series)
+        if aggregate is None:
+            aggregate = self._found[series] = Aggregate()
+        aggregate.add(value)
+
+    # ---- instances ----
+
+    def _look_at_instances(self) -> None:
+        seen: dict[str, tuple[float, float]] = {}
+        for fleet in self._fleets():
+            for instance in fleet.instances:
+                self._look_at(fleet, instance, seen)
+        self._cpu = seen
+
+    def _look_at(self, fleet: Fleet, instance: Instance, seen: dict[str, tuple[float, float]]) -> None:
+        its = fleet.definition
+        dimensions = dimensions_of(its.endpoint, its.name)
+        usages = [self._usage(f"{instance.id}-{number}", each, seen) for number, each in enumerate(instance.containers)]
+        memory = memory_bytes(its.instance_type)
+        for container, (cpu_percent, used_bytes, disk_bytes) in zip(instance.containers, usages, strict=True):
+            hostname = container.hostname_among_others
+            if hostname is not None:
+                own = utilisation(cpu_percent, used_bytes / memory, disk_bytes / its.disk_bytes)
+                for sample in own:
+                    self._add(its.region, INSTANCES, (*dimensions, ("ContainerName", hostname)), sample)
+        cpu_percent, used_bytes, disk_bytes = (sum(each) for each in zip(*usages, strict=True))
+        for sample in utilisation(cpu_percent, used_bytes / memory, disk_bytes / its.disk_bytes):
+            self._add(its.region, INSTANCES, dimensions, sample)
+        caches = [each.cache for each in instance.containers if each.definition.multi_model]
+        if caches:
+            loaded = sum(each.models.loaded_count for each in caches)
+            self._add(its.region, INSTANCES, dimensions, ("LoadedModelCount", "None", loaded))
+
+    def _usage(
+        self, key: str, container: Container, seen: dict[str, tuple[float, float]]
+    ) -> tuple[float, float, float]:
+        """Percent of a processor since it was last looked at, bytes of memory, bytes of disk."""
+        used = container.running.usage()
+        if used is None:
+            return 0.0, 0.0, 0.0
+        now_s = time.monotonic()
+        before_s, cpu_before_s = self._cpu.get(key, (now_s - self._period_s, used.cpu_s))
+        seen[key] = (now_s, used.cpu_s)
+        cpu_percent = 100 * max(0.0, used.cpu_s - cpu_before_s) / max(0.001, now_s - before_s)
+        return cpu_percent, float(used.memory_bytes), float(folder_bytes(container.folder))
+
+
+def dimensions_of(endpoint: str, variant: str, **more: str | None) -> tuple[tuple[str, str], ...]:
+    """As CloudWatch names them; those that are None are left out."""
+    further = [(name, value) for name, value in more.items() if value is not None]
+    return (("EndpointName", endpoint), ("VariantName", variant), *further)
+
+
+def utilisation(cpu_percent: float, memory: float, disk: float) -> list[Sample]:
+    """``memory`` and ``disk`` are parts of what the instance has."""
+    return [
+        ("CPUUtilization", "Percent", cpu_percent),
+        ("MemoryUtilization", "Percent", 100 * memory),
+        ("DiskUtilization", "Percent", 100 * disk),
+    ]
+
+
+def folder_bytes(folder: Path) -> int:
+    """What the files below take."""
+    total = 0
+    for where, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += os.lstat(f"{where}/{name}").st_blocks * 512
+            except OSError:  # it went meanwhile
+                continue
+    return total
+
+
+# ---- what an event adds ----
+
+Samples = tuple[str, tuple[tuple[str, str], ...], list[Sample]]
+"""Namespace, dimensions, and what is added to each of its metrics."""
+
+
+def samples_of(event: Event) -> Iterator[Samples]:
+    """What the event is worth, in every namespace and with all dimensions that it has."""
+    where = event.where
+    samples = _samples(event)
+    variant = dimensions_of(where.endpoint, where.variant)
+    yield INVOCATIONS, variant, samples
+    if isinstance(event, Invoked):
+        yield from _calls(event)
+    elif where.container is not None:
+        yield INVOCATIONS, (*variant, ("ContainerName", where.container)), samples
+    if event.target is not None:
+        own = [each for each in samples if each[0] != "InvocationsPerInstance"]
+        yield TARGET_MODELS, _of_target(where, event.target), own
+
+
+def _of_target(where: Where, target: str) -> tuple[tuple[str, str], ...]:
+    return dimensions_of(where.endpoint, where.variant, ContainerName=where.container, TargetModel=target)
+
+
+def _samples(event: Event) -> list[Sample]:
+    if isinstance(event, ModelDownloaded):
+        return [_duration("ModelDownloadingTime", event.duration_s)]
+    if isinstance(event, ModelLoaded):
+        return [_duration("ModelLoadingTime", event.duration_s)]
+    if isinstance(event, ModelUnloaded):
+        return [_duration("ModelUnloadingTime", event.duration_s)]
+    samples: list[Sample] = [
+        ("Invocations", "None", 1.0),
+        ("InvocationsPerInstance", "None", 1.0 / max(1, event.instances)),
+        *_errors(event.model_status, event.status == 424),
+        # all that is not the model's, as AWS defines it
+        _duration("OverheadLatency", event.overhead_s + event.waited_s),
+    ]
+    if event.calls:
+        samples.append(_duration("ModelLatency", event.model_latency_s))
+    if event.target is not None and event.where.instance is not None:
+        samples.append(("ModelCacheHit", "None", float(event.cache_hit)))
+        if not event.cache_hit:
+            samples.append(_duration("ModelLoadingWaitTime", event.waited_s))
+    return samples
+
+
+def _calls(event: Invoked) -> Iterator[Samples]:
+    where = event.where
+    for call in event.calls:
+        if call.container is None:
+            continue
+        own: list[Sample] = [("Invocations", "None", 1.0)]
+        own += _errors(call.status, call.status is None or not 200 <= call.status < 300)
+        own.append(_duration("ContainerLatency", call.latency_s))
+        yield INVOCATIONS, dimensions_of(where.endpoint, where.variant, ContainerName=call.container), own
+
+
+def _errors(status: int | None, is_models: bool) -> list[Sample]:
+    """0 or 1 for each request, so that the average is the rate."""
+    status = status or 0
+    return [
+        ("Invocation4XXErrors", "None", float(400 <= status < 500)),
+        ("Invocation5XXErrors", "None", float(500 <= status < 600)),
+        ("InvocationModelErrors", "None", float(is_models)),
+    ]
+
+
+def _duration(name: str, duration_s: float) -> Sample:
+    return name, "Microseconds", duration_s * 1e6
