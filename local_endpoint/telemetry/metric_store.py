@@ -52,7 +52,10 @@ class Aggregate:
 
 @dataclass(frozen=True)
 class _Wanted:
-    """Which series the request of a thread is about; a member that is None is about all."""
+    """Which series the request of a thread is about; a member that is None is about all.
+
+    ``exactly``: those with these dimensions and no other.
+    """
 
     namespace: str | None = None
     name: str | None = None
@@ -62,8 +65,6 @@ class _Wanted:
     def fits(self, series: Series) -> bool:
         if self.namespace not in (None, series.namespace) or self.name not in (None, series.name):
             return False
-        if self.exactly:
-            return sorted(self.dimensions) == sorted(series.dimensions)
         # ListMetrics may name a dimension without a value
         names = {name for name, _ in series.dimensions}
         return all(each in series.dimensions or (not each[1] and each[0] in names) for each in self.dimensions)
@@ -82,6 +83,7 @@ class MetricStore:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._points: dict[Series, collections.deque[tuple[datetime.datetime, Aggregate]]] = {}
+        self._series: dict[tuple[str, str, str, frozenset[tuple[str, str]]], Series] = {}  # by all but the unit
         self._order: collections.deque[Series] = collections.deque()  # of all points, the oldest first
         self._request = threading.local()
         self._originals: dict[str, Any] = {}
@@ -91,6 +93,7 @@ class MetricStore:
         when = datetime.datetime.fromtimestamp(time_s, datetime.UTC).replace(tzinfo=None)  # as moto has it
         with self._lock:
             for series, aggregate in found.items():
+                self._series[_key(series)] = series
                 self._points.setdefault(series, collections.deque()).append((when, aggregate))
                 self._order.append(series)
             while len(self._order) > POINTS:
@@ -98,6 +101,7 @@ class MetricStore:
                 self._points[series].popleft()
                 if not self._points[series]:
                     del self._points[series]
+                    del self._series[_key(series)]
 
     # ---- moto ----
 
@@ -121,7 +125,6 @@ class MetricStore:
     def _with_wanted(self, original: Any, wanted: Callable[..., list[_Wanted]]) -> Any:
         def method(backend: Any, *arguments: Any, **named: Any) -> Any:
             self._request.wanted = wanted(*arguments, **named)
-            self._request.last_only = wanted is _of_list
             try:
                 return original(backend, *arguments, **named)
             finally:
@@ -140,12 +143,24 @@ class MetricStore:
     def _chosen(self, region: str) -> list[_Datum]:
         wanted: list[_Wanted] = getattr(self._request, "wanted", [])
         with self._lock:
-            chosen = [
-                (series, [points[-1]] if self._request.last_only else list(points))
-                for series, points in self._points.items()
-                if series.region == region and any(each.fits(series) for each in wanted)
-            ]
-        return [_datum(series, when, aggregate) for series, points in chosen for when, aggregate in points]
+            chosen = [point for each in wanted for point in self._points_of(region, each)]
+        return [_datum(series, when, aggregate) for series, when, aggregate in chosen]
+
+    def _points_of(self, region: str, wanted: _Wanted) -> list[tuple[Series, datetime.datetime, Aggregate]]:
+        """All of the one series that is meant, or the newest of each. Call it holding the lock."""
+        if wanted.exactly:
+            key = (region, wanted.namespace or "", wanted.name or "", frozenset(wanted.dimensions))
+            series = self._series.get(key)
+            return [(series, *point) for point in self._points[series]] if series is not None else []
+        return [
+            (series, *points[-1])
+            for series, points in self._points.items()
+            if series.region == region and wanted.fits(series)
+        ]
+
+
+def _key(series: Series) -> tuple[str, str, str, frozenset[tuple[str, str]]]:
+    return series.region, series.namespace, series.name, frozenset(series.dimensions)
 
 
 def _datum(series: Series, when: datetime.datetime, aggregate: Aggregate) -> _Datum:
@@ -177,9 +192,10 @@ def _of_statistics(
 
 def _of_data(queries: list[dict[str, Any]], *_: Any, **__: Any) -> list[_Wanted]:
     metrics = [each["MetricStat"]["Metric"] for each in queries if "MetricStat" in each]
-    return [
+    wanted = {
         _Wanted(each["Namespace"], each["MetricName"], _pairs(each.get("Dimensions")), exactly=True) for each in metrics
-    ]
+    }
+    return list(wanted)  # a series is asked for once per statistic
 
 
 def _of_list(metric_name: str | None, namespace: str | None, dimensions: list[dict[str, str]]) -> list[_Wanted]:

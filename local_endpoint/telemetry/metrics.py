@@ -1,6 +1,6 @@
 """CloudWatch's metrics of endpoints: what happens is counted, instances are looked at, both are published together.
 
-    Events ─► a queue ─► (every second) Aggregates per series ─► (every period) MetricStore, which moto's CloudWatch asks
+    Events ─► a queue ─(every second)─► aggregates per series ─(every period)─► MetricStore ◄─ moto's CloudWatch
 
 Dimensions are EndpointName and VariantName; where an instance has several containers the same again with ContainerName.
 ``TARGET_MODELS`` is a namespace of our own: the same by TargetModel, which AWS does not have.

@@ -11,9 +11,9 @@ It is told how to behave by the model's ``Environment``:
     FAKE_PING_STATUS     what /ping answers      FAKE_MODELS_STATUS   what GET /models answers
 
 and by ``behaviour.json`` in a model: load_s, load_status, load_message, invoke_s, says (prints it), invoke_status,
-invoke_body, forgets (its own invocation unloads it, once), dies (the process ends when it is invoked), tolerates (so many other
-models may be loaded; with more an invocation is answered 507). It writes what it was asked to ``<base>/journal.jsonl``,
-with the number of loads that were going on at that moment.
+invoke_body, forgets (its own invocation unloads it, once), dies (the process ends when it is invoked), tolerates (so
+many other models may be loaded; with more an invocation is answered 507). It writes what it was asked to
+``<base>/journal.jsonl``, with the number of loads that were going on at that moment.
 """
 
 from __future__ import annotations

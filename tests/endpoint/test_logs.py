@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +14,8 @@ import pytest
 from local_endpoint.telemetry import logs as logs_module
 from local_endpoint.telemetry.logs import Logs
 from tests.endpoint.local import ROLE, Local, behaving, message, refused
+from tests.endpoint.program import ROOT
+from tests.endpoint.test_programs import call
 from tests.harness.waiting import wait_until
 
 GROUP = "/aws/sagemaker/Endpoints/endpoint"
@@ -172,3 +177,31 @@ def test_a_stream_that_a_client_deleted_is_made_again(local: Local, logs: Logs) 
     writer.write(b"on\n")
     logs.flush()
     assert lines_of(local, "/deleted") == ["on"]
+
+
+# ---- the program ----
+
+
+def test_the_program_prints_the_log_and_says_where_there_is_none(local: Local) -> None:
+    local.deploy("told", Environment={"FAKE_SAYS": "hello"})
+    (instance,) = local.instances("told")
+    wait_for_line(local, "hello", "/aws/sagemaker/Endpoints/told")
+    said = call(local, "logs", "--endpoint", "told").stdout
+    assert re.fullmatch(rf"\d\d:\d\d:\d\d AllTraffic/{instance.id} hello\n", said), said
+    failed = call(local, "logs", "--endpoint", "nobody", code=1)
+    assert "there is no log group /aws/sagemaker/Endpoints/nobody" in failed.stderr
+
+
+def test_the_program_follows(local: Local) -> None:
+    local.upload("models/m.tar.gz", behaving(says="later"))
+    local.deploy("live", Environment={"FAKE_SAYS": "at first"})
+    command = [sys.executable, "-P", "-m", "scripts.programs.logs", "--endpoint", "live", "--follow"]
+    environment = {**os.environ, "AWS_ENDPOINT_URL": local.url}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as following:
+        try:
+            assert following.stdout is not None
+            assert following.stdout.readline().endswith(" at first\n")
+            local.invoke("m.tar.gz", endpoint="live")
+            assert following.stdout.readline().endswith(" later\n")
+        finally:
+            following.terminate()

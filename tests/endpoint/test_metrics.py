@@ -11,6 +11,7 @@ import pytest
 from local_endpoint.telemetry import metric_store
 from local_endpoint.telemetry.metric_store import Aggregate, MetricStore, Series
 from tests.endpoint.local import ROLE, Local, behaving, pack, refused
+from tests.endpoint.test_programs import call
 from tests.harness.waiting import wait_until
 
 VARIANT = {"EndpointName": "endpoint", "VariantName": "AllTraffic"}
@@ -196,6 +197,20 @@ def test_metrics_are_listed_and_got_many_at_once(local: Local) -> None:
     assert [each["Values"] for each in results] == [[1.0], [0.0], []]
 
 
+def test_a_query_gets_each_series_once_however_many_statistics_it_asks_for(local: Local) -> None:
+    local.upload("models/m.tar.gz", pack({"text": "it"}))
+    local.deploy("once")
+    local.invoke("m.tar.gz", endpoint="once")
+    names = {"EndpointName": "once", "VariantName": "AllTraffic"}
+    wait_for_count(local, "Invocations", 1, **names)
+    metric = {"Namespace": "AWS/SageMaker", "MetricName": "Invocations", "Dimensions": dimensions(**names)}
+    queries = [
+        {"Id": stat.lower(), "MetricStat": {"Metric": metric, "Period": 3600, "Stat": stat}} for stat in STATISTICS
+    ]
+    results = local.client("cloudwatch").get_metric_data(MetricDataQueries=queries, **window())["MetricDataResults"]
+    assert {each["Id"]: each["Values"] for each in results} == {stat.lower(): [1.0] for stat in STATISTICS}
+
+
 def test_what_clients_put_is_there_too(local: Local) -> None:
     local.client("cloudwatch").put_metric_data(
         Namespace="Mine", MetricData=[{"MetricName": "m", "Value": 7, "Dimensions": dimensions(a="b")}]
@@ -213,3 +228,24 @@ def test_the_number_of_points_is_bounded(monkeypatch: pytest.MonkeyPatch) -> Non
         store.publish(second, {each: Aggregate() for each in series[: 3 if second else 4]})
     kept = {each.name: len(points) for each, points in store._points.items()}
     assert kept == {"m0": 3, "m1": 3, "m2": 4} and sum(kept.values()) == 10
+
+
+# ---- the program ----
+
+
+def test_the_program_prints_a_table_of_the_variant_and_one_of_its_models(local: Local) -> None:
+    for name in ("one", "two"):
+        local.upload(f"models/{name}.tar.gz", pack({"text": name}))
+    local.deploy("shown")
+    for target in ("one.tar.gz", "two.tar.gz", "two.tar.gz"):
+        local.invoke(target, endpoint="shown")
+    wait_for_count(local, "Invocations", 3, EndpointName="shown", VariantName="AllTraffic")
+    said = call(local, "metrics", "--endpoint", "shown").stdout
+    lines = [line.split() for line in said.splitlines()]
+    assert ["VariantName", "AllTraffic"] in lines
+    assert ["Invocations", "3", "3", "1", "1", "1"] in lines
+    assert any(line[:1] == ["MemoryUtilization"] for line in lines)
+    by_model = {line[1]: line[2:5] for line in lines if len(line) > 2 and line[1].endswith(".tar.gz")}
+    assert by_model == {"two.tar.gz": ["2", "0", "0.50"], "one.tar.gz": ["1", "0", "0"]}
+    assert list(by_model) == ["two.tar.gz", "one.tar.gz"]  # the one invoked most first
+    assert "there are no metrics of nothing" in call(local, "metrics", "--endpoint", "nothing").stdout

@@ -60,6 +60,7 @@ def test_multi_data_model_deploys_adds_lists_predicts_and_deletes(
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "the story is told" in done.stdout
+    assert ": the container speaks" in done.stdout  # its log, live
     wait_until(lambda: local.is_gone("sdk-endpoint"), "the endpoint is not gone")
     assert not local.sagemaker.list_models()["Models"]
     assert not local.sagemaker.list_endpoint_configs()["EndpointConfigs"]
