@@ -31,6 +31,8 @@ from local_endpoint.storage.state import KeepingS3, StateFolder, reset_moto
 from local_endpoint.telemetry.logs import Logs
 from local_endpoint.telemetry.metric_store import MetricStore
 from local_endpoint.telemetry.metrics import Metrics
+from local_endpoint.training.job import JobContext
+from local_endpoint.training.jobs import TrainingJobs
 
 logger = logging.getLogger(__name__)
 
@@ -121,9 +123,11 @@ class LocalEndpoint:
         self._endpoints = Endpoints(resources, context)
         metrics = Metrics(store, self._endpoints.fleets, configuration.metric_period_s)
         self.events.subscribe(metrics.on_event)
+        s3: Any = KeepingS3(moto, state) if state else moto
+        training = TrainingJobs(resources, JobContext(ObjectReader(s3), logs, store, janitor, work_dir))
         front = Front(
-            KeepingS3(moto, state) if state else moto,
-            ControlPlane(resources, self._endpoints),
+            s3,
+            ControlPlane(resources, self._endpoints, training),
             DataPlane(self._endpoints, configuration.limits, self.events, self._access),
             configuration.limits,
         )
@@ -131,10 +135,12 @@ class LocalEndpoint:
         self._server.start()
         cleanup.callback(self._server.stop)
         cleanup.callback(self._endpoints.close)
+        cleanup.callback(training.close)
         metrics.start()
         cleanup.callback(metrics.stop)
         if state:
             state.restore(files)
+        training.resume()
         self._endpoints.resume()
         front.is_ready = True  # until now everything was answered 503, and nothing was changed
 

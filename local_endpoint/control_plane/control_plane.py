@@ -22,16 +22,23 @@ from local_endpoint.control_plane.tags import Tags
 from local_endpoint.errors import ValidationException
 from local_endpoint.hosting.endpoints import Endpoints as HostedEndpoints
 from local_endpoint.storage.resources import Resources
+from local_endpoint.training.jobs import TrainingJobs
 
 
 class ControlPlane:
     """Answers the operations that it ``knows``."""
 
-    def __init__(self, resources: Resources, hosted: HostedEndpoints) -> None:
+    def __init__(self, resources: Resources, hosted: HostedEndpoints, training: TrainingJobs) -> None:
         records = Records(resources)
         self._resources = resources
         self._lock = threading.Lock()  # a check and the change that follows it belong together
-        self._services = (Models(records), EndpointConfigs(records), Endpoints(records, hosted), Tags(records))
+        self._services = (
+            Models(records),
+            EndpointConfigs(records),
+            Endpoints(records, hosted),
+            training,
+            Tags(records),
+        )
 
     def knows(self, operation: str, parameters: Parameters) -> bool:
         """Tags of other kinds of resources are moto's."""

@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
 
+from moto.s3.models import FakeDeleteMarker, s3_backends
 from werkzeug.datastructures import Headers
 from werkzeug.test import EnvironBuilder, run_wsgi_app
 
-from local_endpoint.configuration import DEFAULT_REGION
+from local_endpoint.configuration import ACCOUNT, DEFAULT_REGION
 from local_endpoint.storage.location import S3Location
 
 
@@ -30,11 +31,13 @@ class ObjectReader:
     def __init__(self, s3_application: Any) -> None:
         self._application = s3_application
 
-    def _request(self, method: str, path: str) -> tuple[int, dict[str, str], Iterator[bytes]]:
+    def _request(self, method: str, path: str, data: bytes = b"") -> tuple[int, dict[str, str], Iterator[bytes]]:
         scope = f"20200101/{DEFAULT_REGION}/s3/aws4_request"
         authorization = f"AWS4-HMAC-SHA256 Credential=LOCALENDPOINT/{scope}, SignedHeaders=host, Signature=0"
         headers = Headers({"Authorization": authorization})
-        environ = EnvironBuilder(path=path, method=method, headers=headers, base_url="http://127.0.0.1").get_environ()
+        environ = EnvironBuilder(
+            path=path, method=method, headers=headers, data=data, base_url="http://127.0.0.1"
+        ).get_environ()
         # moto takes the undecoded path from here
         environ["REQUEST_URI"] = environ["RAW_URI"] = path
         body, status, response_headers = run_wsgi_app(self._application, environ)
@@ -56,3 +59,20 @@ class ObjectReader:
 
     def bucket_exists(self, bucket: str) -> bool:
         return self._request("HEAD", f"/{bucket}")[0] == 200
+
+    def below(self, prefix: S3Location) -> list[S3Location]:
+        """All objects whose key begins with the prefix's, in order; those that only name a folder are left out."""
+        bucket = s3_backends[ACCOUNT]["aws"].buckets.get(prefix.bucket)
+        keys = [] if bucket is None else [name for name, its in bucket.keys.items() if not _is_deleted(its)]
+        found = sorted(name for name in keys if name.startswith(prefix.key) and not name.endswith("/"))
+        return [S3Location(prefix.bucket, name) for name in found]
+
+    def write(self, location: S3Location, data: bytes) -> None:
+        """Puts an object. Raises ``ObjectUnavailable``."""
+        status, _, _ = self._request("PUT", f"/{location.bucket}/{quote(location.key)}", data)
+        if status != 200:
+            raise ObjectUnavailable(location, status)
+
+
+def _is_deleted(key: Any) -> bool:
+    return isinstance(key, FakeDeleteMarker)

@@ -14,7 +14,7 @@ from typing import Any
 from local_endpoint.configuration import ACCOUNT
 from local_endpoint.errors import StateUnreadable
 
-KINDS = ("model", "endpoint-config", "endpoint")
+KINDS = ("model", "endpoint-config", "endpoint", "training-job")
 
 
 def arn(region: str, kind: str, name: str) -> str:
