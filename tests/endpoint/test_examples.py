@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.endpoint.test_sdk2 import sdk_python  # noqa: F401 (a fixture)
 from tests.harness.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,6 +30,13 @@ def tell(name: str, *arguments: str) -> str:
 def test_ten_house_price_models_and_an_update() -> None:
     said = tell("housing")
     assert len(re.findall(r"USD   first call", said)) == 10
+
+
+@pytest.mark.ci  # four programs, each with an environment of its own
+def test_house_prices_by_training_jobs_of_sagemakers_xgboost(sdk_python: Path) -> None:  # noqa: F811
+    said = tell("housing", "--with-training", "--sdk-python", str(sdk_python))
+    assert len(re.findall(r"fit: \w+: \d+ rounds, validation:rmse [\d,]+, s3://\S+/output/model.tar.gz", said)) == 3
+    assert len(re.findall(r"predict: \w+: wrong by [\d.]+ % on 100 houses", said)) == 3
 
 
 def test_regressors_in_the_layout_of_djl_are_invoked_at_random() -> None:
