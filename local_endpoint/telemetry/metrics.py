@@ -30,8 +30,11 @@ INSTANCES = "/aws/sagemaker/Endpoints"
 TARGET_MODELS = "LocalEndpoint/TargetModels"
 DRAIN_S = 1.0
 
+Dimensions = tuple[tuple[str, str], ...]
 Sample = tuple[str, str, float]
 """Name, unit, value."""
+_Place = tuple[str, str, Dimensions]
+"""Region, namespace and dimensions: where several metrics are."""
 
 
 class Metrics:
@@ -43,7 +46,7 @@ class Metrics:
         self._fleets = fleets
         self._period_s = period_s
         self._events: collections.deque[Event] = collections.deque()
-        self._found: dict[Series, Aggregate] = {}
+        self._found: dict[_Place, dict[tuple[str, str], Aggregate]] = {}  # by name and unit
         self._cpu: dict[str, tuple[float, float]] = {}  # by container: when (monotonic), and its time by then
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)
@@ -74,7 +77,7 @@ class Metrics:
                 if time.time() >= period_start_s + self._period_s:
                     self._look_at_instances()
                     found, self._found = self._found, {}
-                    self._store.publish(period_start_s, found)
+                    self._store.publish(period_start_s, _series(found))
             except Exception:
                 logger.exception("metrics could not be published")
             period_start_s = max(period_start_s, time.time() // self._period_s * self._period_s)
@@ -83,16 +86,15 @@ class Metrics:
         for _ in range(len(self._events)):
             event = self._events.popleft()
             for namespace, dimensions, samples in samples_of(event):
-                for sample in samples:
-                    self._add(event.where.region, namespace, dimensions, sample)
+                self._add(event.where.region, namespace, dimensions, samples)
 
-    def _add(self, region: str, namespace: str, dimensions: tuple[tuple[str, str], ...], sample: Sample) -> None:
-        name, unit, value = sample
-        series = Series(region, namespace, name, dimensions, unit)
-        aggregate = self._found.get(series)
-        if aggregate is None:
-            aggregate = self._found[series] = Aggregate()
-        aggregate.add(value)
+    def _add(self, region: str, namespace: str, dimensions: Dimensions, samples: Iterable[Sample]) -> None:
+        place = self._found.setdefault((region, namespace, dimensions), {})
+        for name, unit, value in samples:
+            aggregate = place.get((name, unit))
+            if aggregate is None:
+                aggregate = place[(name, unit)] = Aggregate()
+            aggregate.add(value)
 
     # ---- instances ----
 
@@ -112,15 +114,14 @@ class Metrics:
             hostname = container.hostname_among_others
             if hostname is not None:
                 own = utilisation(cpu_percent, used_bytes / memory, disk_bytes / its.disk_bytes)
-                for sample in own:
-                    self._add(its.region, INSTANCES, (*dimensions, ("ContainerName", hostname)), sample)
+                self._add(its.region, INSTANCES, (*dimensions, ("ContainerName", hostname)), own)
         cpu_percent, used_bytes, disk_bytes = (sum(each) for each in zip(*usages, strict=True))
-        for sample in utilisation(cpu_percent, used_bytes / memory, disk_bytes / its.disk_bytes):
-            self._add(its.region, INSTANCES, dimensions, sample)
+        whole = utilisation(cpu_percent, used_bytes / memory, disk_bytes / its.disk_bytes)
+        self._add(its.region, INSTANCES, dimensions, whole)
         caches = [each.cache for each in instance.containers if each.definition.multi_model]
         if caches:
             loaded = sum(each.models.loaded_count for each in caches)
-            self._add(its.region, INSTANCES, dimensions, ("LoadedModelCount", "None", loaded))
+            self._add(its.region, INSTANCES, dimensions, [("LoadedModelCount", "None", loaded)])
 
     def _usage(
         self, key: str, container: Container, seen: dict[str, tuple[float, float]]
@@ -136,7 +137,15 @@ class Metrics:
         return cpu_percent, float(used.memory_bytes), float(folder_bytes(container.folder))
 
 
-def dimensions_of(endpoint: str, variant: str, **more: str | None) -> tuple[tuple[str, str], ...]:
+def _series(found: dict[_Place, dict[tuple[str, str], Aggregate]]) -> dict[Series, Aggregate]:
+    return {
+        Series(region, namespace, name, dimensions, unit): aggregate
+        for (region, namespace, dimensions), aggregates in found.items()
+        for (name, unit), aggregate in aggregates.items()
+    }
+
+
+def dimensions_of(endpoint: str, variant: str, **more: str | None) -> Dimensions:
     """As CloudWatch names them; those that are None are left out."""
     further = [(name, value) for name, value in more.items() if value is not None]
     return (("EndpointName", endpoint), ("VariantName", variant), *further)
@@ -165,7 +174,7 @@ def folder_bytes(folder: Path) -> int:
 
 # ---- what an event adds ----
 
-Samples = tuple[str, tuple[tuple[str, str], ...], list[Sample]]
+Samples = tuple[str, Dimensions, list[Sample]]
 """Namespace, dimensions, and what is added to each of its metrics."""
 
 
@@ -184,7 +193,7 @@ def samples_of(event: Event) -> Iterator[Samples]:
         yield TARGET_MODELS, _of_target(where, event.target), own
 
 
-def _of_target(where: Where, target: str) -> tuple[tuple[str, str], ...]:
+def _of_target(where: Where, target: str) -> Dimensions:
     return dimensions_of(where.endpoint, where.variant, ContainerName=where.container, TargetModel=target)
 
 
