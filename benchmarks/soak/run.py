@@ -14,6 +14,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from prometheus_client.parser import text_string_to_metric_families
+
 from benchmarks.connection import Connection
 from benchmarks.failure import BenchmarkError
 from benchmarks.load.generator import busy_core
@@ -41,6 +43,7 @@ MEMORY_TOLERANCE = 0.05
 PROGRESS_S = 10.0
 # So many violations are printed with all that happened around them; a file has all.
 SHOWN_VIOLATIONS = 3
+_SLEEPS = {"mme_model_sleeps": "models put to sleep", "mme_model_wake_ups": "models woken"}  # docs/metrics.md
 _POLL_S = 0.25
 # How long clients may take to get their last answers.
 _JOIN_S = 400.0
@@ -133,11 +136,21 @@ class Soak:
             if thread.is_alive():
                 self.record.violates("nothing hangs", f"{thread.name} did not end within {_JOIN_S:.0f} s")
         with Connection(self.server.port, timeout_s=LOAD_HANG_S) as connection:
+            self._count_sleeps(connection)  # also before the first count: the first call starts the process for metrics
             self.platform.unload_all(connection)
 
     def _killer(self, stopping: threading.Event) -> Killer:
         also = self.options.also_kill
         return Killer(self.options.seed, KILL_EVERY_S, self.server, self.platform, self.record, stopping, also)
+
+    def _count_sleeps(self, connection: Connection) -> None:
+        """How often models were put to sleep and woken since the server's start, as its metrics say."""
+        metrics = connection.request("GET", "/metrics").must_be_ok("metrics").body.decode()
+        for family in text_string_to_metric_families(metrics):
+            if family.name in _SLEEPS:
+                so_far = sum(sample.value for sample in family.samples if sample.name.endswith("_total"))
+                what = _SLEEPS[family.name]
+                self.record.count(what, int(so_far) - self.record.counts[what])
 
     def _watch(self, duration_s: float) -> None:
         """Tells what happens, every few seconds, and sees that the server lives."""

@@ -27,6 +27,7 @@ def tell(name: str, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.ci  # trains
 def test_ten_house_price_models_and_an_update() -> None:
     said = tell("housing")
     assert len(re.findall(r"USD   first call", said)) == 10
@@ -39,6 +40,7 @@ def test_house_prices_by_training_jobs_of_sagemakers_xgboost(sdk_python: Path) -
     assert len(re.findall(r"predict: \w+: wrong by [\d.]+ % on 100 houses", said)) == 3
 
 
+@pytest.mark.ci  # waits for many loads
 def test_regressors_in_the_layout_of_djl_are_invoked_at_random() -> None:
     assert "all right" in tell("thousand_regressors", "--models", "30", "--calls", "60")
 

@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.ci
 def test_what_the_front_adds_to_a_warm_invocation_is_measured(tmp_path: Path) -> None:
     output = tmp_path / "result.json"
     bench = [sys.executable, "-P", "-m", "scripts.programs.bench", "endpoint_overhead"]

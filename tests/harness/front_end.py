@@ -72,6 +72,9 @@ class FrontEnd:
             self.reap(launcher)
 
 
+ASLEEP = -2
+
+
 class Connection:
     """One of MMS's worker threads."""
 
@@ -79,6 +82,7 @@ class Connection:
         self.socket = connection
         self.folder = folder
         self.pipes: list[int] = []
+        self.sleeps = 0  # that the session has told, up to the last answer
 
     def load(self, model_dir: Path, pipes: str) -> tuple[int, str]:
         self.send_load(model_dir, pipes)
@@ -104,12 +108,12 @@ class Connection:
 
     def receive_head(self) -> tuple[int, str]:
         """Status and message of an answer without predictions."""
-        status, message = self._int(), self._field().decode()
+        status, message = self._status(), self._field().decode()
         assert self._int() == -1
         return status, message
 
     def receive(self) -> tuple[int, bytes]:
-        status, _ = self._int(), self._field()
+        status, _ = self._status(), self._field()
         predictions = []
         while (length := self._int()) != -1:
             self._bytes(length), self._field(), self._int(), self._field()
@@ -118,14 +122,23 @@ class Connection:
             predictions.append(self._field())
         return status, b"".join(predictions)
 
+    def _status(self) -> int:
+        while (status := self._int()) == ASLEEP:
+            assert (self._field(), self._int()) == (b"", -1)
+            self.sleeps += 1
+        return status
+
     def close(self) -> None:
         self.socket.close()
         for pipe in self.pipes:
             os.close(pipe)
 
     def is_closed_by_worker(self) -> bool:
+        told = b"".join(protocol.asleep())  # it may have slept before
         try:
-            return self.socket.recv(1) == b""
+            while (received := self.socket.recv(len(told))) == told:
+                pass
+            return received == b""
         except ConnectionResetError:  # it had not read all
             return True
 

@@ -90,6 +90,14 @@ def test_what_was_used_last_is_awake(server: ServerProcess) -> None:
     assert [process.pid for name in ONE_WORKER for process in workers(server, name)] == before
 
 
+def test_the_description_of_a_model_says_whether_it_sleeps(server: ServerProcess) -> None:
+    asleep = next(name for name in NAMES if name not in awake(server))
+    wait_until(lambda: server.describe(asleep).json()["asleep"] is True, "it is shown asleep")
+    assert server.describe(asleep).json()["modelName"] == asleep
+    answers(server, asleep)
+    assert server.describe(asleep).json()["asleep"] is False
+
+
 def test_a_load_that_could_never_fit_is_refused_and_puts_nobody_to_sleep(server: ServerProcess) -> None:
     folder = tiny_mlp(server.model_dir("modest"))
     (folder / "serving.properties").write_text(f"option.required_memory_mb={LIMIT_MB}\n")

@@ -26,7 +26,7 @@ MODELS = ("digits_mlp", "digits_lenet", "digits_onnx", "digits_xgboost")
 ALL_MODELS = {*MODELS, "digits_mlp_v2", *(f"digits_small_{number:02}" for number in range(1, 11))}
 CALLS = 100
 STORY_TIMEOUT_S = 300.0  # about 15 where the machine has nothing else to do
-pytestmark = pytest.mark.timeout(500)
+pytestmark = [pytest.mark.ci, pytest.mark.timeout(500)]  # trains
 # It says its version and nothing else.
 JAVA_THAT_FAILS = """\
 #!/bin/sh
@@ -172,7 +172,6 @@ def test_it_unloads_a_model_in_a_container_and_the_endpoint_loads_it_again(visit
     assert "  The endpoint, asked for it again, loads it again: answered in " in visit.text
 
 
-@pytest.mark.ci
 def test_once_it_cleans_up_and_says_so(visit: Visit) -> None:
     with quickstart(visit.cache, "--once") as run:
         assert run.wait(STORY_TIMEOUT_S) == 0, run.log()
@@ -218,7 +217,6 @@ def test_the_steps_that_readme_shows_are_those_of_the_run(visit: Visit) -> None:
     assert set(step.findall(shown)) <= set(step.findall(visit.text)), visit.text
 
 
-@pytest.mark.ci
 def test_a_later_run_trains_nothing_and_a_hang_up_in_the_middle_stops_every_container_too(visit: Visit) -> None:
     with quickstart(visit.cache) as run:
         wait_until(lambda: run.has_said("InService after"), run.log_tail, STORY_TIMEOUT_S)
@@ -243,7 +241,6 @@ def test_an_endpoint_that_does_not_come_up_is_explained_with_its_log(visit: Visi
     assert "Traceback" not in run.log()
 
 
-@pytest.mark.ci
 def test_training_that_was_interrupted_leaves_nothing_half_done(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     with quickstart(cache, "--once") as run:

@@ -434,6 +434,7 @@ def descriptors(process: psutil.Process) -> int:
     return len(os.listdir(f"/proc/{process.pid}/fd"))  # noqa: PTH208
 
 
+@pytest.mark.ci
 def test_two_hundred_rounds_of_loading_and_unloading_leave_no_descriptors_processes_threads_or_files() -> None:
     clients = 4
     with start() as server:

@@ -431,6 +431,7 @@ def _messages(folder: Path) -> str:
     return (folder / "log").read_text()
 
 
+@pytest.mark.ci
 @pytest.mark.slow
 def test_a_real_run_measures_both_servers_and_leaves_nothing(folder: Path) -> None:
     output = folder / "result.json"
@@ -448,6 +449,7 @@ def test_a_real_run_measures_both_servers_and_leaves_nothing(folder: Path) -> No
     assert not list((folder / "tmp").iterdir())
 
 
+@pytest.mark.ci
 @pytest.mark.slow
 def test_an_interrupted_run_leaves_nothing(folder: Path) -> None:
     with _bench(folder, "latency", "--servers", "ours", "--rounds", "100000") as bench:

@@ -333,6 +333,7 @@ def aws_endpoint() -> Iterator[str]:
         server.stop()
 
 
+@pytest.mark.ci  # waits for the AWS CLI
 def test_the_real_aws_cli_creates_the_repository_once_and_hands_over_a_password(
     workplace: Workplace, aws_endpoint: str
 ) -> None:

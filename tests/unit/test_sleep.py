@@ -199,7 +199,7 @@ def test_no_request_is_lost_or_answered_twice_whenever_a_session_falls_asleep(wo
             while time.perf_counter() < until_s:
                 pass
         assert connection.invoke(command("echo", at)) == (200, str(at).encode())
-    assert 0 < record.sleeps == record.wake_ups <= ROUNDS
+    assert 0 < record.sleeps == record.wake_ups == connection.sleeps <= ROUNDS
     wait_until(lambda: record.requests == ROUNDS, "all are counted")
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 
 from benchmarks.load.client import Report
 from benchmarks.report import Result
-from benchmarks.scenarios import many_models, overcommit, traffic
+from benchmarks.scenarios import many_models, overcommit, threads, traffic
 from benchmarks.scenarios.overcommit import SLEEPING, UNLOADING, ColdCalls, Outcome
 from benchmarks.servers.workers import process_name, started_ticks
 from tests.harness.waiting import wait_until
@@ -190,3 +191,24 @@ def test_overcommit_runs_and_leaves_its_record(tmp_path: Path) -> None:
     record = bench(tmp_path / "overcommit.json", "overcommit", "--quick", *few)
     (row,) = record["rows"]
     assert (row["loaded"], row["answered"], row["cold_share"]) == (2, 20, 0)
+
+
+# ---- threads ----
+
+
+def test_each_way_to_use_the_cores_is_measured_once() -> None:
+    assert threads.ways(4) == [(1, 1), (1, 4), (4, 1), (4, 4)]
+    assert threads.ways(1) == [(1, 1)]
+
+
+def test_ways_are_held_against_one_worker_with_one_thread_and_errors_are_told() -> None:
+    result = Result("threads", {})
+    reports = {
+        ("q", 8, "1 × 1"): [Report(right=100, elapsed_s=1.0, times_s=[0.01]) for _ in range(2)],
+        ("q", 8, "2 × 1"): [Report(right=right, elapsed_s=1.0, times_s=[0.01]) for right in (180, 200)],
+        ("q", 8, "1 × 2"): [Report(elapsed_s=1.0, errors=Counter(refused=3), examples=["refused"])] * 2,
+    }
+    threads.report(reports, result)
+    assert [row["ratio"] and round(row["ratio"].value, 2) for row in result.rows] == [None, 1.9, 0.0]
+    assert [row["failed"] for row in result.rows] == [0, 0, 6]
+    assert result.errors == ["q, 1 × 2, 8 clients: refused"] * 2

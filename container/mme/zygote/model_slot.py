@@ -342,7 +342,7 @@ class ModelSlot:
         self._refused.clear()
 
     def _answer_load(self, connection: socket.socket, refusal: Refusal) -> None:
-        send_at_once(connection, protocol.load_response(refusal.status, refusal.message))
+        protocol.send_at_once(connection, protocol.load_response(refusal.status, refusal.message))
         connection.close()
         folder = Path(self.launch.temporary_dir)
         self._loop.after(_FILES_MADE_S, object(), lambda: remove_log_files(folder))
@@ -435,12 +435,3 @@ def _open_process(pid: int) -> int:
         return os.pidfd_open(pid)
     except OSError:
         return -1
-
-
-def send_at_once(connection: socket.socket, response: list[protocol.Buffer]) -> None:
-    """Sends a few bytes; nobody waits for them if that cannot be done at once."""
-    try:
-        connection.setblocking(False)
-        protocol.send(connection, response)
-    except (OSError, protocol.Disconnected):
-        pass

@@ -30,6 +30,8 @@ the place of a field's length ends a list.
 
     loss of the model: a response with -1 in the place of the status, for the agent, too: the model is to be unloaded.
 
+    sleep of the session: a response with -2 there, likewise. The next request wakes it.
+
 What a parsed batch looks like is MMS's choice, because handlers see it: dicts with its keys, ``bytearray`` for ids,
 headers and bodies, ``str`` for names and content types.
 
@@ -55,6 +57,7 @@ _INT = struct.Struct("!i")
 _END_OF_LIST = -1
 _SESSION_END = 0
 _MODEL_LOST = -1
+_ASLEEP = -2
 _BUFFER_BYTES = 64 * 1024
 # A response's pieces below this size are copied together: cheaper than one more piece for the kernel to gather.
 _COPY_BELOW_BYTES = 4096
@@ -246,13 +249,13 @@ def _allocate(length: int) -> bytearray:
     return allocated
 
 
-def send(connection: socket.socket, pieces: Sequence[Buffer]) -> None:
+def send(connection: socket.socket, pieces: Sequence[Buffer], flags: int = 0) -> None:
     """Sends a response without joining its pieces. Raises ``Disconnected``."""
     views = [memoryview(piece) for piece in pieces if len(piece)]
     at = 0
     while at < len(views):
         try:
-            sent = connection.sendmsg(views[at : at + _MOST_PIECES_PER_SEND])
+            sent = connection.sendmsg(views[at : at + _MOST_PIECES_PER_SEND], (), flags)
         except (BrokenPipeError, ConnectionResetError):
             raise Disconnected from None
         while at < len(views) and sent >= len(views[at]):
@@ -260,6 +263,14 @@ def send(connection: socket.socket, pieces: Sequence[Buffer]) -> None:
             at += 1
         if sent:
             views[at] = views[at][sent:]
+
+
+def send_at_once(connection: socket.socket, pieces: Sequence[Buffer]) -> None:
+    """Sends a few bytes; nobody waits for them if that cannot be done at once."""
+    try:
+        send(connection, pieces, socket.MSG_DONTWAIT)
+    except (OSError, Disconnected):
+        pass
 
 
 def encode_load(
@@ -294,6 +305,11 @@ def session_end() -> list[Buffer]:
 def model_lost() -> list[Buffer]:
     """Says that the model can be served no more: the front end unloads it."""
     return load_response(_MODEL_LOST, "")
+
+
+def asleep() -> list[Buffer]:
+    """Says that the session sleeps: the front end shows it so until the next request."""
+    return load_response(_ASLEEP, "")
 
 
 def predict_response(

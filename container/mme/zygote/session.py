@@ -124,6 +124,7 @@ class Session:
             logger.info("Frontend disconnected.")
         except FallsAsleep:
             self._record.sleeps += 1
+            protocol.send_at_once(self._connection, protocol.asleep())
             logger.debug("Model %s sleeps.", self._model.name)
             # Nobody is to wait for its code: the next process has to be forked.
             signal.signal(signal.SIGALRM, signal.SIG_DFL)

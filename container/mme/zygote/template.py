@@ -28,7 +28,7 @@ from mme.zygote.event_loop import EventLoop
 from mme.zygote.hang_up import HangUps
 from mme.zygote.launcher import Launch, start_time
 from mme.zygote.load_policy import LoadPolicy
-from mme.zygote.model_slot import ModelSlot, SessionHandle, WorkerHandle, send_at_once, was_listened_for
+from mme.zygote.model_slot import ModelSlot, SessionHandle, WorkerHandle, was_listened_for
 from mme.zygote.nursery import Nursery
 from mme.zygote.processes import kill, kill_group, name_process, reap
 from mme.zygote.session_records import MOST_SESSIONS, SessionRecords, WorkerState
@@ -407,9 +407,9 @@ class Template:
             response = protocol.predict_response(None, {}, message, status)
             lost = protocol.model_lost() if is_lost else []
             # the end first: whoever reads the answer is not to send another request
-            send_at_once(session.connection, [*protocol.session_end(), *response, *lost])
+            protocol.send_at_once(session.connection, [*protocol.session_end(), *response, *lost])
         elif ending.was_idle:
-            send_at_once(session.connection, protocol.session_end())
+            protocol.send_at_once(session.connection, protocol.session_end())
         session.hang_up()  # at once: what the front end still sends is lost
         if ending.holds_memory:
             self._hold_memory(model)
@@ -429,7 +429,7 @@ class Template:
         except OSError as error:
             refusal = self._refusal_without_process(session, error)
             response = protocol.predict_response(None, {}, refusal.message, refusal.status)
-            send_at_once(session.connection, [*protocol.session_end(), *response])
+            protocol.send_at_once(session.connection, [*protocol.session_end(), *response])
             self._end_sleeper(session)
             return
         self._hang_ups.add(session)

@@ -6,6 +6,8 @@ import com.amazonaws.ml.mms.http.ServiceUnavailableException;
 import com.amazonaws.ml.mms.util.JsonUtils;
 import com.amazonaws.ml.mms.util.NettyUtils;
 import com.amazonaws.ml.mms.wlm.Model;
+import com.amazonaws.ml.mms.wlm.ModelManager;
+import com.google.gson.JsonObject;
 import io.netty.buffer.ByteBuf;
 import io.netty.channel.ChannelDuplexHandler;
 import io.netty.channel.ChannelFutureListener;
@@ -35,6 +37,7 @@ import java.util.Queue;
  *   <li>What {@link RequestChecks} finds is answered 400 (MMS-9).
  *   <li>The 503 of a queue that is full says when to come again (Retry-After).
  *   <li>The answer to a load that failed gets the reason (MMS-11).
+ *   <li>The description of a model says whether it sleeps.
  *   <li>A request whose client has gone is taken out of its model's queue (MMS-10).
  * </ul>
  */
@@ -157,6 +160,9 @@ final class Connection extends ChannelDuplexHandler {
             return;
         }
         FullHttpResponse response = (FullHttpResponse) message;
+        if (kind == RequestKind.DESCRIPTION && HttpResponseStatus.OK.equals(response.status())) {
+            tellAsleep(response);
+        }
         if (loading != null && response.status().codeClass() != HttpStatusClass.SUCCESS) {
             tellReason(response, loads.reasonOfFailure(loading));
         }
@@ -198,8 +204,23 @@ final class Connection extends ChannelDuplexHandler {
         ByteBuf body = response.content();
         ErrorResponse error;
         error = JsonUtils.GSON.fromJson(body.toString(StandardCharsets.UTF_8), ErrorResponse.class);
-        ErrorResponse told = new ErrorResponse(error.getCode(), error.getType(), reason);
-        body.clear().writeCharSequence(JsonUtils.GSON_PRETTY.toJson(told) + '\n', StandardCharsets.UTF_8);
+        setBody(response, new ErrorResponse(error.getCode(), error.getType(), reason));
+    }
+
+    /** A description says whether the next request has to wake the model. */
+    private static void tellAsleep(FullHttpResponse response) {
+        ByteBuf body = response.content();
+        JsonObject description = JsonUtils.GSON.fromJson(body.toString(StandardCharsets.UTF_8), JsonObject.class);
+        Model model = ModelManager.getInstance().getModels().get(description.get("modelName").getAsString());
+        if (model != null) {
+            description.addProperty("asleep", RequestQueue.of(model).record().isAsleep());
+            setBody(response, description);
+        }
+    }
+
+    private static void setBody(FullHttpResponse response, Object json) {
+        ByteBuf body = response.content();
+        body.clear().writeCharSequence(JsonUtils.GSON_PRETTY.toJson(json) + '\n', StandardCharsets.UTF_8);
         HttpUtil.setContentLength(response, body.readableBytes());
     }
 

@@ -57,6 +57,7 @@ final class ModelRecord {
     private static final int WHOLE_BUCKETS = HANDLER_BUCKETS + 8 * ModelStatistics.BUCKETS;
     private static final int COUNTERS_END = WHOLE_BUCKETS + 8 * ModelStatistics.BUCKETS;
     private static final int ALL_BUSY = COUNTERS_END; // when all workers last had a batch at once
+    static final int ASLEEP_WORKERS = ALL_BUSY + 8; // of WORKERS
     private static final int NAME = 1024; // UTF-8
     private static final int TARGET = 2048; // UTF-8: X-Amzn-SageMaker-Target-Model of the last request
     private static final int LONGEST_TEXT = 1024;
@@ -84,6 +85,11 @@ final class ModelRecord {
 
     boolean isIn(ModelStatistics statistics) {
         return all == statistics;
+    }
+
+    /** Whether the next request has to wake a worker. */
+    boolean isAsleep() {
+        return get(ASLEEP_WORKERS) > 0 && get(ASLEEP_WORKERS) >= get(WORKERS);
     }
 
     int number() {

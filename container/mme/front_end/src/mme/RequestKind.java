@@ -7,6 +7,7 @@ import io.netty.handler.codec.http.HttpMethod;
 enum RequestKind {
     LOAD,
     INVOCATION,
+    DESCRIPTION,
     OTHER;
 
     static RequestKind of(FullHttpRequest request) {
@@ -18,6 +19,9 @@ enum RequestKind {
         }
         boolean isInvocation =
                 path.endsWith("/invoke") || path.equals("/invocations") || path.startsWith("/predictions/");
-        return isInvocation ? INVOCATION : OTHER;
+        if (isInvocation) {
+            return INVOCATION;
+        }
+        return path.startsWith("/models/") && HttpMethod.GET.equals(request.method()) ? DESCRIPTION : OTHER;
     }
 }

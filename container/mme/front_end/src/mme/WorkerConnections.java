@@ -63,6 +63,7 @@ final class WorkerConnections extends AbstractEventExecutorGroup implements Even
     private static final class Listener extends ChannelDuplexHandler {
         private static final int SESSION_END = 0; // zygote/protocol.py
         private static final int MODEL_LOST = -1;
+        private static final int ASLEEP = -2;
 
         private final PatchedWorkLoadManager.Run run;
         private boolean isLoadAnswered;
@@ -80,6 +81,10 @@ final class WorkerConnections extends AbstractEventExecutorGroup implements Even
             }
             if (answer.getCode() == MODEL_LOST) {
                 run.onModelLost();
+                return;
+            }
+            if (answer.getCode() == ASLEEP) {
+                run.statistics.onAsleep();
                 return;
             }
             if (isLoadAnswered) {

@@ -5,6 +5,7 @@ final class WorkerStatistics {
     private final ModelRecord record;
     private boolean isLoaded;
     private boolean hasEnded;
+    private boolean isAsleep;
     private long batchSent; // System.nanoTime(); 0: it has none
 
     WorkerStatistics(ModelRecord record) {
@@ -19,8 +20,24 @@ final class WorkerStatistics {
         }
     }
 
+    /** Its session sleeps, and is woken by the next batch. */
+    synchronized void onAsleep() {
+        if (!hasEnded && !isAsleep) {
+            isAsleep = true;
+            record.add(ModelRecord.ASLEEP_WORKERS, 1);
+        }
+    }
+
+    private void onAwake() {
+        if (isAsleep) {
+            isAsleep = false;
+            record.add(ModelRecord.ASLEEP_WORKERS, -1);
+        }
+    }
+
     synchronized void onBatchSent() {
         if (!hasEnded) {
+            onAwake();
             batchSent = System.nanoTime();
             record.add(ModelRecord.BUSY_WORKERS, 1);
             record.noteWhetherAllAreBusy(batchSent);
@@ -29,6 +46,7 @@ final class WorkerStatistics {
     }
 
     synchronized void onBatchAnswered() {
+        onAwake(); // it fell asleep as the batch was sent
         if (batchSent != 0) {
             long now = System.nanoTime();
             record.noteWhetherAllAreBusy(now);
