@@ -13,7 +13,7 @@ import docker
 import pytest
 
 from local_endpoint.hosting.runtimes.docker import MULTI_MODELS_LABEL, OWN_LABEL
-from tests.endpoint.local import Local, message, refused
+from tests.endpoint.local import Local, message, refused, running
 from tests.endpoint.program import Program, deploy_real
 from tests.endpoint.traffic import Traffic
 from tests.harness.docker import Image, image, reason_without_engine
@@ -132,3 +132,10 @@ def test_a_single_model_is_served_from_the_image(local: Local, image: Image, mul
     local.deploy(url=url, multi=False, Image=image.tag, Environment=environment)
     assert json.dumps(local.invoke(body=ROW)) == '{"predictions": [[3.0, 6.0, 9.0, 12.0]]}'
     assert "not a multi-model endpoint" in message(refused(local, "ValidationError", 400, "only.tar.gz", ROW))
+    (instance,) = local.instances()
+    used = running(instance).usage()
+    assert used is not None and used.memory_bytes > 50_000_000 and used.cpu_s > 0.1
+    written = local.client("logs").filter_log_events(
+        logGroupName="/aws/sagemaker/Endpoints/endpoint", logStreamNamePrefix=f"AllTraffic/{instance.id}"
+    )
+    assert any("serving" in event["message"] for event in written["events"])
