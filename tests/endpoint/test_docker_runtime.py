@@ -135,7 +135,12 @@ def test_a_single_model_is_served_from_the_image(local: Local, image: Image, mul
     (instance,) = local.instances()
     used = running(instance).usage()
     assert used is not None and used.memory_bytes > 50_000_000 and used.cpu_s > 0.1
-    written = local.client("logs").filter_log_events(
-        logGroupName="/aws/sagemaker/Endpoints/endpoint", logStreamNamePrefix=f"AllTraffic/{instance.id}"
+    stream = {
+        "logGroupName": "/aws/sagemaker/Endpoints/endpoint",
+        "logStreamNamePrefix": f"AllTraffic/{instance.id}",
+    }
+    logs = local.client("logs")
+    wait_until(
+        lambda: any("serving" in event["message"] for event in logs.filter_log_events(**stream)["events"]),
+        lambda: f"the log lacks the line: {logs.filter_log_events(**stream)}",
     )
-    assert any("serving" in event["message"] for event in written["events"])
