@@ -16,12 +16,14 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_ba
 from local_endpoint.access.authorization import Access, AllowAll
 from local_endpoint.configuration import Configuration
 from local_endpoint.control_plane.control_plane import ControlPlane
+from local_endpoint.control_plane.training_jobs import TrainingJobs
 from local_endpoint.data_plane.invocations import DataPlane
 from local_endpoint.events import Events
 from local_endpoint.hosting.context import HostingContext
 from local_endpoint.hosting.endpoints import Endpoints
 from local_endpoint.hosting.janitor import Janitor
 from local_endpoint.hosting.runtimes import Runtime, make_runtime
+from local_endpoint.hosting.utilisation import Utilisation
 from local_endpoint.http.front import Front
 from local_endpoint.http.server import HttpServer
 from local_endpoint.storage.object_files import ObjectFiles
@@ -32,7 +34,6 @@ from local_endpoint.telemetry.logs import Logs
 from local_endpoint.telemetry.metric_store import MetricStore
 from local_endpoint.telemetry.metrics import Metrics
 from local_endpoint.training.job import JobContext
-from local_endpoint.training.jobs import TrainingJobs
 
 logger = logging.getLogger(__name__)
 
@@ -121,7 +122,7 @@ class LocalEndpoint:
         cleanup.callback(store.uninstall)
         context = HostingContext(runtime, ObjectReader(moto), configuration.limits, self.events, work_dir, logs)
         self._endpoints = Endpoints(resources, context)
-        metrics = Metrics(store, self._endpoints.fleets, configuration.metric_period_s)
+        metrics = Metrics(store, Utilisation(self._endpoints.fleets).look, configuration.metric_period_s)
         self.events.subscribe(metrics.on_event)
         s3: Any = KeepingS3(moto, state) if state else moto
         training = TrainingJobs(resources, JobContext(ObjectReader(s3), logs, store, janitor, work_dir))

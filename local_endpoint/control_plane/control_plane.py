@@ -19,10 +19,10 @@ from local_endpoint.control_plane.endpoints import Endpoints
 from local_endpoint.control_plane.models import Models
 from local_endpoint.control_plane.records import Call, Parameters, Records
 from local_endpoint.control_plane.tags import Tags
+from local_endpoint.control_plane.training_jobs import TrainingJobs
 from local_endpoint.errors import ValidationException
 from local_endpoint.hosting.endpoints import Endpoints as HostedEndpoints
 from local_endpoint.storage.resources import Resources
-from local_endpoint.training.jobs import TrainingJobs
 
 
 class ControlPlane:

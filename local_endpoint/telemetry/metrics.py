@@ -10,17 +10,11 @@ from __future__ import annotations
 
 import collections
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 
 from local_endpoint.events import Event, Invoked, ModelDownloaded, ModelLoaded, ModelUnloaded, Where
-from local_endpoint.hosting.container import Container
-from local_endpoint.hosting.fleet import Fleet
-from local_endpoint.hosting.instance import Instance
-from local_endpoint.hosting.instance_types import memory_bytes
 from local_endpoint.telemetry.metric_store import Aggregate, MetricStore, Series
 
 logger = logging.getLogger(__name__)
@@ -33,6 +27,8 @@ DRAIN_S = 1.0
 Dimensions = tuple[tuple[str, str], ...]
 Sample = tuple[str, str, float]
 """Name, unit, value."""
+Looked = tuple[str, str, Dimensions, list[Sample]]
+"""Region, namespace, dimensions, and what is added to each of the metrics there."""
 _Place = tuple[str, str, Dimensions]
 """Region, namespace and dimensions: where several metrics are."""
 
@@ -40,14 +36,13 @@ _Place = tuple[str, str, Dimensions]
 class Metrics:
     """``start`` → ``on_event`` from any thread → ``stop``."""
 
-    def __init__(self, store: MetricStore, fleets: Callable[[], Iterable[Fleet]], period_s: float) -> None:
-        """``fleets`` are those that serve at the moment."""
+    def __init__(self, store: MetricStore, look: Callable[[], Iterable[Looked]], period_s: float) -> None:
+        """``look`` is called once a period: what the instances take at that moment."""
         self._store = store
-        self._fleets = fleets
+        self._look = look
         self._period_s = period_s
         self._events: collections.deque[Event] = collections.deque()
         self._found: dict[_Place, dict[tuple[str, str], Aggregate]] = {}  # by name and unit
-        self._cpu: dict[str, tuple[float, float]] = {}  # by container: when (monotonic), and its time by then
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)
 
@@ -75,7 +70,8 @@ class Metrics:
             try:
                 self._drain()
                 if time.time() >= period_start_s + self._period_s:
-                    self._look_at_instances()
+                    for region, namespace, dimensions, samples in self._look():
+                        self._add(region, namespace, dimensions, samples)
                     found, self._found = self._found, {}
                     self._store.publish(period_start_s, _series(found))
             except Exception:
@@ -96,46 +92,6 @@ class Metrics:
                 aggregate = place[(name, unit)] = Aggregate()
             aggregate.add(value)
 
-    # ---- instances ----
-
-    def _look_at_instances(self) -> None:
-        seen: dict[str, tuple[float, float]] = {}
-        for fleet in self._fleets():
-            for instance in fleet.instances:
-                self._look_at(fleet, instance, seen)
-        self._cpu = seen
-
-    def _look_at(self, fleet: Fleet, instance: Instance, seen: dict[str, tuple[float, float]]) -> None:
-        its = fleet.definition
-        dimensions = dimensions_of(its.endpoint, its.name)
-        usages = [self._usage(f"{instance.id}-{number}", each, seen) for number, each in enumerate(instance.containers)]
-        memory = memory_bytes(its.instance_type)
-        for container, (cpu_percent, used_bytes, disk_bytes) in zip(instance.containers, usages, strict=True):
-            hostname = container.hostname_among_others
-            if hostname is not None:
-                own = utilisation(cpu_percent, used_bytes / memory, disk_bytes / its.disk_bytes)
-                self._add(its.region, INSTANCES, (*dimensions, ("ContainerName", hostname)), own)
-        cpu_percent, used_bytes, disk_bytes = (sum(each) for each in zip(*usages, strict=True))
-        whole = utilisation(cpu_percent, used_bytes / memory, disk_bytes / its.disk_bytes)
-        self._add(its.region, INSTANCES, dimensions, whole)
-        caches = [each.cache for each in instance.containers if each.definition.multi_model]
-        if caches:
-            loaded = sum(each.models.loaded_count for each in caches)
-            self._add(its.region, INSTANCES, dimensions, [("LoadedModelCount", "None", loaded)])
-
-    def _usage(
-        self, key: str, container: Container, seen: dict[str, tuple[float, float]]
-    ) -> tuple[float, float, float]:
-        """Percent of a processor since it was last looked at, bytes of memory, bytes of disk."""
-        used = container.running.usage()
-        if used is None:
-            return 0.0, 0.0, 0.0
-        now_s = time.monotonic()
-        before_s, cpu_before_s = self._cpu.get(key, (now_s - self._period_s, used.cpu_s))
-        seen[key] = (now_s, used.cpu_s)
-        cpu_percent = 100 * max(0.0, used.cpu_s - cpu_before_s) / max(0.001, now_s - before_s)
-        return cpu_percent, float(used.memory_bytes), float(folder_bytes(container.folder))
-
 
 def _series(found: dict[_Place, dict[tuple[str, str], Aggregate]]) -> dict[Series, Aggregate]:
     return {
@@ -149,27 +105,6 @@ def dimensions_of(endpoint: str, variant: str, **more: str | None) -> Dimensions
     """As CloudWatch names them; those that are None are left out."""
     further = [(name, value) for name, value in more.items() if value is not None]
     return (("EndpointName", endpoint), ("VariantName", variant), *further)
-
-
-def utilisation(cpu_percent: float, memory: float, disk: float) -> list[Sample]:
-    """``memory`` and ``disk`` are parts of what the instance has."""
-    return [
-        ("CPUUtilization", "Percent", cpu_percent),
-        ("MemoryUtilization", "Percent", 100 * memory),
-        ("DiskUtilization", "Percent", 100 * disk),
-    ]
-
-
-def folder_bytes(folder: Path) -> int:
-    """What the files below take."""
-    total = 0
-    for where, _, names in os.walk(folder):
-        for name in names:
-            try:
-                total += os.lstat(f"{where}/{name}").st_blocks * 512
-            except OSError:  # it went meanwhile
-                continue
-    return total
 
 
 # ---- what an event adds ----
