@@ -24,7 +24,7 @@ def main() -> int:
     body = read_body(arguments.file)
     runtime = client("sagemaker-runtime")
     started_s = time.monotonic()
-    with plain_errors(f"invoking {arguments.target_model or arguments.endpoint}"):
+    with plain_errors(f"invoking {arguments.target_model or arguments.container or arguments.endpoint}"):
         answer = invoke(runtime, request_of(arguments, body), arguments.wait_s)
         data = answer["Body"].read()
     elapsed_ms = (time.monotonic() - started_s) * 1000
@@ -44,6 +44,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--endpoint", required=True, help="name of the endpoint")
     parser.add_argument(
         "--target-model", metavar="M", help="the archive below the endpoint's prefix; not for a single-model endpoint"
+    )
+    parser.add_argument(
+        "--container", metavar="HOSTNAME", help="which of the endpoint's containers; where they are invoked directly"
     )
     parser.add_argument("--content-type", default="application/json", metavar="T", help="default: application/json")
     parser.add_argument("--accept", metavar="T", help="what the answer should be")
@@ -71,6 +74,7 @@ def request_of(arguments: argparse.Namespace, body: bytes) -> dict[str, Any]:
     """The parameters of InvokeEndpoint."""
     optional = {
         "TargetModel": arguments.target_model,
+        "TargetContainerHostname": arguments.container,
         "Accept": arguments.accept,
         "CustomAttributes": arguments.custom_attributes,
     }
