@@ -202,7 +202,7 @@ def member(text: str) -> Member:
     """An argparse type: HOSTNAME=IMAGE,MODEL_DATA[,multi]."""
     hostname, equals, rest = text.partition("=")
     image, *more = rest.split(",")
-    data, kind = (more + ["", ""])[:2]
+    data, kind = [*more, "", ""][:2]
     if not (hostname and equals and image) or not 1 <= len(more) <= 2 or kind not in ("", "multi"):
         raise argparse.ArgumentTypeError(f"{text!r} is not HOSTNAME=IMAGE,MODEL_DATA[,multi]")
     if kind == "multi" and not data:

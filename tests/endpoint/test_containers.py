@@ -168,7 +168,7 @@ def test_a_request_that_ends_a_container_wherever_it_goes_is_answered_503_and_al
 
 
 def test_all_members_that_do_not_come_up_are_named(local: Local) -> None:
-    broken = {"Environment": {"FAKE_EXIT": "3"}}
+    broken: dict[str, Any] = {"Environment": {"FAKE_EXIT": "3"}}
     described = deploy(local, [container("a", **broken), container("b"), container("c", **broken)], wanted="Failed")
     assert described["FailureReason"].startswith(
         "The a, c for production variant AllTraffic did not pass the ping health check. Please check CloudWatch logs"
