@@ -35,6 +35,18 @@ def test_regressors_in_the_layout_of_djl_are_invoked_at_random() -> None:
     assert "all right" in tell("thousand_regressors", "--models", "30", "--calls", "60")
 
 
+def test_two_frameworks_in_two_containers_of_one_endpoint() -> None:
+    said = tell("two_containers")
+    assert len(re.findall(r"^  \d .*class=.*class=", said, re.MULTILINE)) == 10
+    assert "is missing a target container hostname header" in said and "Container onnx not found" in said
+
+
+def test_a_script_and_a_classifier_as_a_pipeline() -> None:
+    said = tell("pipeline")
+    assert len(re.findall(r"^  \d      \d +\d", said, re.MULTILINE)) == 10
+    assert re.search(r"Received (client|server) error \(\d+\) from pixels ", said)
+
+
 @pytest.mark.ci  # fetches a package
 def test_scripts_with_their_own_versions_of_a_package() -> None:
     said = tell("my_inference_script")
