@@ -105,6 +105,15 @@ def summaries(deployment: Deployment, resolution_time: float) -> list[Parameters
             "DesiredWeight": deployment.weights[name],
             "CurrentInstanceCount": len(fleet.instances),
             "DesiredInstanceCount": fleet.desired_count,
+            **variant_status(deployment, name),
         }
         for name, fleet in deployment.fleets.items()
     ]
+
+
+def variant_status(deployment: Deployment, variant: str) -> Parameters:
+    """The member VariantStatus while a variant is being changed; nothing when it is at rest, as AWS."""
+    since_s = deployment.scaling_since_s.get(variant)
+    if since_s is None:
+        return {}
+    return {"VariantStatus": [{"Status": "Updating", "StartTime": since_s}]}

@@ -12,7 +12,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -27,6 +27,8 @@ from local_endpoint.storage.resources import Resources
 
 logger = logging.getLogger(__name__)
 
+# Our own member of an endpoint's record: what UpdateEndpointWeightsAndCapacities has made of its variants.
+PRESENT_NUMBERS = "PresentNumbers"
 IN_PROGRESS = ("Creating", "Updating", "RollingBack", "SystemUpdating", "Deleting")
 
 
@@ -61,6 +63,10 @@ class Endpoints:
 
     def scale(self, region: str, name: str, wanted: list[dict[str, Any]]) -> None:
         """``wanted`` are DesiredWeightAndCapacity; the record's status is Updating already."""
+        deployment = self._find(region, name)
+        if deployment is not None:
+            now_s = time.time()
+            deployment.scaling_since_s = {each["VariantName"]: now_s for each in wanted}
         self._in_background(self._scale, region, name, wanted)
 
     def resume(self) -> None:
@@ -138,8 +144,18 @@ class Endpoints:
             with self._lock:
                 self._threads.discard(threading.current_thread())
 
-    def _deploy(self, region: str, name: str, config_name: str, retained: Collection[str] = ()) -> Deployment:
-        """Brings the configuration up. Raises ``StartFailure`` when nothing of it runs any more."""
+    def _deploy(
+        self,
+        region: str,
+        name: str,
+        config_name: str,
+        retained: Collection[str] = (),
+        kept: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> Deployment:
+        """Brings the configuration up. Raises ``StartFailure`` when nothing of it runs any more.
+
+        ``kept`` are members of its variants, by their names, that count more than the configuration's.
+        """
         config = self._resources.get("endpoint-config", region, config_name)
         if config is None:
             raise StartFailure(f"The endpoint configuration {config_name} was deleted.")
@@ -147,6 +163,7 @@ class Endpoints:
         serving = self._find(region, name)
         if serving is not None:
             variants = [serving.retained(variant, retained) for variant in variants]
+        variants = [{**variant, **(kept or {}).get(variant["VariantName"], {})} for variant in variants]
         fleets = {}
         for variant in variants:
             definition = self._definition(region, name, variant)
@@ -185,7 +202,7 @@ class Endpoints:
         if record is None:
             return
         try:
-            deployment = self._deploy(region, name, record["EndpointConfigName"])
+            deployment = self._deploy(region, name, record["EndpointConfigName"], kept=record.get(PRESENT_NUMBERS))
         except StartFailure as failure:
             if not self._closing.is_set():
                 logger.warning("endpoint %s failed: %s", name, failure)
@@ -207,6 +224,7 @@ class Endpoints:
             name,
             EndpointStatus="InService",
             EndpointConfigName=deployment.config_name,
+            **{PRESENT_NUMBERS: deployment.present_numbers()},
             **members,
         )
         logger.info("endpoint %s is in service", name)
@@ -245,8 +263,10 @@ class Endpoints:
 
     def _scale(self, region: str, name: str, wanted: list[dict[str, Any]]) -> None:
         deployment = self._find(region, name)
+        if deployment is None:  # the local endpoint is being stopped
+            return
         reason = None
-        if deployment is not None:
+        try:
             for each in wanted:
                 if "DesiredWeight" in each:
                     deployment.weights[each["VariantName"]] = float(each["DesiredWeight"])
@@ -256,8 +276,13 @@ class Endpoints:
                 except StartFailure as failure:
                     logger.warning("endpoint %s could not be scaled: %s", name, failure)
                     reason = str(failure)[:1024]
+        finally:
+            deployment.scaling_since_s = {}
         if not self._closing.is_set():
-            self._resources.change("endpoint", region, name, EndpointStatus="InService", FailureReason=reason)
+            numbers = {PRESENT_NUMBERS: deployment.present_numbers()}
+            self._resources.change(
+                "endpoint", region, name, EndpointStatus="InService", FailureReason=reason, **numbers
+            )
 
     # ---- the end ----
 

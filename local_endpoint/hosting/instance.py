@@ -49,7 +49,7 @@ class Instance:
         Raises ``StartFailure``: at once for what no other container can mend, and as a ``PingFailure`` of all that did
         not pass the health check.
         """
-        with ThreadPoolExecutor(len(self.containers), thread_name_prefix=f"start-{self.id}") as starters:
+        with ThreadPoolExecutor(max(1, len(self.containers)), thread_name_prefix=f"start-{self.id}") as starters:
             starts = [starters.submit(container.start) for container in self.containers]
             for start in as_completed(starts):
                 failure = start.exception()
@@ -82,5 +82,5 @@ class Instance:
             shutil.rmtree(self._dir, ignore_errors=True)
 
     def _stop_containers(self) -> None:
-        with ThreadPoolExecutor(len(self.containers)) as stoppers:
+        with ThreadPoolExecutor(max(1, len(self.containers))) as stoppers:
             list(stoppers.map(Container.stop, self.containers))

@@ -287,6 +287,21 @@ def test_scaling_up_that_cannot_succeed_ends_with_the_reason_and_the_former_numb
     assert len(pids(local)) == 3
 
 
+def test_a_variant_that_is_being_scaled_says_so_until_it_is_done(local: Local) -> None:
+    local.deploy(Environment={"FAKE_START_S": "0.5"})
+    assert "VariantStatus" not in local.describe("endpoint")["ProductionVariants"][0]
+    local.sagemaker.update_endpoint_weights_and_capacities(
+        EndpointName="endpoint", DesiredWeightsAndCapacities=[{"VariantName": "AllTraffic", "DesiredInstanceCount": 2}]
+    )
+    description = local.describe("endpoint")
+    (variant,) = description["ProductionVariants"]
+    assert (description["EndpointStatus"], variant["CurrentInstanceCount"]) == ("Updating", 1)
+    (status,) = variant["VariantStatus"]
+    assert status["Status"] == "Updating" and status["StartTime"]
+    (variant,) = local.wait("endpoint", "InService")["ProductionVariants"]
+    assert "VariantStatus" not in variant and variant["CurrentInstanceCount"] == 2
+
+
 def test_an_endpoint_cannot_be_scaled_to_nothing(local: Local) -> None:
     local.deploy()
     wanted = [{"VariantName": "AllTraffic", "DesiredInstanceCount": 0}]
