@@ -13,6 +13,7 @@ import docker
 import pytest
 
 from local_endpoint.hosting.runtimes.docker import MULTI_MODELS_LABEL, OWN_LABEL
+from tests.endpoint import containers as members
 from tests.endpoint.local import Local, message, refused
 from tests.endpoint.program import Program, deploy_real
 from tests.endpoint.traffic import Traffic
@@ -124,6 +125,27 @@ def test_an_image_without_the_multi_model_label_fails_the_endpoint(local: Local,
     assert description["FailureReason"] == (
         f"Your Ecr Image {unlabelled} does not contain required {MULTI_MODELS_LABEL}=true Docker label(s)."
     )
+
+
+def test_two_containers_of_an_endpoint_each_with_its_hostname_and_port(
+    local: Local, engine: Any, image: Image, multipliers: dict[int, bytes]
+) -> None:
+    local.upload("models/times-2.tar.gz", multipliers[2])
+    local.upload("only.tar.gz", multipliers[3])
+    settings = {"Image": image.tag, "Environment": {"MME_PRELOAD": "none"}}
+    many = members.container("many", multi=True, **settings)
+    only = members.container("only", ModelDataUrl="s3://test-models/only.tar.gz", **settings)
+    members.deploy(local, [many, only], "Direct")
+    found = local.invoke("times-2.tar.gz", ROW, TargetContainerHostname="many")
+    assert found == {"predictions": [[2, 4, 6, 8]]}
+    assert local.invoke(body=ROW, TargetContainerHostname="only") == {"predictions": [[3, 6, 9, 12]]}
+    running = containers(engine)
+    assert {each.attrs["Config"]["Hostname"] for each in running} == {"many", "only"}
+    assert {each.attrs["HostConfig"]["Memory"] for each in running} == {8 * 1024**3}  # ml.m5.xlarge has 16 GiB
+    (before,) = local.instances()
+    engine.containers.get(f"local-endpoint-{before.id}-2").kill()
+    wait_until(lambda: local.instances() and local.instances() != [before], "it was not replaced", 60)
+    assert local.invoke(body=ROW, TargetContainerHostname="only") == {"predictions": [[3, 6, 9, 12]]}
 
 
 def test_a_single_model_is_served_from_the_image(local: Local, image: Image, multipliers: dict[int, bytes]) -> None:
