@@ -190,6 +190,20 @@ def test_a_member_whose_data_is_missing_is_numbered(local: Local) -> None:
     )
 
 
+def test_an_update_goes_from_one_container_to_a_chain_and_to_direct_invocation(local: Local) -> None:
+    local.deploy(url=None, multi=False)
+    create_model(local, "chain", [container("first"), container("second")], "Serial")
+    create_model(local, "direct", [container("first"), container("second")], "Direct")
+    assert local.invoke(body=b"{}")["body"] == "{}"
+    for name in ("chain", "direct"):
+        local.create_config(name, name)
+        local.sagemaker.update_endpoint(EndpointName="endpoint", EndpointConfigName=name)
+        local.wait("endpoint", "InService")
+        if name == "chain":
+            assert '"path": "/invocations"' in local.invoke(body=b"{}")["body"]  # what the first said
+    assert local.invoke(body=b"{}", TargetContainerHostname="second")["body"] == "{}"
+
+
 # ---- CreateModel ----
 
 

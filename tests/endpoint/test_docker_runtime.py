@@ -132,7 +132,7 @@ def test_two_containers_of_an_endpoint_each_with_its_hostname_and_port(
 ) -> None:
     local.upload("models/times-2.tar.gz", multipliers[2])
     local.upload("only.tar.gz", multipliers[3])
-    settings = {"Image": image.tag, "Environment": {"MME_PRELOAD": "none"}}
+    settings: dict[str, Any] = {"Image": image.tag, "Environment": {"MME_PRELOAD": "none"}}
     many = members.container("many", multi=True, **settings)
     only = members.container("only", ModelDataUrl="s3://test-models/only.tar.gz", **settings)
     members.deploy(local, [many, only], "Direct")

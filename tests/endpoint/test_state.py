@@ -15,6 +15,7 @@ import requests
 from local_endpoint.errors import StateInUse, StateUnreadable
 from local_endpoint.storage.object_files import ObjectFiles
 from local_endpoint.storage.state import StateFolder
+from tests.endpoint.containers import container, deploy
 from tests.endpoint.local import BUCKET, Local, behaving, pack
 from tests.endpoint.test_programs import call
 from tests.harness.waiting import wait_until
@@ -93,6 +94,15 @@ def numbers(description: dict[str, Any]) -> dict[str, tuple[float, int]]:
     """Weight and number of instances of each variant."""
     variants = description["ProductionVariants"]
     return {each["VariantName"]: (each["CurrentWeight"], each["CurrentInstanceCount"]) for each in variants}
+
+
+def test_an_endpoint_of_several_containers_outlives_a_restart(tmp_path: Path) -> None:
+    with Local(state_dir=tmp_path) as local:
+        deploy(local, [container("first"), container("second")], "Direct")
+    with Local(state_dir=tmp_path) as local:
+        local.wait("endpoint", "InService")
+        assert local.invoke(TargetContainerHostname="first")["path"] == "/invocations"
+        assert local.sagemaker.describe_model(ModelName="endpoint")["InferenceExecutionConfig"] == {"Mode": "Direct"}
 
 
 def test_what_an_upload_costs_does_not_depend_on_how_many_objects_there_are(
