@@ -138,6 +138,16 @@ def test_several_containers_are_deployed_and_invoked_each_by_its_name(local: Loc
     assert '"text": "of many"' in answer and '"COLOUR": "red"' in answer
     assert '"text": "the only one"' in call(local, *invoke, "--container", "second").stdout
     assert "Container third not found" in call(local, *invoke, "--container", "third", code=1).stderr
+
+    listing = ("list_models", "--endpoint", "two", "--container")
+    assert call(local, *listing, "first").stdout.startswith("m.tar.gz ")
+    assert "two has no multi-model container second." in call(local, *listing, "second", code=1).stderr
+    update = ("update_endpoint", "--name", "two", "--env", "COLOUR=blue")
+    assert "name the container to change with --container: first, second." in call(local, *update, code=1).stderr
+    call(local, *update, "--container", "second", "--delete-old")
+    assert '"COLOUR": "blue"' in call(local, *invoke, "--container", "second").stdout
+    first = call(local, *invoke, "--container", "first", "--target-model", "m.tar.gz").stdout
+    assert '"COLOUR": "red"' in first
     call(local, "delete_endpoint", "--name", "two", "--all")
     assert not local.sagemaker.list_models()["Models"]
 

@@ -46,7 +46,14 @@ def test_two_updates_within_a_second_have_names_of_their_own(local: Local, monke
     local.deploy("mme")
     config = local.sagemaker.describe_endpoint_config(EndpointConfigName="mme")
     arguments = argparse.Namespace(
-        name="mme", image=None, models=None, cache=None, env=[("A", "1")], instance_type=None, instances=None
+        name="mme",
+        container=None,
+        image=None,
+        models=None,
+        cache=None,
+        env=[("A", "1")],
+        instance_type=None,
+        instances=None,
     )
     made = [update_endpoint.make_config(local.sagemaker, config, None, arguments)[0] for _ in range(2)]
     assert len(set(made)) == 2
