@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import boto3
 import requests
@@ -44,7 +44,7 @@ class Answer(NamedTuple):
 
 
 class Story:
-    """A multi-model endpoint called ``name``, from its bucket to its deletion."""
+    """An endpoint called ``name``, of one container with many models or of several, from its bucket to its deletion."""
 
     def __init__(self, name: str, url: str, folder: Path) -> None:
         self.name = name
@@ -71,15 +71,26 @@ class Story:
         self._s3.upload_file(str(archive), self.bucket, PREFIX + target)
 
     def deploy(self, **environment: str) -> None:
-        """Model, endpoint configuration and endpoint; returns when it is in service. Raises ``Failure``."""
-        container = {
-            "Image": IMAGE,
-            "Mode": "MultiModel",
-            "ModelDataUrl": f"s3://{self.bucket}/{PREFIX}",
-            "Environment": environment,
-        }
+        """One container with all models that are uploaded; returns when it is in service. Raises ``Failure``."""
+        self._deploy(PrimaryContainer={**self.many_models(), "Environment": environment})
+
+    def deploy_containers(self, mode: str, **containers: dict[str, Any]) -> None:
+        """Several, by their hostnames; ``mode`` is Serial or Direct. Returns when they are in service."""
+        members = [{"ContainerHostname": hostname, **its} for hostname, its in containers.items()]
+        self._deploy(Containers=members, InferenceExecutionConfig={"Mode": mode})
+
+    def many_models(self, below: str = "") -> dict[str, Any]:
+        """The definition of a container with all models whose target begins so."""
+        return {"Image": IMAGE, "Mode": "MultiModel", "ModelDataUrl": f"s3://{self.bucket}/{PREFIX}{below}"}
+
+    def one_model(self, target: str) -> dict[str, Any]:
+        """The definition of a container with one model."""
+        return {"Image": IMAGE, "ModelDataUrl": f"s3://{self.bucket}/{PREFIX}{target}"}
+
+    def _deploy(self, **containers: Any) -> None:
+        """Model, endpoint configuration and endpoint."""
         variant = {"VariantName": "AllTraffic", "ModelName": self.name, "InitialInstanceCount": 1}
-        self._sagemaker.create_model(ModelName=self.name, ExecutionRoleArn=ROLE, PrimaryContainer=container)
+        self._sagemaker.create_model(ModelName=self.name, ExecutionRoleArn=ROLE, **containers)
         self._sagemaker.create_endpoint_config(
             EndpointConfigName=self.name, ProductionVariants=[{**variant, "InstanceType": "ml.m5.xlarge"}]
         )
@@ -89,13 +100,19 @@ class Story:
             self._sagemaker.get_waiter("endpoint_in_service").wait(EndpointName=self.name, WaiterConfig=WAITER)
         print(f"  endpoint {self.name}: InService after {time.monotonic() - started_s:.1f} s", flush=True)
 
-    def invoke(self, target: str, body: bytes | str, content_type: str, accept: str | None = None) -> Answer:
-        """One invocation of one model."""
-        optional = {"Accept": accept} if accept else {}
+    def invoke(
+        self,
+        target: str | None,
+        body: bytes | str,
+        content_type: str,
+        accept: str | None = None,
+        container: str | None = None,
+    ) -> Answer:
+        """One invocation: of one model, of one ``container`` by its hostname, or of a whole chain."""
+        wanted = {"TargetModel": target, "TargetContainerHostname": container, "Accept": accept}
+        optional = {name: value for name, value in wanted.items() if value is not None}
         started_s = time.monotonic()
-        answer = self._runtime.invoke_endpoint(
-            EndpointName=self.name, TargetModel=target, ContentType=content_type, Body=body, **optional
-        )
+        answer = self._runtime.invoke_endpoint(EndpointName=self.name, ContentType=content_type, Body=body, **optional)
         content = answer["Body"].read()
         return Answer(content, answer["ContentType"], (time.monotonic() - started_s) * 1000)
 
@@ -120,14 +137,17 @@ def parser(example: str, description: str) -> argparse.ArgumentParser:
     return made
 
 
-def tell(name: str, port: int, story: Callable[[Story], None]) -> int:
-    """Runs ``story`` on a local endpoint of its own and cleans up. Raises ``Failure`` with the log where it fails."""
+def tell(name: str, port: int, story: Callable[[Story], None], **settings: Any) -> int:
+    """Runs ``story`` on a local endpoint of its own and cleans up. Raises ``Failure`` with the log where it fails.
+
+    ``settings`` are the local endpoint's: members of its ``Configuration``.
+    """
     stop_on_signals()
     refuse_taken_port(HOST, port)
     with (
         tempfile.TemporaryDirectory(prefix=f"mme-{name}-") as folder,
         log_to(Path(folder, "endpoint.log")) as log,
-        LocalEndpoint(Configuration(HOST, port)) as local,
+        LocalEndpoint(Configuration(HOST, port, **settings)) as local,
     ):
         lead_boto3_to(local.url)
         with _explained(log):

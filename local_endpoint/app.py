@@ -11,23 +11,33 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from moto.moto_server import werkzeug_app
 
-from local_endpoint.access.authorization import Access, AllowAll
+from local_endpoint.access.guard import Guard
+from local_endpoint.access.identities import Directory
+from local_endpoint.access.moto_changes import changed_moto
 from local_endpoint.configuration import Configuration
 from local_endpoint.control_plane.control_plane import ControlPlane
+from local_endpoint.control_plane.stacks import refuse_sagemaker_in_stacks
+from local_endpoint.control_plane.training_jobs import TrainingJobs
 from local_endpoint.data_plane.invocations import DataPlane
 from local_endpoint.events import Events
 from local_endpoint.hosting.context import HostingContext
 from local_endpoint.hosting.endpoints import Endpoints
 from local_endpoint.hosting.janitor import Janitor
 from local_endpoint.hosting.runtimes import Runtime, make_runtime
+from local_endpoint.hosting.utilisation import Utilisation
 from local_endpoint.http.front import Front
+from local_endpoint.http.gate import Gate
 from local_endpoint.http.server import HttpServer
 from local_endpoint.storage.object_files import ObjectFiles
 from local_endpoint.storage.objects import ObjectReader
 from local_endpoint.storage.resources import Resources
 from local_endpoint.storage.state import KeepingS3, StateFolder, reset_moto
+from local_endpoint.telemetry.logs import Logs
+from local_endpoint.telemetry.metric_store import MetricStore
+from local_endpoint.telemetry.metrics import Metrics
+from local_endpoint.training.job import JobContext
 
 logger = logging.getLogger(__name__)
 
@@ -35,8 +45,12 @@ _only_one = threading.Lock()
 
 
 def _create_backend_app(service: Any) -> Any:
-    """moto switches Flask's debugging on, which makes a class per upload that keeps the body alive."""
-    application = create_backend_app(service)
+    """moto switches Flask's debugging on, which makes a class per upload that keeps the body alive.
+
+    It would also let the pages of every web site read its answers (CORS).
+    """
+    werkzeug_app.DISABLE_GLOBAL_CORS = True
+    application = werkzeug_app.create_backend_app(service)
     application.debug = False
     return application
 
@@ -51,12 +65,10 @@ class LocalEndpoint:
         self,
         configuration: Configuration,
         make_its_runtime: Callable[[Configuration, Janitor], Runtime] = make_runtime,
-        access: Access | None = None,
     ) -> None:
         self.configuration = configuration
         self.events = Events()
         self._make_runtime = make_its_runtime
-        self._access = access or AllowAll()
         self._cleanup = contextlib.ExitStack()
         self.work_dir: Path | None = None
         self._server: HttpServer | None = None
@@ -104,25 +116,47 @@ class LocalEndpoint:
         files.install()
         cleanup.callback(files.uninstall)
         cleanup.callback(reset_moto)
-        moto: Any = DomainDispatcherApplication(_create_backend_app)
+        moto: Any = werkzeug_app.DomainDispatcherApplication(_create_backend_app)
 
+        refuse_sagemaker_in_stacks()
         runtime = self._make_runtime(configuration, janitor)
         runtime.require()
         resources = Resources(state.resources_file if state else None)
-        context = HostingContext(runtime, ObjectReader(moto), configuration.limits, self.events, work_dir)
+        guard = None
+        if configuration.root_key is not None:
+            guard = Guard(Directory(configuration.root_key), resources.tags)
+            cleanup.enter_context(changed_moto())
+        may_read = guard.role_may_read if guard is not None else None
+        objects = ObjectReader(moto, may_read)
+        logs, store = Logs(), MetricStore()
+        logs.start()
+        cleanup.callback(logs.stop)
+        store.install()
+        cleanup.callback(store.uninstall)
+        context = HostingContext(runtime, objects, configuration.limits, self.events, work_dir, logs)
         self._endpoints = Endpoints(resources, context)
+        metrics = Metrics(store, Utilisation(self._endpoints.fleets).look, configuration.metric_period_s)
+        self.events.subscribe(metrics.on_event)
+        s3: Any = KeepingS3(moto, state) if state else moto
+        training = TrainingJobs(resources, JobContext(ObjectReader(s3, may_read), logs, store, janitor, work_dir))
         front = Front(
-            KeepingS3(moto, state) if state else moto,
-            ControlPlane(resources, self._endpoints),
-            DataPlane(self._endpoints, configuration.limits, self.events, self._access),
+            s3,
+            ControlPlane(resources, self._endpoints, training, context),
+            DataPlane(self._endpoints, configuration.limits, self.events),
             configuration.limits,
+            Gate(configuration.host, configuration.allowed_hosts, configuration.moto_api_is_open),
+            guard,
         )
         self._server = HttpServer(configuration.host, configuration.port, front)
         self._server.start()
         cleanup.callback(self._server.stop)
         cleanup.callback(self._endpoints.close)
+        cleanup.callback(training.close)
+        metrics.start()
+        cleanup.callback(metrics.stop)
         if state:
             state.restore(files)
+        training.resume()
         self._endpoints.resume()
         front.is_ready = True  # until now everything was answered 503, and nothing was changed
 

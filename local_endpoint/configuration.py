@@ -21,6 +21,10 @@ class Limits:
 
     request_bytes: int = 6_291_456
     """Largest body of an invocation."""
+    response_bytes: int = 6_291_456
+    """Largest body of its answer."""
+    hop_bytes: int = 5 * MIB
+    """Largest answer of a container that is passed on to the next one."""
     response_timeout_s: float = 60.0
     """An invocation is answered within this time, be it with ModelNotReadyException."""
     load_timeout_s: float = 360.0
@@ -53,13 +57,37 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class RootKey:
+    """The key of the account's root user, who may do everything."""
+
+    access_key: str
+    secret: str
+
+    @classmethod
+    def parse(cls, text: str) -> RootKey:
+        """Of ``KEY:SECRET``. Raises ``ValueError``."""
+        access_key, colon, secret = text.partition(":")
+        if not colon or not access_key.isalnum() or not secret:
+            raise ValueError(f"{text!r} is not KEY:SECRET, KEY of letters and digits")
+        return cls(access_key, secret)
+
+
+@dataclass(frozen=True)
 class Configuration:
     """One run of the local endpoint. ``port`` 0 takes a free one."""
 
     host: str = "127.0.0.1"
     port: int = 4566
+    allowed_hosts: tuple[str, ...] = ()
+    """Further names and addresses by which clients may call this machine, and all names below them."""
+    moto_api_is_open: bool = False
+    """Whether moto's own interface (``/moto-api``) can be reached, which empties everything."""
     runtime: str = "process"
     state_dir: Path | None = None
+    root_key: RootKey | None = None
+    """Where it is given, signatures and policies are checked (``--auth``)."""
+    metric_period_s: float = 60.0
+    """How often metrics are published; CloudWatch has them by the minute."""
     limits: Limits = field(default_factory=Limits)
 
 

@@ -8,6 +8,7 @@ ContainerError           a container did not answer
 ├── ContainerGone        the connection failed or broke: it is dead, or about to be replaced
 └── ContainerTimeout     it is there, but did not answer in time
 StartFailure             an instance cannot be brought up; its text becomes the FailureReason
+└── PingFailure          containers of it did not pass the ping health check
 StateError               the state folder cannot be used
 ├── StateInUse           another local endpoint uses it
 └── StateUnreadable      something in it cannot be understood
@@ -16,9 +17,13 @@ CannotListen             the address or port is not to be had
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from local_endpoint.configuration import ACCOUNT
+
+# AWS quotes short answers of a container and none that are long; it does not say where the limit is (our choice).
+QUOTED_BYTES = 2048
 
 
 class AwsError(Exception):
@@ -53,6 +58,23 @@ class ContainerTimeout(ContainerError):
 
 class StartFailure(Exception):
     """An instance cannot be brought up; the text becomes the endpoint's FailureReason."""
+
+
+class PingFailure(StartFailure):
+    """Containers of one instance did not pass the ping health check: AWS's sentence, and what AWS leaves to its logs.
+
+    ``details`` says of each why, by the name that error texts give it.
+    """
+
+    def __init__(self, variant: str, details: Mapping[str, str]) -> None:
+        names = ", ".join("primary container" if name == "primary" else name for name in details)
+        told = next(iter(details.values())) if len(details) == 1 else " ".join(f"{k}: {v}" for k, v in details.items())
+        super().__init__(
+            f"The {names} for production variant {variant} did not pass the ping health check. "
+            f"Please check CloudWatch logs for this endpoint. Here: {told}"
+        )
+        self.variant = variant
+        self.details = details
 
 
 class StateError(Exception):
@@ -103,18 +125,33 @@ def model_error(region: str, endpoint: str, container: str, status: int, body: b
     """A container answered ``status`` (400 or more, or a 2xx that it may not use) to a load or an invocation."""
     side = "client" if 400 <= status < 500 else "server"
     try:
-        original = body.decode()
-        with_message = f'with message "{original}"'
+        original = body.decode() if len(body) <= QUOTED_BYTES else None
     except UnicodeDecodeError:
-        original = ""
-        with_message = "and could not load the entire response body"
+        original = None
+    quoted = f'with message "{original}"'
+    with_message = "and could not load the entire response body" if original is None else quoted
     return AwsError(
         "ModelError",
         424,
         f"Received {side} error ({status}) from {container} {with_message}. {_see(region, endpoint)}",
         ErrorCode="CLIENT_ERROR_FROM_MODEL" if side == "client" else "INTERNAL_FAILURE_FROM_MODEL",
         OriginalStatusCode=status,
-        OriginalMessage=original,
+        OriginalMessage=original or "",
+        LogStreamArn=f"arn:aws:logs:{region}:{ACCOUNT}:log-group:{log_group(endpoint)}",
+    )
+
+
+def payload_too_large(region: str, endpoint: str, containers: tuple[str, str], status: int, body: bytes) -> AwsError:
+    """The first of two containers answered well, but more than the second may be sent."""
+    first, second = containers
+    return AwsError(
+        "ModelError",
+        424,
+        f"Received response from {first} with status code {status}. However, the request payload from {first} to "
+        f"{second} is {len(body)} bytes, which has exceeded the maximum limit of 5 MB. {_see(region, endpoint)}",
+        ErrorCode="CLIENT_ERROR_FROM_MODEL",
+        OriginalStatusCode=status,
+        OriginalMessage="",
         LogStreamArn=f"arn:aws:logs:{region}:{ACCOUNT}:log-group:{log_group(endpoint)}",
     )
 

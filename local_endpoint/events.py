@@ -20,7 +20,10 @@ class Where:
     region: str
     endpoint: str
     variant: str
-    instance: str
+    instance: str | None
+    """None of an invocation that found none."""
+    container: str | None = None
+    """The hostname, where an instance has several containers; None of an invocation that went through all of them."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,22 @@ class ModelUnloaded:
 
 
 @dataclass(frozen=True)
+class ContainerCall:
+    """One request that a container was sent."""
+
+    container: str | None
+    """Its hostname, where the instance has several containers."""
+    status: int | None
+    """What it answered; None where it did not."""
+    latency_s: float
+
+
+@dataclass(frozen=True)
 class Invoked:
-    """One finished invocation. ``status`` is the client's; ``waited_s`` is what it spent on download and load."""
+    """One finished invocation, also one that found no instance.
+
+    ``status`` is the client's; ``waited_s`` is what it spent on download and load.
+    """
 
     where: Where
     target: str | None
@@ -55,7 +72,17 @@ class Invoked:
     cache_hit: bool
     waited_s: float
     model_latency_s: float
+    """Of all containers together."""
     overhead_s: float
+    calls: tuple[ContainerCall, ...] = ()
+    """Every answer of a container, or its failure, in order; several where the instance is a chain."""
+    instances: int = 1
+    """How many the variant is to have."""
+
+    @property
+    def model_status(self) -> int | None:
+        """What the container answered that was asked last; None where it did not, or none was asked."""
+        return self.calls[-1].status if self.calls else None
 
 
 Event = ModelDownloaded | ModelLoaded | ModelUnloaded | Invoked

@@ -99,10 +99,16 @@ def _failures(shape: Any, value: Any, where: str) -> Iterator[str]:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             yield failed("Member must be a number")
             return
+        if shape.type_name in ("integer", "long") and value != int(value):
+            yield failed("Member must be an integer")
+            return
         if "min" in limits and value < limits["min"]:
             yield failed(f"Member must have value greater than or equal to {limits['min']}")
         if "max" in limits and value > limits["max"]:
             yield failed(f"Member must have value less than or equal to {limits['max']}")
+    elif shape.type_name == "timestamp":
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            yield failed("Member must be a timestamp: seconds since 1970, as a number")
     elif shape.type_name == "boolean" and not isinstance(value, bool):
         yield failed("Member must be a boolean")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import re
 import subprocess
 import tarfile
@@ -28,12 +29,17 @@ INSTANCE_TYPE = "ml.m5.large"
 _UP = re.compile(r"is up on (http://\S+:\d+)")
 
 
+# With --auth it is the root user's.
+ACCESS_KEY, SECRET_KEY = "AKIALOCALBENCHMARK00", "local"
+
+
 @contextmanager
-def local_endpoint() -> Iterator[tuple[str, psutil.Process]]:
+def local_endpoint(auth: bool = False) -> Iterator[tuple[str, psutil.Process]]:
     """The program, up and running: its address and its process. Raises ``BenchmarkError`` where it does not come up."""
     with tempfile.TemporaryDirectory(prefix="mb-") as folder:
         program = MarkedProcess(Path(folder) / "local_endpoint.log")
-        program.spawn(python("-m", "scripts.programs.local_endpoint", "--port", "0"), cwd=ROOT)
+        checks = ["--auth", "--root-key", f"{ACCESS_KEY}:{SECRET_KEY}"] if auth else []
+        program.spawn(python("-m", "scripts.programs.local_endpoint", "--port", "0", *checks), cwd=ROOT)
         assert program.process is not None
         try:
             program.wait_until_ready(lambda: _UP.search(program.log()) is not None, timeout_s=START_TIMEOUT_S)
@@ -58,14 +64,44 @@ def pack(folder: Path) -> bytes:
     return packed.getvalue()
 
 
+def client(url: str, service: str, access_key: str = ACCESS_KEY, secret: str = SECRET_KEY) -> Any:
+    """A boto3 client."""
+    keys = {"aws_access_key_id": access_key, "aws_secret_access_key": secret, "region_name": "us-east-1"}
+    return boto3.client(service, endpoint_url=url, **keys)
+
+
+def role(url: str) -> None:
+    """Makes the role of ``deploy``'s models, which may read all objects."""
+    iam = client(url, "iam")
+    trust = {"Effect": "Allow", "Principal": {"Service": "sagemaker.amazonaws.com"}, "Action": "sts:AssumeRole"}
+    iam.create_role(RoleName="benchmark", AssumeRolePolicyDocument=policy(trust))
+    read = {"Effect": "Allow", "Action": "s3:GetObject", "Resource": "*"}
+    iam.put_role_policy(RoleName="benchmark", PolicyName="read", PolicyDocument=policy(read))
+
+
+def invoker(url: str, endpoint: str, target: str) -> tuple[str, str]:
+    """Key and secret of a new user who may invoke this model of this endpoint only."""
+    iam = client(url, "iam")
+    iam.create_user(UserName="invoker")
+    allow = {
+        "Effect": "Allow",
+        "Action": "sagemaker:InvokeEndpoint",
+        "Resource": f"arn:aws:sagemaker:us-east-1:123456789012:endpoint/{endpoint}",
+        "Condition": {"StringLike": {"sagemaker:TargetModel": target}},
+    }
+    iam.put_user_policy(UserName="invoker", PolicyName="invoke", PolicyDocument=policy(allow))
+    key = iam.create_access_key(UserName="invoker")["AccessKey"]
+    return key["AccessKeyId"], key["SecretAccessKey"]
+
+
+def policy(statement: dict[str, Any]) -> str:
+    """A document of one statement."""
+    return json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+
+
 def deploy(url: str, name: str, archives: Mapping[str, bytes], environment: Mapping[str, str] | None = None) -> Any:
     """One endpoint with these archives (by target model) in its bucket; returns a boto3 client to invoke them."""
-
-    def client(service: str) -> Any:
-        keys = {"aws_access_key_id": "local", "aws_secret_access_key": "local", "region_name": "us-east-1"}
-        return boto3.client(service, endpoint_url=url, **keys)
-
-    s3, sagemaker = client("s3"), client("sagemaker")
+    s3, sagemaker = client(url, "s3"), client(url, "sagemaker")
     s3.create_bucket(Bucket=name)
     for target, packed in archives.items():
         s3.put_object(Bucket=name, Key=PREFIX + target, Body=packed)
@@ -85,7 +121,7 @@ def deploy(url: str, name: str, archives: Mapping[str, bytes], environment: Mapp
     sagemaker.get_waiter("endpoint_in_service").wait(
         EndpointName=name, WaiterConfig={"Delay": 1, "MaxAttempts": int(START_TIMEOUT_S)}
     )
-    return client("sagemaker-runtime")
+    return client(url, "sagemaker-runtime")
 
 
 def container_port(program: psutil.Process) -> int:

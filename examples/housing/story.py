@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import xgboost
 
+from examples.housing.sdk import sdk_environment
 from examples.story import ROLE, Story, expect, heading, parser, tell
 from scripts.programs.console import Failure, run
 
@@ -29,6 +31,7 @@ FEATURES = ("year_built", "square_feet", "bedrooms", "bathrooms", "lot_acres", "
 HOUSES = 600
 HELD_OUT = 100
 MODEL_FILE = "xgboost-model"  # as SageMaker's own training names it
+TRAINED_CITIES = ("Chicago_IL", "Houston_TX", "NewYork_NY")  # by training jobs, as in SageMaker's notebook
 A_HOUSE = (1994, 2350, 3, 2.5, 0.4, 2)
 
 
@@ -62,7 +65,29 @@ def train(city: str, folder: Path, seed: int) -> tuple[xgboost.Booster, float]:
     return booster, float(np.mean(np.abs(found - prices[unknown]) / prices[unknown])) * 100
 
 
-def show(story: Story, sdk_python: str | None) -> None:
+def write_data(folder: Path) -> None:
+    """CSV of the cities that are trained by SageMaker's API: price first, no header."""
+    folder.mkdir()
+    for seed, city in enumerate(TRAINED_CITIES):
+        features, prices = houses(HOUSES, CITIES[city], seed)
+        rows = np.column_stack([prices, features])
+        np.savetxt(folder / f"{city}-validation.csv", rows[:HELD_OUT], fmt="%.6g", delimiter=",")
+        np.savetxt(folder / f"{city}-train.csv", rows[HELD_OUT:], fmt="%.6g", delimiter=",")
+
+
+def run_with_sdk(story: Story, python: str, program: str, *arguments: str) -> None:
+    """Runs a program of this folder in the SDK's environment. Raises ``Failure``."""
+    settings = story.folder / "sagemaker-sdk.yaml"
+    opt_out = "SageMaker:\n  PythonSDK:\n    Modules:\n      TelemetryOptOut: true\n"  # it would report to AWS
+    settings.write_text(f"SchemaVersion: '1.0'\n{opt_out}")
+    environment = {"SAGEMAKER_USER_CONFIG_OVERRIDE": str(settings), "SAGEMAKER_SUPPRESS_V2_WARNING": "1"}
+    command = [python, str(Path(__file__).with_name(program)), *arguments]
+    done = subprocess.run(command, env={**os.environ, **environment}, check=False)
+    if done.returncode:
+        raise Failure(f"the SDK's part ended with exit code {done.returncode}")
+
+
+def show(story: Story, sdk_python: str | None, with_training: bool) -> None:
     """All steps."""
     heading(f"Ten models, trained on {HOUSES - HELD_OUT} made-up houses each")
     boosters = {}
@@ -104,11 +129,12 @@ def show(story: Story, sdk_python: str | None) -> None:
 
     if sdk_python:
         heading("The same with the SageMaker Python SDK 2.x: MultiDataModel")
-        program = Path(__file__).with_name("with_sdk.py")
         archive = story.folder / f"{city}.tar.gz"
-        done = subprocess.run([sdk_python, str(program), ROLE, story.bucket, str(archive), body], check=False)
-        if done.returncode:
-            raise Failure(f"the SDK's part ended with exit code {done.returncode}")
+        run_with_sdk(story, sdk_python, "with_sdk.py", ROLE, story.bucket, str(archive), body)
+    if sdk_python and with_training:
+        heading("Models that CreateTrainingJob trains: from Estimator.fit over MultiDataModel to delete_endpoint")
+        write_data(story.folder / "data")
+        run_with_sdk(story, sdk_python, "train_with_sdk.py", ROLE, story.bucket, str(story.folder / "data"))
 
 
 def main() -> int:
@@ -117,8 +143,14 @@ def main() -> int:
     arguments.add_argument(
         "--sdk-python", metavar="PYTHON", help="a Python with sagemaker<3 installed: shows MultiDataModel, too"
     )
+    arguments.add_argument(
+        "--with-training",
+        action="store_true",
+        help="show training jobs, too, with the SDK (fetched into .cache where --sdk-python names none)",
+    )
     given = arguments.parse_args()
-    return tell("housing", given.port, lambda story: show(story, given.sdk_python))
+    python = given.sdk_python or (sdk_environment() if given.with_training else None)
+    return tell("housing", given.port, lambda story: show(story, python, given.with_training))
 
 
 if __name__ == "__main__":

@@ -41,8 +41,8 @@ def main(role: str, bucket: str, archive: str, body: str) -> None:
         started_s = time.monotonic()
         (price,) = predictor.predict(body, target_model="house.tar.gz")
         print(f"  predict: {price:,.0f} USD, {which} call {(time.monotonic() - started_s) * 1000:.0f} ms")
+    predictor.delete_model()  # first: it asks the endpoint's configuration, which goes with the endpoint
     predictor.delete_endpoint()
-    predictor.delete_model()
 
 
 if __name__ == "__main__":

@@ -6,6 +6,12 @@ from local_endpoint.control_plane.listing import filter_and_sort, page
 from local_endpoint.control_plane.records import ENDPOINT_CONFIG, MODEL, Call, Parameters, Records
 from local_endpoint.errors import ValidationException
 
+# Members of which nothing would come: the first has an endpoint take asynchronous invocations only.
+UNAVAILABLE = {
+    "AsyncInferenceConfig": "there are no asynchronous invocations. Leave it out and use InvokeEndpoint",
+    "ShadowProductionVariants": "no traffic would be copied. Leave them out, or make an endpoint of its own for them",
+}
+
 
 class EndpointConfigs:
     """Each operation is a method of its name. All raise ``AwsError``."""
@@ -14,6 +20,9 @@ class EndpointConfigs:
         self._records = records
 
     def create_endpoint_config(self, call: Call) -> Parameters:
+        for member, remedy in UNAVAILABLE.items():
+            if call.parameters.get(member):
+                raise ValidationException(f"{member} is not available on this local endpoint: {remedy}.")
         variants = call.parameters["ProductionVariants"]
         names = [each["VariantName"] for each in variants]
         if len(set(names)) < len(names):
@@ -29,6 +38,8 @@ class EndpointConfigs:
         if "ModelName" not in variant:
             raise ValidationException("A production variant needs a ModelName; inference components are not available.")
         self._records.require(MODEL, region, variant["ModelName"])
+        if variant.get("InstancePools"):
+            raise ValidationException("InstancePools is not available on this local endpoint: name one InstanceType.")
         for member in ("InstanceType", "InitialInstanceCount"):
             if member not in variant:
                 raise ValidationException(

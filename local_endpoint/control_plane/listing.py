@@ -27,8 +27,12 @@ def filter_and_sort(kind: Kind, records: Iterable[Parameters], parameters: Param
     }
     chosen = [(filters[each], parameters[each]) for each in filters if each in parameters]
     kept = [record for record in records if all(keeps(record, value) for keeps, value in chosen)]
-    by_name = parameters.get("SortBy") == "Name"
-    kept.sort(key=lambda record: (record[name].lower() if by_name else record["CreationTime"], record[name].lower()))
+    keys: dict[str, Callable[[Parameters], Any]] = {
+        "Name": lambda record: record[name].lower(),
+        "Status": lambda record: record["EndpointStatus"],
+    }
+    key = keys.get(parameters.get("SortBy", ""), lambda record: record["CreationTime"])
+    kept.sort(key=lambda record: (key(record), record[name].lower()))
     if parameters.get("SortOrder", "Descending") == "Descending":
         kept.reverse()
     return kept

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from local_endpoint.control_plane.listing import filter_and_sort, page
+from local_endpoint.control_plane.model_checks import check_containers
 from local_endpoint.control_plane.records import MODEL, Call, Parameters, Records
 from local_endpoint.errors import ValidationException
+from local_endpoint.hosting.context import HostingContext
 from local_endpoint.storage.location import S3Location
 
 # Other places of a container's model. Taken as if they were not there, the endpoint would serve without a model.
@@ -14,21 +16,22 @@ UNAVAILABLE_SOURCES = ("ModelDataSource", "AdditionalModelDataSources", "ModelPa
 class Models:
     """Each operation is a method of its name. All raise ``AwsError``."""
 
-    def __init__(self, records: Records) -> None:
+    def __init__(self, records: Records, context: HostingContext) -> None:
         self._records = records
+        self._context = context
 
     def create_model(self, call: Call) -> Parameters:
         containers = call.parameters.get("Containers") or []
         if bool(containers) == bool(call.parameters.get("PrimaryContainer")):
             raise ValidationException("Specify either PrimaryContainer or Containers when calling CreateModel.")
-        containers = containers or [call.parameters["PrimaryContainer"]]
-        multi_model = [each for each in containers if each.get("Mode") == "MultiModel"]
-        if len(multi_model) > 1:
-            raise ValidationException(
-                "More than one container in MultiModel mode is not supported with inference pipeline."
-            )
-        for each in containers:
+        check_execution(containers, (call.parameters.get("InferenceExecutionConfig") or {}).get("Mode", "Serial"))
+        for each in containers or [call.parameters["PrimaryContainer"]]:
             check_container(each)
+        check_containers(
+            call.parameters.get("Containers") or [call.parameters["PrimaryContainer"]],
+            call.parameters.get("ExecutionRoleArn", ""),
+            self._context,
+        )
         call.parameters.setdefault("EnableNetworkIsolation", False)
         return self._records.add(MODEL, call)
 
@@ -41,6 +44,32 @@ class Models:
 
     def delete_model(self, call: Call) -> Parameters:
         return self._records.delete(MODEL, call)
+
+
+def check_execution(containers: list[Parameters], mode: str) -> None:
+    """Raises ``ValidationException`` for members of Containers that could not be called as ``mode`` says."""
+    hostnames = [each["ContainerHostname"] for each in containers if each.get("ContainerHostname")]
+    if mode == "Direct":
+        if not containers:
+            raise ValidationException(
+                "InferenceExecutionConfig with Mode Direct needs Containers, not PrimaryContainer."
+            )
+        if len(hostnames) < len(containers):
+            raise ValidationException(
+                "ContainerHostname is required for each container in a model with direct invocation: "
+                f"{len(hostnames)} of {len(containers)} have one."
+            )
+    elif 0 < len(hostnames) < len(containers):
+        raise ValidationException(
+            "ContainerHostname must be specified for all containers of an inference pipeline or for none: "
+            f"{len(hostnames)} of {len(containers)} have one."
+        )
+    if len(set(hostnames)) < len(hostnames):
+        raise ValidationException("Two containers of the model have the same ContainerHostname.")
+    if mode == "Serial" and sum(each.get("Mode") == "MultiModel" for each in containers) > 1:
+        raise ValidationException(
+            "More than one container in MultiModel mode is not supported with inference pipeline."
+        )
 
 
 def check_container(container: Parameters) -> None:

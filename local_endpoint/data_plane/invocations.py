@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from local_endpoint import validation
-from local_endpoint.access.authorization import Access, InvokeRequest
-from local_endpoint.configuration import ACCOUNT, DEFAULT_REGION, Limits
+from local_endpoint.configuration import ACCOUNT, Limits
 from local_endpoint.container_client import Answer
+from local_endpoint.data_plane.routes import TARGET_MODEL, UNKNOWN_CONTENT_TYPE, Hop, Message, Target, route
 from local_endpoint.errors import (
     AwsError,
     ContainerGone,
@@ -18,8 +19,9 @@ from local_endpoint.errors import (
     service_unavailable,
     validation_error,
 )
-from local_endpoint.events import Events, Invoked, Where
+from local_endpoint.events import ContainerCall, Events, Invoked, Where
 from local_endpoint.hosting.container import Container
+from local_endpoint.hosting.definitions import ExecutionMode
 from local_endpoint.hosting.deployment import Deployment
 from local_endpoint.hosting.endpoints import Endpoints
 from local_endpoint.hosting.fleet import Fleet
@@ -37,7 +39,7 @@ HEADERS = {
     "ContentType": "Content-Type",
     "Accept": "Accept",
     "CustomAttributes": "X-Amzn-SageMaker-Custom-Attributes",
-    "TargetModel": "X-Amzn-SageMaker-Target-Model",
+    "TargetModel": TARGET_MODEL,
     "TargetVariant": "X-Amzn-SageMaker-Target-Variant",
     "TargetContainerHostname": "X-Amzn-SageMaker-Target-Container-Hostname",
     "InferenceId": "X-Amzn-SageMaker-Inference-Id",
@@ -47,8 +49,6 @@ HEADERS = {
     "PrefixAwareId": "X-Amzn-SageMaker-Prefix-Aware-Id",
 }
 NO_INSTANCE_WAIT_S = 0.1
-# Index of the container that serves: there is one per instance. (Direct invocation would choose it by its hostname.)
-ONLY_CONTAINER = 0
 
 
 @dataclass(frozen=True)
@@ -67,44 +67,50 @@ class Invocation:
 
     @property
     def target_model(self) -> str | None:
-        return self.header("X-Amzn-SageMaker-Target-Model")
+        return self.header(TARGET_MODEL)
+
+    @property
+    def target_container(self) -> str | None:
+        return self.header("X-Amzn-SageMaker-Target-Container-Hostname")
 
 
 @dataclass
 class _Timing:
+    deadline_s: float
+    """For instances and models to be there, and for answers (monotonic)."""
+    answer_deadline_s: float
+    """Later than that where an instance or a model was there late."""
     waited_s: float = 0.0
-    model_latency_s: float = 0.0
     cache_hit: bool = True
+    calls: list[ContainerCall] = field(default_factory=list)
+
+    @property
+    def model_latency_s(self) -> float:
+        return sum(call.latency_s for call in self.calls)
+
+    def grant_least(self) -> None:
+        """What has been waited for is there: it gets some time, however late it is."""
+        self.answer_deadline_s = max(self.answer_deadline_s, time.monotonic() + LEAST_INVOCATION_S)
 
 
 class DataPlane:
     """Serves invocations from any number of threads."""
 
-    def __init__(self, endpoints: Endpoints, limits: Limits, events: Events, access: Access) -> None:
+    def __init__(self, endpoints: Endpoints, limits: Limits, events: Events) -> None:
         self._endpoints = endpoints
         self._limits = limits
         self._events = events
-        self._access = access
 
     def invoke(self, request: Invocation) -> Answer:
         """The answer for the client. Raises ``AwsError``."""
         self._check(request)
-        self._access.authorize(
-            InvokeRequest(
-                endpoint=request.endpoint,
-                region=request.region or self._endpoints.region_of(request.endpoint) or DEFAULT_REGION,
-                target_model=request.target_model,
-                target_container=request.header("X-Amzn-SageMaker-Target-Container-Hostname"),
-                headers=request.headers,
-            )
-        )
         with self._endpoints.request(request.region, request.endpoint) as deployment:
             if deployment is None:
                 raise validation_error(f"Endpoint {request.endpoint} of account {ACCOUNT} not found.")
             self._refuse_unsupported(request)
             fleet = self._choose_fleet(request, deployment)
-            model = self._target(request, fleet)
-            answer = self._serve(request, fleet, model)
+            target = Target(request.endpoint, request.request_id, request.target_model, request.target_container)
+            answer = self._serve(request, fleet, route(target, fleet.definition))
         return Answer(answer.status, self._response_headers(answer, fleet), answer.body)
 
     # ---- checks ----
@@ -125,13 +131,8 @@ class DataPlane:
 
     @staticmethod
     def _refuse_unsupported(request: Invocation) -> None:
-        """Headers of kinds of endpoints that there are none of here, in AWS's manner (see ``_target``)."""
+        """Headers of kinds of endpoints that there are none of here, in AWS's manner (see ``route``)."""
         for parameter, kind, title in (
-            (
-                "TargetContainerHostname",
-                "a multi-container endpoint with direct invocation",
-                "target container hostname",
-            ),
             ("InferenceComponentName", "an endpoint of inference components", "inference component"),
             ("SessionId", "an endpoint with stateful sessions", "session id"),
         ):
@@ -148,36 +149,20 @@ class DataPlane:
             raise validation_error(f"Variant {variant} not found for endpoint {request.endpoint} of account {ACCOUNT}.")
         return fleet
 
-    @staticmethod
-    def _target(request: Invocation, fleet: Fleet) -> TargetModel | None:
-        target, definition = request.target_model, fleet.definition.containers[ONLY_CONTAINER]
-        if not definition.multi_model:
-            if target is not None:
-                raise validation_error(
-                    f"Endpoint {request.endpoint} is not a multi-model endpoint and does not support target model "
-                    "header.",
-                    ErrorCode="TARGET_MODEL_HEADER_NOT_SUPPORTED",
-                )
-            return None
-        if target is None:
-            raise validation_error(f"Request {request.request_id} is missing a target model header.")
-        assert definition.location is not None  # CreateModel refuses a multi-model container without it
-        return TargetModel.below(definition.location, target)
-
     # ---- serving ----
 
-    def _serve(self, request: Invocation, fleet: Fleet, model: TargetModel | None) -> Answer:
+    def _serve(self, request: Invocation, fleet: Fleet, hops: Sequence[Hop]) -> Answer:
         started_s = time.monotonic()
         deadline_s = started_s + self._limits.response_timeout_s
-        timing = _Timing()
+        timing = _Timing(deadline_s, deadline_s)
         instance: Instance | None = None
         status = 500
+        decisive = next((hop for hop in hops if hop.model is not None), hops[0])  # its model is to be there
         try:
             for last in [False] * (TRIES - 1) + [True]:
                 try:
-                    with fleet.pick(ONLY_CONTAINER, model, deadline_s, avoid=instance) as instance:
-                        container = instance.containers[ONLY_CONTAINER]
-                        answer = self._serve_on(container, request, model, deadline_s, timing)
+                    with fleet.pick(decisive.container, decisive.model, deadline_s, avoid=instance) as instance:
+                        answer = self._pass_through(instance, request, hops, timing)
                     status = answer.status
                     return answer
                 except ContainerGone as error:
@@ -191,36 +176,51 @@ class DataPlane:
             status = error.status
             raise
         finally:
-            if instance is not None:
-                its = fleet.definition
-                total_s = time.monotonic() - started_s
-                self._events.emit(
-                    Invoked(
-                        Where(its.region, its.endpoint, its.name, instance.id),
-                        model.target if model else None,
-                        status,
-                        timing.cache_hit,
-                        timing.waited_s,
-                        timing.model_latency_s,
-                        max(0.0, total_s - timing.waited_s - timing.model_latency_s),
-                    )
+            its = fleet.definition
+            total_s = time.monotonic() - started_s
+            direct = its.containers[hops[0].container].hostname if its.mode is ExecutionMode.DIRECT else None
+            self._events.emit(
+                Invoked(
+                    Where(its.region, its.endpoint, its.name, instance.id if instance else None, direct),
+                    decisive.model.target if decisive.model else None,
+                    status,
+                    timing.cache_hit,
+                    timing.waited_s,
+                    timing.model_latency_s,
+                    max(0.0, total_s - timing.waited_s - timing.model_latency_s),
+                    tuple(timing.calls),
+                    fleet.desired_count,
                 )
+            )
 
-    def _serve_on(
-        self, container: Container, request: Invocation, model: TargetModel | None, deadline_s: float, timing: _Timing
-    ) -> Answer:
+    def _pass_through(self, instance: Instance, request: Invocation, hops: Sequence[Hop], timing: _Timing) -> Answer:
+        """The answer of the last hop. Raises ``ContainerGone`` where another instance may still serve the request."""
+        timing.grant_least()
+        message = Message(request.body, self._request_headers(request))
+        for hop, next_hop in itertools.zip_longest(hops, hops[1:]):
+            container = instance.containers[hop.container]
+            answer = self._serve_on(container, message.for_hop(hop, is_last=next_hop is None), hop.model, timing)
+            if next_hop is None:
+                return answer
+            if len(answer.body) > self._limits.hop_bytes:
+                raise container.refuse_to_pass_on(answer, instance.containers[next_hop.container])
+            message = message.followed_by(answer)
+        raise AssertionError("unreachable")
+
+    def _serve_on(self, container: Container, message: Message, model: TargetModel | None, timing: _Timing) -> Answer:
         """Raises ``ContainerGone`` where another instance may still serve the request."""
         if model is None:
-            return self._call(container, request, None, deadline_s, timing)
+            return self._call(container, message, None, timing)
         reloads, tries = 1, self._limits.invoke_tries
         while True:
             waiting_since_s = time.monotonic()
-            with container.cache.use(model, deadline_s) as hit:
+            with container.cache.use(model, timing.deadline_s) as hit:
                 timing.waited_s += time.monotonic() - waiting_since_s
+                timing.grant_least()
                 timing.cache_hit = timing.cache_hit and hit
                 unloads_before = container.cache.unloads
                 try:
-                    return self._call(container, request, model, deadline_s, timing)
+                    return self._call(container, message, model, timing)
                 except _NotLoaded as error:
                     if reloads == 0:
                         raise container.model_error(error.answer) from None
@@ -228,23 +228,23 @@ class DataPlane:
                     container.cache.forget(model)
                 except _NoMemory as error:
                     tries -= 1
-                    if tries == 0 or not container.cache.make_memory(model, unloads_before, deadline_s):
+                    if tries == 0 or not container.cache.make_memory(model, unloads_before, timing.deadline_s):
                         raise container.model_error(error.answer) from None
 
-    def _call(
-        self, container: Container, request: Invocation, model: TargetModel | None, deadline_s: float, timing: _Timing
-    ) -> Answer:
+    def _call(self, container: Container, message: Message, model: TargetModel | None, timing: _Timing) -> Answer:
         started_s = time.monotonic()
-        timeout_s = max(LEAST_INVOCATION_S, deadline_s - started_s)
-        timeout_s = min(timeout_s, self._limits.response_timeout_s)
+        timeout_s = min(timing.answer_deadline_s - started_s, self._limits.response_timeout_s)
+        status: int | None = None
         try:
-            answer = container.client.invoke(
-                model.name if model else None, request.body, self._request_headers(request), timeout_s
-            )
+            if timeout_s <= 0:  # those before it in the chain took it all
+                raise container.model_timeout()
+            answer = container.client.invoke(model.name if model else None, message.body, message.headers, timeout_s)
+            status = answer.status
         except ContainerTimeout:
             raise container.model_timeout() from None
         finally:
-            timing.model_latency_s += time.monotonic() - started_s
+            latency_s = time.monotonic() - started_s
+            timing.calls.append(ContainerCall(container.hostname_among_others, status, latency_s))
         if 200 <= answer.status < 300:
             return answer
         if model and answer.status == 404 and self._is_not_loaded(container, model, answer):
@@ -277,7 +277,7 @@ class DataPlane:
     @staticmethod
     def _response_headers(answer: Answer, fleet: Fleet) -> dict[str, str]:
         headers = {
-            "Content-Type": answer.headers.get("Content-Type") or "application/octet-stream",
+            "Content-Type": answer.headers.get("Content-Type") or UNKNOWN_CONTENT_TYPE,
             "x-Amzn-Invoked-Production-Variant": fleet.definition.name,
         }
         attributes = answer.headers.get("X-Amzn-SageMaker-Custom-Attributes")

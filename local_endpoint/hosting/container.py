@@ -14,7 +14,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from local_endpoint.container_client import Answer, ContainerClient
-from local_endpoint.errors import AwsError, StartFailure, model_error, model_timeout
+from local_endpoint.errors import (
+    AwsError,
+    PingFailure,
+    StartFailure,
+    log_group,
+    model_error,
+    model_timeout,
+    payload_too_large,
+)
 from local_endpoint.events import Where
 from local_endpoint.hosting.context import HostingContext
 from local_endpoint.hosting.definitions import ContainerDefinition, VariantDefinition
@@ -23,6 +31,7 @@ from local_endpoint.model_cache.artifacts import ArtifactStore, download_refused
 from local_endpoint.model_cache.cache import ModelCache
 from local_endpoint.model_cache.eviction import CacheContext
 from local_endpoint.storage.location import S3Location
+from local_endpoint.telemetry.logs import LogWriter
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +58,7 @@ class Container:
         self.definition = definition
         self._variant = variant
         self._instance_id = instance_id
+        self._number = number
         self._name = f"container_{number}"  # what AWS's texts call it
         self._launch_name = f"{instance_id}-{number}"
         self._base_dir = base_dir
@@ -57,6 +67,7 @@ class Container:
         self._running: RunningContainer | None = None
         self._client: ContainerClient | None = None
         self._cache: ModelCache | None = None
+        self._log: LogWriter | None = None
         self._stopping = threading.Event()
         self._end_reported = threading.Lock()
         self._stop_lock = threading.Lock()
@@ -66,7 +77,9 @@ class Container:
     def start(self) -> None:
         """Brings the container up and returns when it is healthy. Raises ``StartFailure``."""
         self._base_dir.mkdir(parents=True)
-        store = ArtifactStore(self._base_dir, self._context.objects, self._context.limits, self._variant.disk_bytes)
+        self._log = self._open_log()
+        disk_bytes = self._variant.container_disk_bytes
+        store = ArtifactStore(self._base_dir, self._context.objects, self._context.limits, disk_bytes)
         if not self.definition.multi_model and self.definition.location is not None:
             self._fetch_only_model(store, self.definition.location)
         self._running, self._client = self._run_until_healthy()
@@ -76,16 +89,21 @@ class Container:
         threading.Thread(target=self._watch_health, name=f"health-{self._launch_name}", daemon=True).start()
         logger.info("%s: container %s serves on port %d", self._variant.endpoint, self._launch_name, self._running.port)
 
+    def _open_log(self) -> LogWriter:
+        variant, hostname = self._variant, self.hostname_among_others
+        stream = f"{variant.name}/{self._instance_id}" + (f"/{hostname}" if hostname else "")
+        return self._context.logs.open(variant.region, log_group(variant.endpoint), stream)
+
     def _make_cache(self, store: ArtifactStore, running: RunningContainer, client: ContainerClient) -> ModelCache:
         variant = self._variant
         context = CacheContext(
-            where=Where(variant.region, variant.endpoint, variant.name, self._instance_id),
+            where=Where(variant.region, variant.endpoint, variant.name, self._instance_id, self.hostname_among_others),
             emit=self._context.events.emit,
             model_error=self.model_error,
             model_timeout=self.model_timeout,
             container_models_dir=f"{running.base_dir}/models",
         )
-        keep, disk_bytes = self.definition.keep_models, variant.disk_bytes
+        keep, disk_bytes = self.definition.keep_models, variant.container_disk_bytes
         return ModelCache(client, store, self._context.limits, context, keep=keep, disk_bytes=disk_bytes)
 
     def _fetch_only_model(self, store: ArtifactStore, location: S3Location) -> None:
@@ -105,6 +123,7 @@ class Container:
     def _run_until_healthy(self) -> tuple[RunningContainer, ContainerClient]:
         """A container that ends at once is started once more: its port may have been taken meanwhile."""
         definition, variant = self.definition, self._variant
+        assert self._log is not None  # start() has opened it
         spec = LaunchSpec(
             name=self._launch_name,
             image=definition.image,
@@ -112,12 +131,16 @@ class Container:
             base_dir=self._base_dir,
             multi_model=definition.multi_model,
             instance_type=variant.instance_type,
+            hostname=definition.hostname,
+            number=self._number,
+            of_containers=len(variant.containers),
+            output=self._log.write,
         )
         stop_timeout_s = self._context.limits.stop_timeout_s
         deadline_s = time.monotonic() + variant.startup_timeout_s
         for last in [False] * (START_TRIES - 1) + [True]:
             running = self._context.runtime.start(spec)
-            client = ContainerClient(running.host, running.port)
+            client = ContainerClient(running.host, running.port, response_bytes=self._context.limits.response_bytes)
             try:
                 reason = self._wait_until_healthy(running, client, deadline_s)
             except BaseException:
@@ -131,7 +154,7 @@ class Container:
             running.stop(stop_timeout_s)
             logger.warning("%s: container %s did not start: %s\n%s", variant.endpoint, spec.name, reason, tail)
             if last or time.monotonic() > deadline_s:
-                raise StartFailure(failed_ping(definition, variant.name, f"{reason}. Its last lines:\n{tail}"))
+                raise PingFailure(variant.name, {definition.display_name: f"{reason}. Its last lines:\n{tail}"})
         raise AssertionError("unreachable")
 
     def _wait_until_healthy(self, running: RunningContainer, client: ContainerClient, deadline_s: float) -> str | None:
@@ -148,6 +171,16 @@ class Container:
                 raise StartFailure("The instance was stopped while it started.")
 
     # ---- serve ----
+
+    @property
+    def hostname_among_others(self) -> str | None:
+        """Its hostname, where its instance has several containers."""
+        return self.definition.hostname if len(self._variant.containers) > 1 else None
+
+    @property
+    def folder(self) -> Path:
+        """Its disk: what is /opt/ml in it."""
+        return self._base_dir
 
     @property
     def client(self) -> ContainerClient:
@@ -169,6 +202,11 @@ class Container:
         """What a client is told of an answer that is an error."""
         variant, name = self._variant, self.definition.display_name
         return model_error(variant.region, variant.endpoint, name, answer.status, answer.body)
+
+    def refuse_to_pass_on(self, answer: Answer, next_one: Container) -> AwsError:
+        """What a client is told of an answer that is too large to be the request of ``next_one``."""
+        names = (self.definition.display_name, next_one.definition.display_name)
+        return payload_too_large(self._variant.region, self._variant.endpoint, names, answer.status, answer.body)
 
     def model_timeout(self) -> AwsError:
         """What a client is told when no answer came in time."""
@@ -209,6 +247,8 @@ class Container:
                 self._client.close()
             if self._running is not None:
                 self._running.stop(self._context.limits.stop_timeout_s)
+            if self._log is not None:
+                self._log.close()
             if self._cache is not None and not self._cache.wait_until_idle(IDLE_TIMEOUT_S):
                 logger.warning("container %s: something still works in its folder", self._launch_name)
 
@@ -219,13 +259,4 @@ def missing_model_data(location: S3Location, container: str = "container_1") -> 
         f'Failed to download model data for container "{container}" from URL: "{location.url}". Please ensure that '
         "there is an object located at the URL and that the role passed to CreateModel has permissions to download "
         "the object."
-    )
-
-
-def failed_ping(definition: ContainerDefinition, variant: str, detail: str) -> str:
-    """AWS's sentence, and what AWS leaves to its logs."""
-    container = f"The {definition.hostname} container" if definition.hostname else "The primary container"
-    return (
-        f"{container} for production variant {variant} did not pass the ping health check. "
-        f"Please check CloudWatch logs for this endpoint. Here: {detail}"
     )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from local_endpoint.configuration import Limits
 from local_endpoint.events import Events
 from local_endpoint.hosting.runtimes import Runtime
 from local_endpoint.storage.objects import ObjectReader
+from local_endpoint.telemetry.logs import Logs
 
 
 @dataclass(frozen=True)
@@ -20,3 +21,4 @@ class HostingContext:
     limits: Limits
     events: Events
     work_dir: Path
+    logs: Logs = field(default_factory=Logs)

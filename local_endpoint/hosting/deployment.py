@@ -18,8 +18,11 @@ class Deployment:
 
     def __init__(self, config_name: str, variants: list[dict[str, Any]], fleets: dict[str, Fleet]) -> None:
         self.config_name = config_name
+        self.endpoint = next(iter(fleets.values())).definition.endpoint if fleets else ""
         self.fleets = fleets
         self.weights = {each["VariantName"]: float(each.get("InitialVariantWeight", 1.0)) for each in variants}
+        self.scaling_since_s: dict[str, float] = {}
+        """Variants whose weight or number of instances is being changed, and since when (seconds of the epoch)."""
         self._in_flight = 0
         self._retired = False
         self._lock = threading.Lock()
@@ -36,9 +39,16 @@ class Deployment:
         name = variant["VariantName"]
         if name not in self.fleets:
             return variant
-        now = {"InitialInstanceCount": self.fleets[name].desired_count, "InitialVariantWeight": self.weights[name]}
+        now = self.present_numbers()[name]
         members = {"DesiredInstanceCount": "InitialInstanceCount", "DesiredWeight": "InitialVariantWeight"}
         return {**variant, **{members[each]: now[members[each]] for each in properties}}
+
+    def present_numbers(self) -> dict[str, dict[str, Any]]:
+        """By variant: with which members of a ProductionVariant it would come up as it is wanted now."""
+        return {
+            name: {"InitialInstanceCount": fleet.desired_count, "InitialVariantWeight": self.weights[name]}
+            for name, fleet in self.fleets.items()
+        }
 
     def choose_fleet(self, variant: str | None) -> Fleet | None:
         """The named variant's, else one by weight; None if there is none of that name."""

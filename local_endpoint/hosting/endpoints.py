@@ -9,10 +9,11 @@ InService, Failed ──► Deleting ──► gone
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -27,6 +28,8 @@ from local_endpoint.storage.resources import Resources
 
 logger = logging.getLogger(__name__)
 
+# Our own member of an endpoint's record: what UpdateEndpointWeightsAndCapacities has made of its variants.
+PRESENT_NUMBERS = "PresentNumbers"
 IN_PROGRESS = ("Creating", "Updating", "RollingBack", "SystemUpdating", "Deleting")
 
 
@@ -61,6 +64,10 @@ class Endpoints:
 
     def scale(self, region: str, name: str, wanted: list[dict[str, Any]]) -> None:
         """``wanted`` are DesiredWeightAndCapacity; the record's status is Updating already."""
+        deployment = self._find(region, name)
+        if deployment is not None:
+            now_s = time.time()
+            deployment.scaling_since_s = {each["VariantName"]: now_s for each in wanted}
         self._in_background(self._scale, region, name, wanted)
 
     def resume(self) -> None:
@@ -85,7 +92,7 @@ class Endpoints:
         """
         while True:
             deployment = self._find(region, name)
-            if deployment is None:
+            if deployment is None or deployment.endpoint != name:  # the case must match, only here
                 yield None
                 return
             with deployment.request() as taken:
@@ -100,13 +107,14 @@ class Endpoints:
                 return self._serving.get((region, name.lower()))
             return next((each for (_, its), each in self._serving.items() if its == name.lower()), None)
 
-    def region_of(self, name: str) -> str | None:
-        with self._lock:
-            return next((region for region, its in self._serving if its == name.lower()), None)
-
     def deployment(self, region: str, name: str) -> Deployment | None:
         """For descriptions."""
         return self._find(region, name)
+
+    def fleets(self) -> list[Fleet]:
+        """All that serve."""
+        with self._lock:
+            return [fleet for deployment in self._serving.values() for fleet in deployment.fleets.values()]
 
     # ---- changes, each in its thread ----
 
@@ -138,8 +146,18 @@ class Endpoints:
             with self._lock:
                 self._threads.discard(threading.current_thread())
 
-    def _deploy(self, region: str, name: str, config_name: str, retained: Collection[str] = ()) -> Deployment:
-        """Brings the configuration up. Raises ``StartFailure`` when nothing of it runs any more."""
+    def _deploy(
+        self,
+        region: str,
+        name: str,
+        config_name: str,
+        retained: Collection[str] = (),
+        kept: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> Deployment:
+        """Brings the configuration up. Raises ``StartFailure`` when nothing of it runs any more.
+
+        ``kept`` are members of its variants, by their names, that count more than the configuration's.
+        """
         config = self._resources.get("endpoint-config", region, config_name)
         if config is None:
             raise StartFailure(f"The endpoint configuration {config_name} was deleted.")
@@ -147,10 +165,12 @@ class Endpoints:
         serving = self._find(region, name)
         if serving is not None:
             variants = [serving.retained(variant, retained) for variant in variants]
+        variants = [{**variant, **(kept or {}).get(variant["VariantName"], {})} for variant in variants]
         fleets = {}
         for variant in variants:
             definition = self._definition(region, name, variant)
-            fleets[variant["VariantName"]] = Fleet(definition, variant.get("InitialInstanceCount", 1), self._context)
+            context = self._context_of(region, variant)
+            fleets[variant["VariantName"]] = Fleet(definition, variant.get("InitialInstanceCount", 1), context)
         deployment = Deployment(config["EndpointConfigName"], variants, fleets)
         with self._lock:
             if self._closing.is_set():
@@ -170,13 +190,15 @@ class Endpoints:
         model = self._resources.get("model", region, variant["ModelName"])
         if model is None:
             raise StartFailure(f'Could not find model "{variant["ModelName"]}".')
-        containers = model.get("Containers") or [model["PrimaryContainer"]]
-        if len(containers) > 1:
-            raise StartFailure("Endpoints of several containers are not supported by this local endpoint.")
-        definition = VariantDefinition.from_api(region, endpoint, variant, containers, self._context.limits)
+        definition = VariantDefinition.from_api(region, endpoint, variant, model, self._context.limits)
         for container in definition.containers:
             self._check_location(container.location)
         return definition
+
+    def _context_of(self, region: str, variant: dict[str, Any]) -> HostingContext:
+        """A model's data is read with its execution role."""
+        model = self._resources.get("model", region, variant["ModelName"]) or {}
+        return dataclasses.replace(self._context, objects=self._context.objects.as_role(model.get("ExecutionRoleArn")))
 
     def _check_location(self, location: S3Location | None) -> None:
         # the archive of a single model is looked for when it is fetched; a prefix may still be empty
@@ -188,12 +210,17 @@ class Endpoints:
         if record is None:
             return
         try:
-            deployment = self._deploy(region, name, record["EndpointConfigName"])
+            deployment = self._deploy(region, name, record["EndpointConfigName"], kept=record.get(PRESENT_NUMBERS))
         except StartFailure as failure:
             if not self._closing.is_set():
                 logger.warning("endpoint %s failed: %s", name, failure)
                 self._resources.change(
-                    "endpoint", region, name, EndpointStatus="Failed", FailureReason=str(failure)[:1024]
+                    "endpoint",
+                    region,
+                    name,
+                    EndpointStatus="Failed",
+                    FailureReason=str(failure)[:1024],
+                    PendingDeploymentSummary=None,
                 )
             return
         self._serve(region, name, deployment)
@@ -210,6 +237,7 @@ class Endpoints:
             name,
             EndpointStatus="InService",
             EndpointConfigName=deployment.config_name,
+            **{PRESENT_NUMBERS: deployment.present_numbers()},
             **members,
         )
         logger.info("endpoint %s is in service", name)
@@ -248,8 +276,10 @@ class Endpoints:
 
     def _scale(self, region: str, name: str, wanted: list[dict[str, Any]]) -> None:
         deployment = self._find(region, name)
+        if deployment is None:  # the local endpoint is being stopped
+            return
         reason = None
-        if deployment is not None:
+        try:
             for each in wanted:
                 if "DesiredWeight" in each:
                     deployment.weights[each["VariantName"]] = float(each["DesiredWeight"])
@@ -259,8 +289,13 @@ class Endpoints:
                 except StartFailure as failure:
                     logger.warning("endpoint %s could not be scaled: %s", name, failure)
                     reason = str(failure)[:1024]
+        finally:
+            deployment.scaling_since_s = {}
         if not self._closing.is_set():
-            self._resources.change("endpoint", region, name, EndpointStatus="InService", FailureReason=reason)
+            numbers = {PRESENT_NUMBERS: deployment.present_numbers()}
+            self._resources.change(
+                "endpoint", region, name, EndpointStatus="InService", FailureReason=reason, **numbers
+            )
 
     # ---- the end ----
 

@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 RETRY_S = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 # A dead instance is replaced however long that takes; an instance more is given up after so many failed starts.
 TRIES_TO_GROW = 3
+# One that has served for less is taken for one that cannot live: the second in a row waits as a failed start does.
+EARLY_DEATH_S = 10.0
 
 
 class InstanceState(enum.Enum):
@@ -58,16 +60,19 @@ class Fleet:
         self.definition = definition
         self.desired_count = count
         self._context = context
-        self._lock = threading.Condition()  # notified when an instance becomes ready
+        self._lock = threading.Condition()  # notified when an instance becomes ready, and of the end
         self._states: dict[Instance, InstanceState] = {}  # in the order in which they were started
+        self._ready_at_s: dict[Instance, float] = {}
+        self._early_deaths = 0  # in a row
         self._stopping = threading.Event()
 
     # ---- lifecycle ----
 
     def start(self) -> None:
         """Brings all instances up, at the same time. Raises ``StartFailure``; what came up is to be stopped then."""
-        for container in self.definition.containers:
-            self._context.runtime.check(container.image, container.multi_model)
+        containers = self.definition.containers
+        for container in containers:
+            self._context.runtime.check(container.image, container.multi_model, beside_others=len(containers) > 1)
         count = self.desired_count
         with ThreadPoolExecutor(max(1, count), thread_name_prefix=f"start-{self.definition.endpoint}") as starters:
             failures = [each.exception() for each in [starters.submit(self._start_first) for _ in range(count)]]
@@ -124,8 +129,11 @@ class Fleet:
             if self._states.get(instance) is not InstanceState.STARTING or self._stopping.is_set():
                 raise StartFailure("The endpoint was deleted while it started.")
             if len(self._in_state(InstanceState.READY)) >= self.desired_count:
+                # at once: one that dies beside it must not be taken for replaced by it
+                self._states[instance] = InstanceState.STOPPING
                 return False
             self._states[instance] = InstanceState.READY
+            self._ready_at_s[instance] = time.monotonic()
             self._lock.notify_all()
             return True
 
@@ -136,9 +144,22 @@ class Fleet:
             if state is None or state is InstanceState.STOPPING:
                 return
             self._states[instance] = InstanceState.DEAD
+            pause_s = self._pause_s_after_death(instance)
         if state is InstanceState.READY:  # else whoever starts or drains it ends it
             threading.Thread(target=self._end, args=(instance,), name=f"end-{instance.id}").start()
+            self._stopping.wait(pause_s)
             self._fill_up()
+
+    def _pause_s_after_death(self, instance: Instance) -> float:
+        """0 but for one that died early after another: such instances would be started and ended without end.
+
+        Call it holding the lock.
+        """
+        if instance not in self._ready_at_s:
+            return 0.0
+        lived_s = time.monotonic() - self._ready_at_s[instance]
+        self._early_deaths = self._early_deaths + 1 if lived_s < EARLY_DEATH_S else 0
+        return (0.0, *RETRY_S)[min(max(self._early_deaths - 1, 0), len(RETRY_S))]
 
     def _end(self, instance: Instance) -> None:
         with self._lock:
@@ -147,18 +168,32 @@ class Fleet:
         instance.stop()
         with self._lock:
             self._states.pop(instance, None)
+            self._ready_at_s.pop(instance, None)
 
     # ---- the number of instances ----
 
     def _fill_up(self, tries: int | None = None) -> None:
-        """Starts instances until there are as many as there should be; a failed start is tried again, ever later.
+        """Starts instances, at the same time, until there are as many as there should be.
 
-        Raises ``StartFailure`` after so many ``tries`` that failed; None never gives up.
+        A failed start is tried again, ever later. Raises ``StartFailure`` after so many ``tries`` that failed; None
+        never gives up.
         """
+        missing = list(iter(self._add_missing, None))
+        if not missing:
+            return
+        with ThreadPoolExecutor(len(missing), thread_name_prefix=f"start-{self.definition.endpoint}") as starters:
+            started = [starters.submit(self._bring_up_or_another, instance, tries) for instance in missing]
+            failures = [each.exception() for each in started]
+        for failure in failures:
+            if failure is not None:
+                raise failure
+
+    def _bring_up_or_another(self, instance: Instance | None, tries: int | None) -> None:
         failed = 0
-        while (instance := self._add_missing()) is not None:
+        while instance is not None:
             try:
                 self._bring_up(instance)
+                return
             except Exception as failure:  # also one that no runtime foresees, as of a Docker engine that restarts
                 logger.warning("%s: an instance could not be started: %s", self.definition.endpoint, failure)
                 failed += 1
@@ -166,6 +201,7 @@ class Fleet:
                     raise StartFailure(str(failure)) from None
                 if self._stopping.wait(RETRY_S[min(failed, len(RETRY_S)) - 1]):
                     return
+            instance = self._add_missing()
 
     def set_count(self, count: int) -> None:
         """Changes the number of instances; returns when it is so. Those taken out finish their requests first.
@@ -187,6 +223,11 @@ class Fleet:
             with self._lock:
                 self.desired_count = max(before, len(self._in_state(*COUNTED)))
             raise
+        with self._lock:  # one that replaces a dead one is started elsewhere
+            self._lock.wait_for(
+                lambda: self._stopping.is_set() or len(self._in_state(InstanceState.READY)) >= count,
+                self.definition.startup_timeout_s,
+            )
 
     def _drain_and_end(self, instance: Instance) -> None:
         wait_until(

@@ -1,6 +1,6 @@
-"""One instance of a production variant: a host with a disk and its containers, one for now.
+"""One instance of a production variant: a host with a disk and its containers.
 
-Lifetime   start (all containers), serve, stop. It dies as a whole with the first of its containers that ends.
+Lifetime   start (all containers, side by side), serve, stop. It dies as a whole with the first of them that ends.
 State      the fleet's: see ``InstanceState``
 Ended by   the fleet
 """
@@ -12,7 +12,9 @@ import secrets
 import shutil
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
 
+from local_endpoint.errors import PingFailure
 from local_endpoint.hosting.container import Container
 from local_endpoint.hosting.context import HostingContext
 from local_endpoint.hosting.definitions import VariantDefinition
@@ -42,9 +44,21 @@ class Instance:
         ]
 
     def start(self) -> None:
-        """Brings all containers up and returns when they are healthy. Raises ``StartFailure``."""
-        for container in self.containers:
-            container.start()
+        """Brings all containers up and returns when they are healthy.
+
+        Raises ``StartFailure``: at once for what no other container can mend, and as a ``PingFailure`` of all that did
+        not pass the health check.
+        """
+        with ThreadPoolExecutor(max(1, len(self.containers)), thread_name_prefix=f"start-{self.id}") as starters:
+            starts = [starters.submit(container.start) for container in self.containers]
+            for start in as_completed(starts):
+                failure = start.exception()
+                if failure is not None and not isinstance(failure, PingFailure):
+                    self._stop_containers()  # so that those that still start do not keep us
+                    raise failure
+        pings = [failure for start in starts if isinstance(failure := start.exception(), PingFailure)]
+        if pings:
+            raise PingFailure(pings[0].variant, {name: why for each in pings for name, why in each.details.items()})
 
     def is_alive(self) -> bool:
         """Asked for every request, so only what the watchers know."""
@@ -63,7 +77,10 @@ class Instance:
         """Ends the containers and removes the folder. May be called more than once, and while ``start`` runs."""
         with self._death_lock:
             self._ended.set()
-        for container in self.containers:
-            container.stop()
+        self._stop_containers()
         with self._stop_lock:
             shutil.rmtree(self._dir, ignore_errors=True)
+
+    def _stop_containers(self) -> None:
+        with ThreadPoolExecutor(max(1, len(self.containers))) as stoppers:
+            list(stoppers.map(Container.stop, self.containers))

@@ -12,11 +12,17 @@ from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import unquote
+from xml.sax.saxutils import escape
 
+from local_endpoint.access.guard import Guard
+from local_endpoint.access.refusals import GuardAnswer
 from local_endpoint.configuration import DEFAULT_REGION, Limits
-from local_endpoint.control_plane.control_plane import ControlPlane
+from local_endpoint.control_plane import scaling
+from local_endpoint.control_plane.control_plane import SAGEMAKER_PREFIX, ControlPlane
 from local_endpoint.data_plane.invocations import DataPlane, Invocation
 from local_endpoint.errors import AwsError, validation_error
+from local_endpoint.http.gate import Gate
+from local_endpoint.http.s3_addressing import by_path
 from local_endpoint.storage.object_files import Pieces, stream_body
 
 logger = logging.getLogger(__name__)
@@ -25,15 +31,30 @@ Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
 INVOCATIONS = re.compile(r"/endpoints/(?P<name>[^/]*)/(?P<kind>invocations(?:-response-stream)?|async-invocations)")
 CREDENTIAL_SCOPE = re.compile(r"Credential=[^/,]*/\d*/(?P<region>[^/]*)/(?P<service>[^/]*)/aws4_request")
+# Largest request of the control plane (our choice).
+CONTROL_BYTES = 6 * 1024 * 1024
 # of a body that is too large so much is read and thrown away, so that the client gets to read the answer
 DRAINED_BYTES = 64 * 1024 * 1024
 
 
 class Front:
-    """Dispatches requests. ``moto`` is a WSGI application."""
+    """Dispatches requests. ``moto`` is a WSGI application. Foreign requests get no further than ``gate``.
 
-    def __init__(self, moto: Any, control_plane: ControlPlane, data_plane: DataPlane, limits: Limits) -> None:
+    ``guard`` None lets everybody do everything.
+    """
+
+    def __init__(
+        self,
+        moto: Any,
+        control_plane: ControlPlane,
+        data_plane: DataPlane,
+        limits: Limits,
+        gate: Gate,
+        guard: Guard | None = None,
+    ) -> None:
         self._moto = moto
+        self._gate = gate
+        self._guard = guard
         self._control_plane = control_plane
         self._data_plane = data_plane
         self._limits = limits
@@ -41,23 +62,37 @@ class Front:
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         path = environ.get("PATH_INFO", "")
+        if (reason := self._gate.refusal(environ)) is not None:
+            return _answer_forbidden(start_response, environ, reason)
         try:
             if not self.is_ready:
                 return _answer_starting(start_response)
-            if (match := INVOCATIONS.fullmatch(path)) and _is_for_sagemaker(environ):
-                return self._invoke(environ, start_response, match)
-            if environ.get("HTTP_X_AMZ_TARGET", "").startswith("SageMaker."):
-                return self._control(environ, start_response)
             if path == "/" and _is_a_visit(environ):
                 return self._welcome(start_response)
+            if self._guard is not None:
+                answered = self._guard.answer(environ, lambda: self._read_whole(environ))
+                if answered is not None:
+                    return _answer_for_guard(start_response, environ, answered)
+            if (match := INVOCATIONS.fullmatch(path)) and _is_for_sagemaker(environ):
+                return self._invoke(environ, start_response, match)
+            if environ.get("HTTP_X_AMZ_TARGET", "").startswith((SAGEMAKER_PREFIX, scaling.TARGET_PREFIX)):
+                return self._control(environ, start_response)
         except EOFError as error:  # nobody reads the answer
             return _answer_error(start_response, validation_error(f"{error}."), str(uuid.uuid4()), "application/json")
         except Exception:
             logger.exception("%s %s failed", environ.get("REQUEST_METHOD"), path)
             failure = AwsError("InternalFailure", 500, "The request failed in the local endpoint: see its log.")
             return _answer_error(start_response, failure, str(uuid.uuid4()), "application/json")
+        environ = by_path(environ, self._gate)
         stream_body(environ)
         return Pieces(self._moto(environ, start_response), environ)
+
+    def _read_whole(self, environ: Environ) -> tuple[bytes, bool]:
+        """As ``read_body``; whoever reads it next finds it again."""
+        body, too_large = read_body(environ, self._limits.request_bytes)
+        environ["wsgi.input"] = io.BytesIO(body)
+        environ["CONTENT_LENGTH"] = str(len(body))
+        return body, too_large
 
     # ---- the data plane ----
 
@@ -98,23 +133,31 @@ class Front:
     # ---- the control plane ----
 
     def _control(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        operation = environ["HTTP_X_AMZ_TARGET"].partition(".")[2]
+        target = environ["HTTP_X_AMZ_TARGET"]
+        operation = target.partition(".")[2]
         scope = CREDENTIAL_SCOPE.search(environ.get("HTTP_AUTHORIZATION", ""))
-        body, _ = read_body(environ, self._limits.request_bytes)
+        body, is_too_large = read_body(environ, CONTROL_BYTES)
         request_id = str(uuid.uuid4())
         content_type = "application/x-amz-json-1.1"
+        if is_too_large:
+            error = AwsError("RequestEntityTooLargeException", 413, f"A request has {CONTROL_BYTES:,} bytes at most.")
+            return _answer_error(start_response, error, request_id, content_type)
         try:
             parameters = json.loads(body or b"{}")
             assert isinstance(parameters, dict)
         except (ValueError, AssertionError):
             error = AwsError("SerializationException", 400, "The request's body is not a JSON object.")
             return _answer_error(start_response, error, request_id, content_type)
-        if not self._control_plane.knows(operation, parameters):
+        region = scope["region"] if scope else DEFAULT_REGION
+        if not target.startswith(SAGEMAKER_PREFIX) or not self._control_plane.knows(operation, parameters):
+            try:
+                self._control_plane.check_other(target, region, parameters)
+            except AwsError as error:
+                return _answer_error(start_response, error, request_id, content_type)
             environ["wsgi.input"] = io.BytesIO(body)
             environ["CONTENT_LENGTH"] = str(len(body))
             return self._moto(environ, start_response)
         try:
-            region = scope["region"] if scope else DEFAULT_REGION
             answer = json.dumps(self._control_plane.call(operation, region, parameters)).encode()
         except AwsError as error:
             return _answer_error(start_response, error, request_id, content_type)
@@ -134,6 +177,35 @@ class Front:
         body = b"A local SageMaker endpoint. Point AWS_ENDPOINT_URL at this address.\n"
         start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
         return [body]
+
+
+def _answer_for_guard(start_response: StartResponse, environ: Environ, answered: GuardAnswer) -> Iterable[bytes]:
+    """What stayed unread is thrown away, so that the client gets to read the answer."""
+    read_body(environ, 0)
+    start_response(f"{answered.status} {_phrase(answered.status)}", list(answered.headers))
+    return [] if environ["REQUEST_METHOD"] == "HEAD" else [answered.body]
+
+
+def _answer_forbidden(start_response: StartResponse, environ: Environ, reason: str) -> Iterable[bytes]:
+    """403 before anything else. The body says why in every protocol: a host name may just not be allowed yet."""
+    read_body(environ, 0)  # it is thrown away; where it stayed unread, the client might not get to read the answer
+    scope = CREDENTIAL_SCOPE.search(environ.get("HTTP_AUTHORIZATION", ""))
+    if "HTTP_X_AMZ_TARGET" in environ or (scope is not None and scope["service"] == "sagemaker"):
+        content_type = "application/json"
+        code = "AccessDeniedException"
+        body = json.dumps({"__type": code, "message": reason, "Message": reason}).encode()
+    else:
+        content_type = "application/xml"
+        code = "AccessDenied"
+        body = f"<Error><Code>{code}</Code><Message>{escape(reason)}</Message></Error>".encode()
+    headers = [
+        ("Content-Type", content_type),
+        ("Content-Length", str(len(body))),
+        ("x-amzn-ErrorType", code),
+        ("x-amzn-RequestId", str(uuid.uuid4())),
+    ]
+    start_response("403 Forbidden", headers)
+    return [body]
 
 
 def _answer_starting(start_response: StartResponse) -> Iterable[bytes]:
@@ -156,6 +228,7 @@ def _is_a_visit(environ: Environ) -> bool:
     """``GET /`` is S3's ListBuckets where it is signed."""
     return (
         environ["REQUEST_METHOD"] in ("GET", "HEAD")
+        and "HTTP_X_AMZ_TARGET" not in environ
         and "HTTP_AUTHORIZATION" not in environ
         and not environ.get("QUERY_STRING")
     )

@@ -31,14 +31,22 @@ class _Gateway(wsgi.Gateway_10):
         # the undecoded path and query, which signatures and keys with odd characters need
         environ["RAW_URI"] = environ["REQUEST_URI"]
         # names of S3 metadata may have underscores, which WSGI cannot tell from dashes
-        dashed = set()
+        dashed: dict[str, str] = {}
+        underscored = set()
         kept: dict[str, tuple[str, str]] = {}
         for raw_name, raw_value in self.req.inheaders.items():
             name = raw_name.decode("latin-1").lower()
             if should_preserve_original_header_name(name):
                 kept[environ_key_for_header(name)] = (name, raw_value.decode("latin-1"))
             elif "_" not in name:
-                dashed.add(environ_key_for_header(name))
+                dashed[environ_key_for_header(name)] = raw_value.decode("latin-1")
+            else:
+                underscored.add(environ_key_for_header(name))
+        for key in underscored:  # cheroot has put them in: one could pass for a header that others check
+            if key in dashed:
+                environ[key] = dashed[key]
+            else:
+                environ.pop(key, None)
         names = {}
         for key, (name, value) in kept.items():
             if key not in dashed:  # an underscored header never stands in for a dashed one

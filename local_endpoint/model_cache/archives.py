@@ -122,12 +122,12 @@ def extract(
                     continue
                 target = folder / path
                 if member.isdir():
-                    target.mkdir(parents=True, exist_ok=True)
+                    _make_folder(target)
                     continue
                 total += member.size
                 if total > limit_bytes:
                     raise too_large(limit_bytes)
-                target.parent.mkdir(parents=True, exist_ok=True)
+                _make_folder(target.parent)
                 source = tar.extractfile(member)
                 assert source is not None  # a regular file has one
                 with target.open("wb") as file:
@@ -144,3 +144,12 @@ def extract(
         # a file where a folder should be, a name too long or not encodable
         raise BadArchive(f"it cannot be unpacked ({error})") from None
     return total
+
+
+def _make_folder(path: Path) -> None:
+    """With its parents. All may be read by whatever user the container has, whatever the umask."""
+    if path.is_dir():
+        return
+    _make_folder(path.parent)
+    path.mkdir(exist_ok=True)
+    path.chmod(0o755)

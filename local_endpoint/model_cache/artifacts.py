@@ -49,6 +49,7 @@ class ArtifactStore:
         self._downloads_dir = base_dir / "downloads"
         self._downloads_dir.mkdir(parents=True, exist_ok=True)
         (base_dir / "models").mkdir(exist_ok=True)
+        (base_dir / "models").chmod(0o755)  # the container may have another user, and we any umask
 
     def archive_bytes(self, location: S3Location) -> int:
         """Size of the archive as S3 has it. Raises ``AwsError`` (ValidationError) for 403 and 404."""

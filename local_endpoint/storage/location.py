@@ -58,7 +58,8 @@ class TargetModel:
 
     @classmethod
     def below(cls, prefix: S3Location, target: str) -> TargetModel:
-        """``target`` below ``prefix``, joined as text; a prefix without a slash at its end gets one."""
+        """``target`` below ``prefix``, joined as text by one slash, whether or not either brings it."""
+        target = target.removeprefix("/")
         start = prefix.key if not prefix.key or prefix.key.endswith("/") else prefix.key + "/"
         location = S3Location(prefix.bucket, start + target)
         digest = hashlib.sha256(f"{location.bucket}\0{location.key}".encode("utf-8", "surrogateescape")).hexdigest()

@@ -7,6 +7,7 @@ memory (``SpooledTemporaryFile`` rolls over after the write), and joins the part
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import io
 import itertools
@@ -15,10 +16,12 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from xml.sax.saxutils import escape
 
 import moto.s3.models as moto_s3
 import moto.s3.responses as moto_s3_responses
-from werkzeug.exceptions import ClientDisconnected
+from werkzeug.exceptions import ClientDisconnected, HTTPException
+from werkzeug.wrappers import Response
 
 MEMORY_BYTES = 64 * 1024
 # From this size on moto gets a FileValue where it asks for an object's bytes.
@@ -91,12 +94,13 @@ class ObjectBuffer:
         if isinstance(value, FileValue) and value.owns_file:
             self._path = value.path
             return
-        self._path = self._new_path()
-        with self._path.open("wb") as file:
+        path = self._new_path()
+        with told_if_full(path), path.open("wb") as file:
             if isinstance(value, FileValue):
                 file.writelines(value)
             else:
                 file.write(value)
+        self._path = path
 
     def read(self, size: int = -1) -> bytes | FileValue:
         """All of a large object comes as ``FileValue``."""
@@ -122,11 +126,12 @@ class ObjectBuffer:
         """Writes the data to ``path``, without copying where both are on one file system."""
         temporary = path.with_name(path.name + ".new")
         temporary.unlink(missing_ok=True)
-        if self._path is None:
-            temporary.write_bytes(self._small)
-        else:
-            copy_file(self._path, temporary)
-        temporary.replace(path)
+        with told_if_full(temporary):
+            if self._path is None:
+                temporary.write_bytes(self._small)
+            else:
+                copy_file(self._path, temporary)
+            temporary.replace(path)
 
 
 def copy_file(source: Path, target: Path) -> None:
@@ -189,7 +194,7 @@ def _complete(multipart: Any, body: Iterator[tuple[int, str]], new_path: Callabl
     md5s = bytearray()
     path = new_path()
     count, last_size = 0, None
-    with path.open("wb") as joined:
+    with told_if_full(path), path.open("wb") as joined:
         for number, etag in body:
             part = multipart.parts.get(number)
             wanted = etag.strip('"')
@@ -210,6 +215,30 @@ def _complete(multipart: Any, body: Iterator[tuple[int, str]], new_path: Callabl
     multipart.dispose()
     etag = f"{moto_s3.md5_hash(bytes(md5s)).hexdigest()}-{count}"
     return FileValue(path, owns_file=True), etag, checksum.build() if sums_parts else None
+
+
+class StorageFull(HTTPException):
+    """The disk takes no more. AWS has no such error; the code and status say what is the matter."""
+
+    code = 507
+
+    def __init__(self, folder: Path, error: OSError) -> None:
+        text = (
+            f"The object cannot be stored in {folder}: {error.strerror}. Nothing of it was kept. Free space there, or "
+            "start the local endpoint where there is more (TMPDIR, --state)."
+        )
+        body = f"<Error><Code>InsufficientStorage</Code><Message>{escape(text)}</Message></Error>"
+        super().__init__(text, Response(body, 507, content_type="application/xml"))
+
+
+@contextlib.contextmanager
+def told_if_full(path: Path) -> Iterator[None]:
+    """What is being written to ``path`` is whole, or gone and told of: raises ``StorageFull``."""
+    try:
+        yield
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise StorageFull(path.parent, error) from None
 
 
 class UploadCutShort(ClientDisconnected, EOFError):

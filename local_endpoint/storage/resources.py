@@ -14,7 +14,7 @@ from typing import Any
 from local_endpoint.configuration import ACCOUNT
 from local_endpoint.errors import StateUnreadable
 
-KINDS = ("model", "endpoint-config", "endpoint")
+KINDS = ("model", "endpoint-config", "endpoint", "training-job")
 
 
 def arn(region: str, kind: str, name: str) -> str:
@@ -102,9 +102,9 @@ class Resources:
 
     def tags(self, resource_arn: str) -> list[dict[str, str]]:
         with self._lock:
-            return list(self._tags.get(resource_arn, []))
+            return list(self._tags.get(resource_arn.lower(), []))
 
     def set_tags(self, resource_arn: str, tags: list[dict[str, str]]) -> None:
         with self._lock:
-            self._tags[resource_arn] = tags
+            self._tags[resource_arn.lower()] = tags  # as ``arn`` makes them, whatever case a caller has
             self._save()

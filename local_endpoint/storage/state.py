@@ -37,7 +37,7 @@ from moto.s3.models import FakeDeleteMarker, s3_backends
 
 from local_endpoint.configuration import ACCOUNT, DEFAULT_REGION
 from local_endpoint.errors import StateError, StateInUse, StateUnreadable
-from local_endpoint.storage.object_files import FileValue, ObjectFiles, copy_file
+from local_endpoint.storage.object_files import FileValue, ObjectFiles, StorageFull, copy_file
 
 logger = logging.getLogger(__name__)
 
@@ -230,6 +230,10 @@ class KeepingS3:
                 self._state.keep_object(bucket, key)
             elif bucket:
                 self._state.keep_bucket(bucket)
+        except StorageFull as full:
+            # moto has the object, until the end: the client is told that the state folder has not
+            logger.error("bucket %s could not be kept in the state folder: %s", bucket, full.description)
+            return full(environ, start_response)
         except Exception:
             logger.exception("bucket %s could not be kept in the state folder", bucket)
         return answer

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ipaddress
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -24,6 +24,8 @@ from scripts.programs.console import Failure
 READ_TIMEOUT_S = 70
 POLL_S = 2.0
 LOCAL_REGION = "us-east-1"
+# Of AWS's partitions, and of endpoints in a VPC.
+AWS_DOMAINS = (".amazonaws.com", ".amazonaws.com.cn", ".api.aws", ".amazonwebservices.com.cn", ".aws.dev")
 IN_PROGRESS = ("Creating", "Updating", "RollingBack", "SystemUpdating", "Deleting")
 
 
@@ -44,14 +46,9 @@ def client(service: str, **settings: Any) -> Any:
 
 
 def is_local(url: str) -> bool:
-    """Whether ``url`` is an address of this machine."""
-    host = urlsplit(url).hostname or ""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    """Whether ``url`` is not AWS's: AWS_ENDPOINT_URL names a local endpoint then, on whatever machine."""
+    host = (urlsplit(url).hostname or "").rstrip(".")
+    return not host.endswith(AWS_DOMAINS)
 
 
 @contextlib.contextmanager
@@ -172,6 +169,41 @@ def multi_model_container(image: str, models: str, cache: str, environment: dict
         "MultiModelConfig": {"ModelCacheSetting": cache.capitalize()},
         "Environment": environment,
     }
+
+
+@dataclass(frozen=True)
+class Member:
+    """One of several containers, as the command line names it."""
+
+    hostname: str
+    image: str
+    data: str
+    """Of the only model, its archive (empty: the image brings it); of a ``multi`` one the prefix of models."""
+    multi: bool
+
+    def definition(self, cache: str, environment: dict[str, str]) -> dict[str, Any]:
+        """A ContainerDefinition. Raises ``Failure``."""
+        if self.multi:
+            its = multi_model_container(self.image, self.data, cache, environment)
+        else:
+            its = {
+                "Image": self.image,
+                "Environment": environment,
+                **({"ModelDataUrl": self.data} if self.data else {}),
+            }
+        return {"ContainerHostname": self.hostname, **its}
+
+
+def member(text: str) -> Member:
+    """An argparse type: HOSTNAME=IMAGE,MODEL_DATA[,multi]."""
+    hostname, equals, rest = text.partition("=")
+    image, *more = rest.split(",")
+    data, kind = [*more, "", ""][:2]
+    if not (hostname and equals and image) or not 1 <= len(more) <= 2 or kind not in ("", "multi"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not HOSTNAME=IMAGE,MODEL_DATA[,multi]")
+    if kind == "multi" and not data:
+        raise argparse.ArgumentTypeError(f"{text!r} names no s3://BUCKET/PREFIX/, where its models are")
+    return Member(hostname, image, data, kind == "multi")
 
 
 def undo(doing: str, call: Callable[[], Any]) -> None:

@@ -1,4 +1,4 @@
-"""Deploys a multi-model endpoint: model, endpoint configuration and endpoint, all of one name."""
+"""Deploys an endpoint: model (many models in one container, or several containers), configuration, all of one name."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from scripts.programs.aws import (
     client,
     environment_setting,
     is_taken,
+    member,
     multi_model_container,
     plain_errors,
     production_variant,
@@ -18,6 +19,8 @@ from scripts.programs.aws import (
     wait_for_endpoint,
 )
 from scripts.programs.console import Failure, at_least_one, run
+
+MOST_CONTAINERS = 15
 
 
 def main() -> int:
@@ -42,13 +45,24 @@ def main() -> int:
             f"endpoint {arguments.name} failed: {reason}\n"
             f"Remove what is left with: ./scripts/delete_endpoint --name {arguments.name} --all"
         )
-    print(
-        f"endpoint {arguments.name} is in service. Next:\n"
-        f"  ./scripts/list_models --endpoint {arguments.name}\n"
-        f"  ./scripts/invoke --endpoint {arguments.name} --target-model MODEL.tar.gz --content-type TYPE FILE\n"
-        f"  ./scripts/delete_endpoint --name {arguments.name} --all"
-    )
+    print(f"endpoint {arguments.name} is in service. Next:")
+    for step in next_steps(arguments):
+        print(f"  {step}")
     return 0
+
+
+def next_steps(arguments: argparse.Namespace) -> list[str]:
+    """Commands."""
+    name, target = arguments.name, " --target-model MODEL.tar.gz"
+    invoke, delete = f"./scripts/invoke --endpoint {name}", f"./scripts/delete_endpoint --name {name} --all"
+    if not arguments.container:
+        listing = f"./scripts/list_models --endpoint {name}"
+        return [listing, f"{invoke}{target} --content-type TYPE FILE", delete]
+    if arguments.direct:
+        ways = [f" --container {each.hostname}{target if each.multi else ''}" for each in arguments.container]
+    else:
+        ways = [target if any(each.multi for each in arguments.container) else ""]
+    return [*(f"{invoke}{way} --content-type TYPE FILE" for way in ways), delete]
 
 
 def parse() -> argparse.Namespace:
@@ -56,12 +70,26 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="./scripts/deploy",
         description="Deploys a multi-model endpoint (model, endpoint configuration and endpoint of one name) and waits "
-        "until it is in service.",
+        "until it is in service. With --container several times, an endpoint of several containers.",
         epilog="Set AWS_ENDPOINT_URL to talk to a local endpoint (./scripts/local_endpoint).",
     )
     parser.add_argument("--name", required=True, help="name of the endpoint, its configuration and its model")
-    parser.add_argument("--image", required=True, metavar="URI", help="the container's image in ECR")
-    parser.add_argument("--models", required=True, metavar="s3://BUCKET/PREFIX/", help="where the models are")
+    parser.add_argument("--image", metavar="URI", help="the container's image in ECR")
+    parser.add_argument("--models", metavar="s3://BUCKET/PREFIX/", help="where the models are")
+    parser.add_argument(
+        "--container",
+        action="append",
+        type=member,
+        default=[],
+        metavar="HOSTNAME=IMAGE,MODEL_DATA[,multi]",
+        help="instead of --image and --models, 2 to 15 times: one of several containers. MODEL_DATA is the archive of "
+        "its only model (or nothing), or with multi the prefix of its models",
+    )
+    way = parser.add_mutually_exclusive_group()
+    way.add_argument("--serial", action="store_true", help="the answer of one is the request of the next (default)")
+    way.add_argument(
+        "--direct", action="store_true", help="a request names its container (invoke --container HOSTNAME)"
+    )
     parser.add_argument("--role", required=True, metavar="ARN", help="role that may read the models")
     parser.add_argument("--instance-type", default="ml.m5.xlarge", help="default: ml.m5.xlarge")
     parser.add_argument("--instances", type=at_least_one, default=1, help="how many (default 1)")
@@ -77,17 +105,26 @@ def parse() -> argparse.Namespace:
         type=environment_setting,
         default=[],
         metavar="NAME=VALUE",
-        help="a setting of the container (docs/settings.md); may be repeated",
+        help="a setting of the container, of all where there are several (docs/settings.md); may be repeated",
     )
     parser.add_argument("--timeout-s", type=float, default=1800.0, help="how long to wait (default 1800)")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.container:
+        if arguments.image or arguments.models:
+            parser.error("--container goes without --image and --models")
+        if not 2 <= len(arguments.container) <= MOST_CONTAINERS:
+            parser.error(f"--container is given {len(arguments.container)} times; 2 to {MOST_CONTAINERS} are possible")
+    elif not (arguments.image and arguments.models):
+        parser.error("--image and --models are needed, or --container several times")
+    elif arguments.serial or arguments.direct:
+        parser.error("--serial and --direct need --container several times")
+    return arguments
 
 
 def create(sagemaker: Any, arguments: argparse.Namespace) -> None:
     """Makes all three, or leaves none behind."""
     name = arguments.name
-    container = multi_model_container(arguments.image, arguments.models, arguments.cache, dict(arguments.env))
-    sagemaker.create_model(ModelName=name, ExecutionRoleArn=arguments.role, PrimaryContainer=container)
+    sagemaker.create_model(ModelName=name, ExecutionRoleArn=arguments.role, **containers(arguments))
     try:
         sagemaker.create_endpoint_config(
             EndpointConfigName=name,
@@ -101,6 +138,18 @@ def create(sagemaker: Any, arguments: argparse.Namespace) -> None:
     except BaseException:
         undo("deleting the model", lambda: sagemaker.delete_model(ModelName=name))
         raise
+
+
+def containers(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The parameters of CreateModel that say what runs. Raises ``Failure``."""
+    environment = dict(arguments.env)
+    if not arguments.container:
+        image, models, cache = arguments.image, arguments.models, arguments.cache
+        return {"PrimaryContainer": multi_model_container(image, models, cache, environment)}
+    return {
+        "Containers": [each.definition(arguments.cache, environment) for each in arguments.container],
+        "InferenceExecutionConfig": {"Mode": "Direct" if arguments.direct else "Serial"},
+    }
 
 
 if __name__ == "__main__":

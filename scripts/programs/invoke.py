@@ -11,7 +11,6 @@ from typing import Any
 from scripts.programs.aws import client, plain_errors
 from scripts.programs.console import Failure, run
 
-LARGEST_BODY_BYTES = 6_291_456
 # AWS goes on loading for so long; then the next request starts it anew.
 LOAD_TIMEOUT_S = 360.0
 FIRST_PAUSE_S = 0.5
@@ -24,7 +23,7 @@ def main() -> int:
     body = read_body(arguments.file)
     runtime = client("sagemaker-runtime")
     started_s = time.monotonic()
-    with plain_errors(f"invoking {arguments.target_model or arguments.endpoint}"):
+    with plain_errors(f"invoking {arguments.target_model or arguments.container or arguments.endpoint}"):
         answer = invoke(runtime, request_of(arguments, body), arguments.wait_s)
         data = answer["Body"].read()
     elapsed_ms = (time.monotonic() - started_s) * 1000
@@ -45,6 +44,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--target-model", metavar="M", help="the archive below the endpoint's prefix; not for a single-model endpoint"
     )
+    parser.add_argument(
+        "--container", metavar="HOSTNAME", help="which of the endpoint's containers; where they are invoked directly"
+    )
     parser.add_argument("--content-type", default="application/json", metavar="T", help="default: application/json")
     parser.add_argument("--accept", metavar="T", help="what the answer should be")
     parser.add_argument("--custom-attributes", metavar="TEXT", help="passed to the container as it is")
@@ -59,18 +61,16 @@ def parse() -> argparse.Namespace:
 def read_body(file: str) -> bytes:
     """Raises ``Failure``."""
     try:
-        body = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+        return sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
     except OSError as error:
         raise Failure(f"{file} cannot be read: {error.strerror}.") from None
-    if len(body) > LARGEST_BODY_BYTES:
-        raise Failure(f"{file} has {len(body):,} bytes; an endpoint takes {LARGEST_BODY_BYTES:,} at most.")
-    return body
 
 
 def request_of(arguments: argparse.Namespace, body: bytes) -> dict[str, Any]:
     """The parameters of InvokeEndpoint."""
     optional = {
         "TargetModel": arguments.target_model,
+        "TargetContainerHostname": arguments.container,
         "Accept": arguments.accept,
         "CustomAttributes": arguments.custom_attributes,
     }

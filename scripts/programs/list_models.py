@@ -14,7 +14,7 @@ def main() -> int:
     """Returns 0, also where there are none."""
     arguments = parse()
     with plain_errors("listing models"):
-        url = arguments.models or prefix_of(client("sagemaker"), arguments.endpoint)
+        url = arguments.models or prefix_of(client("sagemaker"), arguments.endpoint, arguments.container)
         bucket, prefix = parse_s3_url(url)
         objects = list_objects(client("s3"), bucket, prefix)
     width = max([len(each["Key"]) - len(prefix) for each in objects], default=0)
@@ -34,21 +34,25 @@ def parse() -> argparse.Namespace:
         "prefix.",
         epilog="Set AWS_ENDPOINT_URL to talk to a local endpoint (./scripts/local_endpoint).",
     )
+    parser.add_argument("--container", metavar="HOSTNAME", help="of several multi-model containers: which one")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--endpoint", help="name of a multi-model endpoint")
     what.add_argument("--models", metavar="s3://BUCKET/PREFIX/", help="a prefix")
     return parser.parse_args()
 
 
-def prefix_of(sagemaker: Any, endpoint: str) -> str:
-    """The S3 prefix of the endpoint's multi-model container. Raises ``Failure``."""
+def prefix_of(sagemaker: Any, endpoint: str, hostname: str | None = None) -> str:
+    """The S3 prefix of the endpoint's multi-model container, of that ``hostname`` if given. Raises ``Failure``."""
     config_name = sagemaker.describe_endpoint(EndpointName=endpoint)["EndpointConfigName"]
     config = sagemaker.describe_endpoint_config(EndpointConfigName=config_name)
     for variant in config["ProductionVariants"]:
         model = sagemaker.describe_model(ModelName=variant["ModelName"])
         for container in [*model.get("Containers", []), model.get("PrimaryContainer", {})]:
-            if container.get("Mode") == "MultiModel":
+            is_meant = hostname is None or container.get("ContainerHostname") == hostname
+            if container.get("Mode") == "MultiModel" and is_meant:
                 return location_of(endpoint, str(container.get("ModelDataUrl")))
+    if hostname is not None:
+        raise Failure(f"{endpoint} has no multi-model container {hostname}.")
     raise Failure(f"{endpoint} is not a multi-model endpoint.")
 
 

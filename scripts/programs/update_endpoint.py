@@ -25,6 +25,12 @@ def main() -> int:
     sagemaker = client("sagemaker")
     with plain_errors(f"updating {arguments.name}"):
         serving = sagemaker.describe_endpoint(EndpointName=arguments.name)
+        if serving["EndpointStatus"] == "Failed":
+            raise Failure(
+                f"{arguments.name} is Failed ({serving.get('FailureReason', 'no reason is given')}): AWS does not "
+                f"update such an endpoint. Remove it with ./scripts/delete_endpoint --name "
+                f"{arguments.name} --all and deploy it anew."
+            )
         before = serving["EndpointConfigName"]
         config = sagemaker.describe_endpoint_config(EndpointConfigName=before)
         if len(config["ProductionVariants"]) != 1 or config.get("ShadowProductionVariants"):
@@ -76,6 +82,9 @@ def parse() -> argparse.Namespace:
         epilog="Set AWS_ENDPOINT_URL to talk to a local endpoint (./scripts/local_endpoint).",
     )
     parser.add_argument("--name", required=True, help="name of the endpoint")
+    parser.add_argument(
+        "--container", metavar="HOSTNAME", help="which of several containers gets the image, models, cache and settings"
+    )
     parser.add_argument("--image", metavar="URI", help="another image")
     parser.add_argument("--models", metavar="s3://BUCKET/PREFIX/", help="another prefix")
     parser.add_argument("--cache", choices=("enabled", "disabled"), help="keep models after an invocation, or do not")
@@ -140,11 +149,15 @@ def make_config(
 
 
 def changed_container(model: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
-    """The member of the model that holds its container, with the changes. Raises ``Failure`` where it has several."""
-    containers = model.get("Containers") or [model["PrimaryContainer"]]
-    if len(containers) != 1:
-        raise Failure(f"{model['ModelName']} has several containers: update the endpoint with the AWS CLI.")
-    container = dict(containers[0])
+    """The member of the model that holds its containers, with the changes to one of them. Raises ``Failure``."""
+    containers = list(model.get("Containers") or [model["PrimaryContainer"]])
+    index = 0
+    if len(containers) > 1 or arguments.container:
+        hostnames = [each.get("ContainerHostname", f"container-{number}") for number, each in enumerate(containers, 1)]
+        if arguments.container not in hostnames:
+            raise Failure(f"name the container to change with --container: {', '.join(hostnames)}.")
+        index = hostnames.index(arguments.container)
+    container = dict(containers[index])
     if arguments.image:
         container["Image"] = arguments.image
     if arguments.models:
@@ -155,7 +168,8 @@ def changed_container(model: dict[str, Any], arguments: argparse.Namespace) -> d
         container["MultiModelConfig"] = {"ModelCacheSetting": arguments.cache.capitalize()}
     if arguments.env:
         container["Environment"] = {**container.get("Environment", {}), **dict(arguments.env)}
-    return {"Containers": [container]} if model.get("Containers") else {"PrimaryContainer": container}
+    containers[index] = container
+    return {"Containers": containers} if model.get("Containers") else {"PrimaryContainer": container}
 
 
 def remove_unused(sagemaker: Any, name: str, old: list[tuple[str, str]]) -> None:

@@ -6,13 +6,15 @@ It is told how to behave by the model's ``Environment``:
     FAKE_START_S         seconds until it listens
     FAKE_EXIT            ends at once with this status
     FAKE_EXIT_IF         ends at once with status 1 if there is a file of this name
+    FAKE_SAYS            prints this before it listens
     FAKE_STUBBORN        takes no notice of SIGTERM
     FAKE_PING_STATUS     what /ping answers      FAKE_MODELS_STATUS   what GET /models answers
 
-and by ``behaviour.json`` in a model: load_s, load_status, load_message, invoke_s, invoke_status, invoke_body, forgets
-(its own invocation unloads it, once), dies (the process ends when it is invoked), tolerates (so many other
-models may be loaded; with more an invocation is answered 507). It writes what it was asked to ``<base>/journal.jsonl``,
-with the number of loads that were going on at that moment.
+and by ``behaviour.json`` in a model: load_s, load_status, load_message, invoke_s, says (prints it), invoke_status,
+invoke_body, invoke_type (the body's content type), invoke_bytes (answers so many), forgets (its own invocation unloads
+it, once), dies (the process ends when it is invoked), tolerates (so many other models may be loaded; with more an
+invocation is answered 507). It writes what it was asked to ``<base>/journal.jsonl``, with the number of loads that were
+going on at that moment.
 """
 
 from __future__ import annotations
@@ -112,7 +114,7 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(status, {"code": status, "type": kind, "message": its.get("load_message", "no")})
 
     def invoke(self, name: str, body: bytes) -> None:
-        its: dict[str, Any] | None = {"url": str(BASE / "model")} if self.path == "/invocations" else loaded.get(name)
+        its: dict[str, Any] | None = only_model() if self.path == "/invocations" else loaded.get(name)
         note(call="invoke", name=name)
         if its is None:
             self.answer(404, {"code": 404, "type": "ModelNotFoundException"})
@@ -129,8 +131,14 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(507, {"code": 507, "type": "InternalServerException", "message": "Out of resources"})
             return
         time.sleep(its.get("invoke_s", 0))
+        if "says" in its:
+            print(its["says"], flush=True)
+        kind = {"Content-Type": its["invoke_type"]} if "invoke_type" in its else None
+        if "invoke_bytes" in its:
+            self.answer(200, b"x" * its["invoke_bytes"], kind)
+            return
         if "invoke_body" in its:
-            self.answer(its.get("invoke_status", 200), its["invoke_body"].encode("latin-1"))
+            self.answer(its.get("invoke_status", 200), its["invoke_body"].encode("latin-1"), kind)
             return
         if self.headers.get("Content-Type") == "application/x-echo":
             self.answer(200, body, {"Content-Type": "application/x-echo"})
@@ -138,12 +146,19 @@ class Handler(BaseHTTPRequestHandler):
         text = Path(its["url"], "text")
         told = {
             "path": self.path,
+            "body": body.decode("latin-1")[:1000],
             "pid": os.getpid(),
             "headers": {key.lower(): value for key, value in self.headers.items()},
             "text": text.read_text() if text.exists() else None,
             "environment": ENVIRONMENT,
         }
         self.answer(its.get("invoke_status", 200), told, {"X-Amzn-SageMaker-Custom-Attributes": "from=fake-container"})
+
+
+def only_model() -> dict[str, Any]:
+    """Of a container of a single model, which may have none."""
+    file = BASE / "model" / "behaviour.json"
+    return {**(json.loads(file.read_text()) if file.exists() else {}), "url": str(BASE / "model")}
 
 
 class Server(ThreadingHTTPServer):
@@ -157,6 +172,8 @@ if __name__ == "__main__":
     if Path(ENVIRONMENT.get("FAKE_EXIT_IF", "/nonexistent")).exists():
         print("the fake container found the file that ends it")
         sys.exit(1)
+    if "FAKE_SAYS" in ENVIRONMENT:
+        print(ENVIRONMENT["FAKE_SAYS"], flush=True)
     time.sleep(float(ENVIRONMENT.get("FAKE_START_S", "0")))
     if "FAKE_EXIT" in ENVIRONMENT:
         print("the fake container was told to end")

@@ -16,7 +16,7 @@ import requests
 from botocore.config import Config
 
 from local_endpoint.app import LocalEndpoint
-from local_endpoint.configuration import Configuration, Limits
+from local_endpoint.configuration import Configuration, Limits, RootKey
 from local_endpoint.events import Event, ModelLoaded, ModelUnloaded
 from local_endpoint.hosting.instance import Instance
 from local_endpoint.hosting.janitor import Janitor
@@ -62,13 +62,23 @@ class Local:
     """A local endpoint in this process, from ``with`` to its end. Containers are fake containers unless ``real``."""
 
     def __init__(
-        self, *, real: bool = False, runtime: str = "process", state_dir: Path | None = None, **limits: float
+        self,
+        *,
+        real: bool = False,
+        runtime: str = "process",
+        state_dir: Path | None = None,
+        metric_period_s: float = 60.0,
+        auth: bool = False,
+        **limits: float,
     ) -> None:
+        """With ``auth`` the clients' key is the root user's."""
         configuration = Configuration(
             port=0,
             runtime=runtime,
             state_dir=state_dir,
+            metric_period_s=metric_period_s,
             limits=Limits(**limits),  # type: ignore[arg-type]
+            root_key=RootKey(KEYS["aws_access_key_id"], KEYS["aws_secret_access_key"]) if auth else None,
         )
         self.app = LocalEndpoint(configuration, make_runtime if real else _fake_container)
         self.events: list[Event] = []

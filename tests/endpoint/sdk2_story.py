@@ -5,6 +5,7 @@ usage: sdk2_story.py ROLE BUCKET FOLDER_OF_ARCHIVES      (AWS_ENDPOINT_URL and c
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 
@@ -25,6 +26,7 @@ def main(role: str, bucket: str, folder: Path) -> None:
         model_data_prefix=f"s3://{bucket}/sdk/",
         image_uri="123456789012.dkr.ecr.us-east-1.amazonaws.com/an-image:latest",
         role=role,
+        env={"FAKE_SAYS": "the container speaks"},
         sagemaker_session=session,
         predictor_cls=Predictor,
     )
@@ -36,7 +38,9 @@ def main(role: str, bucket: str, folder: Path) -> None:
         deserializer=JSONDeserializer(),
         wait=False,
     )
-    session.wait_for_endpoint("sdk-endpoint", poll=1)  # as deploy does with wait=True, looking every 30 s
+    # as deploy does with wait=True, looking every 30 s; what the container writes is logged here
+    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stdout)
+    session.wait_for_endpoint("sdk-endpoint", poll=1, live_logging=True)
     multi_model.add_model(str(folder / "one.tar.gz"))
     boto3.client("s3").upload_file(str(folder / "two.tar.gz"), bucket, "elsewhere/two.tar.gz")
     multi_model.add_model(f"s3://{bucket}/elsewhere/two.tar.gz", model_data_path="nested/two.tar.gz")

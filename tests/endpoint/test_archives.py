@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import tarfile
 import tracemalloc
 from collections.abc import Callable
@@ -33,6 +34,16 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, **more: object) -> tarfile.
     for key, value in more.items():
         setattr(info, key, value)
     return info
+
+
+def test_folders_can_be_read_by_every_user_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        extract(io.BytesIO(pack({"deep/er/b": b"678"})), tmp_path / "out", LIMIT)
+    finally:
+        os.umask(before)
+    modes = {name: (tmp_path / "out" / name).stat().st_mode & 0o777 for name in ("deep", "deep/er", "deep/er/b")}
+    assert modes == {"deep": 0o755, "deep/er": 0o755, "deep/er/b": 0o644}
 
 
 def test_files_and_folders_come_out_with_their_content(tmp_path: Path) -> None:

@@ -47,7 +47,8 @@ def test_an_endpoint_from_bucket_to_deletion(local: Local, tmp_path: Path) -> No
     aws(local, "s3", "cp", "s3://cli-bucket/models/large.tar.gz", tmp_path / "back.tar.gz")
     assert (tmp_path / "back.tar.gz").read_bytes() == (tmp_path / "large.tar.gz").read_bytes()
 
-    container = {"Image": "an-image", "Mode": "MultiModel", "ModelDataUrl": "s3://cli-bucket/models/"}
+    container: dict[str, Any] = {"Image": "an-image", "Mode": "MultiModel", "ModelDataUrl": "s3://cli-bucket/models/"}
+    container["Environment"] = {"FAKE_SAYS": "hello"}
     aws(
         local, "sagemaker", "create-model", "--model-name", "cli", "--execution-role-arn", ROLE,
         "--primary-container", json.dumps(container),
@@ -83,6 +84,11 @@ def test_an_endpoint_from_bucket_to_deletion(local: Local, tmp_path: Path) -> No
     assert json.loads((tmp_path / "out").read_text()) == {"predictions": [[3, 6, 9, 12]]}
     told = aws(local, *invoke, "--target-model", "missing.tar.gz", tmp_path / "out", code=255)
     assert "(ValidationError) when calling the InvokeEndpoint operation: Failed to download model data" in told
+
+    group = "/aws/sagemaker/Endpoints/cli"
+    wait_until(lambda: aws(local, "logs", "filter-log-events", "--log-group-name", group)["events"], "no log", 60)
+    streams = aws(local, "logs", "describe-log-streams", "--log-group-name", group)["logStreams"]
+    assert [each["logStreamName"].partition("/")[0] for each in streams] == ["AllTraffic"]
 
     aws(local, "sagemaker", "delete-endpoint", "--endpoint-name", "cli")
     wait_until(lambda: local.is_gone("cli"), "the endpoint is not gone", 60)

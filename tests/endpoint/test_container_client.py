@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
+import time
 from types import TracebackType
 
 import pytest
 
 from local_endpoint.container_client import ContainerClient
-from local_endpoint.errors import ContainerGone
+from local_endpoint.errors import ContainerGone, ContainerTimeout
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
@@ -85,3 +87,81 @@ def test_nobody_there_is_known_at_once() -> None:
         port = taken.getsockname()[1]
     with pytest.raises(ContainerGone):
         invoke(ContainerClient("127.0.0.1", port))
+
+
+class OneAnswer:
+    """Sends ``pieces``, ``pause_s`` apart, as the answer to each request; a connection serves one."""
+
+    def __init__(self, pieces: list[bytes], pause_s: float = 0.0) -> None:
+        self._pieces = pieces
+        self._pause_s = pause_s
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._serve)
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:  # the end
+                return
+            with connection, contextlib.suppress(OSError):  # the client has given up
+                connection.recv(65536)
+                for piece in self._pieces:
+                    connection.sendall(piece)
+                    if self._over.wait(self._pause_s):
+                        return
+
+    def __enter__(self) -> OneAnswer:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join(10)
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "pieces", [[HEAD, *[b"x"] * 100], [bytes([each]) for each in HEAD] + [b"x" * 100]], ids=["body", "head"]
+)
+def test_an_answer_that_trickles_is_given_up_when_the_time_is_over(pieces: list[bytes]) -> None:
+    with OneAnswer(pieces, pause_s=0.1) as server:
+        client = ContainerClient("127.0.0.1", server.port)
+        started_s = time.monotonic()
+        with pytest.raises(ContainerTimeout, match="no answer to GET /ping within 1 s"):
+            client.request("GET", "/ping", timeout_s=1.0)
+        assert time.monotonic() - started_s < 5  # the whole answer would take ten
+        client.close()
+
+
+@pytest.mark.parametrize("framing", ["length", "chunks", "end"])
+@pytest.mark.parametrize(("length", "status"), [(1000, 200), (1001, 0)])
+def test_an_answer_larger_than_the_limit_is_not_passed_on(length: int, status: int, framing: str) -> None:
+    body = b"x" * length
+    heads = {
+        "length": f"HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n".encode() + body,
+        "chunks": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n" % (length, body),
+        "end": b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + body,
+    }
+    with OneAnswer([heads[framing]]) as server:
+        client = ContainerClient("127.0.0.1", server.port, response_bytes=1000)
+        for _ in range(2):  # a connection that has been used so serves no other request
+            answer = client.request("GET", "/", timeout_s=5.0)
+            assert answer.status == status
+            assert answer.body == (body if status else b"The response is larger than 1000 bytes.")
+        client.close()
+
+
+def test_kept_connections_are_reused_after_answers_of_every_kind() -> None:
+    with BreakingServer(answers=3) as server:
+        client = ContainerClient("127.0.0.1", server.port, response_bytes=1000)
+        for _ in range(3):
+            assert client.request("POST", "/", 5.0, b"body").body == b"ok"
+        assert client._pool.num_connections == 1
+        client.close()

@@ -83,7 +83,7 @@ def test_a_container_process_ends_with_its_log_whole_and_no_descriptor_left(tmp_
         with pytest.raises(StartFailure, match="could not be started"):
             missing.start(LaunchSpec("i-2", "", {}, tmp_path, multi_model=True, instance_type="ml.m5.large"))
         zero = LaunchSpec("i-3", "", {"NAME": "a\0b"}, tmp_path, multi_model=True, instance_type="ml.m5.large")
-        with pytest.raises(StartFailure, match="embedded null byte"):
+        with pytest.raises(StartFailure, match="'NAME' is refused"):
             runtime.start(zero)
     finally:
         janitor.close()

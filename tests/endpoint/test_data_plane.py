@@ -130,6 +130,26 @@ def test_an_error_body_that_is_no_text_is_left_out(local: Local) -> None:
     assert "and could not load the entire response body" in message(response)
 
 
+def test_a_long_error_body_is_left_out(local: Local) -> None:
+    local.deploy()
+    local.upload("models/m.tar.gz", behaving(invoke_status=500, invoke_body="x" * 3000))
+    response = refused(local, "ModelError", 424, "m.tar.gz")
+    assert message(response).startswith(
+        "Received server error (500) from primary and could not load the entire response body. See https://"
+    )
+    assert (response["OriginalStatusCode"], response["OriginalMessage"]) == (500, "")
+
+
+def test_an_answer_larger_than_the_limit_is_a_model_error(local: Local) -> None:
+    local.deploy()
+    local.upload("models/m.tar.gz", behaving(invoke_body="x" * 6_291_457))
+    response = refused(local, "ModelError", 424, "m.tar.gz")
+    assert "The response is larger than 6291456 bytes." in message(response)
+    assert response["OriginalStatusCode"] == 0
+    local.upload("models/largest.tar.gz", behaving(invoke_body="x" * 6_291_456))
+    assert len(local.invoke_raw("largest.tar.gz")["Body"].read()) == 6_291_456
+
+
 def test_a_load_that_fails_is_a_model_error_and_the_next_request_tries_again(local: Local) -> None:
     local.deploy()
     local.upload("models/m.tar.gz", behaving(load_status=500))

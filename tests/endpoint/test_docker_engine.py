@@ -9,8 +9,10 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,7 +28,13 @@ from tests.harness.waiting import wait_until
 
 IMAGE = {"Id": "sha256:1", "RepoTags": ["image:1"], "Config": {"Labels": {}}}
 BRIDGE = [{"Name": "bridge", "Id": "1", "Driver": "bridge"}]
-CONTAINER = {"Id": "c1", "Name": "/local-endpoint-i-1", "State": {"Running": True}, "Config": {}, "Image": "sha256:1"}
+CONTAINER = {
+    "Id": "c1",
+    "Name": "/local-endpoint-i-1",
+    "State": {"Running": True},
+    "Config": {"Tty": False},
+    "Image": "sha256:1",
+}
 
 
 class Engine(socketserver.ThreadingUnixStreamServer):
@@ -38,6 +46,7 @@ class Engine(socketserver.ThreadingUnixStreamServer):
         super().__init__(str(path), _Request)
         self.refuses: dict[str, int] = {}
         self.asked: list[str] = []
+        self.created: list[dict[str, Any]] = []  # what containers were to be like
         self.thread = threading.Thread(target=self.serve_forever, daemon=True)
         self.thread.start()
 
@@ -52,9 +61,11 @@ class _Request(BaseHTTPRequestHandler):
         pass
 
     def answer(self) -> None:
-        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body_read = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         path = self.path.split("/", 2)[2] if self.path.startswith("/v1.") else self.path.lstrip("/")
         self.server.asked.append(f"{self.command} {path}")
+        if path.startswith("containers/create"):
+            self.server.created.append(json.loads(body_read))
         status, found = 200, self.found(path)
         for part, refusal in self.server.refuses.items():
             if part in f"{self.command} {path}":
@@ -172,3 +183,41 @@ def test_without_the_docker_program_the_janitor_asks_the_engine_itself(engine: E
     assert process.returncode == 0
     wait_until(lambda: engine.asked, "the engine was not asked")
     assert engine.asked == ["DELETE containers/local-endpoint-i-1?force=1"]
+
+
+def test_members_get_a_hostname_ports_of_their_own_and_their_part_of_the_memory(
+    engine: Engine, janitor: Janitor, tmp_path: Path
+) -> None:
+    runtime = DockerRuntime(janitor)
+    taken = set(ports._given)
+    started = [
+        runtime.start(replace(spec(tmp_path), name=f"i-1-{number}", hostname=name, number=number, of_containers=2))
+        for number, name in enumerate(("first", "second"), 1)
+    ]
+    for container in started:
+        container.stop(1)
+    assert ports._given == taken
+    assert [each["Hostname"] for each in engine.created] == ["first", "second"]
+    told = [dict(each.split("=", 1) for each in its["Env"]) for its in engine.created]
+    assert [each["SAGEMAKER_BIND_TO_PORT"] for each in told] == ["8080", "8081"]
+    assert [each["SAGEMAKER_SAFE_PORT_RANGE"] for each in told] == ["9000-9007", "9008-9015"]
+    assert [list(each["HostConfig"]["PortBindings"]) for each in engine.created] == [["8080/tcp"], ["8081/tcp"]]
+    assert {each["HostConfig"]["Memory"] for each in engine.created} == {4 * 1024**3}  # of 8 GiB
+
+
+def test_a_single_container_is_told_neither_hostname_nor_port(engine: Engine, janitor: Janitor, tmp_path: Path) -> None:
+    DockerRuntime(janitor).start(spec(tmp_path)).stop(1)
+    (created,) = engine.created
+    assert "Hostname" not in created and created["HostConfig"]["Memory"] == 8 * 1024**3
+    assert not [each for each in created["Env"] if "PORT" in each]
+
+
+def test_an_image_that_takes_no_port_may_not_run_beside_others(engine: Engine, janitor: Janitor) -> None:
+    runtime = DockerRuntime(janitor)
+    runtime.check("image:1", multi_model=False)
+    with pytest.raises(StartFailure) as caught:
+        runtime.check("image:1", multi_model=False, beside_others=True)
+    assert str(caught.value) == (
+        "Your Ecr Image image:1 does not contain required "
+        "com.amazonaws.sagemaker.capabilities.accept-bind-to-port=true Docker label(s)."
+    )

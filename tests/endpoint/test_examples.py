@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.endpoint.test_sdk2 import sdk_python  # noqa: F401 (a fixture)
 from tests.harness.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,9 +33,36 @@ def test_ten_house_price_models_and_an_update() -> None:
     assert len(re.findall(r"USD   first call", said)) == 10
 
 
+@pytest.mark.ci  # four programs, each with an environment of its own
+def test_house_prices_by_training_jobs_of_sagemakers_xgboost(sdk_python: Path) -> None:  # noqa: F811
+    said = tell("housing", "--with-training", "--sdk-python", str(sdk_python))
+    assert len(re.findall(r"fit: \w+: \d+ rounds, validation:rmse [\d,]+, s3://\S+/output/model.tar.gz", said)) == 3
+    assert len(re.findall(r"predict: \w+: wrong by [\d.]+ % on 100 houses", said)) == 3
+
+
 @pytest.mark.ci  # waits for many loads
 def test_regressors_in_the_layout_of_djl_are_invoked_at_random() -> None:
     assert "all right" in tell("thousand_regressors", "--models", "30", "--calls", "60")
+
+
+def test_two_frameworks_in_two_containers_of_one_endpoint() -> None:
+    said = tell("two_containers")
+    assert len(re.findall(r"^  \d .*class=.*class=", said, re.MULTILINE)) == 10
+    assert "is missing a target container hostname header" in said and "Container onnx not found" in said
+    assert "  xgboost: answered, 10 scores" in said
+    assert re.search(
+        r"^  mxnet: AccessDeniedException: User: \S+user/of-the-trees is not authorized", said, re.MULTILINE
+    )
+    assert (
+        len(re.findall(r"^VariantName AllTraffic, ContainerName (mxnet|xgboost)$|^ContainerName", said, re.MULTILINE))
+        == 2
+    )
+
+
+def test_a_script_and_a_classifier_as_a_pipeline() -> None:
+    said = tell("pipeline")
+    assert len(re.findall(r"^  \d      \d +\d", said, re.MULTILINE)) == 10
+    assert re.search(r"Received (client|server) error \(\d+\) from pixels ", said)
 
 
 @pytest.mark.ci  # fetches a package

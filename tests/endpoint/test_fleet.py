@@ -217,10 +217,14 @@ class ScriptedInstance(Instance):
 
     script: ClassVar[list[str]] = []
     started: ClassVar[list[ScriptedInstance]] = []
+    may_start: ClassVar[threading.Event]
 
     def start(self) -> None:
         self.started.append(self)
-        if (self.script.pop(0) if self.script else "lives") == "dies":
+        goes = self.script.pop(0) if self.script else "lives"
+        if goes == "waits":
+            assert self.may_start.wait(10)
+        elif goes == "dies":
             # as a container that answers its first /ping and ends before its start has returned
             watcher = threading.Thread(target=self._on_container_end, args=("it ended with status 1",))
             watcher.start()
@@ -237,7 +241,8 @@ def scripted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Fleet]
     monkeypatch.setattr(fleet, "RETRY_S", (0.01,))
     monkeypatch.setattr(ScriptedInstance, "script", [])
     monkeypatch.setattr(ScriptedInstance, "started", [])
-    definition = VariantDefinition("us-east-1", "endpoint", "v", "ml.m5.large", 1, 1, 1, containers=())
+    monkeypatch.setattr(ScriptedInstance, "may_start", threading.Event(), raising=False)
+    definition = VariantDefinition("us-east-1", "endpoint", "v", "ml.m5.large", 30, 1, 1, containers=())
     nothing: Any = None
     context = HostingContext(nothing, nothing, Limits(), Events(), tmp_path)
     made = Fleet(definition, 2, context)
@@ -259,6 +264,78 @@ def test_a_replacement_that_dies_before_its_start_returns_is_replaced_and_no_oth
     wait_until(lambda: len(scripted.instances) == 2, "it was not replaced")
     assert len(ScriptedInstance.started) == 2 + 3
     assert all(each.is_alive() for each in scripted.instances)
+
+
+def test_an_instance_that_dies_as_a_surplus_one_is_turned_away_is_replaced(
+    scripted: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scaled in to one while a replacement starts: it is not needed, until the only other one dies."""
+    scripted.start()
+    first, second = scripted.instances
+    ScriptedInstance.script[:] = ["waits"]
+    threading.Thread(target=first.die).start()  # type: ignore[attr-defined]
+    wait_until(lambda: len(ScriptedInstance.started) == 3, "no replacement starts")
+    surplus = ScriptedInstance.started[2]
+    scripted.set_count(1)
+    end = scripted._end
+
+    def end_while_the_other_dies(instance: Instance) -> None:
+        if instance is surplus:
+            second.die()  # type: ignore[attr-defined]
+        end(instance)
+
+    monkeypatch.setattr(scripted, "_end", end_while_the_other_dies)
+    ScriptedInstance.may_start.set()
+    wait_until(lambda: len(ScriptedInstance.started) == 4, "there is no instance for ever")
+    wait_until(lambda: scripted.instances == ScriptedInstance.started[3:], "it does not come up")
+
+
+def test_instances_that_die_right_after_they_became_ready_are_replaced_ever_later(
+    scripted: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses_s: list[float] = []
+
+    class Recording(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            assert timeout is not None
+            pauses_s.append(timeout)
+            return self.is_set()
+
+    monkeypatch.setattr(fleet, "RETRY_S", (1.0, 2.0, 4.0))
+    scripted.start()
+    scripted._stopping = Recording()
+    for _ in range(5):
+        scripted.instances[0].die()  # type: ignore[attr-defined]
+        assert len(scripted.instances) == 2
+    assert pauses_s == [0.0, 1.0, 2.0, 4.0, 4.0]
+    monkeypatch.setattr(fleet, "EARLY_DEATH_S", 0.0)  # from now on each has served for long
+    scripted.instances[0].die()  # type: ignore[attr-defined]
+    assert pauses_s[5:] == [0.0]
+
+
+def test_missing_instances_start_side_by_side(scripted: Fleet) -> None:
+    scripted.start()
+    ScriptedInstance.script[:] = ["waits"] * 3
+    scaling = threading.Thread(target=scripted.set_count, args=(5,))
+    scaling.start()
+    wait_until(lambda: len(ScriptedInstance.started) == 5, "they start one after another")
+    ScriptedInstance.may_start.set()
+    scaling.join(10)
+    assert len(scripted.instances) == 5
+
+
+def test_scaling_returns_when_all_are_there_those_that_replace_dead_ones_too(scripted: Fleet) -> None:
+    scripted.start()
+    ScriptedInstance.script[:] = ["waits"]
+    threading.Thread(target=scripted.instances[0].die).start()  # type: ignore[attr-defined]
+    wait_until(lambda: len(ScriptedInstance.started) == 3, "no replacement starts")
+    scaling = threading.Thread(target=scripted.set_count, args=(3,))
+    scaling.start()
+    wait_until(lambda: len(scripted.instances) == 2, "none was added")
+    assert scaling.is_alive()
+    ScriptedInstance.may_start.set()
+    scaling.join(10)
+    assert len(scripted.instances) == 3
 
 
 def test_scaling_up_that_cannot_succeed_ends_with_the_reason_and_the_former_number(
@@ -285,6 +362,21 @@ def test_scaling_up_that_cannot_succeed_ends_with_the_reason_and_the_former_numb
     local.sagemaker.update_endpoint_weights_and_capacities(EndpointName="endpoint", DesiredWeightsAndCapacities=wanted)
     assert "FailureReason" not in local.wait("endpoint", "InService")
     assert len(pids(local)) == 3
+
+
+def test_a_variant_that_is_being_scaled_says_so_until_it_is_done(local: Local) -> None:
+    local.deploy(Environment={"FAKE_START_S": "0.5"})
+    assert "VariantStatus" not in local.describe("endpoint")["ProductionVariants"][0]
+    local.sagemaker.update_endpoint_weights_and_capacities(
+        EndpointName="endpoint", DesiredWeightsAndCapacities=[{"VariantName": "AllTraffic", "DesiredInstanceCount": 2}]
+    )
+    description = local.describe("endpoint")
+    (variant,) = description["ProductionVariants"]
+    assert (description["EndpointStatus"], variant["CurrentInstanceCount"]) == ("Updating", 1)
+    (status,) = variant["VariantStatus"]
+    assert status["Status"] == "Updating" and status["StartTime"]
+    (variant,) = local.wait("endpoint", "InService")["ProductionVariants"]
+    assert "VariantStatus" not in variant and variant["CurrentInstanceCount"] == 2
 
 
 def test_an_endpoint_cannot_be_scaled_to_nothing(local: Local) -> None:

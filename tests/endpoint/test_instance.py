@@ -1,4 +1,4 @@
-"""An instance of several containers, which no endpoint has yet: it comes up and ends as a whole."""
+"""An instance of several containers: it comes up and ends as a whole."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -22,6 +21,7 @@ from local_endpoint.hosting.definitions import ContainerDefinition, VariantDefin
 from local_endpoint.hosting.instance import Instance
 from local_endpoint.hosting.janitor import Janitor
 from local_endpoint.hosting.runtimes.process import ContainerProcess, ProcessRuntime
+from local_endpoint.storage.objects import ObjectReader
 from tests.endpoint.local import FAKE_CONTAINER
 from tests.harness.waiting import wait_until
 
@@ -33,7 +33,7 @@ SECOND = replace(FIRST, hostname="second", multi_model=False)
 def context(tmp_path: Path) -> Iterator[HostingContext]:
     """Of fake containers without S3."""
     janitor = Janitor()
-    no_objects: Any = None
+    no_objects = ObjectReader(None)
     runtime = ProcessRuntime(janitor, [sys.executable, str(FAKE_CONTAINER)])
     yield HostingContext(runtime, no_objects, Limits(), Events(), tmp_path)
     janitor.close()
@@ -76,7 +76,7 @@ def test_where_one_container_does_not_come_up_the_reason_names_it_and_nothing_is
     context: HostingContext, tmp_path: Path
 ) -> None:
     instance = Instance(variant(FIRST, replace(SECOND, environment={"FAKE_EXIT": "3"})), context, lambda _: None)
-    with pytest.raises(StartFailure, match="The second container for production variant v did not pass the ping"):
+    with pytest.raises(StartFailure, match="The second for production variant v did not pass the ping"):
         instance.start()
     pid = pid_of(instance.containers[0])
     instance.stop()

@@ -28,12 +28,6 @@ from tests.endpoint.local import PREFIX, Local, behaving, pack
             {"url": "s3://there-is-no-such-bucket/models/"},
             'Failed to download model data for container "container_1" from URL: "s3://there-is-no-such-bucket/models/"',
         ),
-        (
-            "no-archive",
-            {"url": PREFIX + "missing.tar.gz", "multi": False},
-            f'Failed to download model data for container "container_1" from URL: "{PREFIX}missing.tar.gz". '
-            "Please ensure that there is an object located at the URL",
-        ),
     ],
 )
 def test_an_endpoint_that_cannot_come_up_fails_with_the_reason(name: str, model: dict[str, Any], reason: str) -> None:
@@ -43,6 +37,18 @@ def test_an_endpoint_that_cannot_come_up_fails_with_the_reason(name: str, model:
         assert local.app.work_dir is not None
         assert not any(local.app.work_dir.glob("i-*"))
         local.delete(name)
+
+
+def test_an_archive_that_has_gone_since_the_model_was_created_is_named() -> None:
+    url = PREFIX + "missing.tar.gz"
+    with Local(startup_timeout_s=2) as local:
+        local.upload("models/missing.tar.gz", pack({"text": "the only one"}))
+        local.create_model("gone", url=url, multi=False)
+        local.s3.delete_object(Bucket="test-models", Key="models/missing.tar.gz")
+        local.create_config("gone", "gone")
+        local.sagemaker.create_endpoint(EndpointName="gone", EndpointConfigName="gone")
+        reason = local.wait("gone", "Failed")["FailureReason"]
+    assert f'Failed to download model data for container "container_1" from URL: "{url}". Please ensure that' in reason
 
 
 def test_the_start_up_time_of_a_variant_wins_over_the_default() -> None:

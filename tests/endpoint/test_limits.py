@@ -11,6 +11,8 @@ import psutil
 import pytest
 import requests
 
+from local_endpoint.data_plane import invocations
+from tests.endpoint.containers import behaving_container, deploy
 from tests.endpoint.local import Local, address, behaving, journal, message, on_disk, pack, pids, refused, targets
 from tests.harness.waiting import wait_until
 
@@ -229,3 +231,13 @@ def test_the_end_does_not_wait_for_requests_of_an_endpoint_that_is_being_deleted
             assert time.monotonic() - started_s < 10
             assert in_flight.exception() is not None
     assert not [child for child in children if child.is_running()]
+
+
+def test_all_members_of_a_chain_share_the_time_of_a_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(invocations, "LEAST_INVOCATION_S", 0.0)
+    with Local(response_timeout_s=3.0) as local:
+        times_s = {"first": 1.2, "second": 1.9}
+        deploy(local, [behaving_container(local, name, invoke_s=time_s) for name, time_s in times_s.items()])
+        response = refused(local, "ModelError", 424)
+        assert response["OriginalStatusCode"] == 0
+        assert "timed out while waiting for a response from container second" in message(response)

@@ -117,6 +117,74 @@ def test_the_whole_story_from_upload_to_deletion(local: Local, tmp_path: Path) -
     assert local.s3.list_objects_v2(Bucket="fresh-bucket")["KeyCount"] == 2
 
 
+def test_several_containers_are_deployed_and_invoked_each_by_its_name(local: Local, tmp_path: Path) -> None:
+    local.upload("models/m.tar.gz", pack({"text": "of many"}))
+    local.upload("only.tar.gz", pack({"text": "the only one"}))
+    request = tmp_path / "request.json"
+    request.write_text("{}")
+    members = (
+        *("--container", f"first=an-image,{PREFIX},multi"),
+        *("--container", f"second=other-image,s3://{BUCKET}/only.tar.gz"),
+    )
+    told = call(local, "deploy", "--name", "two", *members, "--direct", "--role", ROLE, "--env", "COLOUR=red").stdout
+    assert "./scripts/invoke --endpoint two --container first --target-model MODEL.tar.gz --content-type" in told
+    assert "./scripts/invoke --endpoint two --container second --content-type" in told
+    described = local.sagemaker.describe_model(ModelName="two")
+    assert described["InferenceExecutionConfig"] == {"Mode": "Direct"}
+    assert [each["ContainerHostname"] for each in described["Containers"]] == ["first", "second"]
+
+    invoke = ("invoke", "--endpoint", "two", request)
+    answer = call(local, *invoke, "--container", "first", "--target-model", "m.tar.gz").stdout
+    assert '"text": "of many"' in answer and '"COLOUR": "red"' in answer
+    assert '"text": "the only one"' in call(local, *invoke, "--container", "second").stdout
+    assert "Container third not found" in call(local, *invoke, "--container", "third", code=1).stderr
+
+    listing = ("list_models", "--endpoint", "two", "--container")
+    assert call(local, *listing, "first").stdout.startswith("m.tar.gz ")
+    assert "two has no multi-model container second." in call(local, *listing, "second", code=1).stderr
+    update = ("update_endpoint", "--name", "two", "--env", "COLOUR=blue")
+    assert "name the container to change with --container: first, second." in call(local, *update, code=1).stderr
+    call(local, *update, "--container", "second", "--delete-old")
+    assert '"COLOUR": "blue"' in call(local, *invoke, "--container", "second").stdout
+    first = call(local, *invoke, "--container", "first", "--target-model", "m.tar.gz").stdout
+    assert '"COLOUR": "red"' in first
+    call(local, "delete_endpoint", "--name", "two", "--all")
+    assert not local.sagemaker.list_models()["Models"]
+
+
+def test_containers_are_a_chain_unless_told_otherwise(local: Local, tmp_path: Path) -> None:
+    local.upload("models/m.tar.gz", behaving(invoke_body="made by the first"))
+    members = ("--container", f"first=i,{PREFIX},multi", "--container", "second=i,")
+    told = call(local, "deploy", "--name", "chain", *members, "--role", ROLE).stdout
+    assert "./scripts/invoke --endpoint chain --target-model MODEL.tar.gz --content-type" in told
+    request = tmp_path / "request.json"
+    request.write_text("{}")
+    answer = call(local, "invoke", "--endpoint", "chain", "--target-model", "m.tar.gz", request).stdout
+    assert '"body": "made by the first"' in answer
+
+
+@pytest.mark.parametrize(
+    "arguments, wanted",
+    [
+        (("--container", "a=i,"), "--container is given 1 times; 2 to 15 are possible"),
+        (
+            ("--container", "a=i,", "--container", "b=i,", "--image", "i"),
+            "--container goes without --image and --models",
+        ),
+        (("--container", "a=i"), "'a=i' is not HOSTNAME=IMAGE,MODEL_DATA[,multi]"),
+        (("--container", "i,s3://b/p/"), "is not HOSTNAME=IMAGE,MODEL_DATA[,multi]"),
+        (("--container", "a=i,s3://b/p/,many"), "is not HOSTNAME=IMAGE,MODEL_DATA[,multi]"),
+        (("--container", "a=i,,multi"), "names no s3://BUCKET/PREFIX/"),
+        (("--image", "i", "--models", "s3://b/p/", "--direct"), "--serial and --direct need --container several times"),
+        (("--image", "i"), "--image and --models are needed, or --container several times"),
+    ],
+)
+def test_containers_that_cannot_be_meant_are_refused_before_anything_is_made(
+    arguments: tuple[str, ...], wanted: str
+) -> None:
+    assert wanted in call(None, "deploy", "--name", "n", "--role", ROLE, *arguments, code=2).stderr
+
+
 def test_a_deployment_that_fails_says_why_and_what_to_do(local: Local) -> None:
     deploy = ("deploy", "--name", "mme", "--image", "an-image", "--models", PREFIX, "--role", ROLE)
     failed = call(local, *deploy, "--env", "FAKE_EXIT=1", code=1)
@@ -190,7 +258,8 @@ def test_invoke_sends_and_receives_bytes_as_they_are(local: Local, tmp_path: Pat
     call(local, *invoke, tmp_path / "in", "--output", tmp_path / "out")
     assert (tmp_path / "out").read_bytes() == data
     (tmp_path / "large").write_bytes(b"x" * 6_291_457)
-    assert "takes 6,291,456 at most" in call(local, *invoke, tmp_path / "large", code=1).stderr
+    told = call(local, *invoke, tmp_path / "large", code=1).stderr
+    assert "Member must have length less than or equal to 6291456" in told
 
 
 def test_uploads_are_checked_and_do_not_overwrite(local: Local, tmp_path: Path) -> None:

@@ -72,7 +72,8 @@ def test_an_invocation_that_breaks_off_does_not_reach_a_model(local: Local) -> N
     local.upload("models/m.tar.gz", behaving())
     host, port = local.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=30) as connection:
-        head = "POST /endpoints/endpoint/invocations HTTP/1.1\r\nHost: a\r\nX-Amzn-SageMaker-Target-Model: m.tar.gz\r\n"
+        head = "POST /endpoints/endpoint/invocations HTTP/1.1\r\nHost: localhost\r\n"
+        head += "X-Amzn-SageMaker-Target-Model: m.tar.gz\r\n"
         connection.sendall(f"{head}Content-Length: 1000\r\n\r\n".encode() + b"x" * 300)
         connection.shutdown(socket.SHUT_WR)
         assert connection.recv(65536).startswith(b"HTTP/1.1 400 ")

@@ -16,6 +16,7 @@ UV = ROOT / ".venv-uv" / "bin" / "uv"
 SDK = "sagemaker==2.257.7"
 ENVIRONMENT = ROOT / ".cache" / f"sdk2-venv-{SDK.rpartition('=')[2]}"
 STORY = Path(__file__).with_name("sdk2_story.py")
+PIPELINE = Path(__file__).with_name("sdk2_pipeline.py")
 
 
 @pytest.fixture(scope="module")
@@ -38,14 +39,10 @@ def sdk_python() -> Path:
     return python
 
 
-def test_multi_data_model_deploys_adds_lists_predicts_and_deletes(
-    local: Local, sdk_python: Path, tmp_path: Path
-) -> None:
-    for name, answer in (("one", "[[1, 2, 3, 4]]"), ("two", "[[2, 4, 6, 8]]")):
-        archive = behaving(invoke_body=f'{{"predictions": {answer}}}')
-        (tmp_path / f"{name}.tar.gz").write_bytes(archive)
+def tell(local: Local, sdk_python: Path, story: Path, tmp_path: Path) -> str:
+    """Runs a story of the SDK with the archives in ``tmp_path``; returns what it printed."""
     done = subprocess.run(
-        [str(sdk_python), str(STORY), ROLE, "sdk-bucket", str(tmp_path)],
+        [str(sdk_python), str(story), ROLE, f"{story.stem.replace('_', '-')}-bucket", str(tmp_path)],
         env={
             **{name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "PYTHON"))},
             "AWS_ENDPOINT_URL": local.url,
@@ -60,6 +57,25 @@ def test_multi_data_model_deploys_adds_lists_predicts_and_deletes(
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "the story is told" in done.stdout
+    return done.stdout
+
+
+def test_multi_data_model_deploys_adds_lists_predicts_and_deletes(
+    local: Local, sdk_python: Path, tmp_path: Path
+) -> None:
+    for name, answer in (("one", "[[1, 2, 3, 4]]"), ("two", "[[2, 4, 6, 8]]")):
+        archive = behaving(invoke_body=f'{{"predictions": {answer}}}')
+        (tmp_path / f"{name}.tar.gz").write_bytes(archive)
+    assert ": the container speaks" in tell(local, sdk_python, STORY, tmp_path)  # its log, live
     wait_until(lambda: local.is_gone("sdk-endpoint"), "the endpoint is not gone")
     assert not local.sagemaker.list_models()["Models"]
     assert not local.sagemaker.list_endpoint_configs()["EndpointConfigs"]
+
+
+def test_a_pipeline_model_deploys_predicts_and_is_deleted(local: Local, sdk_python: Path, tmp_path: Path) -> None:
+    first = behaving(invoke_body="made by the first", invoke_type="text/plain")
+    for name, archive in (("first", first), ("second", behaving())):
+        (tmp_path / f"{name}.tar.gz").write_bytes(archive)
+    tell(local, sdk_python, PIPELINE, tmp_path)
+    wait_until(lambda: local.is_gone("sdk-pipeline"), "the endpoint is not gone")
+    assert not local.sagemaker.list_models()["Models"]

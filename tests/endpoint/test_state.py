@@ -7,6 +7,7 @@ import itertools
 import json
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -14,6 +15,7 @@ import requests
 from local_endpoint.errors import StateInUse, StateUnreadable
 from local_endpoint.storage.object_files import ObjectFiles
 from local_endpoint.storage.state import StateFolder
+from tests.endpoint.containers import container, deploy
 from tests.endpoint.local import BUCKET, Local, behaving, pack
 from tests.endpoint.test_programs import call
 from tests.harness.waiting import wait_until
@@ -48,6 +50,59 @@ def test_state_outlives_a_restart_and_one_endpoint_uses_it_at_a_time(tmp_path: P
         local.upload("models/new.tar.gz", behaving())
     with Local(state_dir=tmp_path) as local:
         assert len(local.s3.list_objects_v2(Bucket="test-models")["Contents"]) == 3
+
+
+def test_weights_and_numbers_of_instances_that_were_changed_outlive_a_restart(tmp_path: Path) -> None:
+    with Local(state_dir=tmp_path) as local:
+        local.create_model("m")
+        variants = [
+            {
+                "VariantName": name,
+                "ModelName": "m",
+                "InitialInstanceCount": 1,
+                "InstanceType": "ml.m5.large",
+                "InitialVariantWeight": 1.0,
+            }
+            for name in ("a", "b")
+        ]
+        local.sagemaker.create_endpoint_config(EndpointConfigName="c", ProductionVariants=variants)
+        local.sagemaker.create_endpoint(EndpointName="endpoint", EndpointConfigName="c")
+        local.wait("endpoint", "InService")
+        local.sagemaker.update_endpoint_weights_and_capacities(
+            EndpointName="endpoint",
+            DesiredWeightsAndCapacities=[
+                {"VariantName": "a", "DesiredWeight": 0.0},
+                {"VariantName": "b", "DesiredWeight": 5.0, "DesiredInstanceCount": 2},
+            ],
+        )
+        before = numbers(local.wait("endpoint", "InService"))
+        assert before == {"a": (0.0, 1), "b": (5.0, 2)}
+        local.upload("models/m.tar.gz", behaving())
+    with Local(state_dir=tmp_path) as local:
+        assert numbers(local.wait("endpoint", "InService")) == before
+        assert {local.invoke_raw("m.tar.gz")["InvokedProductionVariant"] for _ in range(20)} == {"b"}
+        assert local.invoke_raw("m.tar.gz", TargetVariant="a")["InvokedProductionVariant"] == "a"
+        # another configuration counts anew
+        local.sagemaker.create_endpoint_config(EndpointConfigName="d", ProductionVariants=variants)
+        local.sagemaker.update_endpoint(EndpointName="endpoint", EndpointConfigName="d")
+        assert numbers(local.wait("endpoint", "InService")) == {"a": (1.0, 1), "b": (1.0, 1)}
+    with Local(state_dir=tmp_path) as local:
+        assert numbers(local.wait("endpoint", "InService")) == {"a": (1.0, 1), "b": (1.0, 1)}
+
+
+def numbers(description: dict[str, Any]) -> dict[str, tuple[float, int]]:
+    """Weight and number of instances of each variant."""
+    variants = description["ProductionVariants"]
+    return {each["VariantName"]: (each["CurrentWeight"], each["CurrentInstanceCount"]) for each in variants}
+
+
+def test_an_endpoint_of_several_containers_outlives_a_restart(tmp_path: Path) -> None:
+    with Local(state_dir=tmp_path) as local:
+        deploy(local, [container("first"), container("second")], "Direct")
+    with Local(state_dir=tmp_path) as local:
+        local.wait("endpoint", "InService")
+        assert local.invoke(TargetContainerHostname="first")["path"] == "/invocations"
+        assert local.sagemaker.describe_model(ModelName="endpoint")["InferenceExecutionConfig"] == {"Mode": "Direct"}
 
 
 def test_what_an_upload_costs_does_not_depend_on_how_many_objects_there_are(

@@ -46,7 +46,14 @@ def test_two_updates_within_a_second_have_names_of_their_own(local: Local, monke
     local.deploy("mme")
     config = local.sagemaker.describe_endpoint_config(EndpointConfigName="mme")
     arguments = argparse.Namespace(
-        name="mme", image=None, models=None, cache=None, env=[("A", "1")], instance_type=None, instances=None
+        name="mme",
+        container=None,
+        image=None,
+        models=None,
+        cache=None,
+        env=[("A", "1")],
+        instance_type=None,
+        instances=None,
     )
     made = [update_endpoint.make_config(local.sagemaker, config, None, arguments)[0] for _ in range(2)]
     assert len(set(made)) == 2
@@ -175,11 +182,7 @@ def test_what_is_not_named_stays_as_it_is(local: Local) -> None:
         "DestinationS3Uri": "s3://b/c",
         "CaptureOptions": [{"CaptureMode": "Input"}],
     }
-    more: dict[str, Any] = {
-        "KmsKeyId": "key",
-        "DataCaptureConfig": capture,
-        "AsyncInferenceConfig": {"OutputConfig": {"S3OutputPath": "s3://b/o"}},
-    }
+    more: dict[str, Any] = {"KmsKeyId": "key", "DataCaptureConfig": capture}
     local.sagemaker.create_endpoint_config(EndpointConfigName="mme", ProductionVariants=[variant], Tags=tags, **more)
     local.sagemaker.create_endpoint(EndpointName="mme", EndpointConfigName="mme")
     local.wait("mme", "InService")
@@ -214,11 +217,13 @@ def test_an_update_keeps_the_number_of_instances_that_scaling_has_made(local: Lo
     wait_until(lambda: len(pids(local, "mme")) == 2, "there are not two")
 
 
-def test_a_failed_endpoint_is_not_said_to_serve_after_an_update_that_failed(local: Local) -> None:
+def test_a_failed_endpoint_is_not_updated_but_said_to_be_deleted_first(local: Local) -> None:
     local.deploy("mme", wanted="Failed", Environment={"FAKE_EXIT": "1"})
+    before = names(local)
     told = call(local, "update_endpoint", "--name", "mme", "--env", "FAKE_EXIT=2", code=1).stderr
-    assert "the update failed, mme is Failed: The primary container" in told
-    assert "serves" not in told
+    assert "mme is Failed (The primary container" in told
+    assert "./scripts/delete_endpoint --name mme --all" in told
+    assert names(local) == before
 
 
 # ---- where models are ----

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from local_endpoint.configuration import Configuration
 from local_endpoint.hosting.janitor import Janitor
-from local_endpoint.hosting.runtimes.base import LaunchSpec, RunningContainer, Runtime
+from local_endpoint.hosting.runtimes.base import LaunchSpec, RunningContainer, Runtime, Usage
 
 
 def make_runtime(configuration: Configuration, janitor: Janitor) -> Runtime:
@@ -20,4 +20,4 @@ def make_runtime(configuration: Configuration, janitor: Janitor) -> Runtime:
     raise ValueError(f"there is no runtime {configuration.runtime!r}; there are process and docker")
 
 
-__all__ = ["LaunchSpec", "RunningContainer", "Runtime", "make_runtime"]
+__all__ = ["LaunchSpec", "RunningContainer", "Runtime", "Usage", "make_runtime"]

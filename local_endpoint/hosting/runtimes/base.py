@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -10,7 +10,11 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class LaunchSpec:
-    """One container to be started. ``base_dir`` (on this machine) is /opt/ml of the contract."""
+    """One container to be started. ``base_dir`` (on this machine) is /opt/ml of the contract.
+
+    ``of_containers`` is how many the instance has, this one being the ``number``-th: they share its memory, and where
+    there are several, each is told a port of its own to listen on.
+    """
 
     name: str
     image: str
@@ -18,6 +22,19 @@ class LaunchSpec:
     base_dir: Path
     multi_model: bool
     instance_type: str
+    hostname: str | None = None
+    number: int = 1
+    of_containers: int = 1
+    output: Callable[[bytes], None] = lambda _: None
+    """Called with all that the container writes, piece by piece, from one thread. It must not wait."""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a container takes at one moment. ``cpu_s`` is the processors' time that it has taken so far."""
+
+    cpu_s: float
+    memory_bytes: int
 
 
 class RunningContainer(Protocol):
@@ -40,6 +57,9 @@ class RunningContainer(Protocol):
     def log_tail(self, lines: int = 20) -> str:
         """The last lines that it wrote."""
 
+    def usage(self) -> Usage | None:
+        """None where it has ended."""
+
 
 class Runtime(Protocol):
     """Starts containers."""
@@ -47,8 +67,14 @@ class Runtime(Protocol):
     def require(self) -> None:
         """Raises ``StartFailure`` if no container can be run at all. Called once, before anything else."""
 
-    def check(self, image: str, multi_model: bool) -> None:
-        """Raises ``StartFailure``, in AWS's words, if the image is missing or may not serve so many models."""
+    def check(self, image: str, multi_model: bool, beside_others: bool = False) -> None:
+        """Raises ``StartFailure``, in AWS's words, if the image is missing or lacks the label that it needs.
+
+        One needs a label to serve several models, and one to run ``beside_others`` on an instance.
+        """
+
+    def check_environment(self, environment: Mapping[str, str]) -> None:
+        """Raises ``StartFailure`` if a container may not be given these variables."""
 
     def start(self, spec: LaunchSpec) -> RunningContainer:
         """Raises ``StartFailure``. The container does not answer yet when this returns."""

@@ -3,7 +3,7 @@
     container.log      the newest, up to ``LIMIT_BYTES``
     container.log.old  what was in it before, whole; the one before that is gone
 
-The process writes into a pipe, as in Docker, and a thread copies.
+The process writes into a pipe, as in Docker, and a thread copies; it hands each piece to ``output``, too.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import contextlib
 import os
 import selectors
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 LIMIT_BYTES = 16 * 1024 * 1024
@@ -23,10 +24,13 @@ DRAINED_PIECES = 16  # 1 MiB, the most that Linux gives a pipe by default (pipe-
 class ContainerLog:
     """Give ``write_end`` to the process, then call ``follow``; ``close`` when the process is gone."""
 
-    def __init__(self, path: Path, limit_bytes: int = LIMIT_BYTES) -> None:
+    def __init__(
+        self, path: Path, limit_bytes: int = LIMIT_BYTES, output: Callable[[bytes], None] = lambda _: None
+    ) -> None:
         self._path = path
         self._old_path = path.with_name(path.name + ".old")
         self._limit_bytes = limit_bytes
+        self._output = output
         self._file = path.open("ab")
         self._read_end, self.write_end = os.pipe()
         self._close_read_end, self._close_write_end = os.pipe()
@@ -92,6 +96,7 @@ class ContainerLog:
             return False
         if not piece:
             return False
+        self._output(piece)
         with contextlib.suppress(OSError):  # the disk is full, or the folder is gone: the process must not block
             if self._file.tell() + len(piece) > self._limit_bytes and self._file.tell() > 0:
                 self._file.close()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import docker
@@ -14,13 +15,15 @@ from docker.errors import DockerException, ImageNotFound, NotFound
 from local_endpoint.errors import StartFailure
 from local_endpoint.hosting.instance_types import memory_bytes
 from local_endpoint.hosting.janitor import Janitor
-from local_endpoint.hosting.runtimes.base import LaunchSpec
-from local_endpoint.hosting.runtimes.ports import return_port, take_port
+from local_endpoint.hosting.runtimes.base import LaunchSpec, Usage
+from local_endpoint.hosting.runtimes.ports import SAFE_PORTS, return_ports, take_port, take_ports
 
 logger = logging.getLogger(__name__)
 
 HOST = "127.0.0.1"
+# Inside a container with a network of its own: the port of the first, and the safe range of the first.
 CONTAINER_PORT = 8080
+FIRST_SAFE_PORT = 9000
 MULTI_MODELS_LABEL = "com.amazonaws.sagemaker.capabilities.multi-models"
 BIND_TO_PORT_LABEL = "com.amazonaws.sagemaker.capabilities.accept-bind-to-port"
 OWN_LABEL = "local-endpoint.instance"
@@ -28,6 +31,8 @@ OWN_LABEL = "local-endpoint.instance"
 ENGINE_ERRORS = (DockerException, OSError)
 # An engine that restarts is back soon: so long a removal that failed is put off each time.
 REMOVAL_PAUSES_S = (0.0, 1.0, 2.0)
+# The end of the log of a container that has ended comes within moments.
+LOG_END_S = 5.0
 
 
 @contextlib.contextmanager
@@ -45,15 +50,24 @@ def missing_label(image: str, label: str) -> str:
 
 
 class DockerContainer:
-    """One container. Satisfies ``RunningContainer``."""
+    """One container. Satisfies ``RunningContainer``. It is reached at the first of its ``ports``."""
 
-    def __init__(self, container: Any, port: int, janitor: Janitor) -> None:
+    def __init__(self, container: Any, ports: Sequence[int], janitor: Janitor, output: Callable[[bytes], None]) -> None:
         self.host = HOST
-        self.port = port
+        self.port = ports[0]
+        self._ports = ports
         self.base_dir = "/opt/ml"
         self._container = container
         self._janitor = janitor
         janitor.watch_container(container.name)
+        self._output = output
+        self._log_thread = threading.Thread(target=self._follow_log, name=f"log-{container.name}", daemon=True)
+        self._log_thread.start()
+
+    def _follow_log(self) -> None:
+        with contextlib.suppress(*ENGINE_ERRORS):
+            for piece in self._container.logs(stream=True, follow=True):
+                self._output(piece)
 
     def exit_reason(self) -> str | None:
         try:
@@ -84,6 +98,7 @@ class DockerContainer:
     def stop(self, timeout_s: float) -> None:
         with contextlib.suppress(*ENGINE_ERRORS):
             self._container.stop(timeout=int(timeout_s))
+        self._log_thread.join(LOG_END_S)
         for pause_s in REMOVAL_PAUSES_S:
             time.sleep(pause_s)
             try:
@@ -94,15 +109,26 @@ class DockerContainer:
                 logger.warning("container %s could not be removed: %s", self._container.name, error)
                 continue
             self._janitor.forget_container(self._container.name)
-            return_port(self.port)
+            return_ports(self._ports)
             return
-        # the port stays taken, as it may be; the janitor knows of the container, and tries again at the end
+        # the ports stay taken, as it may be; the janitor knows of the container, and tries again at the end
 
     def log_tail(self, lines: int = 20) -> str:
         try:
             return str(self._container.logs(tail=lines).decode(errors="replace"))
         except ENGINE_ERRORS:
             return ""
+
+    def usage(self) -> Usage | None:
+        try:
+            found = self._container.stats(stream=False, one_shot=True)
+            cpu_s = found["cpu_stats"]["cpu_usage"]["total_usage"] / 1e9
+            memory = found["memory_stats"]
+            # the page cache can be had back: `docker stats` does not count it either
+            cache = memory.get("stats", {}).get("inactive_file", 0)
+            return Usage(cpu_s, memory["usage"] - cache)
+        except (*ENGINE_ERRORS, LookupError, TypeError):  # one that has ended has no memory
+            return None
 
 
 class DockerRuntime:
@@ -132,35 +158,52 @@ class DockerRuntime:
             except ImageNotFound:
                 raise StartFailure(f"Requested image {name} not found.") from None
 
-    def check(self, image: str, multi_model: bool) -> None:
+    def check(self, image: str, multi_model: bool, beside_others: bool = False) -> None:
         labels = self._image(image).labels or {}
-        if multi_model and labels.get(MULTI_MODELS_LABEL) != "true":
-            raise StartFailure(missing_label(image, MULTI_MODELS_LABEL))
+        for is_needed, label in ((multi_model, MULTI_MODELS_LABEL), (beside_others, BIND_TO_PORT_LABEL)):
+            if is_needed and labels.get(label) != "true":
+                raise StartFailure(missing_label(image, label))
+
+    def check_environment(self, environment: Mapping[str, str]) -> None:
+        pass  # they act inside the container only
 
     def start(self, spec: LaunchSpec) -> DockerContainer:
-        port = take_port(HOST)
+        has_bridge, is_one_of_several = self._has_bridge(), spec.of_containers > 1
+        ports = [take_port(HOST)]
         try:
-            return DockerContainer(self._run(spec, port), port, self._janitor)
+            if is_one_of_several and not has_bridge:
+                ports += take_ports(SAFE_PORTS, HOST)
+            return DockerContainer(self._run(spec, ports, has_bridge), ports, self._janitor, spec.output)
         except BaseException:
-            return_port(port)
+            return_ports(ports)
             raise
 
-    def _run(self, spec: LaunchSpec, port: int) -> Any:
+    def _network(
+        self, spec: LaunchSpec, ports: Sequence[int], has_bridge: bool
+    ) -> tuple[dict[str, Any], tuple[int, Sequence[int]]]:
+        """What ``docker run`` is told of the network, and the ports of the container: to listen on, and safe ones."""
+        if has_bridge:
+            inside = CONTAINER_PORT + spec.number - 1
+            first_safe = FIRST_SAFE_PORT + SAFE_PORTS * (spec.number - 1)
+            return {"ports": {f"{inside}/tcp": (HOST, ports[0])}}, (inside, range(first_safe, first_safe + SAFE_PORTS))
+        # an engine without bridge network: the container listens on our port itself, if it can be told to
+        if (self._image(spec.image).labels or {}).get(BIND_TO_PORT_LABEL) != "true":
+            raise StartFailure(missing_label(spec.image, BIND_TO_PORT_LABEL))
+        return {"network_mode": "host"}, (ports[0], ports[1:])
+
+    def _run(self, spec: LaunchSpec, ports: Sequence[int], has_bridge: bool) -> Any:
         """The engine's container, detached. Raises ``StartFailure``, and leaves nothing behind then."""
         client = self._docker()
         environment = {**spec.environment, "SAGEMAKER_MULTI_MODEL": str(spec.multi_model).lower()}
-        arguments: dict[str, Any] = {}
-        if self._has_bridge():
-            arguments["ports"] = {f"{CONTAINER_PORT}/tcp": (HOST, port)}
-        else:
-            # an engine without bridge network: the container listens on our port itself, if it can be told to
-            if (self._image(spec.image).labels or {}).get(BIND_TO_PORT_LABEL) != "true":
-                raise StartFailure(missing_label(spec.image, BIND_TO_PORT_LABEL))
-            arguments["network_mode"] = "host"
-            environment["SAGEMAKER_BIND_TO_PORT"] = str(port)
+        arguments, (own_port, safe_ports) = self._network(spec, ports, has_bridge)
+        if spec.of_containers > 1:
+            environment["SAGEMAKER_SAFE_PORT_RANGE"] = f"{safe_ports[0]}-{safe_ports[-1]}"
+            arguments["hostname"] = spec.hostname
+        if spec.of_containers > 1 or not has_bridge:
+            environment["SAGEMAKER_BIND_TO_PORT"] = str(own_port)
         folder = "models" if spec.multi_model else "model"
         (spec.base_dir / folder).mkdir(exist_ok=True)
-        memory = memory_bytes(spec.instance_type)
+        memory = memory_bytes(spec.instance_type) // spec.of_containers
         name = f"local-endpoint-{spec.name}"
         try:
             with explained("The container could not be started"):

@@ -9,33 +9,37 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from local_endpoint.configuration import child_environment
 from local_endpoint.errors import StartFailure
 from local_endpoint.hosting.janitor import Janitor
-from local_endpoint.hosting.runtimes.base import LaunchSpec
+from local_endpoint.hosting.runtimes.base import LaunchSpec, Usage
 from local_endpoint.hosting.runtimes.container_log import ContainerLog
-from local_endpoint.hosting.runtimes.ports import return_port, take_port
+from local_endpoint.hosting.runtimes.ports import SAFE_PORTS, return_ports, take_port, take_ports
+from local_endpoint.hosting.runtimes.process_environment import refusal
+from local_endpoint.hosting.runtimes.process_usage import usage_of
 
 ENTRY_POINT = Path(__file__).resolve().parents[3] / "container" / "dockerd-entrypoint.py"
 HOST = "127.0.0.1"
 
 
 class ContainerProcess:
-    """One process group. Satisfies ``RunningContainer``."""
+    """One process group. Satisfies ``RunningContainer``. It listens on the first of its ``ports``."""
 
     def __init__(
         self,
         process: subprocess.Popen[bytes],
-        port: int,
+        ports: Sequence[int],
         base_dir: Path,
         temp_dir: Path,
         log: ContainerLog,
         janitor: Janitor,
     ) -> None:
         self.host = HOST
-        self.port = port
+        self.port = ports[0]
+        self._ports = ports
         self.base_dir = str(base_dir)
         self.pid = process.pid
         self._process = process
@@ -72,12 +76,15 @@ class ContainerProcess:
         self._log.close()
         self._is_stopped = True
         self._janitor.forget_group(self.pid)
-        return_port(self.port)
+        return_ports(self._ports)
         shutil.rmtree(self._temp_dir, ignore_errors=True)
         self._janitor.forget_folder(self._temp_dir)
 
     def log_tail(self, lines: int = 20) -> str:
         return self._log.tail(lines)
+
+    def usage(self) -> Usage | None:
+        return usage_of(self.pid)
 
 
 class ProcessRuntime:
@@ -90,27 +97,39 @@ class ProcessRuntime:
     def require(self) -> None:
         pass
 
-    def check(self, image: str, multi_model: bool) -> None:
+    def check(self, image: str, multi_model: bool, beside_others: bool = False) -> None:
         pass
 
+    def check_environment(self, environment: Mapping[str, str]) -> None:
+        reason = refusal(environment)
+        if reason is not None:
+            raise StartFailure(reason)
+
     def start(self, spec: LaunchSpec) -> ContainerProcess:
+        self.check_environment(spec.environment)  # a model may have been kept from an earlier release
         # short, because Unix sockets are made in it and their paths may have 107 characters
         temp_dir = Path(tempfile.mkdtemp(prefix="mme-"))
+        ports: list[int] = []
         try:
-            port = take_port(HOST)
+            ports.append(take_port(HOST))
+            if spec.of_containers > 1:
+                ports += take_ports(SAFE_PORTS, HOST)
         except OSError:
+            return_ports(ports)
             temp_dir.rmdir()
             raise
-        log = ContainerLog(spec.base_dir / "container.log")
+        log = ContainerLog(spec.base_dir / "container.log", output=spec.output)
         environment = {
             **child_environment(),
             **spec.environment,
             "SAGEMAKER_MULTI_MODEL": str(spec.multi_model).lower(),
             "SAGEMAKER_BASE_DIR": str(spec.base_dir),
-            "SAGEMAKER_BIND_TO_PORT": str(port),
+            "SAGEMAKER_BIND_TO_PORT": str(ports[0]),
             "MME_HOST": HOST,
             "TMPDIR": str(temp_dir),
         }
+        if spec.of_containers > 1:
+            environment["SAGEMAKER_SAFE_PORT_RANGE"] = f"{ports[1]}-{ports[-1]}"
         try:
             process = subprocess.Popen(
                 self._command,
@@ -123,8 +142,8 @@ class ProcessRuntime:
             )
         except (OSError, ValueError) as error:  # ValueError: a zero byte in the environment
             log.close()
-            return_port(port)
+            return_ports(ports)
             shutil.rmtree(temp_dir, ignore_errors=True)
             raise StartFailure(f"The container could not be started: {error}") from None
         log.follow()
-        return ContainerProcess(process, port, spec.base_dir, temp_dir, log, self._janitor)
+        return ContainerProcess(process, ports, spec.base_dir, temp_dir, log, self._janitor)

@@ -1,0 +1,211 @@
+"""Which permissions a request needs, and what policies can know of it: actions, ARNs and values of condition keys."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qs, unquote
+
+from local_endpoint.access import s3_permissions
+from local_endpoint.access.refusals import Kind, Protocol, Refusal
+from local_endpoint.access.s3_permissions import ALL, Permission
+from local_endpoint.access.signatures import Signature, header
+from local_endpoint.configuration import ACCOUNT
+
+Environ = Mapping[str, Any]
+Values = dict[str, "str | tuple[str, ...]"]
+INVOCATIONS = re.compile(r"/endpoints/(?P<name>[^/]*)/(?P<kind>invocations(?:-response-stream)?|async-invocations)")
+_RPC_PATH = re.compile(r"/service/\w+/operation/(?P<operation>\w+)")
+# A model's images and data are fetched by a role: who hands it over needs iam:PassRole.
+PASSED_ROLES = ("ExecutionRoleArn", "RoleArn")
+SAGEMAKER_SERVICE = "sagemaker.amazonaws.com"
+# Members of SageMaker's requests that name a resource of this kind.
+SAGEMAKER_NAMES = {
+    "EndpointName": "endpoint",
+    "EndpointConfigName": "endpoint-config",
+    "ModelName": "model",
+    "TrainingJobName": "training-job",
+}
+_KIND_OF_OPERATION = re.compile(r"(?:Create|Describe|Delete|Update|Stop|Start)(?P<kind>[A-Z]\w*)")
+# What is answered for its X-Amz-Target, whatever service it is signed for: it must be signed for this one.
+ANSWERED_BY_TARGET = {"SageMaker.": "sagemaker", "AnyScaleFrontendService.": "application-autoscaling"}
+# Services whose actions begin with another word than what their clients sign for.
+PREFIXES = {"monitoring": "cloudwatch", "email": "ses"}
+IAM_NAMES = {
+    "UserName": "user",
+    "RoleName": "role",
+    "GroupName": "group",
+    "PolicyName": "policy",
+    "InstanceProfileName": "instance-profile",
+}
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What one request needs. ``values`` are of condition keys, under lower-case names."""
+
+    permissions: tuple[Permission, ...]
+    protocol: Protocol
+    values: Values = field(default_factory=dict)
+    spellings: tuple[Values, ...] = ({},)
+    """Values that stand beside these in turn: all must be allowed."""
+    passed_role: str | None = None
+    operation: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+def protocol_of(environ: Environ, service: str | None) -> Protocol:
+    """What the client expects an error to look like. ``service`` None is an unsigned request."""
+    if header(environ, "x-amz-target"):
+        return Protocol.JSON
+    if service in ("iam", "sts") or header(environ, "content-type").startswith("application/x-www-form-urlencoded"):
+        return Protocol.QUERY
+    if service == "s3" or (service is None and INVOCATIONS.fullmatch(environ.get("PATH_INFO", "")) is None):
+        return Protocol.S3
+    return Protocol.REST_JSON
+
+
+def needs_of(
+    environ: Environ, signature: Signature, body: bytes, tags_of: Callable[[str], list[dict[str, str]]]
+) -> Needs:
+    """``body`` may be empty for S3, but of a DeleteObjects. ``tags_of`` looks an ARN's up. Raises ``Refusal``."""
+    protocol = protocol_of(environ, signature.service)
+    target, path = header(environ, "x-amz-target"), environ.get("PATH_INFO", "")
+    for prefix, service in ANSWERED_BY_TARGET.items():
+        if target.startswith(prefix) and signature.service != service:
+            raise Refusal(Kind.WRONG_SIGNATURE, f"Credential should be scoped to correct service: '{service}'.")
+    if signature.service == "s3":
+        return _of_s3(environ, signature, body)
+    if signature.service == "sagemaker":
+        if target:
+            return _of_control_plane(target.partition(".")[2], signature.region, body, tags_of)
+        if match := INVOCATIONS.fullmatch(path):
+            return _of_invocation(environ, signature.region, match, tags_of)
+        return Needs(((f"sagemaker:{path.rpartition('/')[2] or ALL}", ALL),), protocol)
+    return _of_another(environ, signature, body, protocol)
+
+
+def _of_s3(environ: Environ, signature: Signature, body: bytes) -> Needs:
+    try:
+        needed = s3_permissions.permissions(environ, body)
+    except s3_permissions.UnreadableRequest:
+        raise Refusal(Kind.INVALID, "The request's path or body cannot be understood.") from None
+    values: Values = {**s3_permissions.condition_values(environ, signature.is_presigned)}
+    return Needs(tuple(needed), Protocol.S3, values)
+
+
+def _of_invocation(
+    environ: Environ, region: str, match: re.Match[str], tags_of: Callable[[str], list[dict[str, str]]]
+) -> Needs:
+    arn = sagemaker_arn(region, "endpoint", unquote(match["name"]))
+    values: Values = _tag_values(tags_of(arn), "aws:resourcetag", "sagemaker:resourcetag")
+    for key, name in (
+        ("sagemaker:targetmodel", "HTTP_X_AMZN_SAGEMAKER_TARGET_MODEL"),
+        ("sagemaker:targetcontainerhostname", "HTTP_X_AMZN_SAGEMAKER_TARGET_CONTAINER_HOSTNAME"),
+    ):
+        value = environ.get(name)
+        if value is not None:
+            values[key] = _utf8(value)
+    spellings: tuple[Values, ...] = ({},)
+    target = values.get("sagemaker:targetmodel")
+    if isinstance(target, str) and target.startswith("/"):
+        # the same model as without the slash, so that a slash leads past no policy
+        spellings = ({}, {"sagemaker:targetmodel": target.lstrip("/")})
+    asynchronous = match["kind"] == "async-invocations"
+    action = "sagemaker:InvokeEndpointAsync" if asynchronous else "sagemaker:InvokeEndpoint"
+    return Needs(((action, arn),), Protocol.REST_JSON, values, spellings)
+
+
+def _of_control_plane(
+    operation: str, region: str, body: bytes, tags_of: Callable[[str], list[dict[str, str]]]
+) -> Needs:
+    try:
+        parameters = json.loads(body or b"{}")
+    except ValueError:
+        parameters = {}
+    if not isinstance(parameters, dict):
+        parameters = {}  # whatever it is: it will be refused, with this action's permission
+    arns = []
+    for member, kind in SAGEMAKER_NAMES.items():
+        # a variant's ModelName is no member of the request itself
+        if isinstance(parameters.get(member), str) and not operation.startswith("List"):
+            arns.append(sagemaker_arn(region, kind, parameters[member]))
+    arns += [parameters[member] for member in ("ResourceArn",) if isinstance(parameters.get(member), str)]
+    match = _KIND_OF_OPERATION.fullmatch(operation)
+    if not arns and match and isinstance(parameters.get(f"{match['kind']}Name"), str):
+        kind = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", match["kind"]).lower()
+        arns.append(sagemaker_arn(region, kind, parameters[f"{match['kind']}Name"]))
+    values: Values = {}
+    if arns:
+        values |= _tag_values(tags_of(arns[0]), "aws:resourcetag", "sagemaker:resourcetag")
+    tags = parameters.get("Tags")
+    if isinstance(tags, list) and all(isinstance(tag, dict) and {"Key", "Value"} <= set(tag) for tag in tags):
+        values |= _tag_values(tags, "aws:requesttag", "sagemaker:requesttag")
+        values["aws:tagkeys"] = tuple(str(tag["Key"]) for tag in tags)
+    variants = parameters.get("ProductionVariants")
+    if isinstance(variants, list):
+        types = [each.get("InstanceType") for each in variants if isinstance(each, dict)]
+        values["sagemaker:instancetypes"] = tuple(str(each) for each in types if each)
+    if isinstance(parameters.get("EnableNetworkIsolation"), bool):
+        values["sagemaker:networkisolation"] = str(parameters["EnableNetworkIsolation"]).lower()
+    passed = next((parameters[name] for name in PASSED_ROLES if isinstance(parameters.get(name), str)), None)
+    needed = tuple((f"sagemaker:{operation}", arn) for arn in arns or [ALL])
+    return Needs(needed, Protocol.JSON, values, passed_role=passed, operation=operation, parameters=parameters)
+
+
+def _of_another(environ: Environ, signature: Signature, body: bytes, protocol: Protocol) -> Needs:
+    """Any other service: its operation, on what is known of its resource. What cannot be named needs all of it."""
+    parameters = _form(environ, body)
+    target = header(environ, "x-amz-target").rpartition(".")[2]
+    rpc = _RPC_PATH.fullmatch(environ.get("PATH_INFO", ""))
+    operations = {*parameters.get("Action", []), *filter(None, [target, rpc["operation"] if rpc else ""])}
+    if len(operations) > 1:
+        raise Refusal(Kind.INVALID, f"The request names several operations: {', '.join(sorted(operations))}.")
+    operation = operations.pop() if operations else ALL
+    first = {name: values[0] for name, values in parameters.items()}
+    if signature.service == "sts" and operation == "AssumeRole":
+        resource = first.get("RoleArn", ALL)
+    elif signature.service == "iam":
+        resource = _iam_arn(first)
+    else:
+        resource = ALL
+    permission = (f"{PREFIXES.get(signature.service, signature.service)}:{operation}", resource)
+    return Needs((permission,), protocol, operation=operation, parameters=first)
+
+
+def _form(environ: Environ, body: bytes) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    texts = [environ.get("QUERY_STRING", "")]
+    if header(environ, "content-type").startswith("application/x-www-form-urlencoded"):
+        texts.append(body.decode("utf-8", "replace"))
+    for text in texts:
+        for name, values in parse_qs(text, keep_blank_values=True).items():
+            found.setdefault(name, []).extend(values)
+    return found
+
+
+def _iam_arn(parameters: Mapping[str, str]) -> str:
+    """Of the entity that the operation is about; a policy only where nothing else is."""
+    for member, kind in IAM_NAMES.items():
+        if member in parameters and (kind != "policy" or "PolicyDocument" in parameters):
+            return f"arn:aws:iam::{ACCOUNT}:{kind}/{parameters[member]}"
+    return parameters.get("PolicyArn", ALL)
+
+
+def sagemaker_arn(region: str, kind: str, name: str) -> str:
+    return f"arn:aws:sagemaker:{region}:{ACCOUNT}:{kind}/{name.lower()}"
+
+
+def _tag_values(tags: list[dict[str, str]], *keys: str) -> Values:
+    return {f"{key}/{tag['Key'].lower()}": tag["Value"] for tag in tags for key in keys}
+
+
+def _utf8(value: str) -> str:
+    """As the data plane reads it: WSGI has Latin-1."""
+    try:
+        return value.encode("latin-1").decode("utf-8")
+    except UnicodeError:
+        return value

@@ -1,0 +1,41 @@
+"""CloudFormation is moto's, which makes SageMaker's resources in a store of its own: a stack with some is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from moto.cloudformation.exceptions import ValidationError
+from moto.cloudformation.parsing import ResourceMap
+
+PREFIX = "AWS::SageMaker::"
+
+
+def refuse_sagemaker_in_stacks() -> None:
+    """From now on, in this process. A template is looked at where it has been read, wherever it came from."""
+    if getattr(ResourceMap.load, "refuses_sagemaker", False):
+        return
+    for name in ("load", "update"):
+        setattr(ResourceMap, name, _checked(getattr(ResourceMap, name)))
+
+
+def _checked(method: Any) -> Any:
+    def checked(self: Any, *arguments: Any, **named: Any) -> Any:
+        template = arguments[0] if arguments else named.get("template", self._template)
+        _check(template)
+        return method(self, *arguments, **named)
+
+    checked.refuses_sagemaker = True  # type: ignore[attr-defined]
+    return checked
+
+
+def _check(template: dict[str, Any]) -> None:
+    """Raises moto's ``ValidationError``, the code that CloudFormation has for it."""
+    resources = template.get("Resources") or {}
+    types = sorted({str(its.get("Type")) for its in resources.values() if isinstance(its, dict)})
+    found = [each for each in types if each.startswith(PREFIX)]
+    if found:
+        raise ValidationError(
+            message=f"{', '.join(found)} cannot be made by a stack on this local endpoint. Make models, endpoint "
+            "configurations and endpoints by SageMaker's own operations (CreateModel, CreateEndpointConfig, "
+            "CreateEndpoint), and leave them out of the template."
+        )

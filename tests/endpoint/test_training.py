@@ -1,0 +1,391 @@
+"""Training jobs of SageMaker's XGBoost algorithm, as boto3 runs them: real data, the real library, a real model."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xgboost
+from botocore.exceptions import ClientError, WaiterError
+
+from local_endpoint.training import job
+from local_endpoint.training.hyperparameters import HYPERPARAMETERS, HyperparameterError, parsed
+from tests.endpoint.local import BUCKET, ROLE, Local
+from tests.endpoint.program import Program
+from tests.endpoint.test_metrics import statistics
+from tests.endpoint.test_programs import call
+from tests.harness.waiting import wait_until
+
+IMAGE = "683313688378.dkr.ecr.us-east-1.amazonaws.com/sagemaker-xgboost:1.7-1"
+GROUP = "/aws/sagemaker/TrainingJobs"
+FEATURES = np.random.default_rng(1).normal(size=(300, 3)).astype(np.float32)
+LABELS = FEATURES @ np.array([1, -2, 3], np.float32)
+
+
+def csv(rows: slice = slice(None)) -> str:
+    return "".join(
+        f"{label},{','.join(map(str, row))}\n" for label, row in zip(LABELS[rows], FEATURES[rows], strict=True)
+    )
+
+
+def libsvm(rows: slice = slice(None)) -> str:
+    lines = [
+        f"{label} " + " ".join(f"{index}:{value}" for index, value in enumerate(row))
+        for label, row in zip(LABELS[rows], FEATURES[rows], strict=True)
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def channel(name: str, content_type: str | None = "text/csv", **source: str) -> dict[str, Any]:
+    source = {"S3DataType": "S3Prefix", "S3Uri": f"s3://{BUCKET}/data/{name}", **source}
+    kind = {"ContentType": content_type} if content_type else {}
+    return {"ChannelName": name, "DataSource": {"S3DataSource": source}, **kind}
+
+
+def request(name: str, **members: Any) -> dict[str, Any]:
+    return {
+        "TrainingJobName": name,
+        "HyperParameters": {"objective": "reg:squarederror", "num_round": "5"},
+        "AlgorithmSpecification": {"TrainingImage": IMAGE, "TrainingInputMode": "File"},
+        "RoleArn": ROLE,
+        "InputDataConfig": [channel("train")],
+        "OutputDataConfig": {"S3OutputPath": f"s3://{BUCKET}/output"},
+        "ResourceConfig": {"InstanceType": "ml.m5.large", "InstanceCount": 1, "VolumeSizeInGB": 5},
+        "StoppingCondition": {"MaxRuntimeInSeconds": 3600},
+        **members,
+    }
+
+
+def finish(local: Local, name: str, wanted: str = "Completed") -> dict[str, Any]:
+    """The description of the job once it has come to its end."""
+    described: dict[str, Any] = {}
+
+    def is_over() -> bool:
+        described.update(local.sagemaker.describe_training_job(TrainingJobName=name))
+        return described["TrainingJobStatus"] not in ("InProgress", "Stopping")
+
+    wait_until(is_over, lambda: f"{name} is still {described}", 60)
+    assert described["TrainingJobStatus"] == wanted, described
+    return described
+
+
+def train(local: Local, name: str, wanted: str = "Completed", **members: Any) -> dict[str, Any]:
+    local.sagemaker.create_training_job(**request(name, **members))
+    return finish(local, name, wanted)
+
+
+def said(local: Local, name: str) -> list[str]:
+    pages = (
+        local.client("logs")
+        .get_paginator("filter_log_events")
+        .paginate(logGroupName=GROUP, logStreamNamePrefix=f"{name}/")
+    )
+    return [event["message"] for page in pages for event in page["events"]]
+
+
+def model_of(local: Local, described: dict[str, Any], folder: Path) -> xgboost.Booster:
+    url = described["ModelArtifacts"]["S3ModelArtifacts"]
+    packed = local.s3.get_object(Bucket=BUCKET, Key=url.removeprefix(f"s3://{BUCKET}/"))["Body"].read()
+    with tarfile.open(fileobj=io.BytesIO(packed)) as tar:
+        assert tar.getnames() == ["xgboost-model"]
+        tar.extractall(folder, filter="data")
+    return xgboost.Booster(model_file=folder / "xgboost-model")
+
+
+@pytest.fixture
+def data(local: Local) -> None:
+    local.upload("data/train/a.csv", csv(slice(0, 100)).encode())
+    local.upload("data/train/b.csv", csv(slice(100, 200)).encode())
+    local.upload("data/validation/v.csv", csv(slice(200, 300)).encode())
+
+
+# ---- what is trained ----
+
+
+@pytest.mark.usefixtures("data")
+def test_a_model_is_trained_as_the_library_trains_it(local: Local, tmp_path: Path) -> None:
+    hyperparameters = {"objective": "reg:linear", "num_round": "20", "eta": "0.3", "max_depth": "4", "seed": "7"}
+    hyperparameters["eval_metric"] = "rmse,mae"
+    created = local.sagemaker.create_training_job(
+        **request("trained", HyperParameters=hyperparameters, InputDataConfig=[channel("train"), channel("validation")])
+    )
+    assert created["TrainingJobArn"] == "arn:aws:sagemaker:us-east-1:123456789012:training-job/trained"
+    waiter = local.sagemaker.get_waiter("training_job_completed_or_stopped")
+    waiter.wait(TrainingJobName="trained", WaiterConfig={"Delay": 1, "MaxAttempts": 60})
+    described = finish(local, "trained")
+    assert described["ModelArtifacts"] == {"S3ModelArtifacts": f"s3://{BUCKET}/output/trained/output/model.tar.gz"}
+    statuses = [each["Status"] for each in described["SecondaryStatusTransitions"]]
+    assert statuses == ["Starting", "Downloading", "Training", "Uploading", "Completed"]
+    assert described["HyperParameters"] == hyperparameters
+    assert described["TrainingStartTime"] <= described["TrainingEndTime"] and described["TrainingTimeInSeconds"] >= 1
+
+    booster = model_of(local, described, tmp_path)
+    own = xgboost.train(
+        {"objective": "reg:squarederror", "eta": 0.3, "max_depth": 4, "seed": 7},
+        xgboost.DMatrix(FEATURES[:200], LABELS[:200]),
+        num_boost_round=20,
+    )
+    rest = xgboost.DMatrix(FEATURES[200:])
+    assert booster.num_boosted_rounds() == 20
+    np.testing.assert_allclose(booster.predict(rest), own.predict(rest), rtol=1e-4)
+
+    lines = said(local, "trained")
+    assert "Train matrix has 200 rows and 3 columns" in lines
+    rounds = [line for line in lines if line.startswith("[")]
+    assert len(rounds) == 20 and rounds[-1].startswith("[19]#011train-rmse:")
+    final = {each["MetricName"]: each["Value"] for each in described["FinalMetricDataList"]}
+    assert set(final) == {"train:rmse", "train:mae", "validation:rmse", "validation:mae"}
+    error = float(np.sqrt(np.mean((booster.predict(rest) - LABELS[200:]) ** 2)))
+    assert final["validation:rmse"] == pytest.approx(error, abs=1e-3)
+    found = statistics(local, "validation:rmse", GROUP, TrainingJobName="trained")
+    assert found["SampleCount"] == 20 and found["Minimum"] == pytest.approx(final["validation:rmse"], abs=1e-4)
+    shown = call(local, "logs", "--training-job", "trained").stdout
+    assert rounds[-1] in shown
+
+
+def test_libsvm_packed_data_and_the_older_image_are_understood(local: Local, tmp_path: Path) -> None:
+    local.upload("data/train", gzip.compress(libsvm(slice(0, 200)).encode()))
+    image = "811284229777.dkr.ecr.us-east-1.amazonaws.com/xgboost:latest"
+    described = train(
+        local,
+        "libsvm",
+        AlgorithmSpecification={"TrainingImage": image, "TrainingInputMode": "File"},
+        InputDataConfig=[channel("train", None)],
+        OutputDataConfig={"S3OutputPath": f"s3://{BUCKET}"},
+    )
+    assert described["ModelArtifacts"]["S3ModelArtifacts"] == f"s3://{BUCKET}/libsvm/output/model.tar.gz"
+    own = xgboost.train(
+        {"objective": "reg:squarederror"}, xgboost.DMatrix(FEATURES[:200], LABELS[:200]), num_boost_round=5
+    )
+    rest = xgboost.DMatrix(FEATURES[200:])
+    np.testing.assert_allclose(model_of(local, described, tmp_path).predict(rest), own.predict(rest), rtol=1e-4)
+
+
+def test_weights_and_missing_cells_of_csv_count(local: Local, tmp_path: Path) -> None:
+    rows: list[list[Any]] = [[1, 0.5, 2], [3, 1, ""], [5, 1, 4]]
+    local.upload("data/train", "\n".join(",".join(str(cell) for cell in row) for row in rows * 20).encode())
+    described = train(local, "weights", HyperParameters={"num_round": "3", "csv_weights": "1", "base_score": "0"})
+    table = np.array([[np.nan if cell == "" else cell for cell in row] for row in rows * 20], np.float32)
+    matrix = xgboost.DMatrix(table[:, 2:], label=table[:, 0], weight=table[:, 1])
+    own = xgboost.train({"base_score": 0}, matrix, num_boost_round=3)
+    booster = model_of(local, described, tmp_path)
+    np.testing.assert_allclose(booster.predict(matrix), own.predict(matrix), rtol=1e-5)
+
+
+@pytest.mark.usefixtures("data")
+def test_early_stopping_keeps_the_best(local: Local, tmp_path: Path) -> None:
+    local.upload("data/validation/v.csv", "".join(f"{x},1,1,{x}\n" for x in range(20)).encode())
+    hyperparameters = {"num_round": "500", "early_stopping_rounds": "3", "eta": "0.5"}
+    channels = [channel("train"), channel("validation")]
+    described = train(local, "early", HyperParameters=hyperparameters, InputDataConfig=channels)
+    rounds = len([line for line in said(local, "early") if line.startswith("[")])
+    assert rounds < 500
+    assert model_of(local, described, tmp_path).num_boosted_rounds() == rounds - 3
+
+
+# ---- what fails, and how it is told ----
+
+
+@pytest.mark.usefixtures("data")
+@pytest.mark.parametrize(
+    "hyperparameters, reason",
+    [
+        ({}, "Missing required hyperparameter: num_round"),
+        ({"num_round": "5", "learning": "1"}, "Extraneous hyperparameter found: learning"),
+        ({"num_round": "many"}, "Hyperparameter num_round: could not parse value"),
+        ({"num_round": "5", "eta": "2"}, "Hyperparameter eta: 2.0 is not in [0, 1]"),
+    ],
+)
+def test_a_wrong_hyperparameter_fails_the_job_in_the_algorithms_words(
+    local: Local, hyperparameters: dict[str, str], reason: str
+) -> None:
+    name = f"wrong-{abs(hash(reason))}"
+    described = train(local, name, "Failed", HyperParameters=hyperparameters)
+    assert described["FailureReason"] == f"ClientError: {reason}, exit code: 1"
+    assert described["SecondaryStatus"] == "Failed"
+    assert said(local, name) == [f"ClientError: {reason}"]
+    with pytest.raises(WaiterError, match="Failed"):
+        local.sagemaker.get_waiter("training_job_completed_or_stopped").wait(TrainingJobName=name)
+
+
+def test_data_that_is_no_csv_fails_the_job(local: Local) -> None:
+    local.upload("data/train", b"price,rooms\n1,2\n")
+    described = train(local, "no-csv", "Failed")
+    assert described["FailureReason"].startswith(
+        "ClientError: Loading csv data failed with Exception, please ensure data is in csv format: could not convert"
+    )
+    assert not local.s3.list_objects_v2(Bucket=BUCKET, Prefix="output/").get("Contents")
+
+
+def test_a_job_that_needs_more_memory_than_its_instance_has_fails(
+    local: Local, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job, "memory_bytes", lambda _: 1024**3)
+    local.upload("data/train", b"1 0:1 2000000000:1\n0 0:2\n" * 10)  # a few bytes for each of 2e9 columns
+    described = train(local, "large", "Failed", InputDataConfig=[channel("train", "text/libsvm")])
+    assert "use an instance type with more memory" in described["FailureReason"], described["FailureReason"]
+
+
+# ---- stopping ----
+
+
+@pytest.mark.usefixtures("data")
+@pytest.mark.parametrize("saves", [True, False])
+def test_a_job_can_be_stopped(local: Local, saves: bool, tmp_path: Path) -> None:
+    name = f"stopped-{saves}".lower()
+    hyperparameters = {"num_round": "1000000", "save_model_on_termination": str(saves).lower()}
+    local.sagemaker.create_training_job(**request(name, HyperParameters=hyperparameters))
+    wait_until(
+        lambda: len(said_or_nothing(local, name)) > 5, lambda: f"it does not train: {said_or_nothing(local, name)}"
+    )
+    local.sagemaker.stop_training_job(TrainingJobName=name)
+    described = finish(local, name, "Stopped")
+    assert described["SecondaryStatus"] == "Stopped"
+    if saves:
+        assert model_of(local, described, tmp_path).num_boosted_rounds() >= 1
+    else:
+        assert "ModelArtifacts" not in described
+    with pytest.raises(ClientError, match="The request was rejected because the training job is in status Stopped"):
+        local.sagemaker.stop_training_job(TrainingJobName=name)
+
+
+def said_or_nothing(local: Local, name: str) -> list[str]:
+    try:
+        return said(local, name)
+    except local.client("logs").exceptions.ResourceNotFoundException:
+        return []
+
+
+@pytest.mark.usefixtures("data")
+def test_a_job_that_takes_too_long_is_stopped(local: Local) -> None:
+    hyperparameters = {"num_round": "1000000"}
+    condition = {"MaxRuntimeInSeconds": 2}
+    described = train(local, "slow", "Stopped", HyperParameters=hyperparameters, StoppingCondition=condition)
+    assert described["SecondaryStatus"] == "MaxRuntimeExceeded"
+
+
+# ---- requests ----
+
+
+@pytest.mark.usefixtures("data")
+@pytest.mark.parametrize(
+    "members, wanted",
+    [
+        (
+            {
+                "AlgorithmSpecification": {
+                    "TrainingImage": "1.dkr.ecr.x.amazonaws.com/pytorch:2",
+                    "TrainingInputMode": "File",
+                }
+            },
+            "Training image 1.dkr.ecr.x.amazonaws.com/pytorch:2 is not available on this local endpoint",
+        ),
+        (
+            {"AlgorithmSpecification": {"AlgorithmName": "mine", "TrainingInputMode": "File"}},
+            "AlgorithmName is not available",
+        ),
+        (
+            {"AlgorithmSpecification": {"TrainingImage": IMAGE, "TrainingInputMode": "Pipe"}},
+            "TrainingInputMode Pipe is not available",
+        ),
+        ({"InputDataConfig": [channel("validation")]}, "must have a channel train"),
+        ({"InputDataConfig": [channel("train"), channel("code")]}, "Channel code is not one of XGBoost's"),
+        ({"InputDataConfig": [channel("train", "application/x-parquet")]}, "ContentType application/x-parquet"),
+        ({"InputDataConfig": [channel("train", S3DataType="ManifestFile")]}, "S3DataType ManifestFile"),
+        (
+            {"InputDataConfig": [channel("train", S3DataDistributionType="ShardedByS3Key")]},
+            "must be FullyReplicated",
+        ),
+        (
+            {"InputDataConfig": [channel("train", S3Uri="s3://nowhere/data")]},
+            'No S3 objects found under S3 URL "s3://nowhere/data" given in input data source. Please ensure that the '
+            "bucket exists in the selected region (us-east-1)",
+        ),
+        (
+            {"ResourceConfig": {"InstanceType": "ml.m5.large", "InstanceCount": 2, "VolumeSizeInGB": 5}},
+            "InstanceCount must be 1",
+        ),
+        ({"CheckpointConfig": {"S3Uri": "s3://b/c"}}, "CheckpointConfig is not available"),
+    ],
+)
+def test_what_is_not_trained_here_is_refused(local: Local, members: dict[str, Any], wanted: str) -> None:
+    with pytest.raises(ClientError) as caught:
+        local.sagemaker.create_training_job(**request("refused", **members))
+    assert caught.value.response["Error"]["Code"] == "ValidationException"
+    assert wanted in caught.value.response["Error"]["Message"]
+    with pytest.raises(ClientError, match="Requested resource not found"):
+        local.sagemaker.describe_training_job(TrainingJobName="refused")
+
+
+@pytest.mark.usefixtures("data")
+def test_jobs_are_listed_and_their_names_are_taken(local: Local) -> None:
+    for name in ("list-a", "list-b"):
+        train(local, name)
+    train(local, "list-c", "Failed", HyperParameters={})
+    listed = local.sagemaker.list_training_jobs(NameContains="list-")["TrainingJobSummaries"]
+    assert [each["TrainingJobName"] for each in listed] == ["list-c", "list-b", "list-a"]
+    assert all(each["TrainingEndTime"] for each in listed)
+    failed = local.sagemaker.list_training_jobs(NameContains="list-", StatusEquals="Failed")["TrainingJobSummaries"]
+    assert [each["TrainingJobName"] for each in failed] == ["list-c"]
+    pages = local.sagemaker.get_paginator("list_training_jobs").paginate(
+        NameContains="list-", SortBy="Name", SortOrder="Ascending", PaginationConfig={"PageSize": 2}
+    )
+    names = [[each["TrainingJobName"] for each in page["TrainingJobSummaries"]] for page in pages]
+    assert names == [["list-a", "list-b"], ["list-c"]]
+    with pytest.raises(ClientError, match="a training job with this name already exists") as caught:
+        local.sagemaker.create_training_job(**request("list-a"))
+    assert caught.value.response["Error"]["Code"] == "ResourceInUse"
+
+
+def test_every_hyperparameter_can_be_given() -> None:
+    samples = {
+        "eval_metric": "rmse", "objective": "reg:squarederror", "booster": "dart",
+        "interaction_constraints": "[[0, 1]]", "monotone_constraints": "(1,0,-1)", "num_class": "2",
+        "tree_method": "hist", "process_type": "default",
+    }  # fmt: skip
+    values = {}
+    for name, hyperparameter in HYPERPARAMETERS.items():
+        allowed = hyperparameter.allowed
+        text = samples.get(name) or (allowed[0] if isinstance(allowed, tuple) else "1")
+        for each in (text, "0.5", "1.5"):
+            try:
+                values.update(parsed({"num_round": "1", name: each}))
+                break
+            except HyperparameterError:
+                continue
+        else:
+            raise AssertionError(name)
+    assert set(values) == set(HYPERPARAMETERS)
+
+
+def test_a_job_in_progress_is_failed_after_a_restart(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    first = Program(tmp_path, "--state", str(state))
+    try:
+        first.client("s3").create_bucket(Bucket=BUCKET)
+        first.client("s3").put_object(Bucket=BUCKET, Key="data/train", Body=csv().encode())
+        first.client("sagemaker").create_training_job(**request("cut", HyperParameters={"num_round": "1000000"}))
+        kept = state / "sagemaker.json"
+        wait_until(lambda: '"Training"' in kept.read_text(), kept.read_text)
+        children = first.ps.children(recursive=True)
+        first.process.terminate()
+        assert first.process.wait(40) == 0
+    finally:
+        first.kill()
+    assert not [each for each in children if each.is_running() and "training" in " ".join(each.cmdline())]
+    second = Program(tmp_path, "--state", str(state))
+    try:
+        described = second.client("sagemaker").describe_training_job(TrainingJobName="cut")
+        assert described["TrainingJobStatus"] == "Failed"
+        assert "was stopped while the job was in progress" in described["FailureReason"]
+    finally:
+        second.process.terminate()
+        second.process.wait(40)
+        second.kill()
+    assert json.loads(kept.read_text())["records"]["training-job"]
