@@ -33,6 +33,9 @@ INVOCATIONS = re.compile(r"/endpoints/(?P<name>[^/]*)/(?P<kind>invocations(?:-re
 CREDENTIAL_SCOPE = re.compile(r"Credential=[^/,]*/\d*/(?P<region>[^/]*)/(?P<service>[^/]*)/aws4_request")
 # Largest request of the control plane (our choice).
 CONTROL_BYTES = 6 * 1024 * 1024
+# A browser shows every answer as a document without scripts, of no origin: an object of S3 may be a page, and its scripts
+# would have this server's own origin, which the gate trusts.
+FOR_BROWSERS = (("Content-Security-Policy", "sandbox"), ("X-Content-Type-Options", "nosniff"))
 # of a body that is too large so much is read and thrown away, so that the client gets to read the answer
 DRAINED_BYTES = 64 * 1024 * 1024
 
@@ -62,6 +65,7 @@ class Front:
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         path = environ.get("PATH_INFO", "")
+        start_response = _for_browsers(start_response)
         if (reason := self._gate.refusal(environ)) is not None:
             return _answer_forbidden(start_response, environ, reason)
         try:
@@ -84,6 +88,8 @@ class Front:
             failure = AwsError("InternalFailure", 500, "The request failed in the local endpoint: see its log.")
             return _answer_error(start_response, failure, str(uuid.uuid4()), "application/json")
         environ = by_path(environ, self._gate)
+        if (reason := self._gate.refusal_of_path(environ.get("PATH_INFO", ""))) is not None:  # a bucket has come first
+            return _answer_forbidden(start_response, environ, reason)
         stream_body(environ)
         return Pieces(self._moto(environ, start_response), environ)
 
@@ -177,6 +183,17 @@ class Front:
         body = b"A local SageMaker endpoint. Point AWS_ENDPOINT_URL at this address.\n"
         start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
         return [body]
+
+
+def _for_browsers(start_response: StartResponse) -> StartResponse:
+    """Puts ``FOR_BROWSERS`` in place of whatever the answer has of them."""
+    names = {name.lower() for name, _ in FOR_BROWSERS}
+
+    def start(status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:
+        kept = [each for each in headers if each[0].lower() not in names]
+        return start_response(status, [*kept, *FOR_BROWSERS], *exc_info)
+
+    return start
 
 
 def _answer_for_guard(start_response: StartResponse, environ: Environ, answered: GuardAnswer) -> Iterable[bytes]:

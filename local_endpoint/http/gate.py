@@ -19,6 +19,8 @@ from urllib.parse import parse_qs
 Environ = dict[str, Any]
 FOREIGN_SITES = ("cross-site", "same-site")
 MOTO_API = "/moto-api"
+# moto answers these for the metadata of an EC2 instance, whatever bucket is called "latest".
+INSTANCE_METADATA = ("/latest/meta-data/", "/latest/api/")
 
 
 class Gate:
@@ -44,8 +46,21 @@ class Gate:
             return f"The origin {origin!r} is not this local endpoint: web pages of others may not use it."
         if environ.get("HTTP_SEC_FETCH_SITE") in FOREIGN_SITES and not _is_read(environ):
             return "A web page of another site may not use this local endpoint."
-        if _is_moto_api(environ.get("PATH_INFO", "")) and not self._moto_api_is_open:
-            return "moto's own interface is closed. For tests, start the local endpoint with --moto-api."
+        return self.refusal_of_path(environ.get("PATH_INFO", ""))
+
+    def refusal_of_path(self, path: str) -> str | None:
+        """Why this path is refused; None where moto takes it for no interface of its own. Ask for every path anew that
+        is given to moto: where the bucket is in the host, it comes first.
+        """
+        if self._moto_api_is_open:
+            return None
+        if path.startswith(MOTO_API):  # as moto has it: it looks at the beginning alone
+            return (
+                "moto's own interface is closed, and no bucket can have a name that begins with moto-api. For tests, "
+                "start the local endpoint with --moto-api."
+            )
+        if path.startswith(INSTANCE_METADATA):
+            return f"{path} cannot be reached here: moto has the metadata of an EC2 instance there. Use another bucket."
         return None
 
     def base_of(self, host: str) -> str | None:
@@ -99,8 +114,3 @@ def _is_read(environ: Environ) -> bool:
     """A link to this server, or to an object by a signed address, may be followed; operations by query may not."""
     query = parse_qs(environ.get("QUERY_STRING", ""), keep_blank_values=True)
     return environ.get("REQUEST_METHOD") in ("GET", "HEAD") and "Action" not in query
-
-
-def _is_moto_api(path: str) -> bool:
-    """moto looks at the beginning of the path alone."""
-    return path.startswith(MOTO_API)

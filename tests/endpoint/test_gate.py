@@ -127,6 +127,42 @@ def test_motos_own_interface_is_closed_to_everybody(shared: Local) -> None:
     assert BUCKET in [each["Name"] for each in shared.s3.list_buckets()["Buckets"]]
 
 
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT"])
+@pytest.mark.parametrize(
+    ("host", "path"),
+    [
+        ("moto-api.localhost", "/data.json"),
+        ("MOTO-API.localhost:4566", "/reset"),
+        ("moto-api.localhost", "/recorder/start-recording"),
+        ("moto-api.localhost", "/"),
+        ("moto-api-of-mine.localhost", "/key"),
+        ("latest.localhost", "/meta-data/iam/security-credentials/"),
+        ("latest.localhost", "/api/token"),
+        ("localhost", "/latest/meta-data/x"),
+    ],
+)
+def test_no_bucket_in_the_host_opens_it(shared: Local, method: str, host: str, path: str) -> None:
+    s3 = "AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0"
+    for headers in ({}, {"Authorization": s3}, {"Sec-Fetch-Site": "cross-site"}):
+        if path == "/" and method == "GET" and "Authorization" not in headers:
+            continue  # the welcome
+        reply = Reply(shared.url, method, path, {"Host": host, **headers})
+        assert reply.status == 403
+        assert b"moto" in reply.body or b"another site" in reply.body
+    assert BUCKET in [each["Name"] for each in shared.s3.list_buckets()["Buckets"]]
+
+
+def test_a_page_in_a_bucket_has_no_origin_in_a_browser(shared: Local) -> None:
+    """Its scripts would otherwise have ours: the browser runs none, and takes nothing for what it is not called."""
+    shared.s3.put_object(Bucket=BUCKET, Key="page", Body=b"<script>1</script>", ContentType="image/png")
+    page = f"/{BUCKET}/page"
+    for path in (page, f"{page}?response-content-type=text/html", f"/{BUCKET}", "/", "/no-bucket/x"):
+        for method in ("GET", "HEAD", "POST"):
+            headers = Reply(shared.url, method, path, {}).headers
+            assert headers["content-security-policy"] == "sandbox"
+            assert headers["x-content-type-options"] == "nosniff"
+
+
 def test_the_reason_of_a_host_that_is_not_allowed_reaches_aws_clients(shared: Local) -> None:
     def rename(request: object, **_: object) -> None:
         request.headers["Host"] = "box.lan:4566"  # type: ignore[attr-defined]
