@@ -17,6 +17,7 @@ from local_endpoint.errors import AwsError, ValidationException
 from local_endpoint.storage.location import S3Location
 from local_endpoint.storage.resources import Resources, arn
 from local_endpoint.training.job import Job, JobContext, JobFailure, JobStopped, content_type
+from local_endpoint.training.log_metrics import LogMetrics, NotInTime
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ class TrainingJobs:
     def create_training_job(self, call: Call) -> Parameters:
         request, name = call.parameters, call.parameters["TrainingJobName"]
         check(request)
+        _check_metrics(request["AlgorithmSpecification"].get("MetricDefinitions", []))
         self._check_data(call.region, request)
         if self._resources.get(TRAINING_JOB.key, call.region, name) is not None:
             raise AwsError(
@@ -282,6 +284,15 @@ def _check_channels(channels: list[Parameters]) -> None:
             ) from None
     if len(kinds) > 1:
         raise ValidationException("The channels must have the same ContentType.")
+
+
+def _check_metrics(definitions: list[Parameters]) -> None:
+    try:
+        LogMetrics(definitions).close()
+    except ValueError as error:
+        raise ValidationException(f"{error}.") from None
+    except NotInTime:
+        raise ValidationException("MetricDefinitions: the expressions take too long to compile.") from None
 
 
 def _check_url(url: str) -> None:

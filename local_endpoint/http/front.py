@@ -33,8 +33,8 @@ INVOCATIONS = re.compile(r"/endpoints/(?P<name>[^/]*)/(?P<kind>invocations(?:-re
 CREDENTIAL_SCOPE = re.compile(r"Credential=[^/,]*/\d*/(?P<region>[^/]*)/(?P<service>[^/]*)/aws4_request")
 # Largest request of the control plane (our choice).
 CONTROL_BYTES = 6 * 1024 * 1024
-# A browser shows every answer as a document without scripts, of no origin: an object of S3 may be a page, and its scripts
-# would have this server's own origin, which the gate trusts.
+# A browser shows every answer as a document without scripts, of no origin: an object of S3 may be a page, and its
+# scripts would have this server's own origin, which the gate trusts.
 FOR_BROWSERS = (("Content-Security-Policy", "sandbox"), ("X-Content-Type-Options", "nosniff"))
 # of a body that is too large so much is read and thrown away, so that the client gets to read the answer
 DRAINED_BYTES = 64 * 1024 * 1024

@@ -18,6 +18,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -33,6 +34,7 @@ from local_endpoint.storage.objects import ObjectReader, ObjectUnavailable
 from local_endpoint.telemetry.logs import Logs, LogWriter
 from local_endpoint.telemetry.metric_store import Aggregate, MetricStore, Series
 from local_endpoint.training.hyperparameters import HyperparameterError, parsed
+from local_endpoint.training.log_metrics import LogMetrics, NotInTime
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +82,7 @@ class Job:
         self._objects = context.objects.as_role(request["RoleArn"])
         self._on_status = on_status
         self._name: str = request["TrainingJobName"]
-        self._folder = context.work_dir / f"training-{self._name}"
+        self._folder = context.work_dir  # until it runs
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._too_late = threading.Event()
@@ -93,6 +95,8 @@ class Job:
 
         Raises ``JobFailure``, and ``JobStopped`` after whatever there was of a model is in S3.
         """
+        # not called by the job: another region may have one of the same name
+        self._folder = Path(tempfile.mkdtemp(prefix="training-", dir=self._context.work_dir))
         log = self._context.logs.open(self._region, LOG_GROUP, f"{self._name}/algo-1-{int(time.time())}")
         try:
             try:
@@ -203,17 +207,19 @@ class Job:
 
     def _copy_output(self, process: subprocess.Popen[bytes], log: LogWriter) -> None:
         assert process.stdout is not None
-        with process.stdout:
+        definitions = self._request["AlgorithmSpecification"].get("MetricDefinitions", [])
+        with process.stdout, contextlib.closing(LogMetrics(definitions)) as of_client:
             for line in process.stdout:
                 log.write(line)
-                self._note_metrics(line.decode(errors="replace"))
+                text = line.decode(errors="replace")
+                found = {f"{channel}:{metric}": value for channel, metric, value in ROUND.findall(text)}
+                try:
+                    found |= of_client.find(text)
+                except NotInTime:
+                    log.write(b"MetricDefinitions: the expressions take too long for this log; they are left out.\n")
+                self._note_metrics(found)
 
-    def _note_metrics(self, line: str) -> None:
-        found = {f"{channel}:{metric}": value for channel, metric, value in ROUND.findall(line)}
-        for definition in self._request["AlgorithmSpecification"].get("MetricDefinitions", []):
-            match = re.search(definition["Regex"], line)
-            if match and match.groups():
-                found[definition["Name"]] = match[1]
+    def _note_metrics(self, found: Mapping[str, str]) -> None:
         now_s = float(int(time.time()))
         values: dict[Series, Aggregate] = {}
         for name, text in found.items():

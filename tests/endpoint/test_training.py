@@ -6,17 +6,19 @@ import gzip
 import io
 import json
 import tarfile
+import time
 from pathlib import Path
 from typing import Any
 
+import boto3
 import numpy as np
 import pytest
 import xgboost
 from botocore.exceptions import ClientError, WaiterError
 
-from local_endpoint.training import job
+from local_endpoint.training import job, log_metrics
 from local_endpoint.training.hyperparameters import HYPERPARAMETERS, HyperparameterError, parsed
-from tests.endpoint.local import BUCKET, ROLE, Local
+from tests.endpoint.local import BUCKET, KEYS, ROLE, Local
 from tests.endpoint.program import Program
 from tests.endpoint.test_metrics import statistics
 from tests.endpoint.test_programs import call
@@ -73,6 +75,12 @@ def finish(local: Local, name: str, wanted: str = "Completed") -> dict[str, Any]
     wait_until(is_over, lambda: f"{name} is still {described}", 60)
     assert described["TrainingJobStatus"] == wanted, described
     return described
+
+
+def algorithm(**definitions: str) -> dict[str, Any]:
+    """Ours, with metrics of a client's."""
+    metrics = [{"Name": name, "Regex": regex} for name, regex in definitions.items()]
+    return {"TrainingImage": IMAGE, "TrainingInputMode": "File", "MetricDefinitions": metrics}
 
 
 def train(local: Local, name: str, wanted: str = "Completed", **members: Any) -> dict[str, Any]:
@@ -147,6 +155,51 @@ def test_a_model_is_trained_as_the_library_trains_it(local: Local, tmp_path: Pat
     assert found["SampleCount"] == 20 and found["Minimum"] == pytest.approx(final["validation:rmse"], abs=1e-4)
     shown = call(local, "logs", "--training-job", "trained").stdout
     assert rounds[-1] in shown
+
+
+def final_metrics(described: dict[str, Any]) -> dict[str, float]:
+    return {each["MetricName"]: each["Value"] for each in described["FinalMetricDataList"]}
+
+
+@pytest.mark.usefixtures("data")
+def test_a_clients_expressions_find_metrics(local: Local) -> None:
+    found = {"error": r"train-rmse:(\S+)", "round": r"^\[(\d+)\]"}
+    nothing = {"optional": r"(a)?train", "no number": r"(train)", "no group": "train", "absent": r"absent (\d)"}
+    final = final_metrics(train(local, "expressions", AlgorithmSpecification=algorithm(**found, **nothing)))
+    assert set(final) == {"train:rmse", "error", "round"}
+    assert final["error"] == final["train:rmse"] and final["round"] == 4
+
+
+@pytest.mark.usefixtures("data")
+def test_an_expression_that_never_ends_costs_the_jobs_own_metrics_alone(local: Local) -> None:
+    """The server goes on meanwhile, and so does the training."""
+    endless = algorithm(endless="([^x]+)+!", error=r"train-rmse:(\S+)")
+    local.sagemaker.create_training_job(**request("endless", AlgorithmSpecification=endless))
+    longest_s = 0.0
+    for _ in range(30):
+        start_s = time.monotonic()
+        local.s3.list_buckets()
+        longest_s = max(longest_s, time.monotonic() - start_s)
+        time.sleep(0.1)
+    assert longest_s < log_metrics.LINE_TIMEOUT_S / 2
+    assert set(final_metrics(finish(local, "endless"))) == {"train:rmse"}
+    told = "MetricDefinitions: the expressions take too long for this log; they are left out."
+    assert said(local, "endless").count(told) == 1
+
+
+@pytest.mark.usefixtures("data")
+def test_jobs_of_one_name_in_two_regions_train_side_by_side(local: Local, tmp_path: Path) -> None:
+    elsewhere = boto3.client("sagemaker", endpoint_url=local.url, **{**KEYS, "region_name": "eu-west-1"})
+    rounds = {"objective": "reg:squarederror", "num_round": "300"}
+    here = request("twin", HyperParameters=rounds)
+    there = request("twin", OutputDataConfig={"S3OutputPath": f"s3://{BUCKET}/elsewhere"})
+    local.sagemaker.create_training_job(**here)
+    elsewhere.create_training_job(**there)
+    waiter = elsewhere.get_waiter("training_job_completed_or_stopped")
+    waiter.wait(TrainingJobName="twin", WaiterConfig={"Delay": 1, "MaxAttempts": 60})
+    assert elsewhere.describe_training_job(TrainingJobName="twin")["TrainingJobStatus"] == "Completed"
+    booster = model_of(local, finish(local, "twin"), tmp_path)
+    assert booster.num_boosted_rounds() == 300
 
 
 def test_libsvm_packed_data_and_the_older_image_are_understood(local: Local, tmp_path: Path) -> None:
@@ -311,6 +364,11 @@ def test_a_job_that_takes_too_long_is_stopped(local: Local) -> None:
             {"ResourceConfig": {"InstanceType": "ml.m5.large", "InstanceCount": 2, "VolumeSizeInGB": 5}},
             "InstanceCount must be 1",
         ),
+        (
+            {"AlgorithmSpecification": algorithm(good=r"rmse:(\S+)", bad="(")},
+            "Regex ( of metric bad is no regular expression: missing ), unterminated subpattern at position 0.",
+        ),
+        ({"AlgorithmSpecification": algorithm(bad="(?<=a+)b")}, "Regex (?<=a+)b of metric bad"),
         ({"CheckpointConfig": {"S3Uri": "s3://b/c"}}, "CheckpointConfig is not available"),
     ],
 )
