@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 from botocore.exceptions import ClientError
 
+from local_endpoint.hosting.runtimes import process_environment
 from tests.endpoint.local import BUCKET, PREFIX, REGION, ROLE, Local, behaving, message, pack, refused
 
+ROOT = Path(__file__).resolve().parents[2]
 ARN = f"arn:aws:sagemaker:{REGION}:123456789012"
 ARCHIVE = f"{PREFIX}only.tar.gz"
 JOB_ROLE = {"RoleArn": ROLE}
@@ -103,6 +107,10 @@ def test_data_that_a_policy_denies_is_said_to_be_inaccessible(shared: Local) -> 
         ("SAGEMAKER_MODEL_SERVER_VMARGS", "-Xmx1g -javaagent:/tmp/x", "-javaagent:/tmp/x in SAGEMAKER"),
         ("SAGEMAKER_MODEL_SERVER_VMARGS", "-XX:OnOutOfMemoryError=reboot", "-XX:OnOutOfMemoryError=reboot in"),
         ("SAGEMAKER_MODEL_SERVER_VMARGS", "@/tmp/file", "@/tmp/file in"),
+        ("SAGEMAKER_MODEL_SERVER_VMARGS", "-Dlog4j.configuration=file:x", "-Dlog4j.configuration=file:x in"),
+        ("SAGEMAKER_MODEL_SERVER_VMARGS", "-XX:+UnlockDiagnosticVMOptions -XX:+PrintAssembly", "-XX:+UnlockDiag"),
+        ("SAGEMAKER_MODEL_SERVER_VMARGS", "-XX:+PrintAssembly", "-XX:+PrintAssembly in"),
+        ("SAGEMAKER_MODEL_SERVER_VMARGS", "-XX:OnError=1", "-XX:OnError=1 in"),
     ],
 )
 def test_a_variable_that_would_make_a_process_of_this_machine_run_something_is_refused(
@@ -112,6 +120,61 @@ def test_a_variable_that_would_make_a_process_of_this_machine_run_something_is_r
     assert code == "ValidationException"
     assert who in text
     assert "or use --runtime docker." in text
+
+
+LIBRARIES = (
+    *("HDF5_PLUGIN_PATH", "OPENCV_VIDEOIO_PLUGIN_PATH", "OPENCV_CORE_PLUGIN_PARALLEL", "NUMBA_CACHE_DIR"),
+    *(
+        "TRITON_CACHE_DIR",
+        "TORCHINDUCTOR_CACHE_DIR",
+        "COVERAGE_PROCESS_START",
+        "MPLBACKEND",
+        "MPLCONFIGDIR",
+        "HF_HOME",
+        "TORCH_HOME",
+    ),
+    *("SSLKEYLOGFILE", "TFHUB_CACHE_DIR", "hdf5_plugin_path"),
+)
+INSTALLERS = (
+    "PIP_INDEX_URL",
+    "PIP_CONFIG_FILE",
+    "UV_INDEX",
+    "UV_PYTHON",
+    "CC",
+    "CFLAGS",
+    "CONDA_PREFIX",
+    "https_proxy",
+    "REQUESTS_CA_BUNDLE",
+)
+SERVERS_OWN = ("MME_PACKAGES_DIR", "MME_MODEL_ROOTS", "MME_RUNTIME_DIR", "MME_HOST", "MME_USER")
+
+
+@pytest.mark.parametrize(
+    ("names", "why"),
+    [
+        (LIBRARIES, "a library that loads further ones would act on it"),
+        (INSTALLERS, "an installer or a compiler would act on it"),
+        (SERVERS_OWN, "it is the server's own to set"),
+        (("MME_UNKNOWN", "MME_ZYGOTE_SOCKET", "mme_workers"), "it is none of the container's settings"),
+    ],
+)
+def test_a_variable_of_a_library_an_installer_or_the_server_is_refused(names: tuple[str, ...], why: str) -> None:
+    for name in names:
+        reason = process_environment.refusal({name: "/tmp/x"})
+        assert reason is not None, name
+        assert f"variable {name} is refused" in reason and why in reason and "use --runtime docker." in reason
+
+
+def test_every_setting_of_the_container_is_either_a_models_or_the_servers_own() -> None:
+    documented = {match[1] for match in re.finditer(r"^\| `(\w+)` \|", (ROOT / "docs/settings.md").read_text(), re.M)}
+    assert len(documented) > 40
+    own = {name for name in documented if name.startswith("MME_")}
+    assert own == process_environment.OWN_SETTINGS | process_environment.SERVERS_OWN
+    for name in documented - process_environment.SERVERS_OWN - {"JAVA_HOME", "PYTHONPATH"}:
+        value = "-Xmx512m" if name == process_environment.VMARGS else "1"
+        assert process_environment.refusal({name: value}) is None
+    for name in ("SAGEMAKER_SUBMIT_DIRECTORY", "MODEL_DIR", "MY_PATH", "HF_TASK", "OMP_NUM_THREADS", "THRESHOLD"):
+        assert process_environment.refusal({name: "1"}) is None
 
 
 def test_the_containers_own_settings_and_names_that_mean_nothing_are_passed_on(shared: Local) -> None:
