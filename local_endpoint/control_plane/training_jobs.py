@@ -53,6 +53,7 @@ class TrainingJobs:
         self._records = Records(resources)
         self._context = context
         self._lock = threading.Lock()
+        self._changing = threading.RLock()  # a job's status is read, and written anew, by its thread and by requests
         self._running: dict[tuple[str, str], Job] = {}
         self._threads: list[threading.Thread] = []
         self._closing = threading.Event()
@@ -119,18 +120,19 @@ class TrainingJobs:
         return answer
 
     def stop_training_job(self, call: Call) -> Parameters:
-        record = self._require(call)
-        if record["TrainingJobStatus"] not in IN_PROGRESS:
-            raise ValidationException(
-                f"The request was rejected because the training job is in status {record['TrainingJobStatus']}."
-            )
-        name = record["TrainingJobName"]
-        with self._lock:
-            job = self._running.get((call.region, name))
-        if job is not None and record["TrainingJobStatus"] != "Stopping":
-            self._resources.change(TRAINING_JOB.key, call.region, name, TrainingJobStatus="Stopping")
-            self._enter(call.region, name, "Stopping")
-            job.stop()
+        with self._changing:
+            record = self._require(call)
+            if record["TrainingJobStatus"] not in IN_PROGRESS:
+                raise ValidationException(
+                    f"The request was rejected because the training job is in status {record['TrainingJobStatus']}."
+                )
+            name = record["TrainingJobName"]
+            with self._lock:
+                job = self._running.get((call.region, name))
+            if job is None or record["TrainingJobStatus"] == "Stopping":
+                return {}
+            self._enter(call.region, name, "Stopping", TrainingJobStatus="Stopping")
+        job.stop()
         return {}
 
     def _require(self, call: Call) -> dict[str, Any]:
@@ -170,18 +172,18 @@ class TrainingJobs:
 
     def _enter(self, region: str, name: str, status: str, **members: Any) -> None:
         """A SecondaryStatus begins, and the one before ends."""
-        record = self._resources.get(TRAINING_JOB.key, region, name)
-        if record is None or (record["SecondaryStatus"] == "Stopping" and status in ("Downloading", "Training")):
-            return
-        now_s = time.time()
-        before = [dict(each) for each in record["SecondaryStatusTransitions"]]
-        before[-1].setdefault("EndTime", now_s)
-        transitions = [*before, {"Status": status, "StartTime": now_s, "StatusMessage": MESSAGES[status]}]
-        if status == "Downloading":
-            members["TrainingStartTime"] = now_s
-        self._resources.change(
-            TRAINING_JOB.key, region, name, SecondaryStatus=status, SecondaryStatusTransitions=transitions, **members
-        )
+        with self._changing:
+            record = self._resources.get(TRAINING_JOB.key, region, name)
+            if record is None or (record["SecondaryStatus"] == "Stopping" and status in ("Downloading", "Training")):
+                return
+            now_s = time.time()
+            before = [dict(each) for each in record["SecondaryStatusTransitions"]]
+            before[-1].setdefault("EndTime", now_s)
+            transitions = [*before, {"Status": status, "StartTime": now_s, "StatusMessage": MESSAGES[status]}]
+            if status == "Downloading":
+                members["TrainingStartTime"] = now_s
+            members |= {"SecondaryStatus": status, "SecondaryStatusTransitions": transitions}
+            self._resources.change(TRAINING_JOB.key, region, name, **members)
 
     def _end(self, region: str, name: str, status: str, secondary: str, job: Job | None = None, **members: Any) -> None:
         if self._closing.is_set():

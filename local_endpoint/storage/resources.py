@@ -97,8 +97,12 @@ class Resources:
         return any(f":{kind}/" in resource_arn for kind in KINDS)
 
     def exists(self, resource_arn: str) -> bool:
-        region, (kind, _, name) = resource_arn.split(":")[3], resource_arn.split(":", 5)[5].partition("/")
-        return kind in KINDS and self.get(kind, region, name) is not None
+        """False for what is no ARN, too."""
+        parts = resource_arn.split(":", 5)
+        if len(parts) < 6:
+            return False
+        kind, _, name = parts[5].partition("/")
+        return kind in KINDS and self.get(kind, parts[3], name) is not None
 
     def tags(self, resource_arn: str) -> list[dict[str, str]]:
         with self._lock:

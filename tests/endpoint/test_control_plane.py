@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import requests
 from botocore.exceptions import ClientError
 
 from tests.endpoint.local import PREFIX, ROLE, Local
@@ -183,6 +184,15 @@ def test_tags_are_kept_changed_and_go_with_their_resource(shared: Local) -> None
     shared.sagemaker.delete_model(ModelName="tagged")
     code, _ = refusal(shared.sagemaker.list_tags, ResourceArn=resource)
     assert code == "ValidationException"
+
+
+@pytest.mark.parametrize("resource", [":model/", "arn:aws:sagemaker:model/x", "x:x:x:x:model/x", ":::::model/"])
+def test_tags_of_what_is_no_resource_are_refused_in_plain_words(shared: Local, resource: str) -> None:
+    """As it is on the wire: boto3 checks what it sends."""
+    headers = {"X-Amz-Target": "SageMaker.ListTags", "Content-Type": "application/x-amz-json-1.1"}
+    answer = requests.post(shared.url, headers=headers, json={"ResourceArn": resource}, timeout=10)
+    assert answer.status_code == 400
+    assert answer.json()["__type"] == "ValidationException"
 
 
 def test_operations_that_are_not_ours_reach_moto(shared: Local) -> None:

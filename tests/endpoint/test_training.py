@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import tarfile
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ import pytest
 import xgboost
 from botocore.exceptions import ClientError, WaiterError
 
+from local_endpoint.control_plane import training_jobs
+from local_endpoint.storage.resources import Resources
 from local_endpoint.training import job, log_metrics
 from local_endpoint.training.hyperparameters import HYPERPARAMETERS, HyperparameterError, parsed
 from tests.endpoint.local import BUCKET, KEYS, ROLE, Local
@@ -447,3 +450,32 @@ def test_a_job_in_progress_is_failed_after_a_restart(tmp_path: Path) -> None:
         second.process.wait(40)
         second.kill()
     assert json.loads(kept.read_text())["records"]["training-job"]
+
+
+def test_a_status_that_begins_while_another_does_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    resources = Resources(None)
+    key = training_jobs.TRAINING_JOB.key
+    first = {"Status": "Starting", "StartTime": 0.0, "StatusMessage": "m"}
+    record = {"TrainingJobName": "j", "SecondaryStatus": "Starting", "SecondaryStatusTransitions": [first]}
+    resources.add(key, "us-east-1", "j", record, [])
+    read = resources.get
+
+    def read_and_wait(*which: str) -> dict[str, Any] | None:
+        found = read(*which)
+        time.sleep(0.2)  # so that all have read before the first writes, where nothing keeps them apart
+        return found
+
+    monkeypatch.setattr(resources, "get", read_and_wait)
+    context = job.JobContext(objects=None, logs=None, metrics=None, janitor=None, work_dir=tmp_path)  # type: ignore[arg-type]
+    jobs = training_jobs.TrainingJobs(resources, context)
+    statuses = ["Downloading", "Training", "Uploading"]
+    threads = [threading.Thread(target=jobs._enter, args=("us-east-1", "j", status)) for status in statuses]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    found = read(key, "us-east-1", "j")
+    assert found is not None
+    transitions = found["SecondaryStatusTransitions"]
+    assert sorted(each["Status"] for each in transitions) == ["Downloading", "Starting", "Training", "Uploading"]
+    assert [each["Status"] for each in transitions if "EndTime" not in each] == [found["SecondaryStatus"]]
