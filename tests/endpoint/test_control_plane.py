@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import requests
 from botocore.exceptions import ClientError
 
-from tests.endpoint.local import PREFIX, ROLE, Local
+from local_endpoint.storage.resources import Resources
+from tests.endpoint.local import PREFIX, REGION, ROLE, Local
 
 ARN = "arn:aws:sagemaker:us-east-1:123456789012"
 SOURCE = {"S3Uri": PREFIX, "S3DataType": "S3Prefix", "CompressionType": "None"}
@@ -186,13 +186,12 @@ def test_tags_are_kept_changed_and_go_with_their_resource(shared: Local) -> None
     assert code == "ValidationException"
 
 
-@pytest.mark.parametrize("resource", [":model/", "arn:aws:sagemaker:model/x", "x:x:x:x:model/x", ":::::model/"])
-def test_tags_of_what_is_no_resource_are_refused_in_plain_words(shared: Local, resource: str) -> None:
-    """As it is on the wire: boto3 checks what it sends."""
-    headers = {"X-Amz-Target": "SageMaker.ListTags", "Content-Type": "application/x-amz-json-1.1"}
-    answer = requests.post(shared.url, headers=headers, json={"ResourceArn": resource}, timeout=10)
-    assert answer.status_code == 400
-    assert answer.json()["__type"] == "ValidationException"
+def test_what_is_no_arn_is_no_resource() -> None:
+    resources = Resources()
+    resources.add("model", REGION, "m", {"ModelName": "m"}, [])
+    assert resources.exists(f"{ARN}:model/m")
+    for other in (":model/", "model/m", "", "arn:aws:sagemaker:model/m", f"{ARN}:model", f"{ARN}:model/"):
+        assert not resources.exists(other)
 
 
 def test_operations_that_are_not_ours_reach_moto(shared: Local) -> None:

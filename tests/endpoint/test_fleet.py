@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import psutil
 import pytest
+import requests
 
 from local_endpoint.configuration import Limits
 from local_endpoint.errors import StartFailure
@@ -26,7 +27,7 @@ from local_endpoint.hosting.runtimes import process
 from local_endpoint.model_cache import cache
 from local_endpoint.storage.location import S3Location
 from local_endpoint.storage.objects import ObjectReader
-from tests.endpoint.local import BUCKET, Local, behaving, journal, message, on_disk, pack, pids, refused
+from tests.endpoint.local import BUCKET, Local, address, behaving, journal, message, on_disk, pack, pids, refused
 from tests.endpoint.traffic import Traffic
 from tests.harness.waiting import wait_until
 
@@ -35,6 +36,16 @@ def test_a_model_stays_on_the_instance_that_has_it(local: Local) -> None:
     local.deploy(instances=3)
     local.upload("models/m.tar.gz", behaving())
     assert len({local.invoke("m.tar.gz")["pid"] for _ in range(20)}) == 1
+
+
+def test_an_endpoint_is_in_service_when_all_its_instances_answer(local: Local) -> None:
+    local.deploy(instances=2)  # returns in service
+    described = local.sagemaker.describe_endpoint(EndpointName="endpoint")
+    assert described["EndpointStatus"] == "InService"
+    assert [each["CurrentInstanceCount"] for each in described["ProductionVariants"]] == [2]
+    assert len(pids(local)) == 2
+    for instance in local.instances():
+        assert requests.get(f"{address(instance)}/ping", timeout=10).status_code == 200
 
 
 def test_models_spread_over_the_instances(local: Local) -> None:
