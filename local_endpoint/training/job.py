@@ -208,7 +208,13 @@ class Job:
     def _copy_output(self, process: subprocess.Popen[bytes], log: LogWriter) -> None:
         assert process.stdout is not None
         definitions = self._request["AlgorithmSpecification"].get("MetricDefinitions", [])
-        with process.stdout, contextlib.closing(LogMetrics(definitions)) as of_client:
+        too_long = b"MetricDefinitions: the expressions take too long for this log; they are left out.\n"
+        try:
+            of_client = LogMetrics(definitions)
+        except NotInTime:
+            log.write(too_long)
+            of_client = LogMetrics([])
+        with process.stdout, contextlib.closing(of_client):
             for line in process.stdout:
                 log.write(line)
                 text = line.decode(errors="replace")
@@ -216,7 +222,7 @@ class Job:
                 try:
                     found |= of_client.find(text)
                 except NotInTime:
-                    log.write(b"MetricDefinitions: the expressions take too long for this log; they are left out.\n")
+                    log.write(too_long)
                 self._note_metrics(found)
 
     def _note_metrics(self, found: Mapping[str, str]) -> None:
