@@ -66,7 +66,10 @@ class Front:
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         path = environ.get("PATH_INFO", "")
         start_response = _for_browsers(start_response)
-        if (reason := self._gate.refusal(environ)) is not None:
+        reason = self._gate.refusal(environ)
+        if reason is None:  # a bucket of the host's comes first in moto's path
+            reason = self._gate.refusal_of_path(by_path(environ, self._gate).get("PATH_INFO", ""))
+        if reason is not None:
             return _answer_forbidden(start_response, environ, reason)
         try:
             if not self.is_ready:
@@ -88,8 +91,6 @@ class Front:
             failure = AwsError("InternalFailure", 500, "The request failed in the local endpoint: see its log.")
             return _answer_error(start_response, failure, str(uuid.uuid4()), "application/json")
         environ = by_path(environ, self._gate)
-        if (reason := self._gate.refusal_of_path(environ.get("PATH_INFO", ""))) is not None:  # a bucket has come first
-            return _answer_forbidden(start_response, environ, reason)
         stream_body(environ)
         return Pieces(self._moto(environ, start_response), environ)
 
