@@ -30,6 +30,7 @@ from local_endpoint.hosting.utilisation import Utilisation
 from local_endpoint.http.front import Front
 from local_endpoint.http.gate import Gate
 from local_endpoint.http.server import HttpServer
+from local_endpoint.http.unavailable import unavailable
 from local_endpoint.storage.object_files import ObjectFiles
 from local_endpoint.storage.objects import ObjectReader
 from local_endpoint.storage.resources import Resources
@@ -47,10 +48,16 @@ _only_one = threading.Lock()
 def _create_backend_app(service: Any) -> Any:
     """moto switches Flask's debugging on, which makes a class per upload that keeps the body alive.
 
-    It would also let the pages of every web site read its answers (CORS).
+    It would also let the pages of every web site read its answers (CORS). A service that needs packages which are not
+    installed is answered, too.
     """
     werkzeug_app.DISABLE_GLOBAL_CORS = True
-    application = werkzeug_app.create_backend_app(service)
+    try:
+        if service == "cloudformation":
+            refuse_sagemaker_in_stacks()
+        application = werkzeug_app.create_backend_app(service)
+    except ModuleNotFoundError as error:
+        return unavailable(service, error.name)
     application.debug = False
     return application
 
@@ -118,7 +125,6 @@ class LocalEndpoint:
         cleanup.callback(reset_moto)
         moto: Any = werkzeug_app.DomainDispatcherApplication(_create_backend_app)
 
-        refuse_sagemaker_in_stacks()
         runtime = self._make_runtime(configuration, janitor)
         runtime.require()
         resources = Resources(state.resources_file if state else None)

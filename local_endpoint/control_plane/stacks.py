@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from moto.cloudformation.exceptions import ValidationError
-from moto.cloudformation.parsing import ResourceMap
-
 PREFIX = "AWS::SageMaker::"
 
 
 def refuse_sagemaker_in_stacks() -> None:
-    """From now on, in this process. A template is looked at where it has been read, wherever it came from."""
+    """From now on, in this process. A template is looked at where it has been read, wherever it came from.
+
+    Raises ``ModuleNotFoundError`` where moto's CloudFormation lacks packages. To import it takes seconds.
+    """
+    from moto.cloudformation.parsing import ResourceMap
+
     if getattr(ResourceMap.load, "refuses_sagemaker", False):
         return
     for name in ("load", "update"):
@@ -34,6 +36,8 @@ def _check(template: dict[str, Any]) -> None:
     types = sorted({str(its.get("Type")) for its in resources.values() if isinstance(its, dict)})
     found = [each for each in types if each.startswith(PREFIX)]
     if found:
+        from moto.cloudformation.exceptions import ValidationError
+
         raise ValidationError(
             message=f"{', '.join(found)} cannot be made by a stack on this local endpoint. Make models, endpoint "
             "configurations and endpoints by SageMaker's own operations (CreateModel, CreateEndpointConfig, "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,12 @@ from typing import Any
 import pytest
 import requests
 from botocore.exceptions import ClientError
+from werkzeug.test import Client
 
+from local_endpoint.app import _create_backend_app
 from local_endpoint.hosting.runtimes import process_environment
 from tests.endpoint.local import BUCKET, PREFIX, REGION, ROLE, Local, behaving, message, pack, refused
+from tests.harness.programs import run_python
 
 ROOT = Path(__file__).resolve().parents[2]
 ARN = f"arn:aws:sagemaker:{REGION}:123456789012"
@@ -336,6 +340,20 @@ TEMPLATE = {
         "Model": {"Type": "AWS::SageMaker::Model", "Properties": {"ExecutionRoleArn": ROLE}},
     }
 }
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "application/x-www-form-urlencoded"])
+def test_a_service_whose_packages_are_not_installed_says_so(monkeypatch: pytest.MonkeyPatch, content_type: str) -> None:
+    monkeypatch.setitem(sys.modules, "moto.cloudformation.parsing", None)
+    answer = Client(_create_backend_app("cloudformation")).post("/", content_type=content_type)
+    assert answer.status_code == 400
+    assert "UnsupportedOperation" in answer.text
+    assert "cloudformation is not available on this local endpoint: the Python package" in answer.text
+
+
+def test_nothing_heavy_of_moto_is_imported_before_it_is_asked_for() -> None:
+    code = "import sys, local_endpoint.app; print([each for each in sys.modules if each.startswith('moto.cloudf')])"
+    assert run_python(code) == "[]\n"
 
 
 def test_a_stack_of_sagemakers_resources_is_refused_whole(shared: Local) -> None:
