@@ -7,9 +7,10 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import parse_qs, unquote
+from urllib.parse import unquote
 
 from local_endpoint.access import s3_permissions
+from local_endpoint.access.operations import FORM, check_service, media_type, named_operation
 from local_endpoint.access.refusals import Kind, Protocol, Refusal
 from local_endpoint.access.s3_permissions import ALL, Permission
 from local_endpoint.access.signatures import Signature, header
@@ -18,7 +19,6 @@ from local_endpoint.configuration import ACCOUNT
 Environ = Mapping[str, Any]
 Values = dict[str, "str | tuple[str, ...]"]
 INVOCATIONS = re.compile(r"/endpoints/(?P<name>[^/]*)/(?P<kind>invocations(?:-response-stream)?|async-invocations)")
-_RPC_PATH = re.compile(r"/service/\w+/operation/(?P<operation>\w+)")
 # A model's images and data are fetched by a role: who hands it over needs iam:PassRole.
 PASSED_ROLES = ("ExecutionRoleArn", "RoleArn")
 SAGEMAKER_SERVICE = "sagemaker.amazonaws.com"
@@ -61,7 +61,7 @@ def protocol_of(environ: Environ, service: str | None) -> Protocol:
     """What the client expects an error to look like. ``service`` None is an unsigned request."""
     if header(environ, "x-amz-target"):
         return Protocol.JSON
-    if service in ("iam", "sts") or header(environ, "content-type").startswith("application/x-www-form-urlencoded"):
+    if service in ("iam", "sts") or media_type(environ) == FORM:
         return Protocol.QUERY
     if service == "s3" or (service is None and INVOCATIONS.fullmatch(environ.get("PATH_INFO", "")) is None):
         return Protocol.S3
@@ -73,6 +73,7 @@ def needs_of(
 ) -> Needs:
     """``body`` may be empty for S3, but of a DeleteObjects. ``tags_of`` looks an ARN's up. Raises ``Refusal``."""
     protocol = protocol_of(environ, signature.service)
+    check_service(signature.service)
     target, path = header(environ, "x-amz-target"), environ.get("PATH_INFO", "")
     for prefix, service in ANSWERED_BY_TARGET.items():
         if target.startswith(prefix) and signature.service != service:
@@ -80,10 +81,14 @@ def needs_of(
     if signature.service == "s3":
         return _of_s3(environ, signature, body)
     if signature.service == "sagemaker":
-        if target:
-            return _of_control_plane(target.partition(".")[2], signature.region, body, tags_of)
+        # the path first, as the front has it: whatever X-Amz-Target says
         if match := INVOCATIONS.fullmatch(path):
             return _of_invocation(environ, signature.region, match, tags_of)
+        if target:
+            named = named_operation(environ, signature, body)
+            if target != f"SageMaker.{named.operation}":
+                raise Refusal(Kind.INVALID, f"{target!r} is no operation of SageMaker's.")
+            return _of_control_plane(named.operation, signature.region, named.body, tags_of)
         return Needs(((f"sagemaker:{path.rpartition('/')[2] or ALL}", ALL),), protocol)
     return _of_another(environ, signature, body, protocol)
 
@@ -158,33 +163,16 @@ def _of_control_plane(
 
 def _of_another(environ: Environ, signature: Signature, body: bytes, protocol: Protocol) -> Needs:
     """Any other service: its operation, on what is known of its resource. What cannot be named needs all of it."""
-    parameters = _form(environ, body)
-    target = header(environ, "x-amz-target").rpartition(".")[2]
-    rpc = _RPC_PATH.fullmatch(environ.get("PATH_INFO", ""))
-    operations = {*parameters.get("Action", []), *filter(None, [target, rpc["operation"] if rpc else ""])}
-    if len(operations) > 1:
-        raise Refusal(Kind.INVALID, f"The request names several operations: {', '.join(sorted(operations))}.")
-    operation = operations.pop() if operations else ALL
-    first = {name: values[0] for name, values in parameters.items()}
+    named = named_operation(environ, signature, body)
+    operation, parameters = named.operation or ALL, named.parameters
     if signature.service == "sts" and operation == "AssumeRole":
-        resource = first.get("RoleArn", ALL)
+        resource = parameters.get("RoleArn", ALL)
     elif signature.service == "iam":
-        resource = _iam_arn(first)
+        resource = _iam_arn(parameters)
     else:
         resource = ALL
     permission = (f"{PREFIXES.get(signature.service, signature.service)}:{operation}", resource)
-    return Needs((permission,), protocol, operation=operation, parameters=first)
-
-
-def _form(environ: Environ, body: bytes) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    texts = [environ.get("QUERY_STRING", "")]
-    if header(environ, "content-type").startswith("application/x-www-form-urlencoded"):
-        texts.append(body.decode("utf-8", "replace"))
-    for text in texts:
-        for name, values in parse_qs(text, keep_blank_values=True).items():
-            found.setdefault(name, []).extend(values)
-    return found
+    return Needs((permission,), protocol, operation=operation, parameters=parameters)
 
 
 def _iam_arn(parameters: Mapping[str, str]) -> str:

@@ -1,0 +1,151 @@
+"""Requests that moto reads in another way than they seem to mean: whoever sends them gets no further than with others.
+
+No SDK makes them: they are signed as SDKs sign, and sent as they are.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+import pytest
+from botocore.auth import S3SigV4Auth, SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
+
+from tests.endpoint.access.conftest import Guarded, Person, arn
+from tests.endpoint.local import KEYS
+
+FORM = {"Content-Type": "application/x-www-form-urlencoded; charset=utf-8"}
+ROOT = {name: value for name, value in KEYS.items() if name != "region_name"}
+
+
+def allow(action: Any, resource: Any = "*", effect: str = "Allow", **more: Any) -> dict[str, Any]:
+    return {"Effect": effect, "Action": action, "Resource": resource, **more}
+
+
+def send(
+    guarded: Guarded,
+    user: Person | None,
+    service: str,
+    method: str,
+    target: str,
+    body: str | dict[str, str] = "",
+    headers: dict[str, str] | None = None,
+    host: str = "",
+    signed_target: str = "",
+) -> tuple[int, str]:
+    """Signed for ``service`` by ``user``, the root user where there is none. A body of pairs is a form."""
+    address = urlsplit(guarded.url)
+    host = f"{host or address.hostname}:{address.port}"
+    data = (body if isinstance(body, str) else urlencode(body)).encode()
+    request = AWSRequest(method, f"http://{host}{signed_target or target}", {**(headers or {}), "Host": host}, data)
+    request.context["payload_signing_enabled"] = True
+    keys = user.keys if user is not None else ROOT
+    credentials = Credentials(keys["aws_access_key_id"], keys["aws_secret_access_key"])
+    (S3SigV4Auth if service == "s3" else SigV4Auth)(credentials, service, "us-east-1").add_auth(request)
+    connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=30)
+    try:
+        connection.putrequest(method, target, skip_host=True, skip_accept_encoding=True)
+        for name, value in request.headers.items():
+            if name.lower() != "content-length":
+                connection.putheader(name, value)
+        connection.putheader("Content-Length", str(len(data)))
+        connection.endheaders(data)
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode("utf-8", "replace")
+    finally:
+        connection.close()
+
+
+# ---- services with forms ----
+
+
+@pytest.fixture(scope="module")
+def role(guarded: Guarded) -> str:
+    """One that only SageMaker may assume."""
+    return arn("role", guarded.role(allow("*"), Service="sagemaker.amazonaws.com"))
+
+
+@pytest.mark.parametrize(
+    ("target", "content_type", "is_multipart"),
+    [
+        ("/?Action=GetCallerIdentity&Version=2011-06-15", "Application/x-www-form-urlencoded", False),
+        ("/?Action=GetCallerIdentity&Version=2011-06-15", "application/x-www-form-urlencoded", False),
+        ("/?Action=GetCallerIdentity&Version=2011-06-15", "multipart/form-data; boundary=b", True),
+        ("/?Version=2011-06-15", "text/plain", False),
+        ("/", "application/json", False),
+        ("/", "", False),
+    ],
+)
+def test_a_form_by_whatever_content_type(
+    guarded: Guarded, role: str, target: str, content_type: str, is_multipart: bool
+) -> None:
+    user = guarded.user(allow("sts:GetSessionToken"))
+    form = {"Action": "AssumeRole", "RoleArn": role, "RoleSessionName": "x", "Version": "2011-06-15"}
+    parts = [f'Content-Disposition: form-data; name="{name}"\r\n\r\n{value}' for name, value in form.items()]
+    body = "--b\r\n" + "\r\n--b\r\n".join(parts) + "\r\n--b--\r\n" if is_multipart else urlencode(form)
+    headers = {"Content-Type": content_type} if content_type else {}
+    status, text = send(guarded, user, "sts", "POST", target, body, headers)
+    assert (status in (400, 403), "SecretAccessKey" in text) == (True, False), text
+
+
+@pytest.mark.parametrize("target", ["/", "/?RoleArn=arn%3Aaws%3Aiam%3A%3A123456789012%3Arole%2Fmine"])
+def test_a_parameter_that_is_there_twice(guarded: Guarded, role: str, target: str) -> None:
+    user = guarded.user(allow("sts:AssumeRole", "arn:aws:iam::123456789012:role/mine"))
+    form = urlencode({"Action": "AssumeRole", "RoleSessionName": "x", "Version": "2011-06-15"})
+    arns = ["arn:aws:iam::123456789012:role/mine"] if target == "/" else []
+    body = "&".join([form, *(urlencode({"RoleArn": each}) for each in [*arns, role])])
+    status, text = send(guarded, user, "sts", "POST", target, body, FORM)
+    assert (status, "SecretAccessKey" in text) == (400, False), text
+
+
+@pytest.mark.parametrize("service", ["iam.x", "IAM", "Iam", "iamx"])
+def test_a_service_that_only_moto_takes_for_iam(guarded: Guarded, service: str) -> None:
+    power = guarded.user({"Effect": "Allow", "NotAction": ["iam:*"], "Resource": "*"})
+    form = {"Action": "CreateUser", "UserName": "evil", "Version": "2010-05-08"}
+    assert send(guarded, power, service, "POST", "/", form, FORM)[0] in (400, 403)
+    assert "evil" not in [user["UserName"] for user in guarded.iam.list_users()["Users"]]
+
+
+@pytest.mark.parametrize("service", ["S3", "s3x", "s3express", "s3-object-lambda"])
+def test_a_service_that_only_moto_takes_for_s3(guarded: Guarded, service: str) -> None:
+    user = guarded.user(allow("*"), allow("s3:*", effect="Deny"))
+    guarded.s3.put_object(Bucket="test-models", Key="secret", Body=b"content")
+    status, text = send(guarded, user, service, "GET", "/test-models/secret")
+    assert (status in (400, 403), text == "content") == (True, False), text
+
+
+# ---- services with targets ----
+
+
+def test_a_body_that_reads_like_a_form(guarded: Guarded) -> None:
+    logs = guarded.client("logs")
+    logs.create_log_group(logGroupName="kept")
+    user = guarded.user(allow("logs:DescribeLogGroups"))
+    headers = {"Content-Type": "application/x-amz-json-1.1", "X-Amz-Target": "Logs_20140328.DescribeLogGroups"}
+    body = json.dumps({"logGroupName": "kept", "a": "&Action=DeleteLogGroup&b="})
+    assert send(guarded, user, "logs", "POST", "/", body, headers)[0] == 400
+    assert send(guarded, user, "logs", "POST", "/?Action=DeleteLogGroup", "{}", headers)[0] == 400
+    assert send(guarded, user, "logs", "POST", "/", "{}", headers)[0] == 200
+    assert [each["logGroupName"] for each in logs.describe_log_groups(logGroupNamePrefix="kept")["logGroups"]]
+    logs.delete_log_group(logGroupName="kept")
+
+
+def test_a_target_for_a_service_that_has_none(guarded: Guarded, role: str) -> None:
+    user = guarded.user()
+    form = {"Action": "AssumeRole", "RoleArn": role, "RoleSessionName": "x", "Version": "2011-06-15"}
+    for content_type in ("text/plain", "application/x-www-form-urlencoded"):
+        headers = {"X-Amz-Target": "a.GetCallerIdentity", "Content-Type": content_type}
+        status, text = send(guarded, user, "sts", "POST", "/", form, headers)
+        assert (status, "SecretAccessKey" in text) == (400, False), text
+
+
+def test_an_invocation_with_the_target_of_another_operation(guarded: Guarded) -> None:
+    user = guarded.user(allow("sagemaker:ListModels"))
+    headers = {"X-Amz-Target": "SageMaker.ListModels", "Content-Type": "application/json"}
+    headers["X-Amzn-SageMaker-Target-Model"] = "company_a/m"
+    status, text = send(guarded, user, "sagemaker", "POST", "/endpoints/Endpoint/invocations", "{}", headers)
+    assert (status in (400, 403), text == "company_a") == (True, False), text
