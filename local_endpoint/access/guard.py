@@ -42,10 +42,13 @@ class Guard:
         self._directory = directory
         self._tags_of = tags_of
 
-    def answer(self, environ: Environ, read: Callable[[], tuple[bytes, bool]]) -> GuardAnswer | None:
+    def answer(
+        self, environ: Environ, read: Callable[[], tuple[bytes, bool]], by_path: Callable[[Environ], Environ]
+    ) -> GuardAnswer | None:
         """A refusal; None lets it through.
 
         ``read`` gives the whole body, which can be read again afterwards, or says that it is larger than is allowed.
+        ``by_path`` gives the request as moto will get it: its bucket is in the path.
         """
         protocol = protocol_of(environ, None)
         try:
@@ -54,17 +57,21 @@ class Guard:
             except Malformed as error:
                 raise Refusal(Kind.MALFORMED, str(error)) from None
             if signature is None:
-                self._check_unsigned(environ)
+                self._check_unsigned(environ, by_path)
                 return None
             protocol = protocol_of(environ, signature.service)
-            return self._check_signed(environ, signature, read)
+            return self._check_signed(environ, signature, read, by_path)
         except Refusal as refusal:
             return GuardAnswer.of(refusal, protocol, environ)
 
     # ---- who ----
 
     def _check_signed(
-        self, environ: Environ, signature: Signature, read: Callable[[], tuple[bytes, bool]]
+        self,
+        environ: Environ,
+        signature: Signature,
+        read: Callable[[], tuple[bytes, bool]],
+        by_path: Callable[[Environ], Environ],
     ) -> GuardAnswer | None:
         key = self._directory.key(signature.access_key)
         if key is None:
@@ -77,29 +84,30 @@ class Guard:
         if signature.is_presigned:
             # from here on it is as if it had been in the header: everybody behind sees the service that was signed for
             environ["HTTP_AUTHORIZATION"] = signature.as_header()
-        needs = needs_of(environ, signature, body, self._tags_of)
-        self._check_request(environ, needs, signature, body)
+        forwarded = by_path(environ)
+        needs = needs_of(forwarded, signature, body, self._tags_of)
+        self._check_request(forwarded, needs, signature, body)
         if not identity.is_root:
-            self._authorize(environ, identity, needs, signature)
+            self._authorize(forwarded, identity, needs, signature)
         return self._boundary_of_user(needs) if signature.service == "iam" else None
 
-    def _check_unsigned(self, environ: Environ) -> None:
+    def _check_unsigned(self, environ: Environ, by_path: Callable[[Environ], Environ]) -> None:
         """A bucket's policy may let everyone read; all else must be signed."""
-        bucket, _ = s3_permissions.bucket_and_key(environ)
-        protocol = protocol_of(environ, None)
+        forwarded = by_path({**environ, "HTTP_AUTHORIZATION": ANYONES_AUTHORIZATION})
         may_be_public = (
-            protocol is Protocol.S3
+            protocol_of(environ, None) is Protocol.S3
             and environ["REQUEST_METHOD"] in ("GET", "HEAD")
-            and bucket
-            and "_" not in bucket  # moto would take it for SERVICE_REGION
-            and not environ.get("PATH_INFO", "").startswith(CLOSED_PATHS)
+            and not forwarded.get("PATH_INFO", "").startswith(CLOSED_PATHS)
         )
         if not may_be_public:
             raise Refusal(Kind.UNSIGNED)
         try:
-            needed = s3_permissions.permissions(environ, b"")
+            bucket, _ = s3_permissions.bucket_and_key(forwarded)
+            needed = s3_permissions.permissions(forwarded, b"")
         except s3_permissions.UnreadableRequest:
             raise Refusal(Kind.UNSIGNED) from None
+        if not bucket or "_" in bucket:  # moto would take it for SERVICE_REGION
+            raise Refusal(Kind.UNSIGNED)
         values: Values = {**s3_permissions.condition_values(environ, False), **_request_values(environ)}
         for action, resource in needed:
             policies = Policies(resource=self._resource_policy(action, resource), resource_decides=True)

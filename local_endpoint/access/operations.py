@@ -24,15 +24,29 @@ _RPC_PATH = re.compile(r"/service/\w+/operation/(?P<operation>\w+)")
 _FORMS = (FORM, "multipart/form-data", "application/x-url-encoded")
 _INFLATED_BYTES = 64 * 1024 * 1024
 # What clients sign for, by how the service's operations are named (botocore's models of the services that moto has).
-QUERY = frozenset(
-    ["autoscaling", "cloudformation", "ec2", "elasticache", "elasticbeanstalk", "elasticloadbalancing", "email", "iam", "monitoring", "rds", "redshift", "sdb", "ses", "sns", "sqs", "sts"]
+_QUERY = (
+    "autoscaling cloudformation ec2 elasticache elasticbeanstalk elasticloadbalancing email iam monitoring rds "
+    "redshift sdb ses sns sqs sts"
 )
-TARGET = frozenset(
-    ["acm", "acm-pca", "aoss", "application-autoscaling", "athena", "aws-marketplace", "bedrock", "budgets", "ce", "cloudhsm", "cloudtrail", "codebuild", "codecommit", "codedeploy", "codepipeline", "cognito-identity", "cognito-idp", "comprehend", "config", "datapipeline", "datasync", "dax", "directconnect", "dms", "ds", "dynamodb", "ec2-instance-connect", "ecr", "ecs", "elasticmapreduce", "events", "firehose", "forecast", "fsx", "glue", "identitystore", "kinesis", "kinesisanalytics", "kms", "logs", "mediastore", "memorydb", "monitoring", "network-firewall", "organizations", "payment-cryptography", "personalize", "redshift-data", "rekognition", "route53domains", "route53resolver", "sagemaker", "secretsmanager", "servicecatalog", "servicediscovery", "servicequotas", "shield", "sqs", "ssm", "sso", "states", "support", "swf", "tagging", "textract", "timestream", "timestream-influxdb", "transcribe", "transfer", "wafv2", "workspaces"]
+_TARGET = (
+    "acm acm-pca aoss application-autoscaling athena aws-marketplace bedrock budgets ce cloudhsm cloudtrail "
+    "codebuild codecommit codedeploy codepipeline cognito-identity cognito-idp comprehend config datapipeline "
+    "datasync dax directconnect dms ds dynamodb ec2-instance-connect ecr ecs elasticmapreduce events firehose "
+    "forecast fsx glue identitystore kinesis kinesisanalytics kms logs mediastore memorydb monitoring network- "
+    "firewall organizations payment-cryptography personalize redshift-data rekognition route53domains "
+    "route53resolver sagemaker secretsmanager servicecatalog servicediscovery servicequotas shield sqs ssm sso "
+    "states support swf tagging textract timestream timestream-influxdb transcribe transfer wafv2 workspaces"
 )
-PATH = frozenset(
-    ["account", "aidevops", "apigateway", "appconfig", "appmesh", "appsync", "aps", "aws-marketplace", "backup", "batch", "bedrock", "bedrock-agentcore", "cleanrooms", "clouddirectory", "cloudfront", "connect", "connect-campaigns", "databrew", "dsql", "ebs", "eks", "elasticfilesystem", "emr-containers", "emr-serverless", "es", "execute-api", "fis", "glacier", "greengrass", "guardduty", "inspector2", "iot", "iotdata", "ivs", "kafka", "kinesisvideo", "lakeformation", "lambda", "lex", "macie2", "managedblockchain", "mediaconnect", "medialive", "mediapackage", "mediapackagev2", "mediastore", "mobiletargeting", "mq", "networkmanager", "osis", "payment-cryptography", "personalize", "pipes", "polly", "quicksight", "ram", "rds-data", "resiliencehub", "resource-groups", "route53", "sagemaker", "scheduler", "securityhub", "servicecatalog", "ses", "signer", "synthetics", "vpc-lattice", "workspaces-web", "xray"]
+_PATH = (
+    "account aidevops apigateway appconfig appmesh appsync aps aws-marketplace backup batch bedrock bedrock- "
+    "agentcore cleanrooms clouddirectory cloudfront connect connect-campaigns databrew dsql ebs eks "
+    "elasticfilesystem emr-containers emr-serverless es execute-api fis glacier greengrass guardduty inspector2 iot "
+    "iotdata ivs kafka kinesisvideo lakeformation lambda lex macie2 managedblockchain mediaconnect medialive "
+    "mediapackage mediapackagev2 mediastore mobiletargeting mq networkmanager osis payment-cryptography personalize "
+    "pipes polly quicksight ram rds-data resiliencehub resource-groups route53 sagemaker scheduler securityhub "
+    "servicecatalog ses signer synthetics vpc-lattice workspaces-web xray"
 )
+QUERY, TARGET, PATH = frozenset(_QUERY.split()), frozenset(_TARGET.split()), frozenset(_PATH.split())
 SERVICES = QUERY | TARGET | PATH | {"s3"}
 
 
@@ -48,7 +62,7 @@ class Named:
 
 
 def check_service(service: str) -> None:
-    """moto matches names in its own ways (``STS``, ``iam.x``). Raises ``Refusal`` but for those that clients sign for."""
+    """moto matches names in its own ways (``STS``, ``iam.x``). Raises ``Refusal`` but for clients' own names."""
     if service not in SERVICES:
         raise Refusal(Kind.WRONG_SIGNATURE, f"Credential should be scoped to a service of this endpoint: {service!r}.")
 
@@ -67,6 +81,8 @@ def named_operation(environ: Mapping[str, Any], signature: Signature, body: byte
     query = _pairs(environ.get("QUERY_STRING", ""))
     if signature.is_presigned:
         query = {name: value for name, value in query.items() if not name.startswith("X-Amz-")}
+    if "HTTP_ACTION" in environ:  # moto looks there, too
+        raise Refusal(Kind.INVALID, "An operation is not named by a header Action.")
     media, service = media_type(environ), signature.service
     target = header(environ, "x-amz-target")
     rpc = _RPC_PATH.fullmatch(environ.get("PATH_INFO", ""))

@@ -70,7 +70,9 @@ class Front:
             if path == "/" and _is_a_visit(environ):
                 return self._welcome(start_response)
             if self._guard is not None:
-                answered = self._guard.answer(environ, lambda: self._read_whole(environ))
+                answered = self._guard.answer(
+                    environ, lambda: self._read_whole(environ), lambda request: by_path(request, self._gate)
+                )
                 if answered is not None:
                     return _answer_for_guard(start_response, environ, answered)
             if (match := INVOCATIONS.fullmatch(path)) and _is_for_sagemaker(environ):

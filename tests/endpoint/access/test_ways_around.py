@@ -149,3 +149,139 @@ def test_an_invocation_with_the_target_of_another_operation(guarded: Guarded) ->
     headers["X-Amzn-SageMaker-Target-Model"] = "company_a/m"
     status, text = send(guarded, user, "sagemaker", "POST", "/endpoints/Endpoint/invocations", "{}", headers)
     assert (status in (400, 403), text == "company_a") == (True, False), text
+
+
+# ---- S3 ----
+
+S3 = "arn:aws:s3:::"
+
+
+@pytest.fixture(scope="module")
+def limited(guarded: Guarded) -> Person:
+    """Everything, but nothing of "victim", "logs.private" and "pub/secret/", no deletion and no other version."""
+    for bucket in ("pub", "victim", "logs", "logs.private"):
+        guarded.s3.create_bucket(Bucket=bucket)
+        for key in ("secret/x", "public/y", "z"):
+            guarded.s3.put_object(Bucket=bucket, Key=key, Body=f"content of {bucket}".encode())
+    return guarded.user(
+        allow("s3:*"),
+        allow("s3:GetObject", f"{S3}pub/secret/*", effect="Deny"),
+        allow("s3:*", [f"{S3}victim", f"{S3}victim/*", f"{S3}logs.private/*"], effect="Deny"),
+        allow(["s3:DeleteObject", "s3:DeleteBucket", "s3:GetObjectVersion"], effect="Deny"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "host"),
+    [
+        ("GET", "/pub/secret/x", ""),
+        ("GET", "/pub/secret%2Fx", ""),
+        ("GET", "/pub%2Fsecret/x", ""),
+        ("GET", "/pub/secret/x?torrent", ""),
+        ("GET", "/pub/secret/x?retention", ""),
+        ("GET", "/pub/secret/x?legal-hold=&attributes", ""),
+        ("HEAD", "/pub/secret/x?acl", ""),
+        ("GET", "/pub/z?versionId=null", ""),
+        ("GET", "/pub/z?versionId=null&versionId=", ""),
+        ("GET", "/z", "victim.localhost"),
+        ("GET", "/z", "VICTIM.LOCALHOST"),
+        ("GET", "/z", "logs.private.localhost"),
+        ("GET", "/victim/z", "localhost."),
+        ("DELETE", "/pub/z", ""),
+        ("DELETE", "/pub/z?acl", ""),
+        ("DELETE", "/pub/public/y?retention", ""),
+        ("DELETE", "/logs?acl", ""),
+        ("DELETE", "/logs?versioning", ""),
+        ("GET", "/v20180820/accesspoint", ""),
+        ("GET", "/data.json", "moto-api.localhost"),
+        ("POST", "/reset", "moto-api.localhost"),
+    ],
+)
+def test_another_way_to_what_s3_denies(guarded: Guarded, limited: Person, method: str, target: str, host: str) -> None:
+    for signed in {target, target.replace("%2F", "/")}:
+        status, text = send(guarded, limited, "s3", method, target, host=host, signed_target=signed)
+        assert (status in (400, 403), "content" in text) == (True, False), text
+    assert len(guarded.s3.list_objects_v2(Bucket="pub")["Contents"]) >= 3
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "/victim/z",
+        "a:/victim/z",
+        "//x/victim/z",
+        "%2F%2Fvictim/z",
+        "%2Fvictim/z",
+        "http://x/victim/z",
+        "pub%2F../victim/z",
+        "/victim/z;a",
+        "/victim/z#a",
+        "/victim/z?a=b",
+    ],
+)
+def test_a_copy_of_what_may_not_be_read(guarded: Guarded, limited: Person, source: str) -> None:
+    status, text = send(guarded, limited, "s3", "PUT", "/pub/stolen", "", {"x-amz-copy-source": source})
+    assert status in (400, 403), text
+    assert "stolen" not in [each["Key"] for each in guarded.s3.list_objects_v2(Bucket="pub")["Contents"]]
+
+
+def test_a_copy_of_what_may_be_read(guarded: Guarded, limited: Person) -> None:
+    for source in ("pub/z", "/pub/public/y", "pub/public%2Fy"):
+        status, text = send(guarded, limited, "s3", "PUT", "/pub/copied", "", {"x-amz-copy-source": source})
+        assert status == 200, text
+
+
+@pytest.mark.parametrize(
+    "content_type", ["multipart/form-data; boundary=b", "Multipart/Form-Data; boundary=b", FORM["Content-Type"]]
+)
+def test_a_form_for_s3(guarded: Guarded, limited: Person, content_type: str) -> None:
+    writer = guarded.user(allow("s3:*", f"{S3}pub/*"), allow("s3:*", f"{S3}pub/secret/*", effect="Deny"))
+    form = {"key": "secret/new", "file": "evil"}
+    parts = [f'Content-Disposition: form-data; name="{name}"\r\n\r\n{value}' for name, value in form.items()]
+    body = "--b\r\n" + "\r\n--b\r\n".join(parts) + "\r\n--b--\r\n" if "boundary" in content_type else urlencode(form)
+    status, text = send(guarded, writer, "s3", "POST", "/pub", body, {"Content-Type": content_type})
+    assert status in (400, 403), text
+    assert "secret/new" not in [each["Key"] for each in guarded.s3.list_objects_v2(Bucket="pub")["Contents"]]
+
+
+def test_a_list_of_another_prefix(guarded: Guarded, limited: Person) -> None:
+    condition = {"StringEquals": {"s3:prefix": "public/"}}
+    user = guarded.user(allow("s3:ListBucket", f"{S3}pub", Condition=condition))
+    assert send(guarded, user, "s3", "GET", "/pub?prefix=public%2F")[0] == 200
+    for query in ("prefix=secret%2F&prefix=public%2F", "prefix=public%2F&prefix=secret%2F"):
+        status, text = send(guarded, user, "s3", "GET", f"/pub?{query}")
+        assert (status in (400, 403), "secret/x" in text) == (True, False), text
+
+
+def test_a_version_in_a_body(guarded: Guarded, limited: Person) -> None:
+    status, text = send(guarded, limited, "s3", "GET", "/pub/z", '{"versionId": "null"}')
+    assert (status in (400, 403), "content" in text) == (True, False), text
+
+
+def test_a_reader_of_a_public_bucket_reads_no_other(guarded: Guarded, limited: Person) -> None:
+    """Whatever the host: unsigned."""
+    everyone = {"Effect": "Allow", "Principal": "*", "Action": "s3:GetObject", "Resource": f"{S3}logs/*"}
+    policy = json.dumps({"Version": "2012-10-17", "Statement": [everyone]})
+    guarded.s3.put_bucket_policy(Bucket="logs", Policy=policy)
+    address = urlsplit(guarded.url)
+
+    def read(target: str, host: str) -> tuple[int, str]:
+        connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=30)
+        try:
+            connection.request("GET", target, headers={"Host": f"{host}:{address.port}"})
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
+        finally:
+            connection.close()
+
+    assert read("/z", "logs.localhost") == (200, "content of logs")
+    assert read("/logs/z", "localhost") == (200, "content of logs")
+    for target, host in (
+        ("/z", "logs.private.localhost"),
+        ("/z", "LOGS.PRIVATE.localhost"),
+        ("/logs/z", "victim.localhost"),
+        ("/logs.private/z", "logs"),
+        ("/data.json", "moto-api.localhost"),
+    ):
+        assert read(target, host)[0] in (403, 404), (target, host)
+    guarded.s3.delete_bucket_policy(Bucket="logs")
