@@ -285,3 +285,9 @@ def test_a_reader_of_a_public_bucket_reads_no_other(guarded: Guarded, limited: P
     ):
         assert read(target, host)[0] in (403, 404), (target, host)
     guarded.s3.delete_bucket_policy(Bucket="logs")
+
+
+def test_what_moto_cannot_dispatch_is_answered(guarded: Guarded) -> None:
+    """DynamoDB's requests have a target."""
+    status, text = send(guarded, None, "dynamodb", "GET", "/")
+    assert (status, "The request failed in the local endpoint" in text) == (500, True), text
