@@ -131,9 +131,9 @@ class Guard:
         for action, resource in needs.permissions:
             for spelling in needs.spellings:
                 self._require(identity, action, resource, {**values, **spelling})
-        if needs.passed_role is not None and needs.operation.startswith(("Create", "Update")):
-            passing: Values = {**values, "iam:passedtoservice": permissions.SAGEMAKER_SERVICE}
-            self._require(identity, "iam:PassRole", needs.passed_role, passing)
+        passing: Values = {**values, "iam:passedtoservice": permissions.SAGEMAKER_SERVICE}
+        for role in needs.passed_roles:
+            self._require(identity, "iam:PassRole", role, passing)
 
     def _require(self, identity: Identity, action: str, resource: str, values: Values) -> None:
         """Raises ``Refusal`` in AWS's words."""
@@ -175,8 +175,9 @@ class Guard:
                 parse_policy(body.decode("utf-8", "replace"))
             except PolicyError as error:
                 raise Refusal(Kind.BAD_POLICY, str(error)) from None
-        if needs.operation == "CreateModel" and needs.passed_role is not None:
-            self._check_execution_role(needs.passed_role)
+        if needs.operation in ("CreateModel", "CreateTrainingJob"):
+            for role in needs.passed_roles:
+                self._check_execution_role(role)
 
     def _check_sts(self, needs: Needs) -> None:
         if needs.operation in UNAVAILABLE_STS:
@@ -224,19 +225,21 @@ class Guard:
             return GuardAnswer.done(needs.operation)
         return None
 
-    # ---- on behalf of a model ----
+    # ---- on behalf of a model or a training job ----
 
-    def role_may_read(self, role_arn: str | None, bucket: str, key: str) -> bool:
-        """Whether a model's execution role may get the object."""
+    def role_may(self, role_arn: str | None, action: str, bucket: str, key: str) -> bool:
+        """Whether an execution role may do this in S3. ``key`` is the prefix where a bucket is listed."""
         identity = self._directory.execution_role(role_arn or "")
         if identity is None:
             return False
         resource = f"{s3_permissions.ARN}{bucket}/{key}"
         now: Values = {**identity.values, **_time_values()}
+        if action == "s3:ListBucket":
+            resource, now["s3:prefix"] = f"{s3_permissions.ARN}{bucket}", key
         try:
-            self._require(identity, "s3:GetObject", resource, now)
+            self._require(identity, action, resource, now)
         except Refusal as refusal:
-            logger.warning("a model's data cannot be read: %s", refusal)
+            logger.warning("a model or training job is denied its data: %s", refusal)
             return False
         return True
 

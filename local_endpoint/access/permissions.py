@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
@@ -20,7 +20,8 @@ Environ = Mapping[str, Any]
 Values = dict[str, "str | tuple[str, ...]"]
 INVOCATIONS = re.compile(r"/endpoints/(?P<name>[^/]*)/(?P<kind>invocations(?:-response-stream)?|async-invocations)")
 # A model's images and data are fetched by a role: who hands it over needs iam:PassRole.
-PASSED_ROLES = ("ExecutionRoleArn", "RoleArn")
+PASSED_ROLES = re.compile(r"\w*RoleArn|ExecutionRole|DefaultExecutionRole")
+READS = ("Describe", "List", "Search", "Get")
 SAGEMAKER_SERVICE = "sagemaker.amazonaws.com"
 # Members of SageMaker's requests that name a resource of this kind.
 SAGEMAKER_NAMES = {
@@ -52,7 +53,7 @@ class Needs:
     values: Values = field(default_factory=dict)
     spellings: tuple[Values, ...] = ({},)
     """Values that stand beside these in turn: all must be allowed."""
-    passed_role: str | None = None
+    passed_roles: tuple[str, ...] = ()
     operation: str = ""
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
@@ -156,9 +157,22 @@ def _of_control_plane(
         values["sagemaker:instancetypes"] = tuple(str(each) for each in types if each)
     if isinstance(parameters.get("EnableNetworkIsolation"), bool):
         values["sagemaker:networkisolation"] = str(parameters["EnableNetworkIsolation"]).lower()
-    passed = next((parameters[name] for name in PASSED_ROLES if isinstance(parameters.get(name), str)), None)
+    passed = () if operation.startswith(READS) else tuple(dict.fromkeys(_roles(parameters)))
     needed = tuple((f"sagemaker:{operation}", arn) for arn in arns or [ALL])
-    return Needs(needed, Protocol.JSON, values, passed_role=passed, operation=operation, parameters=parameters)
+    return Needs(needed, Protocol.JSON, values, passed_roles=passed, operation=operation, parameters=parameters)
+
+
+def _roles(parameters: Any) -> Iterator[str]:
+    """However deep they are."""
+    if isinstance(parameters, list):
+        for each in parameters:
+            yield from _roles(each)
+    elif isinstance(parameters, dict):
+        for name, value in parameters.items():
+            if isinstance(value, str) and PASSED_ROLES.fullmatch(name):
+                yield value
+            else:
+                yield from _roles(value)
 
 
 def _of_another(environ: Environ, signature: Signature, body: bytes, protocol: Protocol) -> Needs:
