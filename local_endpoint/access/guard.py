@@ -130,7 +130,8 @@ class Guard:
             return
         for action, resource in needs.permissions:
             for spelling in needs.spellings:
-                self._require(identity, action, resource, {**values, **spelling})
+                of_resource = needs.of_resources.get(resource, {})
+                self._require(identity, action, resource, {**values, **of_resource, **spelling})
         passing: Values = {**values, "iam:passedtoservice": permissions.SAGEMAKER_SERVICE}
         for role in needs.passed_roles:
             self._require(identity, "iam:PassRole", role, passing)

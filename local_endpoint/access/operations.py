@@ -92,7 +92,7 @@ def named_operation(environ: Mapping[str, Any], signature: Signature, body: byte
         if body and not _DOCUMENTS.fullmatch(media):
             raise Refusal(Kind.INVALID, f"The body of an operation of X-Amz-Target is JSON or CBOR, not {media!r}.")
         # moto looks for a form in the text of a body that is none
-        if "Action" in query or (body and "Action" in _loose_names(body)):
+        if "Action" in query or (body and "Action" in loose_names(body)):
             raise Refusal(Kind.INVALID, "The request names an operation by X-Amz-Target, and by Action.")
         return Named(_checked(target.rpartition(".")[2] if target else rpc["operation"] if rpc else ""), {}, body)
     if service in QUERY and media == FORM and body:
@@ -131,7 +131,7 @@ def _pairs(text: str) -> dict[str, str]:
     return found
 
 
-def _loose_names(body: bytes) -> set[str]:
+def loose_names(body: bytes) -> set[str]:
     return {name for name, _ in parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True)}
 
 

@@ -10,11 +10,12 @@ from typing import Any
 from urllib.parse import unquote
 
 from local_endpoint.access import s3_permissions
-from local_endpoint.access.operations import FORM, check_service, media_type, named_operation
+from local_endpoint.access.operations import FORM, check_service, loose_names, media_type, named_operation
 from local_endpoint.access.refusals import Kind, Protocol, Refusal
 from local_endpoint.access.s3_permissions import ALL, Permission
 from local_endpoint.access.signatures import Signature, header
 from local_endpoint.configuration import ACCOUNT
+from local_endpoint.validation import service_model
 
 Environ = Mapping[str, Any]
 Values = dict[str, "str | tuple[str, ...]"]
@@ -30,6 +31,7 @@ SAGEMAKER_NAMES = {
     "ModelName": "model",
     "TrainingJobName": "training-job",
 }
+_ARN = re.compile(rf"arn:aws:sagemaker:[a-z0-9-]+:{ACCOUNT}:[a-z-]+/[a-z0-9./-]+")
 _KIND_OF_OPERATION = re.compile(r"(?:Create|Describe|Delete|Update|Stop|Start)(?P<kind>[A-Z]\w*)")
 # What is answered for its X-Amz-Target, whatever service it is signed for: it must be signed for this one.
 ANSWERED_BY_TARGET = {"SageMaker.": "sagemaker", "AnyScaleFrontendService.": "application-autoscaling"}
@@ -53,6 +55,8 @@ class Needs:
     values: Values = field(default_factory=dict)
     spellings: tuple[Values, ...] = ({},)
     """Values that stand beside these in turn: all must be allowed."""
+    of_resources: Mapping[str, Values] = field(default_factory=dict)
+    """Further values where the permission is on this ARN."""
     passed_roles: tuple[str, ...] = ()
     operation: str = ""
     parameters: Mapping[str, Any] = field(default_factory=dict)
@@ -134,19 +138,26 @@ def _of_control_plane(
         parameters = {}
     if not isinstance(parameters, dict):
         parameters = {}  # whatever it is: it will be refused, with this action's permission
+    members = _members(operation)
+    if not members.isdisjoint(loose_names(body)):  # moto takes the text for a form first
+        raise Refusal(Kind.INVALID, "A value of the request reads like a form with the operation's parameters.")
+    # what the operation does not know names no resource of it
+    parameters = {name: value for name, value in parameters.items() if name in members}
     arns = []
     for member, kind in SAGEMAKER_NAMES.items():
         # a variant's ModelName is no member of the request itself
         if isinstance(parameters.get(member), str) and not operation.startswith("List"):
             arns.append(sagemaker_arn(region, kind, parameters[member]))
-    arns += [parameters[member] for member in ("ResourceArn",) if isinstance(parameters.get(member), str)]
+    if isinstance(parameters.get("ResourceArn"), str):
+        arn = parameters["ResourceArn"].lower()
+        if not _ARN.fullmatch(arn):
+            raise Refusal(Kind.INVALID, f"{parameters['ResourceArn']!r} is no ARN of a resource of this account.")
+        arns.append(arn)
     match = _KIND_OF_OPERATION.fullmatch(operation)
     if not arns and match and isinstance(parameters.get(f"{match['kind']}Name"), str):
         kind = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", match["kind"]).lower()
         arns.append(sagemaker_arn(region, kind, parameters[f"{match['kind']}Name"]))
     values: Values = {}
-    if arns:
-        values |= _tag_values(tags_of(arns[0]), "aws:resourcetag", "sagemaker:resourcetag")
     tags = parameters.get("Tags")
     if isinstance(tags, list) and all(isinstance(tag, dict) and {"Key", "Value"} <= set(tag) for tag in tags):
         values |= _tag_values(tags, "aws:requesttag", "sagemaker:requesttag")
@@ -159,7 +170,25 @@ def _of_control_plane(
         values["sagemaker:networkisolation"] = str(parameters["EnableNetworkIsolation"]).lower()
     passed = () if operation.startswith(READS) else tuple(dict.fromkeys(_roles(parameters)))
     needed = tuple((f"sagemaker:{operation}", arn) for arn in arns or [ALL])
-    return Needs(needed, Protocol.JSON, values, passed_roles=passed, operation=operation, parameters=parameters)
+    of_resources = {arn: _tag_values(tags_of(arn), "aws:resourcetag", "sagemaker:resourcetag") for arn in arns}
+    return Needs(
+        needed,
+        Protocol.JSON,
+        values,
+        passed_roles=passed,
+        operation=operation,
+        parameters=parameters,
+        of_resources=of_resources,
+    )
+
+
+def _members(operation: str) -> frozenset[str]:
+    """Of the operation's input; none of an operation that SageMaker does not have."""
+    model = service_model("sagemaker")
+    if operation not in model.operation_names:
+        return frozenset()
+    shape = model.operation_model(operation).input_shape
+    return frozenset(shape.members) if shape is not None else frozenset()
 
 
 def _roles(parameters: Any) -> Iterator[str]:

@@ -154,6 +154,7 @@ def test_an_invocation_with_the_target_of_another_operation(guarded: Guarded) ->
 # ---- S3 ----
 
 S3 = "arn:aws:s3:::"
+ARN_ACCOUNT = "123456789012"
 
 
 @pytest.fixture(scope="module")
@@ -291,3 +292,60 @@ def test_what_moto_cannot_dispatch_is_answered(guarded: Guarded) -> None:
     """DynamoDB's requests have a target."""
     status, text = send(guarded, None, "dynamodb", "GET", "/")
     assert (status, "The request failed in the local endpoint" in text) == (500, True), text
+
+
+# ---- SageMaker ----
+
+
+def control(guarded: Guarded, user: Person, operation: str, parameters: dict[str, Any]) -> tuple[int, str]:
+    headers = {"Content-Type": "application/x-amz-json-1.1", "X-Amz-Target": f"SageMaker.{operation}"}
+    return send(guarded, user, "sagemaker", "POST", "/", json.dumps(parameters), headers)
+
+
+def test_a_name_that_the_operation_does_not_take(guarded: Guarded) -> None:
+    """A user may do everything with what is tagged as the user's."""
+    tags = [{"Key": "team", "Value": "a"}]
+    container = {"Image": "image"}
+    role = arn("role", "tests")
+    for name, its in (("mine", tags), ("victim", [])):
+        guarded.sagemaker.create_model(ModelName=name, PrimaryContainer=container, ExecutionRoleArn=role, Tags=its)
+    config = {"ProductionVariants": [{"VariantName": "v", "ModelName": "mine", "InitialInstanceCount": 1}]}
+    config["ProductionVariants"][0]["InstanceType"] = "ml.m5.large"
+    guarded.sagemaker.create_endpoint_config(EndpointConfigName="mine", Tags=tags, **config)
+    condition = {"StringEquals": {"aws:ResourceTag/team": "a"}}
+    user = guarded.user(allow("sagemaker:*", Condition=condition))
+    for more in ({}, {"EndpointConfigName": "mine"}, {"NotebookInstanceName": "mine"}):
+        assert control(guarded, user, "DeleteModel", {"ModelName": "victim", **more})[0] == 400
+    # moto's own: its tags are of the notebook, not of a model
+    notebook = {"NotebookInstanceName": "n", "ModelName": "mine"}
+    assert control(guarded, user, "DeleteNotebookInstance", notebook)[0] == 400
+    # each resource's own tags count
+    status, text = control(guarded, user, "CreateEndpoint", {"EndpointName": "new", "EndpointConfigName": "mine"})
+    assert (status, "AccessDenied" in text) == (400, True), text
+    assert control(guarded, user, "DeleteEndpointConfig", {"EndpointConfigName": "mine"})[0] == 200
+    assert control(guarded, user, "DeleteModel", {"ModelName": "mine"})[0] == 200
+    guarded.sagemaker.delete_model(ModelName="victim")
+
+
+@pytest.mark.parametrize(
+    "name", ["model/protected", "MODEL/protected", "model/PROTECTED", "model//protected", "model/protected "]
+)
+def test_tags_of_a_resource_by_another_spelling(guarded: Guarded, name: str) -> None:
+    guarded.sagemaker.create_model(
+        ModelName="protected", PrimaryContainer={"Image": "image"}, ExecutionRoleArn=arn("role", "tests")
+    )
+    prefix = f"arn:aws:sagemaker:us-east-1:{ARN_ACCOUNT}"
+    user = guarded.user(allow("sagemaker:*"), allow("sagemaker:*", f"{prefix}:model/protected", effect="Deny"))
+    tags = [{"Key": "team", "Value": "a"}]
+    try:
+        _, text = control(guarded, user, "AddTags", {"ResourceArn": f"{prefix}:{name}", "Tags": tags})
+        assert not guarded.sagemaker.list_tags(ResourceArn=f"{prefix}:model/protected")["Tags"], text
+    finally:
+        guarded.sagemaker.delete_model(ModelName="protected")
+
+
+def test_parameters_in_a_value(guarded: Guarded) -> None:
+    user = guarded.user(allow("sagemaker:*"))
+    parameters = {"NotebookInstanceName": "n", "a": "&NotebookInstanceName=victim&b="}
+    status, text = control(guarded, user, "DeleteNotebookInstance", parameters)
+    assert (status, "reads like a form" in text) == (400, True), text
