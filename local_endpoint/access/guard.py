@@ -85,7 +85,7 @@ class Guard:
             # from here on it is as if it had been in the header: everybody behind sees the service that was signed for
             environ["HTTP_AUTHORIZATION"] = signature.as_header()
         forwarded = by_path(environ)
-        needs = needs_of(forwarded, signature, body, self._tags_of)
+        needs = needs_of(forwarded, signature, body, self._tags_of, self._directory.iam_arn)
         self._check_request(forwarded, needs, signature, body)
         if not identity.is_root:
             self._authorize(forwarded, identity, needs, signature)

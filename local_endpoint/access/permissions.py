@@ -37,12 +37,12 @@ _KIND_OF_OPERATION = re.compile(r"(?:Create|Describe|Delete|Update|Stop|Start)(?
 ANSWERED_BY_TARGET = {"SageMaker.": "sagemaker", "AnyScaleFrontendService.": "application-autoscaling"}
 # Services whose actions begin with another word than what their clients sign for.
 PREFIXES = {"monitoring": "cloudwatch", "email": "ses"}
+# Members of IAM's requests that name what the operation is about, before those that are only used in it.
 IAM_NAMES = {
+    "GroupName": "group",
+    "InstanceProfileName": "instance-profile",
     "UserName": "user",
     "RoleName": "role",
-    "GroupName": "group",
-    "PolicyName": "policy",
-    "InstanceProfileName": "instance-profile",
 }
 
 
@@ -74,9 +74,16 @@ def protocol_of(environ: Environ, service: str | None) -> Protocol:
 
 
 def needs_of(
-    environ: Environ, signature: Signature, body: bytes, tags_of: Callable[[str], list[dict[str, str]]]
+    environ: Environ,
+    signature: Signature,
+    body: bytes,
+    tags_of: Callable[[str], list[dict[str, str]]],
+    arn_of: Callable[[str, str], str | None],
 ) -> Needs:
-    """``body`` may be empty for S3, but of a DeleteObjects. ``tags_of`` looks an ARN's up. Raises ``Refusal``."""
+    """``body`` may be empty for S3, but of a DeleteObjects. Raises ``Refusal``.
+
+    ``tags_of`` looks an ARN's up; ``arn_of`` one of IAM's by its kind and name.
+    """
     protocol = protocol_of(environ, signature.service)
     check_service(signature.service)
     target, path = header(environ, "x-amz-target"), environ.get("PATH_INFO", "")
@@ -95,7 +102,7 @@ def needs_of(
                 raise Refusal(Kind.INVALID, f"{target!r} is no operation of SageMaker's.")
             return _of_control_plane(named.operation, signature.region, named.body, tags_of)
         return Needs(((f"sagemaker:{path.rpartition('/')[2] or ALL}", ALL),), protocol)
-    return _of_another(environ, signature, body, protocol)
+    return _of_another(environ, signature, body, protocol, arn_of)
 
 
 def _of_s3(environ: Environ, signature: Signature, body: bytes) -> Needs:
@@ -138,7 +145,7 @@ def _of_control_plane(
         parameters = {}
     if not isinstance(parameters, dict):
         parameters = {}  # whatever it is: it will be refused, with this action's permission
-    members = _members(operation)
+    members = _members("sagemaker", operation)
     if not members.isdisjoint(loose_names(body)):  # moto takes the text for a form first
         raise Refusal(Kind.INVALID, "A value of the request reads like a form with the operation's parameters.")
     # what the operation does not know names no resource of it
@@ -182,11 +189,11 @@ def _of_control_plane(
     )
 
 
-def _members(operation: str) -> frozenset[str]:
-    """Of the operation's input; none of an operation that SageMaker does not have."""
-    model = service_model("sagemaker")
+def _members(service: str, operation: str) -> frozenset[str]:
+    """Of the operation's input. Raises ``Refusal`` of another spelling than the service's: moto folds names."""
+    model = service_model(service)
     if operation not in model.operation_names:
-        return frozenset()
+        raise Refusal(Kind.INVALID, f"{service} has no operation {operation!r}.")
     shape = model.operation_model(operation).input_shape
     return frozenset(shape.members) if shape is not None else frozenset()
 
@@ -204,26 +211,51 @@ def _roles(parameters: Any) -> Iterator[str]:
                 yield from _roles(value)
 
 
-def _of_another(environ: Environ, signature: Signature, body: bytes, protocol: Protocol) -> Needs:
+def _of_another(
+    environ: Environ,
+    signature: Signature,
+    body: bytes,
+    protocol: Protocol,
+    arn_of: Callable[[str, str], str | None],
+) -> Needs:
     """Any other service: its operation, on what is known of its resource. What cannot be named needs all of it."""
     named = named_operation(environ, signature, body)
     operation, parameters = named.operation or ALL, named.parameters
+    if signature.service in ("iam", "sts") and operation != ALL:
+        _members(signature.service, operation)
     if signature.service == "sts" and operation == "AssumeRole":
-        resource = parameters.get("RoleArn", ALL)
-    elif signature.service == "iam":
-        resource = _iam_arn(parameters)
+        resources = [parameters.get("RoleArn", ALL)]
+    elif signature.service == "iam" and operation != ALL:
+        resources = _iam_arns(operation, parameters, arn_of)
     else:
-        resource = ALL
-    permission = (f"{PREFIXES.get(signature.service, signature.service)}:{operation}", resource)
-    return Needs((permission,), protocol, operation=operation, parameters=parameters)
+        resources = [ALL]
+    action = f"{PREFIXES.get(signature.service, signature.service)}:{operation}"
+    permissions = tuple((action, resource) for resource in resources)
+    return Needs(permissions, protocol, operation=operation, parameters=parameters)
 
 
-def _iam_arn(parameters: Mapping[str, str]) -> str:
-    """Of the entity that the operation is about; a policy only where nothing else is."""
+def _iam_arns(operation: str, parameters: Mapping[str, str], arn_of: Callable[[str, str], str | None]) -> list[str]:
+    """Of the entity that the operation is about, and of what it is called afterwards; all where that is unclear."""
+    members = _members("iam", operation)
     for member, kind in IAM_NAMES.items():
-        if member in parameters and (kind != "policy" or "PolicyDocument" in parameters):
-            return f"arn:aws:iam::{ACCOUNT}:{kind}/{parameters[member]}"
-    return parameters.get("PolicyArn", ALL)
+        if member not in members:
+            continue
+        if member not in parameters:
+            return [ALL]
+        path = parameters.get("Path") or "/"
+        made = f"arn:aws:iam::{ACCOUNT}:{kind}{path}{parameters[member]}"
+        found = arn_of(kind, parameters[member]) or made
+        arns = [found]
+        if operation == f"Create{member.removesuffix('Name')}":
+            arns.append(made)
+        if f"New{member}" in members and ({f"New{member}", "NewPath"} & set(parameters)):
+            old_path, _, old_name = found.partition(f":{kind}")[2].rpartition("/")
+            name = parameters.get(f"New{member}", old_name)
+            arns.append(f"arn:aws:iam::{ACCOUNT}:{kind}{parameters.get('NewPath', old_path + '/')}{name}")
+        return list(dict.fromkeys(arns))
+    if operation == "CreatePolicy" and "PolicyName" in parameters:
+        return [f"arn:aws:iam::{ACCOUNT}:policy{parameters.get('Path') or '/'}{parameters['PolicyName']}"]
+    return [parameters["PolicyArn"] if "PolicyArn" in members and "PolicyArn" in parameters else ALL]
 
 
 def sagemaker_arn(region: str, kind: str, name: str) -> str:

@@ -349,3 +349,43 @@ def test_parameters_in_a_value(guarded: Guarded) -> None:
     parameters = {"NotebookInstanceName": "n", "a": "&NotebookInstanceName=victim&b="}
     status, text = control(guarded, user, "DeleteNotebookInstance", parameters)
     assert (status, "reads like a form" in text) == (400, True), text
+
+
+# ---- IAM ----
+
+
+def iam(guarded: Guarded, user: Person, **form: str) -> int:
+    return send(guarded, user, "iam", "POST", "/", {**form, "Version": "2010-05-08"}, FORM)[0]
+
+
+def test_who_may_change_itself_changes_no_other(guarded: Guarded) -> None:
+    guarded.iam.create_group(GroupName="admins")
+    role = guarded.role()
+    user = guarded.user(allow("iam:*", "arn:aws:iam::123456789012:user/user*"))
+    everything = json.dumps({"Version": "2012-10-17", "Statement": [allow("*")]})
+    its = {"PolicyName": "x", "PolicyDocument": everything}
+    assert iam(guarded, user, Action="AddUserToGroup", UserName=user.name, GroupName="admins") == 403
+    assert iam(guarded, user, Action="PutRolePolicy", RoleName=role, UserName=user.name, **its) == 403
+    assert iam(guarded, user, Action="PutGroupPolicy", GroupName="admins", UserName=user.name, **its) == 403
+    assert iam(guarded, user, Action="UpdateUser", UserName=user.name, NewUserName="boss2") == 403
+    assert iam(guarded, user, Action="PutUserPolicy", UserName=user.name, **its) == 200
+    guarded.iam.delete_group(GroupName="admins")
+
+
+def test_the_path_of_a_user_counts(guarded: Guarded) -> None:
+    guarded.iam.create_user(UserName="boss", Path="/admins/")
+    user = guarded.user(allow("iam:*"), allow("iam:*", "arn:aws:iam::123456789012:user/admins/*", effect="Deny"))
+    assert iam(guarded, user, Action="CreateAccessKey", UserName="boss") == 403
+    assert iam(guarded, user, Action="CreateAccessKey", UserName="boss", Path="/") == 403
+    assert iam(guarded, user, Action="CreateUser", UserName="boss3", Path="/admins/") == 403
+    assert iam(guarded, user, Action="UpdateUser", UserName=user.name, NewPath="/admins/") == 403
+    assert iam(guarded, user, Action="CreateUser", UserName="clerk") == 200
+    assert iam(guarded, user, Action="CreateAccessKey", UserName="clerk") == 200
+
+
+@pytest.mark.parametrize("operation", ["assumeRole", "assume_role", "getSessionToken", "GetSessionTOKEN"])
+def test_an_operation_by_another_spelling(guarded: Guarded, role: str, operation: str) -> None:
+    user = guarded.user(allow("sts:*"))
+    form = {"Action": operation, "RoleArn": role, "RoleSessionName": "x", "Version": "2011-06-15"}
+    status, text = send(guarded, user, "sts", "POST", "/", form, FORM)
+    assert (status, "SecretAccessKey" in text) == (400, False), text
