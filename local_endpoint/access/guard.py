@@ -12,6 +12,7 @@ from typing import Any
 
 from local_endpoint.access import permissions, s3_permissions
 from local_endpoint.access.identities import ANYONE, Directory, Identity, Key
+from local_endpoint.access.moto_changes import BUCKET, KEY, OPERATION
 from local_endpoint.access.permissions import Needs, Values, needs_of, protocol_of
 from local_endpoint.access.policies import Policies, Policy, PolicyError, Principal, Request, parse_policy
 from local_endpoint.access.refusals import GuardAnswer, Kind, Protocol, Refusal
@@ -89,6 +90,7 @@ class Guard:
         self._check_request(forwarded, needs, signature, body)
         if not identity.is_root:
             self._authorize(forwarded, identity, needs, signature)
+        _note(environ, forwarded, signature.service, needs.operation)
         return self._boundary_of_user(needs) if signature.service == "iam" else None
 
     def _check_unsigned(self, environ: Environ, by_path: Callable[[Environ], Environ]) -> None:
@@ -114,6 +116,7 @@ class Guard:
             if not policies.decide(Request(action, resource, ANYONE.principal, values)).allowed:
                 raise Refusal(Kind.UNSIGNED)
         environ["HTTP_AUTHORIZATION"] = ANYONES_AUTHORIZATION
+        _note(environ, forwarded, "s3")
 
     # ---- may they ----
 
@@ -243,6 +246,14 @@ class Guard:
             logger.warning("a model or training job is denied its data: %s", refusal)
             return False
         return True
+
+
+def _note(environ: Environ, forwarded: Environ, service: str, operation: str = "") -> None:
+    """What was authorized, for ``changed_moto``."""
+    if service == "s3":
+        environ[BUCKET], environ[KEY] = s3_permissions.bucket_and_key(forwarded)
+    elif operation not in ("", s3_permissions.ALL):
+        environ[OPERATION] = operation
 
 
 def _check_claims(environ: Environ, signature: Signature, key: Key) -> None:
