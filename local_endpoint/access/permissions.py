@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
 
+from botocore.auth import HmacV1Auth
+
 from local_endpoint.access import s3_permissions
 from local_endpoint.access.operations import FORM, check_service, loose_names, media_type, named_operation
 from local_endpoint.access.refusals import Kind, Protocol, Refusal
 from local_endpoint.access.s3_permissions import ALL, Permission
-from local_endpoint.access.signatures import Signature, header
+from local_endpoint.access.signatures import OldSignature, Signature, header
 from local_endpoint.configuration import ACCOUNT
 from local_endpoint.validation import service_model
 
@@ -110,6 +112,8 @@ def _of_s3(environ: Environ, signature: Signature, body: bytes) -> Needs:
         needed = s3_permissions.permissions(environ, body)
     except s3_permissions.UnreadableRequest:
         raise Refusal(Kind.INVALID, "The request's path or body cannot be understood.") from None
+    if isinstance(signature, OldSignature) and s3_permissions.subresources(environ) - set(HmacV1Auth.QSAOfInterest):
+        raise Refusal(Kind.INVALID, "Signature version 2 does not sign this subresource: sign with version 4.")
     values: Values = {**s3_permissions.condition_values(environ, signature.is_presigned)}
     return Needs(tuple(needed), Protocol.S3, values)
 

@@ -157,6 +157,11 @@ def permissions(environ: Mapping[str, Any], body: bytes) -> list[Permission]:
     return needed
 
 
+def subresources(environ: Mapping[str, Any]) -> set[str]:
+    """That the request names, and what else changes the operation."""
+    return set(_query(environ)) & {*BUCKET_SUBRESOURCES, *OBJECT_SUBRESOURCES, "attributes", "restore", "select"}
+
+
 def _query(environ: Mapping[str, Any]) -> dict[str, str]:
     """moto takes a name's first value, others the last. Raises ``UnreadableRequest`` where there are several."""
     found: dict[str, str] = {}
