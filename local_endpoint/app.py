@@ -132,8 +132,8 @@ class LocalEndpoint:
         if configuration.root_key is not None:
             guard = Guard(Directory(configuration.root_key), resources.tags)
             cleanup.enter_context(changed_moto())
-        may_read = guard.role_may_read if guard is not None else None
-        objects = ObjectReader(moto, may_read)
+        role_may = guard.role_may if guard is not None else None
+        objects = ObjectReader(moto, role_may)
         logs, store = Logs(), MetricStore()
         logs.start()
         cleanup.callback(logs.stop)
@@ -144,7 +144,7 @@ class LocalEndpoint:
         metrics = Metrics(store, Utilisation(self._endpoints.fleets).look, configuration.metric_period_s)
         self.events.subscribe(metrics.on_event)
         s3: Any = KeepingS3(moto, state) if state else moto
-        training = TrainingJobs(resources, JobContext(ObjectReader(s3, may_read), logs, store, janitor, work_dir))
+        training = TrainingJobs(resources, JobContext(ObjectReader(s3, role_may), logs, store, janitor, work_dir))
         front = Front(
             s3,
             ControlPlane(resources, self._endpoints, training, context),

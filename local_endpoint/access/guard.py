@@ -12,6 +12,7 @@ from typing import Any
 
 from local_endpoint.access import permissions, s3_permissions
 from local_endpoint.access.identities import ANYONE, Directory, Identity, Key
+from local_endpoint.access.moto_changes import BUCKET, KEY, OPERATION
 from local_endpoint.access.permissions import Needs, Values, needs_of, protocol_of
 from local_endpoint.access.policies import Policies, Policy, PolicyError, Principal, Request, parse_policy
 from local_endpoint.access.refusals import GuardAnswer, Kind, Protocol, Refusal
@@ -42,10 +43,13 @@ class Guard:
         self._directory = directory
         self._tags_of = tags_of
 
-    def answer(self, environ: Environ, read: Callable[[], tuple[bytes, bool]]) -> GuardAnswer | None:
+    def answer(
+        self, environ: Environ, read: Callable[[], tuple[bytes, bool]], by_path: Callable[[Environ], Environ]
+    ) -> GuardAnswer | None:
         """A refusal; None lets it through.
 
         ``read`` gives the whole body, which can be read again afterwards, or says that it is larger than is allowed.
+        ``by_path`` gives the request as moto will get it: its bucket is in the path.
         """
         protocol = protocol_of(environ, None)
         try:
@@ -54,17 +58,21 @@ class Guard:
             except Malformed as error:
                 raise Refusal(Kind.MALFORMED, str(error)) from None
             if signature is None:
-                self._check_unsigned(environ)
+                self._check_unsigned(environ, by_path)
                 return None
             protocol = protocol_of(environ, signature.service)
-            return self._check_signed(environ, signature, read)
+            return self._check_signed(environ, signature, read, by_path)
         except Refusal as refusal:
             return GuardAnswer.of(refusal, protocol, environ)
 
     # ---- who ----
 
     def _check_signed(
-        self, environ: Environ, signature: Signature, read: Callable[[], tuple[bytes, bool]]
+        self,
+        environ: Environ,
+        signature: Signature,
+        read: Callable[[], tuple[bytes, bool]],
+        by_path: Callable[[Environ], Environ],
     ) -> GuardAnswer | None:
         key = self._directory.key(signature.access_key)
         if key is None:
@@ -77,35 +85,38 @@ class Guard:
         if signature.is_presigned:
             # from here on it is as if it had been in the header: everybody behind sees the service that was signed for
             environ["HTTP_AUTHORIZATION"] = signature.as_header()
-        needs = needs_of(environ, signature, body, self._tags_of)
-        self._check_request(environ, needs, signature, body)
+        forwarded = by_path(environ)
+        needs = needs_of(forwarded, signature, body, self._tags_of, self._directory.iam_arn)
+        self._check_request(forwarded, needs, signature, body)
         if not identity.is_root:
-            self._authorize(environ, identity, needs, signature)
+            self._authorize(forwarded, identity, needs, signature)
+        _note(environ, forwarded, signature.service, needs.operation)
         return self._boundary_of_user(needs) if signature.service == "iam" else None
 
-    def _check_unsigned(self, environ: Environ) -> None:
+    def _check_unsigned(self, environ: Environ, by_path: Callable[[Environ], Environ]) -> None:
         """A bucket's policy may let everyone read; all else must be signed."""
-        bucket, _ = s3_permissions.bucket_and_key(environ)
-        protocol = protocol_of(environ, None)
+        forwarded = by_path({**environ, "HTTP_AUTHORIZATION": ANYONES_AUTHORIZATION})
         may_be_public = (
-            protocol is Protocol.S3
+            protocol_of(environ, None) is Protocol.S3
             and environ["REQUEST_METHOD"] in ("GET", "HEAD")
-            and bucket
-            and "_" not in bucket  # moto would take it for SERVICE_REGION
-            and not environ.get("PATH_INFO", "").startswith(CLOSED_PATHS)
+            and not forwarded.get("PATH_INFO", "").startswith(CLOSED_PATHS)
         )
         if not may_be_public:
             raise Refusal(Kind.UNSIGNED)
         try:
-            needed = s3_permissions.permissions(environ, b"")
+            bucket, _ = s3_permissions.bucket_and_key(forwarded)
+            needed = s3_permissions.permissions(forwarded, b"")
         except s3_permissions.UnreadableRequest:
             raise Refusal(Kind.UNSIGNED) from None
+        if not bucket or "_" in bucket:  # moto would take it for SERVICE_REGION
+            raise Refusal(Kind.UNSIGNED)
         values: Values = {**s3_permissions.condition_values(environ, False), **_request_values(environ)}
         for action, resource in needed:
             policies = Policies(resource=self._resource_policy(action, resource), resource_decides=True)
             if not policies.decide(Request(action, resource, ANYONE.principal, values)).allowed:
                 raise Refusal(Kind.UNSIGNED)
         environ["HTTP_AUTHORIZATION"] = ANYONES_AUTHORIZATION
+        _note(environ, forwarded, "s3")
 
     # ---- may they ----
 
@@ -122,10 +133,11 @@ class Guard:
             return
         for action, resource in needs.permissions:
             for spelling in needs.spellings:
-                self._require(identity, action, resource, {**values, **spelling})
-        if needs.passed_role is not None and needs.operation.startswith(("Create", "Update")):
-            passing: Values = {**values, "iam:passedtoservice": permissions.SAGEMAKER_SERVICE}
-            self._require(identity, "iam:PassRole", needs.passed_role, passing)
+                of_resource = needs.of_resources.get(resource, {})
+                self._require(identity, action, resource, {**values, **of_resource, **spelling})
+        passing: Values = {**values, "iam:passedtoservice": permissions.SAGEMAKER_SERVICE}
+        for role in needs.passed_roles:
+            self._require(identity, "iam:PassRole", role, passing)
 
     def _require(self, identity: Identity, action: str, resource: str, values: Values) -> None:
         """Raises ``Refusal`` in AWS's words."""
@@ -167,8 +179,9 @@ class Guard:
                 parse_policy(body.decode("utf-8", "replace"))
             except PolicyError as error:
                 raise Refusal(Kind.BAD_POLICY, str(error)) from None
-        if needs.operation == "CreateModel" and needs.passed_role is not None:
-            self._check_execution_role(needs.passed_role)
+        if needs.operation in ("CreateModel", "CreateTrainingJob"):
+            for role in needs.passed_roles:
+                self._check_execution_role(role)
 
     def _check_sts(self, needs: Needs) -> None:
         if needs.operation in UNAVAILABLE_STS:
@@ -216,21 +229,31 @@ class Guard:
             return GuardAnswer.done(needs.operation)
         return None
 
-    # ---- on behalf of a model ----
+    # ---- on behalf of a model or a training job ----
 
-    def role_may_read(self, role_arn: str | None, bucket: str, key: str) -> bool:
-        """Whether a model's execution role may get the object."""
+    def role_may(self, role_arn: str | None, action: str, bucket: str, key: str) -> bool:
+        """Whether an execution role may do this in S3. ``key`` is the prefix where a bucket is listed."""
         identity = self._directory.execution_role(role_arn or "")
         if identity is None:
             return False
         resource = f"{s3_permissions.ARN}{bucket}/{key}"
         now: Values = {**identity.values, **_time_values()}
+        if action == "s3:ListBucket":
+            resource, now["s3:prefix"] = f"{s3_permissions.ARN}{bucket}", key
         try:
-            self._require(identity, "s3:GetObject", resource, now)
+            self._require(identity, action, resource, now)
         except Refusal as refusal:
-            logger.warning("a model's data cannot be read: %s", refusal)
+            logger.warning("a model or training job is denied its data: %s", refusal)
             return False
         return True
+
+
+def _note(environ: Environ, forwarded: Environ, service: str, operation: str = "") -> None:
+    """What was authorized, for ``changed_moto``."""
+    if service == "s3":
+        environ[BUCKET], environ[KEY] = s3_permissions.bucket_and_key(forwarded)
+    elif operation not in ("", s3_permissions.ALL):
+        environ[OPERATION] = operation
 
 
 def _check_claims(environ: Environ, signature: Signature, key: Key) -> None:

@@ -126,6 +126,16 @@ class Directory:
     def user_exists(self, name: str) -> bool:
         return name in self._iam.users
 
+    def iam_arn(self, kind: str, name: str) -> str | None:
+        """Of a user, group, role or instance profile, with its path; None where there is none."""
+        holders = {
+            "user": self._iam.users,
+            "group": self._iam.groups,
+            "role": self._iam.roles,
+            "instance-profile": self._iam.instance_profiles,
+        }[kind]
+        return next((each.arn for each in list(holders.values()) if each.name == name), None)
+
     # ---- roles ----
 
     def role(self, arn: str) -> Any:

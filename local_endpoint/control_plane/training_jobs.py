@@ -15,6 +15,7 @@ from local_endpoint.control_plane.listing import filter_and_sort, page
 from local_endpoint.control_plane.records import Call, Kind, Parameters, Records
 from local_endpoint.errors import AwsError, ValidationException
 from local_endpoint.storage.location import S3Location
+from local_endpoint.storage.objects import ObjectUnavailable
 from local_endpoint.storage.resources import Resources, arn
 from local_endpoint.training.job import Job, JobContext, JobFailure, JobStopped, content_type
 from local_endpoint.training.log_metrics import LogMetrics, NotInTime
@@ -144,7 +145,11 @@ class TrainingJobs:
     def _check_data(self, region: str, request: Parameters) -> None:
         for channel in request["InputDataConfig"]:
             location = S3Location.parse(channel["DataSource"]["S3DataSource"]["S3Uri"])
-            if not self._context.objects.below(location):
+            try:
+                found = self._context.objects.as_role(request["RoleArn"]).below(location)
+            except ObjectUnavailable:
+                found = []
+            if not found:
                 raise ValidationException(
                     f'No S3 objects found under S3 URL "{location.url}" given in input data source. Please ensure that '
                     f"the bucket exists in the selected region ({region}), that objects exist under that S3 prefix, "
@@ -193,7 +198,7 @@ class TrainingJobs:
             return
         now_s = time.time()
         if job is not None:
-            if self._context.objects.below(job.model_location):
+            if self._context.objects.exists(job.model_location):
                 members.setdefault("ModelArtifacts", {"S3ModelArtifacts": job.model_location.url})
             metrics = [
                 {"MetricName": each, "Value": value, "Timestamp": when}

@@ -77,22 +77,25 @@ class Front:
             if path == "/" and _is_a_visit(environ):
                 return self._welcome(start_response)
             if self._guard is not None:
-                answered = self._guard.answer(environ, lambda: self._read_whole(environ))
+                answered = self._guard.answer(
+                    environ, lambda: self._read_whole(environ), lambda request: by_path(request, self._gate)
+                )
                 if answered is not None:
                     return _answer_for_guard(start_response, environ, answered)
             if (match := INVOCATIONS.fullmatch(path)) and _is_for_sagemaker(environ):
                 return self._invoke(environ, start_response, match)
             if environ.get("HTTP_X_AMZ_TARGET", "").startswith((SAGEMAKER_PREFIX, scaling.TARGET_PREFIX)):
                 return self._control(environ, start_response)
+            environ = by_path(environ, self._gate)
+            stream_body(environ)
+            # moto raises where it knows no such service
+            return Pieces(self._moto(environ, start_response), environ)
         except EOFError as error:  # nobody reads the answer
             return _answer_error(start_response, validation_error(f"{error}."), str(uuid.uuid4()), "application/json")
         except Exception:
             logger.exception("%s %s failed", environ.get("REQUEST_METHOD"), path)
             failure = AwsError("InternalFailure", 500, "The request failed in the local endpoint: see its log.")
             return _answer_error(start_response, failure, str(uuid.uuid4()), "application/json")
-        environ = by_path(environ, self._gate)
-        stream_body(environ)
-        return Pieces(self._moto(environ, start_response), environ)
 
     def _read_whole(self, environ: Environ) -> tuple[bytes, bool]:
         """As ``read_body``; whoever reads it next finds it again."""

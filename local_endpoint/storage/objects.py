@@ -31,20 +31,20 @@ class ObjectReader:
     def __init__(
         self,
         s3_application: Any,
-        role_may_read: Callable[[str | None, str, str], bool] | None = None,
+        role_may: Callable[[str | None, str, str, str], bool] | None = None,
         role: str | None = None,
     ) -> None:
-        """``role_may_read`` is asked with the role, the bucket and the key; None lets every role read everything."""
+        """``role_may`` is asked with the role, the action, the bucket and the key; None lets every role do it."""
         self._application = s3_application
-        self._role_may_read = role_may_read
+        self._role_may = role_may
         self._role = role
 
     def as_role(self, role: str | None) -> ObjectReader:
         """The same for this role, by its ARN."""
-        return ObjectReader(self._application, self._role_may_read, role)
+        return ObjectReader(self._application, self._role_may, role)
 
-    def _check_role(self, location: S3Location) -> None:
-        if self._role_may_read is not None and not self._role_may_read(self._role, location.bucket, location.key):
+    def _check_role(self, location: S3Location, action: str = "s3:GetObject") -> None:
+        if self._role_may is not None and not self._role_may(self._role, action, location.bucket, location.key):
             raise ObjectUnavailable(location, 403)
 
     def _request(self, method: str, path: str, data: bytes = b"") -> tuple[int, dict[str, str], Iterator[bytes]]:
@@ -86,14 +86,24 @@ class ObjectReader:
         return self._request("HEAD", f"/{bucket}")[0] == 200
 
     def below(self, prefix: S3Location) -> list[S3Location]:
-        """All objects whose key begins with the prefix's, in order; those that only name a folder are left out."""
+        """All objects whose key begins with the prefix's, in order; those that only name a folder are left out.
+
+        Raises ``ObjectUnavailable``.
+        """
+        self._check_role(prefix, "s3:ListBucket")
         bucket = s3_backends[ACCOUNT]["aws"].buckets.get(prefix.bucket)
         keys = [] if bucket is None else [name for name, its in bucket.keys.items() if not _is_deleted(its)]
         found = sorted(name for name in keys if name.startswith(prefix.key) and not name.endswith("/"))
         return [S3Location(prefix.bucket, name) for name in found]
 
+    def exists(self, location: S3Location) -> bool:
+        """For the local endpoint itself: no role is asked."""
+        bucket = s3_backends[ACCOUNT]["aws"].buckets.get(location.bucket)
+        return bucket is not None and location.key in bucket.keys and not _is_deleted(bucket.keys[location.key])
+
     def write(self, location: S3Location, data: bytes) -> None:
         """Puts an object. Raises ``ObjectUnavailable``."""
+        self._check_role(location, "s3:PutObject")
         status, _, _ = self._request("PUT", f"/{location.bucket}/{quote(location.key)}", data)
         if status != 200:
             raise ObjectUnavailable(location, status)

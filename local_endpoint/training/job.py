@@ -150,13 +150,13 @@ class Job:
         folder = self._folder / "input" / name
         folder.mkdir(parents=True)
         prefix = S3Location.parse(channel["DataSource"]["S3DataSource"]["S3Uri"])
-        for number, location in enumerate(self._objects.below(prefix)):
-            self._check_stopped()
-            try:
+        try:
+            for number, location in enumerate(self._objects.below(prefix)):
+                self._check_stopped()
                 with (folder / f"{number:06}").open("wb") as file:
                     file.writelines(self._objects.read(location))
-            except ObjectUnavailable as error:
-                raise JobFailure(f"ClientError: Data download failed: {error}") from None
+        except ObjectUnavailable as error:
+            raise JobFailure(f"ClientError: Data download failed: {error}") from None
 
     def _train(self, hyperparameters: dict[str, Any], channels: Iterable[str], log: LogWriter) -> None:
         job = {
