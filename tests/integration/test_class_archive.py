@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import subprocess
@@ -10,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from mme.front_end import WORKING_FOLDER
@@ -37,10 +39,20 @@ def tmp_path() -> Iterator[Path]:
         yield Path(folder)
 
 
-def make(file: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+def make(file: Path, program: str = MAKE, **variables: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "TMPDIR": str(file.parent), **variables}
-    command = [sys.executable, "-c", MAKE, str(file)]
+    command = [sys.executable, "-c", program, str(file)]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+
+
+def processes_below(folder: Path) -> list[str]:
+    """The command lines of those that have their temporary files below ``folder``."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get("TMPDIR", "").startswith(str(folder)):
+                found.append(" ".join(process.cmdline()))
+    return found
 
 
 def java_version() -> int:
@@ -66,6 +78,12 @@ def test_it_is_made_by_a_start_and_used_by_the_next(tmp_path: Path) -> None:
         (line,) = [each for each in loaded if f" {name} source:" in each]
         assert FROM_ARCHIVE in line
     assert {path.stem for path in tmp_path.iterdir()} == {"classes", "made"}  # the log has a second file at times
+
+
+def test_a_server_that_does_not_end_in_time_leaves_no_process(tmp_path: Path) -> None:
+    hears_nothing = "class_archive._MAIN_CLASS, class_archive._END_TIMEOUT_S = 'none', 0\nsys.exit"
+    make(tmp_path / "front-end.jsa", MAKE.replace("sys.exit", hears_nothing))
+    assert processes_below(tmp_path) == []
 
 
 def test_a_java_that_cannot_leaves_a_word_and_no_second_try(tmp_path: Path) -> None:

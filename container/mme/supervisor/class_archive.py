@@ -33,6 +33,7 @@ FILE = Path(sys.prefix) / "share" / "mme" / "front-end.jsa"
 _OPTIONS = ("-XX:ArchiveClassesAtExit=", "-XX:SharedArchiveFile=")
 _START_TIMEOUT_S = 120.0
 _END_TIMEOUT_S = 60.0
+_STOP_TIMEOUT_S = 10.0  # of what has not ended by then
 _POLL_S = 0.1
 _MAIN_CLASS = "com.amazonaws.ml.mms.ModelServer"
 _SERVE = "import sys; from mme.supervisor.server import serve; sys.exit(serve())"
@@ -74,7 +75,10 @@ def mark_tried(file: Path) -> None:
 
 
 def _serve_once(folder: Path, new: Path) -> str:
-    """Runs a server in ``folder`` until it is ready, and returns what it has written. Its JVM makes ``new``."""
+    """Runs a server in ``folder`` until it is ready, and returns what it has written. Its JVM makes ``new``.
+
+    Nothing of the server is left, whatever ended it: this process takes its orphans.
+    """
     (folder / "tmp").mkdir()
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith(("MME_", "SAGEMAKER_"))},
@@ -103,8 +107,7 @@ def _serve_once(folder: Path, new: Path) -> str:
         except subprocess.TimeoutExpired:
             pass
         finally:
-            server.kill()
-            server.wait()
+            processes.end_descendants([server.pid], time.monotonic() + _STOP_TIMEOUT_S)
         log.seek(0)
         return log.read()
 
@@ -121,6 +124,7 @@ def _free_port() -> int:
 
 def main() -> int:
     """Exit code 1, with the end of the server's log, where the file could not be made."""
+    processes.become_subreaper()
     output = make()
     if output is not None:
         sys.stderr.write(output[-2000:] + "\n")
