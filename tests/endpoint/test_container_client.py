@@ -6,7 +6,7 @@ import contextlib
 import socket
 import threading
 import time
-from types import TracebackType
+from typing import Self
 
 import pytest
 
@@ -16,29 +16,53 @@ from local_endpoint.errors import ContainerGone, ContainerTimeout
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
-class BreakingServer:
-    """Answers the first ``answers`` requests of each connection and closes it when the next one has come."""
+class RawServer:
+    """Accepts one connection after the other, each of which a subclass serves; started and ended in ``with``."""
 
-    def __init__(self, answers: int) -> None:
-        self._answers = answers
+    def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
-        self.requests = 0
-        self._thread = threading.Thread(target=self._serve)
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._accept)
 
-    def _serve(self) -> None:
+    def _accept(self) -> None:
         while True:
             try:
                 connection, _ = self._listener.accept()
             except OSError:  # the end
                 return
             with connection:
-                for number in range(self._answers + 1):
-                    if not self._has_come(connection):
-                        break
-                    self.requests += 1
-                    if number < self._answers:
-                        connection.sendall(ANSWER)
+                self._serve(connection)
+
+    def _serve(self, connection: socket.socket) -> None:
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join(10)
+
+
+class BreakingServer(RawServer):
+    """Answers the first ``answers`` requests of each connection and closes it when the next one has come."""
+
+    def __init__(self, answers: int) -> None:
+        super().__init__()
+        self._answers = answers
+        self.requests = 0
+
+    def _serve(self, connection: socket.socket) -> None:
+        for number in range(self._answers + 1):
+            if not self._has_come(connection):
+                break
+            self.requests += 1
+            if number < self._answers:
+                connection.sendall(ANSWER)
 
     @staticmethod
     def _has_come(connection: socket.socket) -> bool:
@@ -49,15 +73,6 @@ class BreakingServer:
                 return False
             received += piece
         return True
-
-    def __enter__(self) -> BreakingServer:
-        self._thread.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, _: TracebackType | None) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self._thread.join(10)
 
 
 def invoke(client: ContainerClient) -> bytes:
@@ -89,39 +104,21 @@ def test_nobody_there_is_known_at_once() -> None:
         invoke(ContainerClient("127.0.0.1", port))
 
 
-class OneAnswer:
+class OneAnswer(RawServer):
     """Sends ``pieces``, ``pause_s`` apart, as the answer to each request; a connection serves one."""
 
     def __init__(self, pieces: list[bytes], pause_s: float = 0.0) -> None:
+        super().__init__()
         self._pieces = pieces
         self._pause_s = pause_s
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._serve)
 
-    def _serve(self) -> None:
-        while True:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:  # the end
-                return
-            with connection, contextlib.suppress(OSError):  # the client has given up
-                connection.recv(65536)
-                for piece in self._pieces:
-                    connection.sendall(piece)
-                    if self._over.wait(self._pause_s):
-                        return
-
-    def __enter__(self) -> OneAnswer:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self._thread.join(10)
+    def _serve(self, connection: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # the client has given up
+            connection.recv(65536)
+            for piece in self._pieces:
+                connection.sendall(piece)
+                if self._over.wait(self._pause_s):
+                    return
 
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n"

@@ -168,12 +168,18 @@ def test_each_container_of_several_has_metrics_of_its_own(local: Local) -> None:
     assert statistics(local, "ModelLatency", **names)["Sum"] == pytest.approx(latencies)
 
 
-def test_metrics_are_listed_and_got_many_at_once(local: Local) -> None:
+def invoked_once(local: Local, name: str) -> dict[str, str]:
+    """The dimensions of a new endpoint's variant, whose one invocation has been counted."""
     local.upload("models/m.tar.gz", pack({"text": "it"}))
-    local.deploy("listed")
-    local.invoke("m.tar.gz", endpoint="listed")
-    names = {"EndpointName": "listed", "VariantName": "AllTraffic"}
+    local.deploy(name)
+    local.invoke("m.tar.gz", endpoint=name)
+    names = {"EndpointName": name, "VariantName": "AllTraffic"}
     wait_for_count(local, "Invocations", 1, **names)
+    return names
+
+
+def test_metrics_are_listed_and_got_many_at_once(local: Local) -> None:
+    names = invoked_once(local, "listed")
     cloudwatch = local.client("cloudwatch")
     listed = cloudwatch.list_metrics(Dimensions=dimensions(EndpointName="listed"))["Metrics"]
     shown = {(each["Namespace"], each["MetricName"], len(each["Dimensions"])) for each in listed}
@@ -198,11 +204,7 @@ def test_metrics_are_listed_and_got_many_at_once(local: Local) -> None:
 
 
 def test_a_query_gets_each_series_once_however_many_statistics_it_asks_for(local: Local) -> None:
-    local.upload("models/m.tar.gz", pack({"text": "it"}))
-    local.deploy("once")
-    local.invoke("m.tar.gz", endpoint="once")
-    names = {"EndpointName": "once", "VariantName": "AllTraffic"}
-    wait_for_count(local, "Invocations", 1, **names)
+    names = invoked_once(local, "once")
     metric = {"Namespace": "AWS/SageMaker", "MetricName": "Invocations", "Dimensions": dimensions(**names)}
     queries = [
         {"Id": stat.lower(), "MetricStat": {"Metric": metric, "Period": 3600, "Stat": stat}} for stat in STATISTICS
