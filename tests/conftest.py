@@ -38,6 +38,11 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 RUN_FOLDER = pytest.StashKey[Path]()
 LEFT_BEHIND = pytest.StashKey[list[str]]()
 ALL = "--all"
+# Why a test of this mark is not run without it.
+WITH_ALL = {
+    "ci": "fetches, packs, trains or waits for long: ./scripts/test --all, or -m ci",
+    "docker": "builds the image, or runs it: ./scripts/test --all, or -m docker",
+}
 
 
 @pytest.fixture(scope="session")
@@ -59,7 +64,7 @@ def default_server() -> Iterator[ServerProcess]:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(ALL, action="store_true", help="also the tests marked ci, as .ci/run does")
+    parser.addoption(ALL, action="store_true", help="also the tests marked ci and docker, as .ci/run does")
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> None:
@@ -74,10 +79,14 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before pytest chooses by -m
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests marked ``ci`` wait for ``--all``; unit tests are quick unless marked slow; what takes long comes first."""
+    """Tests marked ``ci`` or ``docker`` wait for ``--all``, or for a ``-m`` that names their mark; unit tests are quick
+    unless marked slow; what takes long comes first."""
+    asked_for = WITH_ALL if config.getoption(ALL) else config.getoption("markexpr").split()
+    waiting = [mark for mark in WITH_ALL if mark not in asked_for]
     for item in items:
-        if item.get_closest_marker("ci") and not config.getoption(ALL):
-            item.add_marker(pytest.mark.skip(reason="fetches, packs, trains or waits for long: ./scripts/test --all"))
+        for mark in waiting:
+            if item.get_closest_marker(mark):
+                item.add_marker(pytest.mark.skip(reason=WITH_ALL[mark]))
         if parallel.is_quick(item):
             item.add_marker("quick")
     parallel.arrange(items)

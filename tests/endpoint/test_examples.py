@@ -15,7 +15,7 @@ from tests.harness.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = sorted(path.parent.name for path in (ROOT / "examples").glob("*/run"))
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.ci, pytest.mark.timeout(300)]  # each trains, or fetches
 
 
 def tell(name: str, *arguments: str) -> str:
@@ -27,20 +27,17 @@ def tell(name: str, *arguments: str) -> str:
     return done.stdout
 
 
-@pytest.mark.ci  # trains
 def test_ten_house_price_models_and_an_update() -> None:
     said = tell("housing")
     assert len(re.findall(r"USD   first call", said)) == 10
 
 
-@pytest.mark.ci  # four programs, each with an environment of its own
 def test_house_prices_by_training_jobs_of_sagemakers_xgboost(sdk_python: Path) -> None:  # noqa: F811
     said = tell("housing", "--with-training", "--sdk-python", str(sdk_python))
     assert len(re.findall(r"fit: \w+: \d+ rounds, validation:rmse [\d,]+, s3://\S+/output/model.tar.gz", said)) == 3
     assert len(re.findall(r"predict: \w+: wrong by [\d.]+ % on 100 houses", said)) == 3
 
 
-@pytest.mark.ci  # waits for many loads
 def test_regressors_in_the_layout_of_djl_are_invoked_at_random() -> None:
     assert "all right" in tell("thousand_regressors", "--models", "30", "--calls", "60")
 
@@ -65,14 +62,12 @@ def test_a_script_and_a_classifier_as_a_pipeline() -> None:
     assert re.search(r"Received (client|server) error \(\d+\) from pixels ", said)
 
 
-@pytest.mark.ci  # fetches a package
 def test_scripts_with_their_own_versions_of_a_package() -> None:
     said = tell("my_inference_script")
     for version in ("4.9.0", "4.12.3"):
         assert said.count(f'"humanize": "{version}"') == 2
 
 
-@pytest.mark.ci  # trains for a minute
 def test_one_network_in_two_or_three_frameworks(tmp_path: Path) -> None:
     said = tell("pictures", "--cache", str(tmp_path))
     assert len(re.findall(r"^  \d      .*class=", said, re.MULTILINE)) == 10

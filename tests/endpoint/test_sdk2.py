@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 UV = ROOT / ".venv-uv" / "bin" / "uv"
 SDK = "sagemaker==2.257.7"
 ENVIRONMENT = ROOT / ".cache" / f"sdk2-venv-{SDK.rpartition('=')[2]}"
+pytestmark = pytest.mark.ci  # it fetches an environment of its own
 STORY = Path(__file__).with_name("sdk2_story.py")
 PIPELINE = Path(__file__).with_name("sdk2_pipeline.py")
 
