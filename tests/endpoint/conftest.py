@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
 
-from tests.endpoint.local import Local, pack_folder
+from tests.endpoint.local import Local, pack, pack_folder
 from tests.harness import models
 
 
@@ -37,6 +38,23 @@ def multipliers(tmp_path_factory: pytest.TempPathFactory) -> dict[int, bytes]:
     """Archives of real models that multiply by 1 to 5."""
     folder = tmp_path_factory.mktemp("multipliers")
     return {factor: pack_folder(models.multiplier(folder / str(factor), factor=factor)) for factor in range(1, 6)}
+
+
+@pytest.fixture(scope="session")
+def plain_multipliers() -> dict[int, bytes]:
+    """The same without a framework, whose import costs each container seconds: archives of Multi Model Server's own."""
+    handler = (
+        "import json\n"
+        "def handle(data, context):\n"
+        "    rows = [json.loads(item.get('body')) for item in data or []]\n"
+        "    [context.set_response_content_type(index, 'application/json') for index in range(len(rows))]\n"
+        "    return [{{'predictions': [[{factor} * x for x in row] for row in each]}} for each in rows]\n"
+    )
+    manifest = json.dumps({"model": {"handler": "times:handle"}})
+    return {
+        factor: pack({"MAR-INF/MANIFEST.json": manifest, "times.py": handler.format(factor=factor)})
+        for factor in range(1, 6)
+    }
 
 
 @pytest.fixture(scope="module")

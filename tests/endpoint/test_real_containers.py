@@ -32,22 +32,23 @@ def first_number(local: Local, factor: int) -> float:
 
 
 @pytest.fixture
-def served(module_real: Local, multipliers: dict[int, bytes]) -> Local:
+def served(module_real: Local, plain_multipliers: dict[int, bytes]) -> Local:
     """The module's local endpoint, with an endpoint of two instances on models 1 and 2, made where missing."""
     if module_real.is_gone("endpoint"):
-        upload_all(module_real, {1: multipliers[1], 2: multipliers[2]})
-        module_real.deploy(instances=2)
+        upload_all(module_real, {1: plain_multipliers[1], 2: plain_multipliers[2]})
+        module_real.deploy(instances=2, Environment={"MME_PRELOAD": "none"})
     return module_real
 
 
 def test_errors_of_the_container_and_its_models_arrive_as_boto3s_own(
     served: Local, multipliers: dict[int, bytes], tmp_path: Path
 ) -> None:
-    assert first_number(served, 1) == 1
-    response = refused(served, "ModelError", 424, "times-1.tar.gz", b"no json")
+    served.upload("models/mxnet.tar.gz", multipliers[3])
+    assert served.invoke("mxnet.tar.gz", ROW)["predictions"] == [[3, 6, 9, 12]]
+    response = refused(served, "ModelError", 424, "mxnet.tar.gz", b"no json")
     assert response["OriginalStatusCode"] == 400
     assert "The body is not JSON" in response["OriginalMessage"]
-    response = refused(served, "ModelError", 424, "times-1.tar.gz", ROW, ContentType="application/x-unheard-of")
+    response = refused(served, "ModelError", 424, "mxnet.tar.gz", ROW, ContentType="application/x-unheard-of")
     assert response["OriginalStatusCode"] == 415
 
     broken = models.multiplier(tmp_path / "broken")
@@ -60,21 +61,22 @@ def test_errors_of_the_container_and_its_models_arrive_as_boto3s_own(
     assert f'with message "{response["OriginalMessage"]}"' in message(response)
     assert not any("broken.tar.gz" in served.loaded(each) for each in served.instances())
 
-    served.s3.delete_object(Bucket=BUCKET, Key="models/times-1.tar.gz")
-    assert first_number(served, 1) == 1  # a loaded copy goes on answering
+    served.s3.delete_object(Bucket=BUCKET, Key="models/mxnet.tar.gz")
+    assert served.invoke("mxnet.tar.gz", ROW)["predictions"] == [[3, 6, 9, 12]]  # a loaded copy goes on answering
     assert "Failed to download model data" in message(refused(served, "ValidationError", 400, "missing.tar.gz", ROW))
-    upload_all(served, {1: multipliers[1]})
 
 
-def test_many_clients_get_the_answer_of_the_model_that_they_asked(served: Local, multipliers: dict[int, bytes]) -> None:
-    upload_all(served, multipliers)
+def test_many_clients_get_the_answer_of_the_model_that_they_asked(
+    served: Local, plain_multipliers: dict[int, bytes]
+) -> None:
+    upload_all(served, plain_multipliers)
     asked = [random.randint(1, 5) for _ in range(300)]
     with ThreadPoolExecutor(32) as clients:
         assert list(clients.map(lambda factor: first_number(served, factor), asked)) == asked
 
 
 def test_models_are_served_added_shared_updated_and_everything_ends(
-    served: Local, multipliers: dict[int, bytes]
+    served: Local, plain_multipliers: dict[int, bytes]
 ) -> None:
     """The quick start of the documentation in one go. Deletes the endpoint at its end."""
     raw = served.invoke_raw("times-2.tar.gz", ROW)
@@ -87,7 +89,7 @@ def test_models_are_served_added_shared_updated_and_everything_ends(
     with Traffic(lambda number: first_number(served, 1 + number % 2), clients=4) as traffic:
         traffic.wait_for_more()
         for factor in (3, 4, 5):
-            served.upload(f"models/added/{factor}.tar.gz", multipliers[factor])
+            served.upload(f"models/added/{factor}.tar.gz", plain_multipliers[factor])
         added = [served.invoke(f"added/{factor}.tar.gz", ROW)["predictions"][0][0] for factor in (3, 4, 5)]
         assert added == [3, 4, 5]
 
@@ -101,7 +103,7 @@ def test_models_are_served_added_shared_updated_and_everything_ends(
         wait_until(lambda: not [child for child in below if child.is_running()], "processes of the killed one survive")
 
         # the endpoint is updated
-        served.create_model("second", Environment={"MME_LOG_FORMAT": "json"})
+        served.create_model("second", Environment={"MME_LOG_FORMAT": "json", "MME_PRELOAD": "none"})
         served.create_config("second", "second", instances=1)
         served.sagemaker.update_endpoint(EndpointName="endpoint", EndpointConfigName="second")
         served.wait("endpoint", "InService")

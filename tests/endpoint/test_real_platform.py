@@ -80,15 +80,15 @@ def frozen(instance: Instance) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module", params=["process", pytest.param("docker", marks=pytest.mark.docker)])
-def module_platform(request: pytest.FixtureRequest, multipliers: dict[int, bytes]) -> Iterator[Platform]:
+def module_platform(request: pytest.FixtureRequest, plain_multipliers: dict[int, bytes]) -> Iterator[Platform]:
     image = request.getfixturevalue("image").tag if request.param == "docker" else "an-image"
     with Local(real=True, runtime=request.param, response_timeout_s=RESPONSE_TIMEOUT_S) as local:
-        made = Platform(local, multipliers)
-        options: dict[str, Any] = {"Image": image, "Environment": {"MME_PRELOAD": "mxnet"}}
+        made = Platform(local, plain_multipliers)
+        options: dict[str, Any] = {"Image": image, "Environment": {"MME_PRELOAD": "none"}}
         local.deploy(instances=2, **options)
         local.deploy("fleeting", url=f"s3://{BUCKET}/", MultiModelConfig={"ModelCacheSetting": "Disabled"}, **options)
         for factor in (1, 2):  # the one on one instance, the other on the other
-            local.upload(f"models/times-{factor}.tar.gz", multipliers[factor])
+            local.upload(f"models/times-{factor}.tar.gz", plain_multipliers[factor])
             assert made.answer(f"times-{factor}.tar.gz") == factor
         yield made
 
