@@ -31,7 +31,8 @@ from tests.endpoint.local import PREFIX, Local, behaving, pack
     ],
 )
 def test_an_endpoint_that_cannot_come_up_fails_with_the_reason(name: str, model: dict[str, Any], reason: str) -> None:
-    with Local(startup_timeout_s=2) as local:
+    waits_to_the_end = name in ("no-ping", "no-models")
+    with Local(startup_timeout_s=2 if waits_to_the_end else 60) as local:
         description = local.deploy(name, wanted="Failed", **model)
         assert reason in description["FailureReason"]
         assert local.app.work_dir is not None
