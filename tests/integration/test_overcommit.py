@@ -21,9 +21,9 @@ from tests.harness.waiting import wait_until
 from tests.harness.workers import workers
 
 RESERVE_MB = 100
-WEIGHTS_MB = 100
-# What the server takes by itself (JVM, zygote, supervisor) is about 300 MiB; a heavy model takes about 110.
-LIMIT_MB = 1000
+WEIGHTS_MB = 50
+# What the server takes by itself (JVM, zygote, supervisor) is about 300 MiB; a heavy model takes about 60.
+LIMIT_MB = 700
 MODELS = 12  # twice what fits
 
 
