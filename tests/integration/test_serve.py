@@ -26,14 +26,14 @@ SERVE = Path(__file__).resolve().parents[2] / "scripts" / "serve"
 class Serving(MarkedProcess, ContainerClient):
     """A running scripts/serve. Its temporary files go to ``temporary``."""
 
-    def __init__(self, folder: Path, temporary: Path, *arguments: str) -> None:
+    def __init__(self, folder: Path, temporary: Path, *arguments: str, **settings: str) -> None:
         port = free_port()
         MarkedProcess.__init__(self, folder / "serve.out")
         ContainerClient.__init__(self, f"http://127.0.0.1:{port}")
         self.temporary = temporary
         self.spawn(
             [SERVE, "--port", str(port), "--base-dir", folder / "ml", *arguments],
-            environment={**os.environ, "TMPDIR": str(temporary)},
+            environment={**os.environ, "TMPDIR": str(temporary), **settings},
         )
 
     def answers(self) -> bool:
@@ -50,10 +50,10 @@ class Serving(MarkedProcess, ContainerClient):
 
 
 @contextmanager
-def serving(folder: Path, *arguments: str) -> Iterator[Serving]:
+def serving(folder: Path, *arguments: str, **settings: str) -> Iterator[Serving]:
     """Starts scripts/serve on a free port; whatever is left of it afterwards is killed, and its files are removed."""
     with tempfile.TemporaryDirectory(prefix="mt-") as temporary:  # short: Unix sockets live below it
-        server = Serving(folder, Path(temporary), *arguments)
+        server = Serving(folder, Path(temporary), *arguments, **settings)
         try:
             server.wait_until_ready(server.answers, timeout_s=120)
             yield server
@@ -77,7 +77,7 @@ def test_it_serves_the_models_below_its_base_dir_until_ctrl_c(tmp_path: Path) ->
 
 
 def test_the_server_ends_with_a_serve_that_was_killed(tmp_path: Path) -> None:
-    with serving(tmp_path) as server:
+    with serving(tmp_path, MME_PRELOAD="none") as server:
         assert server.process is not None
         server.process.kill()
         wait_until(lambda: not server.survivors(), "nothing of the server is left", STOP_TIMEOUT_S)
@@ -85,7 +85,7 @@ def test_the_server_ends_with_a_serve_that_was_killed(tmp_path: Path) -> None:
 
 
 def test_a_server_that_dies_ends_serve_with_its_exit_code(tmp_path: Path) -> None:
-    with serving(tmp_path) as server:
+    with serving(tmp_path, MME_PRELOAD="none") as server:
         # a front end that dies before its supervisor calls the start done is started again
         wait_until(lambda: "mme.supervisor.server - serving" in server.log(), "the start is over")
         jvm = [each for each in server.survivors() if "com.amazonaws.ml.mms.ModelServer" in each.cmdline()]

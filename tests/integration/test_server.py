@@ -78,13 +78,6 @@ def test_two_servers_share_a_machine() -> None:
         assert other.invoke("of-other", command("echo", 4)).json() == 4
 
 
-def test_single_model_mode_serves_invocations(tmp_path: Path) -> None:
-    folder = models.multiplier(tmp_path / "model", factor=4)
-    with ServerProcess(single_model_dir=folder, SAGEMAKER_MODEL_SERVER_WORKERS="1") as server:
-        wait_until(lambda: server.post("/invocations", ONE_ROW).status_code == 200, "the model answers")
-        assert server.post("/invocations", ONE_ROW).json() == {"predictions": [[4.0, 8.0, 12.0, 16.0]]}
-
-
 def test_single_model_mode_without_a_model_does_not_start(tmp_path: Path) -> None:
     ended = run_entrypoint("serve", SAGEMAKER_BASE_DIR=str(tmp_path), SAGEMAKER_BIND_TO_PORT=str(free_port()))
     assert ended.returncode == 1
@@ -308,11 +301,10 @@ def test_the_log_level_is_heeded_and_the_reason_of_a_failed_load_is_logged(level
 
 
 def test_loads_and_requests_do_not_drown_the_log() -> None:
-    with ServerProcess() as server:
-        models.multiplier(server.model_dir("double"), factor=2)
-        assert server.load("double").status_code == 200, server.log_tail()
+    with scripted_server() as server:
+        load(server, "double")
         for _ in range(3):
-            assert server.invoke("double", ONE_ROW).status_code == 200
+            assert server.invoke("double", command("echo", 1)).status_code == 200
         assert server.unload("double").status_code == 200
         assert server.stop() == 0
         log = server.log()
