@@ -1,0 +1,86 @@
+// What a user of the AWS SDK for JavaScript v3 does with a multi-model endpoint.
+//
+// usage: node story.cjs ROLE BUCKET FOLDER_OF_ARCHIVES      (AWS_ENDPOINT_URL and credentials in the environment;
+//        NODE_PATH names the folder of the packages, which require() heeds and import does not)
+
+"use strict";
+
+const assert = require("node:assert/strict");
+const { readFileSync } = require("node:fs");
+const path = require("node:path");
+const s3Module = require("@aws-sdk/client-s3");
+const sagemakerModule = require("@aws-sdk/client-sagemaker");
+const runtimeModule = require("@aws-sdk/client-sagemaker-runtime");
+
+const IMAGE = "123456789012.dkr.ecr.us-east-1.amazonaws.com/an-image:latest";
+const NAME = "javascript";
+
+async function main(role, bucket, folder) {
+  const s3 = new s3Module.S3({});
+  const sagemaker = new sagemakerModule.SageMaker({});
+  const runtime = new runtimeModule.SageMakerRuntime({ maxAttempts: 1 });
+
+  await s3.createBucket({ Bucket: bucket });
+  const archive = readFileSync(path.join(folder, "one.tar.gz"));
+  await s3.putObject({ Bucket: bucket, Key: "models/nested/one.tar.gz", Body: archive });
+  const kept = await s3.getObject({ Bucket: bucket, Key: "models/nested/one.tar.gz" });
+  assert.ok(archive.equals(await kept.Body.transformToByteArray()));
+
+  await sagemaker.createModel({
+    ModelName: NAME,
+    ExecutionRoleArn: role,
+    PrimaryContainer: { Image: IMAGE, Mode: "MultiModel", ModelDataUrl: `s3://${bucket}/models/` },
+  });
+  await sagemaker.createEndpointConfig({
+    EndpointConfigName: NAME,
+    ProductionVariants: [
+      { VariantName: "AllTraffic", ModelName: NAME, InitialInstanceCount: 1, InstanceType: "ml.m5.xlarge" },
+    ],
+  });
+  await sagemaker.createEndpoint({ EndpointName: NAME, EndpointConfigName: NAME });
+  await sagemakerModule.waitUntilEndpointInService(
+    { client: sagemaker, minDelay: 1, maxDelay: 1, maxWaitTime: 60 },
+    { EndpointName: NAME },
+  );
+
+  const answer = await runtime.invokeEndpoint({
+    EndpointName: NAME,
+    TargetModel: "nested/one.tar.gz",
+    ContentType: "application/json",
+    Body: "[[1, 2, 3, 4]]",
+  });
+  assert.deepEqual(JSON.parse(answer.Body.transformToString()), { predictions: [[1, 2, 3, 4]] });
+  assert.equal(answer.InvokedProductionVariant, "AllTraffic");
+
+  await assert.rejects(
+    runtime.invokeEndpoint({ EndpointName: NAME, TargetModel: "missing.tar.gz", Body: "{}" }),
+    (error) => {
+      assert.equal(error.name, "ValidationError");
+      assert.ok(error instanceof runtimeModule.ValidationError, "the SDK has a class of its own for it");
+      assert.equal(error.$metadata.httpStatusCode, 400);
+      assert.match(error.message, /^Failed to download model data/);
+      return true;
+    },
+  );
+  await assert.rejects(sagemaker.describeEndpoint({ EndpointName: "nobody" }), (error) => {
+    assert.equal(error.name, "ValidationException");
+    assert.match(error.message, /^Could not find endpoint "arn:aws:sagemaker:.*:endpoint\/nobody"\.$/);
+    return true;
+  });
+
+  await sagemaker.deleteEndpoint({ EndpointName: NAME });
+  await sagemakerModule.waitUntilEndpointDeleted(
+    { client: sagemaker, minDelay: 1, maxDelay: 1, maxWaitTime: 60 },
+    { EndpointName: NAME },
+  );
+  await sagemaker.deleteEndpointConfig({ EndpointConfigName: NAME });
+  await sagemaker.deleteModel({ ModelName: NAME });
+  await s3.deleteObject({ Bucket: bucket, Key: "models/nested/one.tar.gz" });
+  await s3.deleteBucket({ Bucket: bucket });
+  console.log("the story is told");
+}
+
+main(...process.argv.slice(2)).catch((error) => {
+  console.error(error);
+  process.exit(1);
+});
