@@ -15,8 +15,9 @@ from local_endpoint.access.identities import ANYONE, Directory, Identity, Key
 from local_endpoint.access.moto_changes import BUCKET, KEY, OPERATION
 from local_endpoint.access.permissions import Needs, Values, needs_of, protocol_of
 from local_endpoint.access.policies import Policies, Policy, PolicyError, Principal, Request, parse_policy
-from local_endpoint.access.refusals import GuardAnswer, Kind, Protocol, Refusal
+from local_endpoint.access.refusals import Kind, Refusal, answer_to, done
 from local_endpoint.access.signatures import TIME_FORMAT, Malformed, Signature, header, read_signature
+from local_endpoint.protocols import Protocol, WireAnswer
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class Guard:
 
     def answer(
         self, environ: Environ, read: Callable[[], tuple[bytes, bool]], by_path: Callable[[Environ], Environ]
-    ) -> GuardAnswer | None:
+    ) -> WireAnswer | None:
         """A refusal; None lets it through.
 
         ``read`` gives the whole body, which can be read again afterwards, or says that it is larger than is allowed.
@@ -63,7 +64,7 @@ class Guard:
             protocol = protocol_of(environ, signature.service)
             return self._check_signed(environ, signature, read, by_path)
         except Refusal as refusal:
-            return GuardAnswer.of(refusal, protocol, environ)
+            return answer_to(refusal, protocol, environ)
 
     # ---- who ----
 
@@ -73,7 +74,7 @@ class Guard:
         signature: Signature,
         read: Callable[[], tuple[bytes, bool]],
         by_path: Callable[[Environ], Environ],
-    ) -> GuardAnswer | None:
+    ) -> WireAnswer | None:
         key = self._directory.key(signature.access_key)
         if key is None:
             raise Refusal(Kind.UNKNOWN_KEY)
@@ -213,7 +214,7 @@ class Guard:
                 f"'{permissions.SAGEMAKER_SERVICE}' to assume the role.",
             )
 
-    def _boundary_of_user(self, needs: Needs) -> GuardAnswer | None:
+    def _boundary_of_user(self, needs: Needs) -> WireAnswer | None:
         """Keeps the permissions boundaries of users, of which moto knows nothing."""
         name, boundaries = needs.parameters.get("UserName", ""), self._directory.user_boundaries
         exists = self._directory.user_exists(name)
@@ -226,7 +227,7 @@ class Guard:
                 boundaries[name] = needs.parameters.get("PermissionsBoundary", "")
             else:
                 boundaries.pop(name, None)
-            return GuardAnswer.done(needs.operation)
+            return done(needs.operation)
         return None
 
     # ---- on behalf of a model or a training job ----

@@ -13,10 +13,11 @@ from botocore.auth import HmacV1Auth
 
 from local_endpoint.access import s3_permissions
 from local_endpoint.access.operations import FORM, check_service, loose_names, media_type, named_operation
-from local_endpoint.access.refusals import Kind, Protocol, Refusal
+from local_endpoint.access.refusals import Kind, Refusal
 from local_endpoint.access.s3_permissions import ALL, Permission
 from local_endpoint.access.signatures import OldSignature, Signature, header
 from local_endpoint.configuration import ACCOUNT
+from local_endpoint.protocols import Protocol
 from local_endpoint.validation import service_model
 
 Environ = Mapping[str, Any]

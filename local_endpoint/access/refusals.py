@@ -1,20 +1,18 @@
-"""What a client is told that may not do what it asks for: AWS's codes, in the protocol of the service that it asked.
+"""What a client is told that may not do what it asks for: AWS's codes and texts, by the protocol of the service.
 
-S3          XML, its own codes                        403 or 400
-query       XML (IAM, STS)                            403 or 400
-JSON        __type and message (SageMaker)            400
-REST-JSON   a header and Message (InvokeEndpoint)     403
+S3                  its own codes and texts    403 or 400
+QUERY, REST_JSON                               403, or 400 for what is no question of access
+JSON                                           400
 """
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any
-from xml.sax.saxutils import escape
+
+from local_endpoint.protocols import Protocol, WireAnswer, WireError, wire_answer
 
 _WRONG = "The request signature we calculated does not match the signature you provided. "
 _WRONG_KEY = (
@@ -22,15 +20,6 @@ _WRONG_KEY = (
 )
 _INVALID = "The security token included in the request is invalid."
 _EXPIRED = "The security token included in the request is expired"
-
-
-class Protocol(Enum):
-    """How a service's errors look on the wire."""
-
-    S3 = "s3"
-    QUERY = "query"
-    JSON = "json"
-    REST_JSON = "rest-json"
 
 
 class Kind(Enum):
@@ -98,52 +87,20 @@ class Refusal(Exception):
         self.message = message
 
 
-@dataclass(frozen=True)
-class GuardAnswer:
-    """A refusal on the wire, or what else the guard answers itself."""
+def answer_to(refusal: Refusal, protocol: Protocol, environ: Mapping[str, Any]) -> WireAnswer:
+    """In the words and the form of the service."""
+    codes, s3_status, (s3_text, text) = refusal.kind.value
+    if protocol is Protocol.S3:
+        path = environ.get("PATH_INFO", "")
+        return WireError(s3_status, codes[0], s3_text or refusal.message, path).answer(protocol)
+    bad_request = protocol is Protocol.JSON or refusal.kind in (Kind.INVALID, Kind.BAD_POLICY)
+    code = codes[1] if protocol is Protocol.QUERY else codes[2]
+    status = 400 if bad_request else 403
+    return WireError(status, code, text or refusal.message, text_member="message").answer(protocol)
 
-    status: int
-    headers: tuple[tuple[str, str], ...]
-    body: bytes
 
-    @classmethod
-    def of(cls, refusal: Refusal, protocol: Protocol, environ: Mapping[str, Any]) -> GuardAnswer:
-        """In the words and the form of the service."""
-        codes, s3_status, (s3_text, text) = refusal.kind.value
-        request_id = str(uuid.uuid4())
-        bad_request = refusal.kind in (Kind.INVALID, Kind.BAD_POLICY)
-        if protocol is Protocol.S3:
-            resource = escape(environ.get("PATH_INFO", ""))
-            body = (
-                '<?xml version="1.0" encoding="UTF-8"?>\n'
-                f"<Error><Code>{codes[0]}</Code><Message>{escape(s3_text or refusal.message)}</Message>"
-                f"<Resource>{resource}</Resource><RequestId>{request_id}</RequestId></Error>"
-            )
-            return cls._made(s3_status, "application/xml", body, ("x-amz-request-id", request_id))
-        message = text or refusal.message
-        if protocol is Protocol.QUERY:
-            body = (
-                f"<ErrorResponse><Error><Type>Sender</Type><Code>{codes[1]}</Code>"
-                f"<Message>{escape(message)}</Message></Error><RequestId>{request_id}</RequestId></ErrorResponse>"
-            )
-            status = 400 if bad_request else 403
-            return cls._made(status, "text/xml", body, ("x-amzn-RequestId", request_id))
-        ids = (("x-amzn-RequestId", request_id), ("x-amzn-ErrorType", codes[2]))
-        if protocol is Protocol.JSON:
-            body = json.dumps({"__type": codes[2], "message": message})
-            return cls._made(400, "application/x-amz-json-1.1", body, *ids)
-        status = 400 if bad_request else 403
-        return cls._made(status, "application/json", json.dumps({"message": message}), *ids)
-
-    @classmethod
-    def done(cls, operation: str) -> GuardAnswer:
-        """No refusal: the answer of a query service's operation that answers nothing."""
-        request_id = str(uuid.uuid4())
-        metadata = f"<ResponseMetadata><RequestId>{request_id}</RequestId></ResponseMetadata>"
-        body = f"<{operation}Response>{metadata}</{operation}Response>"
-        return cls._made(200, "text/xml", body, ("x-amzn-RequestId", request_id))
-
-    @classmethod
-    def _made(cls, status: int, content_type: str, text: str, *headers: tuple[str, str]) -> GuardAnswer:
-        body = text.encode("utf-8", "replace")
-        return cls(status, (("Content-Type", content_type), ("Content-Length", str(len(body))), *headers), body)
+def done(operation: str) -> WireAnswer:
+    """No refusal: the answer of a query service's operation that answers nothing."""
+    request_id = str(uuid.uuid4())
+    metadata = f"<ResponseMetadata><RequestId>{request_id}</RequestId></ResponseMetadata>"
+    return wire_answer(Protocol.QUERY, 200, f"<{operation}Response>{metadata}</{operation}Response>", request_id)

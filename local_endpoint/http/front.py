@@ -6,16 +6,13 @@ import io
 import json
 import logging
 import re
-import time
 import uuid
 from collections.abc import Callable, Iterable
-from http import HTTPStatus
 from typing import Any
 from urllib.parse import unquote
-from xml.sax.saxutils import escape
 
 from local_endpoint.access.guard import Guard
-from local_endpoint.access.refusals import GuardAnswer
+from local_endpoint.access.permissions import protocol_of
 from local_endpoint.configuration import DEFAULT_REGION, Limits
 from local_endpoint.control_plane import scaling
 from local_endpoint.control_plane.control_plane import SAGEMAKER_PREFIX, ControlPlane
@@ -23,6 +20,7 @@ from local_endpoint.data_plane.invocations import DataPlane, Invocation
 from local_endpoint.errors import AwsError, validation_error
 from local_endpoint.http.gate import Gate
 from local_endpoint.http.s3_addressing import by_path
+from local_endpoint.protocols import MEDIA_TYPES, Protocol, WireAnswer, WireError
 from local_endpoint.storage.object_files import Pieces, stream_body
 
 logger = logging.getLogger(__name__)
@@ -70,7 +68,7 @@ class Front:
         if reason is None:  # a bucket of the host's comes first in moto's path
             reason = self._gate.refusal_of_path(by_path(environ, self._gate).get("PATH_INFO", ""))
         if reason is not None:
-            return _answer_forbidden(start_response, environ, reason)
+            return _answer_unread(start_response, environ, _forbidden(environ, reason))
         try:
             if not self.is_ready:
                 return _answer_starting(start_response)
@@ -81,7 +79,7 @@ class Front:
                     environ, lambda: self._read_whole(environ), lambda request: by_path(request, self._gate)
                 )
                 if answered is not None:
-                    return _answer_for_guard(start_response, environ, answered)
+                    return _answer_unread(start_response, environ, answered)
             if (match := INVOCATIONS.fullmatch(path)) and _is_for_sagemaker(environ):
                 return self._invoke(environ, start_response, match)
             if environ.get("HTTP_X_AMZ_TARGET", "").startswith((SAGEMAKER_PREFIX, scaling.TARGET_PREFIX)):
@@ -91,11 +89,11 @@ class Front:
             # moto raises where it knows no such service
             return Pieces(self._moto(environ, start_response), environ)
         except EOFError as error:  # nobody reads the answer
-            return _answer_error(start_response, validation_error(f"{error}."), str(uuid.uuid4()), "application/json")
+            return _answer_error(start_response, validation_error(f"{error}."), Protocol.REST_JSON)
         except Exception:
             logger.exception("%s %s failed", environ.get("REQUEST_METHOD"), path)
             failure = AwsError("InternalFailure", 500, "The request failed in the local endpoint: see its log.")
-            return _answer_error(start_response, failure, str(uuid.uuid4()), "application/json")
+            return _answer_error(start_response, failure, Protocol.REST_JSON)
 
     def _read_whole(self, environ: Environ) -> tuple[bytes, bool]:
         """As ``read_body``; whoever reads it next finds it again."""
@@ -131,7 +129,7 @@ class Front:
                 )
             answer = self._data_plane.invoke(request)
         except AwsError as error:
-            return _answer_error(start_response, error, request.request_id, "application/json")
+            return _answer_error(start_response, error, Protocol.REST_JSON, request.request_id)
         response_headers = [
             *answer.headers.items(),
             ("Content-Length", str(len(answer.body))),
@@ -148,33 +146,32 @@ class Front:
         scope = CREDENTIAL_SCOPE.search(environ.get("HTTP_AUTHORIZATION", ""))
         body, is_too_large = read_body(environ, CONTROL_BYTES)
         request_id = str(uuid.uuid4())
-        content_type = "application/x-amz-json-1.1"
         if is_too_large:
             error = AwsError("RequestEntityTooLargeException", 413, f"A request has {CONTROL_BYTES:,} bytes at most.")
-            return _answer_error(start_response, error, request_id, content_type)
+            return _answer_error(start_response, error, Protocol.JSON, request_id)
         try:
             parameters = json.loads(body or b"{}")
             assert isinstance(parameters, dict)
         except (ValueError, AssertionError):
             error = AwsError("SerializationException", 400, "The request's body is not a JSON object.")
-            return _answer_error(start_response, error, request_id, content_type)
+            return _answer_error(start_response, error, Protocol.JSON, request_id)
         region = scope["region"] if scope else DEFAULT_REGION
         if not target.startswith(SAGEMAKER_PREFIX) or not self._control_plane.knows(operation, parameters):
             try:
                 self._control_plane.check_other(target, region, parameters)
             except AwsError as error:
-                return _answer_error(start_response, error, request_id, content_type)
+                return _answer_error(start_response, error, Protocol.JSON, request_id)
             environ["wsgi.input"] = io.BytesIO(body)
             environ["CONTENT_LENGTH"] = str(len(body))
             return self._moto(environ, start_response)
         try:
             answer = json.dumps(self._control_plane.call(operation, region, parameters)).encode()
         except AwsError as error:
-            return _answer_error(start_response, error, request_id, content_type)
+            return _answer_error(start_response, error, Protocol.JSON, request_id)
         start_response(
             "200 OK",
             [
-                ("Content-Type", content_type),
+                ("Content-Type", MEDIA_TYPES[Protocol.JSON]),
                 ("Content-Length", str(len(answer))),
                 ("x-amzn-RequestId", request_id),
             ],
@@ -200,33 +197,18 @@ def _for_browsers(start_response: StartResponse) -> StartResponse:
     return start
 
 
-def _answer_for_guard(start_response: StartResponse, environ: Environ, answered: GuardAnswer) -> Iterable[bytes]:
+def _answer_unread(start_response: StartResponse, environ: Environ, answer: WireAnswer) -> Iterable[bytes]:
     """What stayed unread is thrown away, so that the client gets to read the answer."""
     read_body(environ, 0)
-    start_response(f"{answered.status} {_phrase(answered.status)}", list(answered.headers))
-    return [] if environ["REQUEST_METHOD"] == "HEAD" else [answered.body]
+    return answer.begin(start_response, environ["REQUEST_METHOD"])
 
 
-def _answer_forbidden(start_response: StartResponse, environ: Environ, reason: str) -> Iterable[bytes]:
+def _forbidden(environ: Environ, reason: str) -> WireAnswer:
     """403 before anything else. The body says why in every protocol: a host name may just not be allowed yet."""
-    read_body(environ, 0)  # it is thrown away; where it stayed unread, the client might not get to read the answer
     scope = CREDENTIAL_SCOPE.search(environ.get("HTTP_AUTHORIZATION", ""))
-    if "HTTP_X_AMZ_TARGET" in environ or (scope is not None and scope["service"] == "sagemaker"):
-        content_type = "application/json"
-        code = "AccessDeniedException"
-        body = json.dumps({"__type": code, "message": reason, "Message": reason}).encode()
-    else:
-        content_type = "application/xml"
-        code = "AccessDenied"
-        body = f"<Error><Code>{code}</Code><Message>{escape(reason)}</Message></Error>".encode()
-    headers = [
-        ("Content-Type", content_type),
-        ("Content-Length", str(len(body))),
-        ("x-amzn-ErrorType", code),
-        ("x-amzn-RequestId", str(uuid.uuid4())),
-    ]
-    start_response("403 Forbidden", headers)
-    return [body]
+    protocol = protocol_of(environ, scope["service"] if scope else None)
+    code = "AccessDenied" if protocol in (Protocol.S3, Protocol.QUERY) else "AccessDeniedException"
+    return WireError(403, code, reason, environ.get("PATH_INFO", "")).answer(protocol)
 
 
 def _answer_starting(start_response: StartResponse) -> Iterable[bytes]:
@@ -289,29 +271,9 @@ def read_body(environ: Environ, limit_bytes: int) -> tuple[bytes, bool]:
 
 
 def _answer_error(
-    start_response: StartResponse, error: AwsError, request_id: str, content_type: str
+    start_response: StartResponse, error: AwsError, protocol: Protocol, request_id: str = ""
 ) -> Iterable[bytes]:
-    """Both protocols' shape: ``__type`` and ``message`` for JSON 1.1, the header and ``Message`` for REST-JSON."""
-    if content_type.startswith("application/x-amz-json"):
-        members = {"__type": error.code, "message": error.message}
-    else:
-        members = {"Message": error.message, **error.fields}
-    body = json.dumps(members).encode()
-    start_response(
-        f"{error.status} {_phrase(error.status)}",
-        [
-            ("Content-Type", content_type),
-            ("Content-Length", str(len(body))),
-            ("x-amzn-ErrorType", error.code),
-            ("x-amzn-RequestId", request_id),
-            ("Date", time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime())),
-        ],
+    told = WireError(
+        error.status, error.code, error.message, fields=error.fields, request_id=request_id or str(uuid.uuid4())
     )
-    return [body]
-
-
-def _phrase(status: int) -> str:
-    try:
-        return HTTPStatus(status).phrase
-    except ValueError:  # 530, which is AWS's own
-        return "Error"
+    return told.answer(protocol).begin(start_response)

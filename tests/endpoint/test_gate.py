@@ -167,14 +167,20 @@ def test_the_reason_of_a_host_that_is_not_allowed_reaches_aws_clients(shared: Lo
     def rename(request: object, **_: object) -> None:
         request.headers["Host"] = "box.lan:4566"  # type: ignore[attr-defined]
 
-    for service, operation, code in (
-        ("sagemaker", "list_models", "AccessDeniedException"),
-        ("s3", "list_buckets", "AccessDenied"),
+    invocation = {"EndpointName": "endpoint", "Body": b"{}"}
+    for service, operation, arguments, code in (  # one of each protocol
+        ("sagemaker", "list_models", {}, "AccessDeniedException"),
+        ("logs", "describe_log_groups", {}, "AccessDeniedException"),
+        ("sagemaker-runtime", "invoke_endpoint", invocation, "AccessDeniedException"),
+        ("lambda", "list_functions", {}, "AccessDeniedException"),
+        ("iam", "list_users", {}, "AccessDenied"),
+        ("sts", "get_caller_identity", {}, "AccessDenied"),
+        ("s3", "list_buckets", {}, "AccessDenied"),
     ):
         client = shared.client(service)
         client.meta.events.register("before-send", rename)
         with pytest.raises(ClientError, match=r"start it with --allow-host box\.lan\.") as caught:
-            getattr(client, operation)()
+            getattr(client, operation)(**arguments)
         assert caught.value.response["Error"]["Code"] == code
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import requests
 from botocore.exceptions import ClientError
+from botocore.parsers import create_parser
 from werkzeug.test import Client
 
 from local_endpoint.app import _create_backend_app
@@ -342,12 +343,23 @@ TEMPLATE = {
 }
 
 
-@pytest.mark.parametrize("content_type", ["application/json", "application/x-www-form-urlencoded"])
-def test_a_service_whose_packages_are_not_installed_says_so(monkeypatch: pytest.MonkeyPatch, content_type: str) -> None:
+@pytest.mark.parametrize(
+    ("headers", "parser"),
+    [
+        ({"Content-Type": "application/x-www-form-urlencoded"}, "query"),
+        ({"Content-Type": "application/x-amz-json-1.1", "X-Amz-Target": "CloudFormation.ListStacks"}, "json"),
+        ({"Content-Type": "application/json"}, "rest-json"),
+    ],
+)
+def test_a_service_whose_packages_are_not_installed_says_so(
+    monkeypatch: pytest.MonkeyPatch, headers: dict[str, str], parser: str
+) -> None:
     monkeypatch.setitem(sys.modules, "moto.cloudformation.parsing", None)
-    answer = Client(_create_backend_app("cloudformation")).post("/", content_type=content_type)
-    assert answer.status_code == 400
-    assert "UnsupportedOperation" in answer.text
+    answer = Client(_create_backend_app("cloudformation")).post("/", headers=headers)
+    found = {name.lower(): value for name, value in answer.headers.items()}
+    wire = {"status_code": answer.status_code, "headers": found, "body": answer.data}
+    error = create_parser(parser).parse(wire, None)["Error"]  # as an SDK reads it
+    assert (answer.status_code, error["Code"]) == (400, "UnsupportedOperation")
     assert "cloudformation is not available on this local endpoint: the Python package" in answer.text
 
 

@@ -24,7 +24,7 @@ LEVELS = {
     "local_endpoint": (
         {"configuration"},
         {"errors"},
-        {"events", "validation", "container_client"},
+        {"events", "validation", "container_client", "protocols"},
         {"storage", "access"},
         {"model_cache", "telemetry"},
         {"hosting"},
