@@ -30,6 +30,8 @@ def read(name: str) -> dict[str, Any]:
 # ---- the workflow ----
 
 
+@pytest.mark.ci  # a real server, and a real container
+@pytest.mark.skipif(not shutil.which("curl"), reason="needs curl on the PATH, as GitHub's runners have it")
 def test_the_steps_of_the_workflow_test_against_an_endpoint_and_leave_nothing(tmp_path: Path) -> None:
     job = read("workflow.yaml")["jobs"]["test"]
     environment = {
