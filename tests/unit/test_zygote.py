@@ -34,6 +34,7 @@ from mme.zygote.event_loop import EventLoop
 from mme.zygote.launcher import Launch
 from mme.zygote.worker_process import reset_environment
 from tests.harness.front_end import Connection, FrontEnd, worker_of
+from tests.harness.programs import run_python
 from tests.harness.scripted_handler import HANDLER, command, make_model
 from tests.harness.waiting import wait_until
 from tests.harness.workers import is_gone
@@ -596,6 +597,24 @@ def test_the_environment_becomes_what_is_wanted_and_nothing_else() -> None:
     wanted = {b"STAYS": b"1", b"CHANGES": b"4", b"COMES": b"5"}
     reset_environment(environment, wanted)
     assert environment == wanted
+
+
+RANDOM_STATE = """
+import sys, numpy
+from mme.zygote.worker_process import reset_random_state
+reset_random_state()
+print("numpy.random" in sys.modules)
+numbers = set()
+for _ in range(3):
+    numpy.random.seed(1)
+    reset_random_state()
+    numbers.add(numpy.random.rand())
+print(len(numbers))
+"""
+
+
+def test_random_numbers_of_numpy_are_seeded_where_they_are_imported_and_not_imported_for_it() -> None:
+    assert run_python(RANDOM_STATE).split() == ["False", "3"]
 
 
 def test_only_modules_that_a_folder_brings_itself_are_forgotten(

@@ -34,6 +34,12 @@ LOG_CONFIG_FILE = "log4j2.xml"
 HEAP_MIB = 512
 # What compiling and reading requests took in C's heap is given back: 25 MB after minutes of loads (soak).
 TRIM_EVERY_MS = 20_000
+# At the end of each concurrent collection, also that of an idle JVM (IdleHeap), the heap shrinks to what is used and so
+# much more of it. By default it keeps more than twice what is used: 20 MB, and more after each busy hour (soak).
+_TIGHT_HEAP = "-XX:MinHeapFreeRatio=10 -XX:MaxHeapFreeRatio=30 "
+# Class archives stay at the addresses that they were written for. Moved, which hides where classes are, each page of
+# them is written to, and so is no file's any more: 13 MB.
+_ARCHIVES_IN_PLACE = "-XX:+UnlockDiagnosticVMOptions -XX:ArchiveRelocationMode=0 "
 # Each thread touches this much of its stack below what it uses, in pages of 4 KiB: the JVM's own 20 are 80 KiB for each
 # of the five threads that a model has. So few are allowed on x86-64 alone.
 _SMALL_STACKS = "-XX:StackShadowPages=10 " if platform.machine() == "x86_64" else ""
@@ -61,12 +67,15 @@ def properties(
     model_store: Path,
     class_archive: Path | None = None,
     trims_native_heap: bool = False,
+    maps_archives_in_place: bool = False,
 ) -> str:
     """The text of MMS's properties file. ``cores`` is the default worker count in single-model mode.
 
-    ``class_archive``: see class_archive.py. ``trims_native_heap``: the JVM knows how to, see preflight.py.
+    ``class_archive``: see class_archive.py. ``trims_native_heap``, ``maps_archives_in_place``: the JVM knows how to
+    (preflight.py).
     """
     archived = f"-XX:SharedArchiveFile={class_archive} " if class_archive else ""
+    in_place = _ARCHIVES_IN_PLACE if maps_archives_in_place else ""
     trimming = f"-XX:TrimNativeHeapInterval={TRIM_EVERY_MS} " if trims_native_heap else ""
     max_payload_bytes = settings.max_body_bytes
     values = {
@@ -83,7 +92,7 @@ def properties(
         "async_logging": "true",
         # Bodies reach the handler as bytes, whatever their type; it decodes them itself and answers 400 if it cannot.
         "decode_input_request": "false",
-        "vmargs": archived + trimming + jvm_arguments(settings),
+        "vmargs": archived + in_place + trimming + jvm_arguments(settings),
         # Below the JVM's working folder: the front end's agent (front_end/src/mme/Agent.java).
         "plugins_path": f"../{PLUGINS_FOLDER}",  # from the working folder
     }
@@ -140,7 +149,8 @@ def jvm_arguments(settings: Settings) -> str:
     # PerfData would be left in /tmp by a killed JVM, and cannot be written on a read-only file system.
     heap_mib = HEAP_MIB + FRONT_END_BODIES * -(-settings.max_body_bytes // 2**20)
     # Log4j's beans for JMX, which nothing reads, take a tenth of the JVM's start.
-    return f"-XX:-UsePerfData -Dlog4j2.disable.jmx=true {_SMALL_STACKS}-Xmx{heap_mib}m {settings.jvm_arguments}"
+    ours = f"-XX:-UsePerfData -Dlog4j2.disable.jmx=true {_SMALL_STACKS}{_TIGHT_HEAP}-Xmx{heap_mib}m"
+    return f"{ours} {settings.jvm_arguments}"
 
 
 def _escaped(value: str) -> str:

@@ -179,6 +179,12 @@ def trims_native_heap(settings: Settings) -> bool:
     return release >= (21, 0, 1) or (17, 0, 9) <= release < (18,)
 
 
+def maps_archives_in_place(settings: Settings) -> bool:
+    """Whether the JVM knows ``-XX:ArchiveRelocationMode``, a diagnostic option, which may go: Java 17 to 25 do."""
+    release = _ask_version(_java(java_home(settings)), _arguments(settings)).release
+    return (17,) <= release < (26,)
+
+
 def _java(home: Path | None) -> str:
     return str(home / "bin" / "java") if home else "java"
 

@@ -29,7 +29,7 @@ from mme.supervisor.agent import Agent, AgentError
 from mme.supervisor.draining import Drain
 from mme.supervisor.metrics_handle import MetricsHandle
 from mme.supervisor.own_programs import PACKAGE_DIR
-from mme.supervisor.preflight import check_start, trims_native_heap
+from mme.supervisor.preflight import check_start, maps_archives_in_place, trims_native_heap
 from mme.supervisor.privileges import drop_credentials, switch_user
 from mme.supervisor.scaling_loop import ScalingLoop
 from mme.supervisor.zygote_handle import ZygoteHandle
@@ -132,6 +132,7 @@ class Server:
                 model_store=model_store,
                 class_archive=class_archive.archive(self.settings),
                 trims_native_heap=trims_native_heap(self.settings),
+                maps_archives_in_place=maps_archives_in_place(self.settings),
             ),
             encoding="latin-1",
         )

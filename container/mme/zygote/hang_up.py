@@ -11,7 +11,8 @@ So no end is missed: one that comes before the worker looks is seen by the worke
 parent, which finds the state written. A kill has this one cause.
 
 If the parent has died, nobody else holds the connection, and nobody learns of its end while a handler is at work. The
-worker then limits its requests to the time that the front end waits (``OrphanLimit``).
+worker then limits its requests to the time that the front end waits (``OrphanLimit``); what was under way when the
+parent died is ended by the root (``orphans.py``).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Protocol
 
 from mme.zygote.session_records import SessionRecords, WorkerState
 
-_WORKING = (WorkerState.LOADING, WorkerState.PREDICTING, WorkerState.WAKING)
+WORKING = (WorkerState.LOADING, WorkerState.PREDICTING, WorkerState.WAKING)
 _ENDED = select.EPOLLRDHUP  # EPOLLHUP and EPOLLERR are always told
 
 
@@ -65,7 +66,7 @@ class HangUps:
         """Gives up the workers that were at work; the others find the end of their connection themselves."""
         for descriptor, _ in self._epoll.poll(0):
             worker = self._workers.get(descriptor)
-            if worker and self._records[worker.slot].state in _WORKING:
+            if worker and self._records[worker.slot].state in WORKING:
                 worker.give_up()
 
 

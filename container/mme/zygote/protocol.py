@@ -58,6 +58,7 @@ _END_OF_LIST = -1
 _SESSION_END = 0
 _MODEL_LOST = -1
 _ASLEEP = -2
+_AWAKE = -3
 _BUFFER_BYTES = 64 * 1024
 # A response's pieces below this size are copied together: cheaper than one more piece for the kernel to gather.
 _COPY_BELOW_BYTES = 4096
@@ -310,6 +311,14 @@ def model_lost() -> list[Buffer]:
 def asleep() -> list[Buffer]:
     """Says that the session sleeps: the front end shows it so until the next request."""
     return load_response(_ASLEEP, "")
+
+
+def awake() -> list[Buffer]:
+    """Says that the session begins the request that it was woken for.
+
+    Should the template die before, the front end knows that nobody has begun it, and gives it to another session.
+    """
+    return load_response(_AWAKE, "")
 
 
 def predict_response(

@@ -11,9 +11,10 @@ Ends       on SIGTERM, leaving models as they are; or with the supervisor, and t
            the models, and at last the server's private folder.
 
 A template that dies is replaced. The launchers of its models announce themselves again
-(``launcher.replace_alive_pipe``), and the next template takes the models on; their workers go on meanwhile. What
-cannot be prepared (a framework that starts a thread, a handler that crashes) is left out: the template without it
-serves these models, and each worker imports it itself.
+(``launcher.replace_alive_pipe``), and the next template takes the models on; their workers go on meanwhile, and the
+root ends those that the front end has given up (``orphans.py``). What cannot be prepared (a framework that starts a
+thread, a handler that crashes) is left out: the template without it serves these models, and each worker imports it
+itself.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ from mme.zygote.launcher import (
     start_time,
 )
 from mme.zygote.load_policy import LoadPolicy
+from mme.zygote.orphans import Orphans
 from mme.zygote.processes import describe_exit, kill, name_process, raise_oom_score, reap
 from mme.zygote.session_records import SessionRecords
 
@@ -122,6 +124,7 @@ class Root:
         # What stands ready with no framework: broken models must not make us prepare a template of its own for them.
         self._for_models_of_none = next((each for each in (PLAIN, "script") if each in self._preloaded), PLAIN)
         self._load_policy = LoadPolicy.for_server(settings, runtime_dir, settings.python_path)
+        self._orphans = Orphans(self._records, settings.worker_response_timeout_s)
 
     # ---- life ----
 
@@ -138,6 +141,8 @@ class Root:
         for name in self._preloaded:
             self._start_template(name)
         self._say_ready()
+        if self._records.used_records:  # there was another root, whose templates ended with it
+            self._look_after_orphans()
         self._loop.run()
 
     def _templates_to_preload(self) -> tuple[str, ...]:
@@ -361,10 +366,15 @@ class Root:
                 raise StartError(f"templates ended {len(self._deaths_s)} times within {_PER_S:g} s; the log says why.")
         if template.state is TemplateState.READY:
             self._have_launchers_announce_themselves()
+            self._look_after_orphans()
         if template.name not in self._left_out and template.name not in self._templates:
             self._start_template(template.name)
         self._hand_out(template.waiting)
         self._say_ready()
+
+    def _look_after_orphans(self) -> None:
+        self._orphans.end_given_up()
+        self._loop.after(self._orphans.look_s, "orphans", self._look_after_orphans)
 
     def _drain(self, template: TemplateHandle) -> None:
         """Reads what it has said last, and forgets its descriptor."""

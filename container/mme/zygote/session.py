@@ -199,6 +199,7 @@ class Session:
         if refusal is None:
             self._settle_down()
             self._record.count_wake_up()
+            protocol.send_at_once(self._connection, protocol.awake())
             return
         if refusal.status != InsufficientMemory.status:
             self._record.refusal = refusal

@@ -64,9 +64,11 @@ final class WorkerConnections extends AbstractEventExecutorGroup implements Even
         private static final int SESSION_END = 0; // zygote/protocol.py
         private static final int MODEL_LOST = -1;
         private static final int ASLEEP = -2;
+        private static final int AWAKE = -3;
 
         private final PatchedWorkLoadManager.Run run;
         private boolean isLoadAnswered;
+        private boolean isAsleep; // no process has begun what is sent from here on
 
         Listener(PatchedWorkLoadManager.Run run) {
             this.run = run;
@@ -83,8 +85,12 @@ final class WorkerConnections extends AbstractEventExecutorGroup implements Even
                 run.onModelLost();
                 return;
             }
-            if (answer.getCode() == ASLEEP) {
+            isAsleep = answer.getCode() == ASLEEP;
+            if (isAsleep) {
                 run.statistics.onAsleep();
+                return;
+            }
+            if (answer.getCode() == AWAKE) {
                 return;
             }
             if (isLoadAnswered) {
@@ -98,8 +104,33 @@ final class WorkerConnections extends AbstractEventExecutorGroup implements Even
 
         @Override
         public void channelInactive(ChannelHandlerContext ctx) {
+            onEnd();
             run.onDisconnected();
             ctx.fireChannelInactive();
+        }
+
+        /** MMS closes the connection then. */
+        @Override
+        @SuppressWarnings("deprecation")
+        public void exceptionCaught(ChannelHandlerContext ctx, Throwable cause) {
+            if (cause instanceof IOException) {
+                onEnd();
+            }
+            ctx.fireExceptionCaught(cause);
+        }
+
+        /** The other side has ended: where it slept, its template has died. */
+        private void onEnd() {
+            if (isAsleep) {
+                run.onSessionEnded();
+            }
+        }
+
+        /** Called by MMS, which has given up: then what was sent has had its time. */
+        @Override
+        public void close(ChannelHandlerContext ctx, ChannelPromise promise) {
+            isAsleep = false;
+            ctx.close(promise);
         }
 
         /** What could not be sent is begun by nobody. The worker's thread hears of it after us. */
