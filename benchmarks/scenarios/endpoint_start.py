@@ -1,8 +1,8 @@
 """How long until an endpoint of two instances is in service on the local endpoint, with MXNet preloaded and without.
 
-The local endpoint runs as users run it (./scripts/local_endpoint); an instance is a process of this checkout's container.
-Time is from CreateEndpoint to the first DescribeEndpoint that says InService; the two settings take turns. Then a model
-is invoked for the first time.
+The local endpoint runs as users run it (./scripts/local_endpoint); an instance is a process of this checkout's
+container. Time is from CreateEndpoint to the first DescribeEndpoint that says InService; the two settings take turns.
+Then a model is invoked for the first time.
 """
 
 from __future__ import annotations
