@@ -1,39 +1,35 @@
-"""Speaks the container's HTTP interface (docs: "Custom containers contract for multi-model endpoints")."""
+"""Speaks the container's HTTP interface (docs: "Custom containers contract for multi-model endpoints").
+
+Sockets and the parser of answers are the standard library's. A request is put together here: urllib3 takes as long for
+it as all the rest of an invocation's way through the local endpoint.
+"""
 
 from __future__ import annotations
 
+import collections
+import http.client
 import json
+import select
 import socket
-import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import urllib3
-
 from local_endpoint.errors import ContainerGone, ContainerTimeout
 
 CONNECT_TIMEOUT_S = 5.0
-
-
-class _ThisThread(threading.local):
-    """What concerns the request that this thread is sending."""
-
-    has_connected = False
-    """Whether it made a new connection."""
-    deadline_s = 0.0
-    """When its answer must be there, to the last byte (monotonic)."""
-
-
-_this_thread = _ThisThread()
+OWN_HEADERS = ("User-Agent: local-endpoint", "Accept-Encoding: identity")
 
 
 class _Socket(socket.socket):
     """A time-out of a socket is one of each call: an answer that trickles would go on for ever. This one is total."""
 
+    deadline_s = 0.0
+    """When the answer must be there, to the last byte (monotonic)."""
+
     def _set_time_left(self) -> None:
-        left_s = _this_thread.deadline_s - time.monotonic()
+        left_s = self.deadline_s - time.monotonic()
         if left_s <= 0:
             raise TimeoutError("the time is over")
         self.settimeout(left_s)
@@ -47,25 +43,12 @@ class _Socket(socket.socket):
         super().sendall(*arguments)
 
 
-class _Connection(urllib3.connection.HTTPConnection):
-    def connect(self) -> None:
-        _this_thread.has_connected = True
-        super().connect()
-
-    def _new_conn(self) -> socket.socket:
-        plain = super()._new_conn()
-        timeout_s = plain.gettimeout()
-        made = _Socket(plain.family, plain.type, plain.proto, plain.detach())
-        made.settimeout(timeout_s)
-        return made
-
-
 @dataclass(frozen=True)
 class Answer:
     """What the container said. Header names are matched without regard to case."""
 
     status: int
-    headers: Mapping[str, str]
+    headers: Mapping[str, str] | http.client.HTTPMessage
     body: bytes
 
 
@@ -73,14 +56,21 @@ class ContainerClient:
     """One container's client; safe to use from many threads, connections are kept open and reused."""
 
     def __init__(self, host: str, port: int, connections: int = 160, response_bytes: int | None = None) -> None:
-        """``response_bytes`` is the largest body of an answer that is passed on; None is without limit."""
+        """``connections`` are kept at most; ``response_bytes`` is the largest body of an answer that is passed on.
+
+        None is without limit.
+        """
         self.address = (host, port)
         self._response_bytes = response_bytes
-        self._pool = urllib3.HTTPConnectionPool(host, port, maxsize=connections, block=False)
-        self._pool.ConnectionCls = _Connection
+        self._most_kept = connections
+        self._kept: collections.deque[_Socket] = collections.deque()
+        self._is_closed = False
 
     def close(self) -> None:
-        self._pool.close()
+        """Requests under way go on; none is begun any more."""
+        self._is_closed = True
+        while (kept := self._take_kept()) is not None:
+            kept.close()
 
     def request(
         self,
@@ -93,50 +83,90 @@ class ContainerClient:
         """Raises ``ContainerGone`` and ``ContainerTimeout``; ``timeout_s`` is from the first to the last byte.
 
         A kept connection that the container closed in the meantime is no sign of its death: such a request is sent
-        once more. One that breaks on a new connection is not: the container may have begun to work on it.
+        once more, on a new one. One that breaks on a new connection is not: the container may have begun to work on it.
         """
-        timeout = urllib3.Timeout(connect=min(CONNECT_TIMEOUT_S, timeout_s), read=timeout_s)
-        _this_thread.deadline_s = time.monotonic() + timeout_s
-        for last in (False, True):
-            _this_thread.has_connected = False
+        deadline_s = time.monotonic() + timeout_s
+        message = self._message(method, path, body, headers or {})
+        for may_be_kept in (True, False):
+            connection, is_new = self._connection(deadline_s, may_be_kept)
+            connection.deadline_s = deadline_s
             try:
-                response = self._pool.urlopen(
-                    method,
-                    path,
-                    body=body,
-                    headers=headers,
-                    timeout=timeout,
-                    retries=False,
-                    redirect=False,
-                    preload_content=False,
-                )
-                return self._read(response)
-            except (
-                urllib3.exceptions.ConnectTimeoutError,
-                urllib3.exceptions.NewConnectionError,
-                urllib3.exceptions.ClosedPoolError,  # the instance was ended between the choice of it and now
-            ) as error:
-                raise ContainerGone(str(error)) from None
-            except (urllib3.exceptions.ReadTimeoutError, TimeoutError):
-                raise ContainerTimeout(f"no answer to {method} {path} within {timeout_s:.0f} s") from None
-            except (urllib3.exceptions.ProtocolError, OSError) as error:
-                if time.monotonic() >= _this_thread.deadline_s:
+                connection.sendall(message)
+                return self._read(connection, method)
+            except (OSError, http.client.HTTPException) as error:
+                connection.close()
+                if isinstance(error, TimeoutError) or time.monotonic() >= deadline_s:
                     raise ContainerTimeout(f"no answer to {method} {path} within {timeout_s:.0f} s") from None
-                if last or _this_thread.has_connected:
-                    raise ContainerGone(f"the connection broke: {error}") from None
+                if is_new:
+                    raise ContainerGone(f"the connection broke: {error!r}") from None
+            except BaseException:
+                connection.close()
+                raise
         raise AssertionError("unreachable")
 
-    def _read(self, response: urllib3.BaseHTTPResponse) -> Answer:
-        """One that is too large is status 0, as one that did not come in time: it could not be passed on."""
+    def _message(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> bytes:
+        """In one piece: a server that gets head and body apart is woken twice."""
+        lines = [f"{method} {path} HTTP/1.1", f"Host: {self.address[0]}:{self.address[1]}", *OWN_HEADERS]
+        lines += [f"{name}: {value}" for name, value in headers.items()]
+        if body is not None or method == "POST":
+            lines.append(f"Content-Length: {len(body or b'')}")
+        if any("\r" in line or "\n" in line for line in lines):
+            raise ValueError(f"a header or the path has a line break: {lines!r}")
+        return "\r\n".join([*lines, "", ""]).encode("latin-1") + (body or b"")
+
+    # ---- connections ----
+
+    def _connection(self, deadline_s: float, may_be_kept: bool) -> tuple[_Socket, bool]:
+        """A connection, and whether it is new. Raises ``ContainerGone``."""
+        if self._is_closed:  # the instance was ended between the choice of it and now
+            raise ContainerGone("the client is closed")
+        while may_be_kept and (kept := self._take_kept()) is not None:
+            if not _has_something(kept):
+                return kept, False
+            kept.close()  # the container has closed it
+        timeout_s = max(0.001, min(CONNECT_TIMEOUT_S, deadline_s - time.monotonic()))
         try:
+            plain = socket.create_connection(self.address, timeout_s)
+        except OSError as error:
+            raise ContainerGone(f"nothing answers on {self.address[0]}:{self.address[1]}: {error}") from None
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return _Socket(plain.family, plain.type, plain.proto, plain.detach()), True
+
+    def _take_kept(self) -> _Socket | None:
+        """The one that was used last: those that are not needed stay idle, and the container may close them."""
+        try:
+            return self._kept.pop()
+        except IndexError:
+            return None
+
+    def _keep(self, connection: _Socket) -> None:
+        if self._is_closed or len(self._kept) >= self._most_kept:
+            connection.close()
+            return
+        self._kept.append(connection)
+        if self._is_closed:  # by another thread, just now
+            self.close()
+
+    def _read(self, connection: _Socket, method: str) -> Answer:
+        """One that is too large is status 0, as one that did not come in time: it could not be passed on."""
+        response = http.client.HTTPResponse(connection, method=method)
+        try:
+            response.begin()
             limit = self._response_bytes
             body = response.read() if limit is None else response.read(limit + 1)
             if limit is not None and len(body) > limit:
-                response.close()  # what is left of it would be taken for the next answer
+                connection.close()  # what is left of it would be taken for the next answer
                 return Answer(0, {}, f"The response is larger than {limit} bytes.".encode())
-            return Answer(response.status, response.headers, body)
+            if limit is not None and response.length:
+                raise http.client.IncompleteRead(body, response.length)
+            is_whole = response.isclosed()
         finally:
-            response.release_conn()
+            response.close()
+        if response.will_close or not is_whole:
+            connection.close()
+        else:
+            self._keep(connection)
+        return Answer(response.status, response.headers, body)
 
     def is_healthy(self, timeout_s: float, multi_model: bool) -> bool:
         """``GET /ping`` and, as the platform does for a multi-model endpoint, ``GET /models``."""
@@ -167,3 +197,10 @@ class ContainerClient:
         """``name`` None is the only model of a single-model container."""
         path = "/invocations" if name is None else f"/models/{name}/invoke"
         return self.request("POST", path, timeout_s, body, headers)
+
+
+def _has_something(connection: _Socket) -> bool:
+    """To read: of a connection on which nothing was asked that is its end, or an answer to nothing."""
+    poll = select.poll()
+    poll.register(connection, select.POLLIN)
+    return bool(poll.poll(0))

@@ -9,13 +9,14 @@ import re
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import boto3
 import psutil
+from botocore.config import Config
 
 from benchmarks.failure import BenchmarkError
 from benchmarks.report import ROOT
@@ -34,12 +35,24 @@ ACCESS_KEY, SECRET_KEY = "AKIALOCALBENCHMARK00", "local"
 
 
 @contextmanager
-def local_endpoint(auth: bool = False) -> Iterator[tuple[str, psutil.Process]]:
-    """The program, up and running: its address and its process. Raises ``BenchmarkError`` where it does not come up."""
+def local_endpoint(
+    auth: bool = False,
+    more: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+    log: Path | None = None,
+) -> Iterator[tuple[str, psutil.Process]]:
+    """The program, up and running: its address and its process. Raises ``BenchmarkError`` where it does not come up.
+
+    ``more`` are further options of it; its output is copied to ``log`` at the end.
+    """
     with tempfile.TemporaryDirectory(prefix="mb-") as folder:
         program = MarkedProcess(Path(folder) / "local_endpoint.log")
         checks = ["--auth", "--root-key", f"{ACCESS_KEY}:{SECRET_KEY}"] if auth else []
-        program.spawn(python("-m", "scripts.programs.local_endpoint", "--port", "0", *checks), cwd=ROOT)
+        program.spawn(
+            python("-m", "scripts.programs.local_endpoint", "--port", "0", *checks, *more),
+            environment=environment,
+            cwd=ROOT,
+        )
         assert program.process is not None
         try:
             program.wait_until_ready(lambda: _UP.search(program.log()) is not None, timeout_s=START_TIMEOUT_S)
@@ -53,6 +66,8 @@ def local_endpoint(auth: bool = False) -> Iterator[tuple[str, psutil.Process]]:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 program.process.wait(STOP_TIMEOUT_S)
             program.kill()
+            if log is not None:
+                log.write_text(program.log())
 
 
 def pack(folder: Path) -> bytes:
@@ -64,10 +79,12 @@ def pack(folder: Path) -> bytes:
     return packed.getvalue()
 
 
-def client(url: str, service: str, access_key: str = ACCESS_KEY, secret: str = SECRET_KEY) -> Any:
+def client(
+    url: str, service: str, access_key: str = ACCESS_KEY, secret: str = SECRET_KEY, config: Config | None = None
+) -> Any:
     """A boto3 client."""
     keys = {"aws_access_key_id": access_key, "aws_secret_access_key": secret, "region_name": "us-east-1"}
-    return boto3.client(service, endpoint_url=url, **keys)
+    return boto3.client(service, endpoint_url=url, config=config, **keys)
 
 
 def role(url: str) -> None:

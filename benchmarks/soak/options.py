@@ -23,6 +23,7 @@ class SoakOptions:
     seed: int = 1
     native: bool = False
     busy_core: bool = False
+    endpoint: bool = False
     also_kill: tuple[str, ...] = ()
     output: Path | None = None
     log: Path | None = None
@@ -55,6 +56,12 @@ class SoakOptions:
         )
         parser.add_argument("--seed", type=int, default=cls.seed, help="of all that is random (default 1)")
         parser.add_argument("--native", action="store_true", help="without Docker, even where there is an engine")
+        parser.add_argument(
+            "--endpoint",
+            action="store_true",
+            help="the local endpoint instead, with three kinds of endpoints whose instances are killed, scaled and "
+            "updated; of the other options, --minutes, --clients, --seed, --output and --log count",
+        )
         parser.add_argument("--busy-core", action="store_true", help="keep a core busy beside it, all the time")
         parser.add_argument(
             "--also-kill",

@@ -20,6 +20,7 @@ from benchmarks.connection import Connection
 from benchmarks.failure import BenchmarkError
 from benchmarks.load.generator import busy_core
 from benchmarks.report import RESULTS_DIR, Result, Target, progress
+from benchmarks.soak import endpoint
 from benchmarks.soak.catalogue import choose, install_all
 from benchmarks.soak.faults import Breaker, Killer, install_broken
 from benchmarks.soak.limited_server import LimitedServer, make_limited_server
@@ -52,6 +53,8 @@ _JOIN_S = 400.0
 def main(arguments: Sequence[str]) -> int:
     """Runs a soak; returns the exit code."""
     options = SoakOptions.parse(arguments)
+    if options.endpoint:
+        return endpoint.run(options)
     result = Result("soak", options.recorded())
     server = make_limited_server(options.memory_mb, native=options.native)
     try:

@@ -38,6 +38,8 @@ _ARN = re.compile(rf"arn:aws:sagemaker:[a-z0-9-]+:{ACCOUNT}:[a-z-]+/[a-z0-9./-]+
 _KIND_OF_OPERATION = re.compile(r"(?:Create|Describe|Delete|Update|Stop|Start)(?P<kind>[A-Z]\w*)")
 # What is answered for its X-Amz-Target, whatever service it is signed for: it must be signed for this one.
 ANSWERED_BY_TARGET = {"SageMaker.": "sagemaker", "AnyScaleFrontendService.": "application-autoscaling"}
+# Their errors are an ErrorResponse in XML, whatever a request looks like.
+XML = ("cloudfront", "iam", "route53", "sts")
 # Services whose actions begin with another word than what their clients sign for.
 PREFIXES = {"monitoring": "cloudwatch", "email": "ses"}
 # Members of IAM's requests that name what the operation is about, before those that are only used in it.
@@ -69,7 +71,7 @@ def protocol_of(environ: Environ, service: str | None) -> Protocol:
     """What the client expects an error to look like. ``service`` None is an unsigned request."""
     if header(environ, "x-amz-target"):
         return Protocol.JSON
-    if service in ("iam", "sts") or media_type(environ) == FORM:
+    if service in XML or media_type(environ) == FORM:
         return Protocol.QUERY
     if service == "s3" or (service is None and INVOCATIONS.fullmatch(environ.get("PATH_INFO", "")) is None):
         return Protocol.S3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import time
 import uuid
@@ -48,6 +49,7 @@ HEADERS = {
     "SessionId": "X-Amzn-SageMaker-Session-Id",
     "PrefixAwareId": "X-Amzn-SageMaker-Prefix-Aware-Id",
 }
+_KEYS = {parameter: header.lower() for parameter, header in HEADERS.items()}
 NO_INSTANCE_WAIT_S = 0.1
 
 
@@ -116,10 +118,8 @@ class DataPlane:
     # ---- checks ----
 
     def _check(self, request: Invocation) -> None:
-        headers = {name: request.header(header) for name, header in HEADERS.items()}
-        given = {name: value for name, value in headers.items() if value is not None}
-        parameters = {"EndpointName": request.endpoint, "Body": b"", **given}
-        wrong = validation.failures("sagemaker-runtime", "InvokeEndpoint", parameters)
+        given = tuple((name, request.headers[key]) for name, key in _KEYS.items() if key in request.headers)
+        wrong = list(_failures(request.endpoint, given))
         if request.body_is_too_large:
             # in words and numbers as the service has them, without the body itself
             wrong.append(
@@ -271,8 +271,7 @@ class DataPlane:
     @staticmethod
     def _request_headers(request: Invocation) -> dict[str, str]:
         """What the platform passes on, the headers of InvokeEndpoint; everything else is stripped."""
-        found = {name: request.header(name) for name in HEADERS.values()}
-        return {name: value for name, value in found.items() if value is not None}
+        return {HEADERS[name]: request.headers[key] for name, key in _KEYS.items() if key in request.headers}
 
     @staticmethod
     def _response_headers(answer: Answer, fleet: Fleet) -> dict[str, str]:
@@ -284,6 +283,13 @@ class DataPlane:
         if attributes is not None:
             headers["X-Amzn-SageMaker-Custom-Attributes"] = attributes
         return headers
+
+
+@functools.lru_cache(1024)
+def _failures(endpoint: str, given: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
+    """What is wrong with these parameters of InvokeEndpoint; clients send the same again and again."""
+    parameters = {"EndpointName": endpoint, "Body": b"", **dict(given)}
+    return tuple(validation.failures("sagemaker-runtime", "InvokeEndpoint", parameters))
 
 
 class _Refused(Exception):

@@ -35,7 +35,7 @@ from local_endpoint.telemetry.logs import LogWriter
 
 logger = logging.getLogger(__name__)
 
-START_POLL_S = 0.1
+START_POLL_S = 0.02
 START_TRIES = 2
 # What still runs when a container is stopped ends within moments: it is gone, and downloads are told.
 IDLE_TIMEOUT_S = 3.0

@@ -11,6 +11,7 @@ A simple ``GET`` of an image or script has no Origin, but ``Sec-Fetch-Site`` in 
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 from collections.abc import Collection
 from typing import Any
@@ -88,6 +89,7 @@ def bare_host(host: str) -> str:
     return host.removesuffix(".")
 
 
+@functools.lru_cache(1024)
 def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
         return ipaddress.ip_address(host)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
+import select
 import threading
 from typing import Any
 
@@ -21,6 +23,12 @@ logger = logging.getLogger(__name__)
 
 # A thread per request in progress: 64 clients and those that wait for models beside them. Further ones queue.
 THREADS = 160
+# How long a thread waits for the next request of its connection before it gives it back: a client that calls again and
+# again is spared two changes of threads per request. One that pauses costs a thread for so long.
+LINGER_S = 0.02
+
+_environ_key = functools.lru_cache(1024)(environ_key_for_header)
+_is_preserved = functools.lru_cache(1024)(should_preserve_original_header_name)
 
 
 class _Gateway(wsgi.Gateway_10):
@@ -36,12 +44,12 @@ class _Gateway(wsgi.Gateway_10):
         kept: dict[str, tuple[str, str]] = {}
         for raw_name, raw_value in self.req.inheaders.items():
             name = raw_name.decode("latin-1").lower()
-            if should_preserve_original_header_name(name):
-                kept[environ_key_for_header(name)] = (name, raw_value.decode("latin-1"))
+            if _is_preserved(name):
+                kept[_environ_key(name)] = (name, raw_value.decode("latin-1"))
             elif "_" not in name:
-                dashed[environ_key_for_header(name)] = raw_value.decode("latin-1")
+                dashed[_environ_key(name)] = raw_value.decode("latin-1")
             else:
-                underscored.add(environ_key_for_header(name))
+                underscored.add(_environ_key(name))
         for key in underscored:  # cheroot has put them in: one could pass for a header that others check
             if key in dashed:
                 environ[key] = dashed[key]
@@ -57,11 +65,28 @@ class _Gateway(wsgi.Gateway_10):
 
 
 class _Connection(HTTPConnection):
-    """Closes its writer, too, which cheroot leaves to the garbage collector.
+    """Stays with its thread while requests follow closely, and closes its writer.
 
-    The writer keeps what could not be sent because the client has hung up, and would send it when it is collected. By
-    then the socket may be gone, and Python (from 3.13 on) prints a traceback about a bad file descriptor.
+    cheroot leaves the writer to the garbage collector. It keeps what could not be sent because the client has hung up,
+    and would send it when it is collected. By then the socket may be gone, and Python (from 3.13 on) prints a traceback
+    about a bad file descriptor.
     """
+
+    def communicate(self) -> bool:
+        while super().communicate():
+            if not self._is_next_here():
+                return True  # to the selector
+        return False
+
+    def _is_next_here(self) -> bool:
+        """Waits for it no longer than others do not need this thread. The end of the connection counts, too."""
+        if not self.server.ready or self.server.requests.qsize:
+            return False
+        if self.rfile.has_data():
+            return True
+        poll = select.poll()
+        poll.register(self.socket, select.POLLIN)
+        return bool(poll.poll(LINGER_S * 1000))
 
     def close(self) -> None:
         try:

@@ -87,7 +87,7 @@ class ArtifactStore:
             unpacked.chmod(0o755)
             folder.parent.mkdir(parents=True, exist_ok=True)
             folder.parent.chmod(0o755)
-            shutil.rmtree(folder, ignore_errors=True)
+            self._clear(folder)
             unpacked.replace(folder)
             return size
         finally:
@@ -101,4 +101,15 @@ class ArtifactStore:
         return self._base_dir / "models" / name / "model"
 
     def remove(self, name: str) -> None:
-        shutil.rmtree(self._base_dir / "models" / name, ignore_errors=True)
+        self._clear(self._base_dir / "models" / name)
+
+    def _clear(self, folder: Path) -> None:
+        """Makes way for the next artifact.
+
+        A container that runs as root may have written below it, and we may not be root: what cannot be removed is put
+        aside, where the container does not see it, until the instance ends.
+        """
+        shutil.rmtree(folder, ignore_errors=True)
+        if folder.exists():
+            aside = Path(tempfile.mkdtemp(prefix="left-", dir=self._downloads_dir))
+            folder.replace(aside / folder.name)

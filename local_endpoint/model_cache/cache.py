@@ -41,7 +41,7 @@ class Presence:
     """It is on its way."""
     is_on_disk: bool
     takes_copy: bool
-    """``prefetch`` would begin: the last preparation did not fail a moment ago."""
+    """``prefetch`` would begin: models are kept, and the last preparation did not fail a moment ago."""
     users: int
     """Requests of it that are in flight here, or wait for it."""
     loaded_count: int
@@ -124,6 +124,8 @@ class ModelCache:
                 self._start_preparing(self.models.entry(model))
 
     def _takes_copy(self, model: TargetModel) -> bool:
+        if not self._keep:  # nobody may ever ask for it: it would stay
+            return False
         failures = self._failures.get(model.name)
         return failures is None or time.monotonic() >= failures.copy_again_s
 

@@ -132,6 +132,12 @@ def parse() -> argparse.Namespace:
     arguments = parser.parse_args()
     if arguments.root_key and not arguments.auth:
         parser.error("--root-key needs --auth: without it no key is checked")
+    if arguments.auth and arguments.state:
+        parser.error(
+            "--auth and --state do not go together: users, roles, keys and policies are not kept, so that a restart "
+            "would bring up endpoints whose roles are gone. With --auth, make everything anew after a start, by a "
+            "script; or leave --auth out"
+        )
     return arguments
 
 

@@ -496,3 +496,15 @@ def test_a_replacement_is_tried_again_whatever_went_wrong(local: Local, monkeypa
     os.kill(before, signal.SIGKILL)
     wait_until(lambda: pids(local) and before not in pids(local), "it was not replaced")
     assert len(asked) == 2
+
+
+def test_a_busy_model_that_is_not_to_be_kept_leaves_no_copy(local: Local) -> None:
+    local.upload("models/m.tar.gz", behaving(invoke_s=1.0))
+    local.deploy(instances=2, MultiModelConfig={"ModelCacheSetting": "Disabled"})
+    with ThreadPoolExecutor(16) as callers:
+        first = callers.submit(local.invoke, "m.tar.gz")
+        wait_until(lambda: any(journal(each, "invoke") for each in local.instances()), "it is not invoked")
+        # these find it loaded, and busy; no request comes after them
+        list(callers.map(lambda _: local.invoke("m.tar.gz"), range(15)))
+        first.result()
+    wait_until(lambda: not any(on_disk(each) for each in local.instances()), "a model is left")

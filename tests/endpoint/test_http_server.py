@@ -58,3 +58,27 @@ def test_a_client_that_hangs_up_before_its_answer_leaves_nothing_to_be_sent_late
     writers.clear()
     gc.collect()
     assert not printed
+
+
+def test_requests_that_follow_closely_stay_with_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("local_endpoint.http.server.LINGER_S", 10.0)
+    threads: list[int] = []
+
+    def application(_environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        threads.append(threading.get_ident())
+        start_response("200 OK", [("Content-Length", "2")])
+        return [b"ok"]
+
+    server = HttpServer("127.0.0.1", 0, application)
+    server.start()
+    try:
+        with socket.create_connection(("127.0.0.1", server.port)) as client, client.makefile("rb") as answers:
+            for _ in range(5):
+                client.sendall(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n")
+                while answers.readline() != b"\r\n":
+                    pass
+                assert answers.read(2) == b"ok"
+    finally:
+        server.stop()
+    assert len(threads) == 5
+    assert len(set(threads)) == 1

@@ -479,3 +479,23 @@ def test_a_status_that_begins_while_another_does_is_not_lost(tmp_path: Path, mon
     transitions = found["SecondaryStatusTransitions"]
     assert sorted(each["Status"] for each in transitions) == ["Downloading", "Starting", "Training", "Uploading"]
     assert [each["Status"] for each in transitions if "EndTime" not in each] == [found["SecondaryStatus"]]
+
+
+def test_a_job_that_is_stopped_as_soon_as_it_is_listed_stops(
+    local: Local, data: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its record is seen before CreateTrainingJob has returned: the control plane does one thing at a time."""
+    add, stoppers = Resources.add, []
+
+    def add_and_let_others_in(resources: Resources, *arguments: Any) -> bool:
+        added = add(resources, *arguments)
+        stop = local.sagemaker.stop_training_job
+        stoppers.append(threading.Thread(target=stop, kwargs={"TrainingJobName": "at-once"}))
+        stoppers[0].start()
+        stoppers[0].join(0.2)  # it waits for us
+        return added
+
+    monkeypatch.setattr(Resources, "add", add_and_let_others_in)
+    local.sagemaker.create_training_job(**request("at-once", HyperParameters={"num_round": "1000000"}))
+    stoppers[0].join(10)
+    finish(local, "at-once", "Stopped")

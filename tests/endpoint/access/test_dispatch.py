@@ -56,3 +56,24 @@ def test_another_object_is_not_touched(guarded: Guarded, found: tuple[str, str])
         guarded.s3.delete_object(Bucket="test-models", Key="kept")
     assert caught.value.response["ResponseMetadata"]["HTTPStatusCode"] == 403
     assert guarded.s3.get_object(Bucket="test-models", Key="kept")["Body"].read() == b"kept"
+
+
+@pytest.mark.parametrize(
+    ("service", "operation", "needed"),
+    [
+        ("batch", "describe_compute_environments", {}),
+        ("cloudfront", "list_distributions", {}),
+        ("polly", "describe_voices", {}),
+        ("synthetics", "describe_canaries", {}),
+        ("xray", "get_trace_summaries", {"StartTime": 0, "EndTime": 1}),
+    ],
+)
+def test_a_service_that_finds_operations_in_its_own_way_is_the_root_users(
+    guarded: Guarded, service: str, operation: str, needed: dict[str, Any]
+) -> None:
+    """Nothing compares what was authorized with what moto is about to do."""
+    user = guarded.user({"Effect": "Allow", "Action": "*", "Resource": "*"})
+    with pytest.raises(ClientError, match="only the root user may") as caught:
+        getattr(user.client(service), operation)(**needed)
+    assert caught.value.response["ResponseMetadata"]["HTTPStatusCode"] == 403
+    getattr(guarded.client(service), operation)(**needed)

@@ -78,6 +78,7 @@ def test_the_cli_with_the_printed_key_and_one_of_a_user(program: Program) -> Non
     [
         (["--root-key", "KEY:secret"], "--root-key needs --auth"),
         (["--auth", "--root-key", "KEY"], "'KEY' is not KEY:SECRET"),
+        (["--auth", "--state", "state"], "--auth and --state do not go together: users, roles, keys and policies"),
     ],
 )
 def test_a_command_line_that_makes_no_sense_is_refused(arguments: list[str], told: str) -> None:
