@@ -24,7 +24,7 @@ BUCKET, TARGET = "start", "model.tar.gz"
 PRELOADS = ("none", "mxnet")
 INSTANCES = 2
 TIMEOUT_S = 120.0
-POLL_S = 0.02
+POLL_S = 0.05
 WANTED_S = 3.0
 
 
