@@ -78,6 +78,7 @@ def test_the_environment_is_the_same_in_both_modes(seen: dict[str, dict[str, Any
     assert {name: fork.get(name) for name in common} == {name: spawn.get(name) for name in common}
     assert fork["A_SETTING"] == "é=1 \n2"
     assert fork["OMP_NUM_THREADS"] == "1"
+    assert "MALLOC_ARENA_MAX" not in fork, "it is for the front end alone"
 
 
 def test_modules_are_looked_for_in_the_same_places_in_both_modes(seen: dict[str, dict[str, Any]]) -> None:

@@ -101,6 +101,15 @@ def environment(inherited: dict[str, str], **settings: str) -> dict[str, str]:
     )
 
 
+def test_the_front_end_shares_few_heaps_of_c_unless_the_user_says_otherwise() -> None:
+    assert environment({})["MALLOC_ARENA_MAX"] == "2"
+    assert mms_config.own_variables({}) == {"MALLOC_ARENA_MAX": "2"}
+    assert environment({"MALLOC_ARENA_MAX": "4"})["MALLOC_ARENA_MAX"] == "4"
+    assert not mms_config.own_variables({"MALLOC_ARENA_MAX": "4"})
+    text = mms_config.properties(Settings(), cores=1, model_store=Path("/s"), hidden_variables=["A", "B"])
+    assert "blacklist_env_vars=A|B\n" in text
+
+
 def test_temporary_files_stay_in_the_private_folder() -> None:
     found = environment({"TMPDIR": "/tmp", "TEMP": "/other"})
     assert found["TMPDIR"] == found["TEMP"] == "/run/x/tmp"

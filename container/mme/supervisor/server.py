@@ -133,6 +133,7 @@ class Server:
                 class_archive=class_archive.archive(self.settings),
                 trims_native_heap=trims_native_heap(self.settings),
                 maps_archives_in_place=maps_archives_in_place(self.settings),
+                hidden_variables=mms_config.own_variables(os.environ),
             ),
             encoding="latin-1",
         )

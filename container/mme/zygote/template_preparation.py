@@ -15,12 +15,13 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 from mme.errors import StartError
 from mme.frameworks import registry
 from mme.settings import DEFAULT_HANDLER, Settings
-from mme.zygote import immortal
+from mme.zygote import hot_code, immortal
 from mme.zygote.worker_process import Inherited
 
 logger = logging.getLogger("mme.zygote")
@@ -108,8 +109,7 @@ def _settle() -> None:
     gc.disable()  # a collection would touch, and so copy, pages that the workers share
     _make_immortal()
     gc.freeze()
-    _fill_holes_among_python_objects()
-    _fill_holes_in_heap()
+    _fill_holes()
 
 
 def _make_immortal() -> None:
@@ -125,7 +125,14 @@ def _warm(framework: str, settings: Settings, runtime_dir: Path) -> None:
 
     try:
         registry.adapter(framework).warm_template(settings)
-        warm_up_template(framework, DEFAULT_HANDLER, runtime_dir, settings)
+        warm_up = partial(warm_up_template, framework, DEFAULT_HANDLER, runtime_dir, settings)
+        warm_up(rounds=1)  # what runs once is done
+        with hot_code.code_that_runs() as hot:
+            warm_up(rounds=1)
+        gc.collect()
+        _fill_holes()
+        hot_code.move(hot)
+        warm_up()
     except Exception as error:
         logger.exception("%s could not be warmed up", framework)
         raise PartFailed(framework, f"{type(error).__name__}: {error}") from None
@@ -172,6 +179,11 @@ class _HeapState(ctypes.Structure):
         *((name, ctypes.c_size_t) for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd")),
         *((name, ctypes.c_size_t) for name in ("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")),
     ]
+
+
+def _fill_holes() -> None:
+    _fill_holes_among_python_objects()
+    _fill_holes_in_heap()
 
 
 def _fill_holes_among_python_objects() -> None:

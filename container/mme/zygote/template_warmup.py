@@ -37,10 +37,13 @@ logger = logging.getLogger("mme.zygote")
 _ROUNDS = 9 if sys.version_info < (3, 12) else 4
 
 
-def warm_up_template(framework: str, handler: str, runtime_dir: Path, settings: Settings) -> None:
+def warm_up_template(
+    framework: str, handler: str, runtime_dir: Path, settings: Settings, rounds: int = _ROUNDS
+) -> None:
     """Loads the framework's sample model through module ``handler`` and invokes it, without a connection of MMS.
 
-    The model is written to ``runtime_dir``, which the supervisor removes should this process be killed meanwhile.
+    By default as often as it takes until all code that can be specialised is. The model is written to ``runtime_dir``,
+    which the supervisor removes should this process be killed meanwhile.
     """
     adapter = registry.adapter(framework)
     if adapter.sample_shape is None:
@@ -48,8 +51,8 @@ def warm_up_template(framework: str, handler: str, runtime_dir: Path, settings: 
     with tempfile.TemporaryDirectory(prefix="sample-", dir=runtime_dir) as folder, _imports_forgotten(folder), _quiet():
         adapter.write_sample(Path(folder), settings)
         _leave_for_rehearsal(Path(folder), runtime_dir / REHEARSAL / framework, adapter.sample_shape)
-        _decide_about_memory(Path(folder), settings)
-        for _ in range(_ROUNDS):
+        _decide_about_memory(Path(folder), settings, rounds)
+        for _ in range(rounds):
             load = protocol.encode_load("sample", folder, f"{handler}:handle")
             _play(
                 [load, *(_predict_request(content_type, body) for content_type, body in _bodies(adapter.sample_shape))]
@@ -57,21 +60,21 @@ def warm_up_template(framework: str, handler: str, runtime_dir: Path, settings: 
 
 
 def _leave_for_rehearsal(sample: Path, place: Path, shape: tuple[int, ...]) -> None:
-    """A copy, and the body of a request to it, if the server's start is waiting for one."""
-    if not place.parent.is_dir():
+    """A copy, and the body of a request to it, if the server's start is waiting for one and has none yet."""
+    if not place.parent.is_dir() or place.exists():
         return
     _, body = next(_bodies(shape))
     place.with_suffix(".json").write_bytes(body)
     shutil.copytree(sample, place)
 
 
-def _decide_about_memory(folder: Path, settings: Settings) -> None:
+def _decide_about_memory(folder: Path, settings: Settings, rounds: int) -> None:
     """Runs through admission, with reservations of its own. Its answer is no matter; limits stay as they are."""
     reservations = folder / "reservations"
     reservations.mkdir()
     before = resource.getrlimit(resource.RLIMIT_DATA)
     try:
-        for _ in range(_ROUNDS):
+        for _ in range(rounds):
             Settings.from_environment()  # as each worker does
             admission = Admission(settings, reservations, server_pid=os.getppid())
             with admission.loading("sample", folder):
