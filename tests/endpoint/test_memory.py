@@ -36,7 +36,7 @@ def test_a_model_with_a_request_in_flight_is_never_unloaded(local: Local) -> Non
         slow = caller.submit(local.invoke, "slow.tar.gz")
         wait_until(lambda: instance_journal("invoke"), "the slow model was not invoked")
         local.invoke("other.tar.gz")
-        assert slow.done()
+        assert slow.result(60)
     unload, other = instance_journal("unload")[0], instance_journal("invoke")[1]
     assert unload["target"] == "slow.tar.gz"
     assert unload["time"] - instance_journal("invoke")[0]["time"] >= 1.0

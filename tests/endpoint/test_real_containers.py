@@ -19,6 +19,7 @@ from tests.harness import models
 from tests.harness.waiting import wait_until
 
 ROW = b"[[1, 2, 3, 4]]"
+MODELS = 4  # of 100 MB, more than fit beside a server
 
 
 def upload_all(local: Local, multipliers: dict[int, bytes]) -> None:
@@ -133,15 +134,15 @@ def test_a_single_model_endpoint_serves_its_archive(real: Local, multipliers: di
 def test_models_that_do_not_fit_take_turns(real: Local, tmp_path: Path) -> None:
     """The container answers 507, the least recently used model goes, and all are served."""
     archive = pack_folder(models.heavy_model(tmp_path / "heavy", weights_mb=100))
-    for number in range(6):
+    for number in range(MODELS):
         real.upload(f"models/heavy-{number}.tar.gz", archive)
-    real.deploy("turns", Environment={"MME_MEMORY_LIMIT_MB": "1000", "MME_OVERCOMMIT": "off"})
+    real.deploy("turns", Environment={"MME_MEMORY_LIMIT_MB": "700", "MME_OVERCOMMIT": "off"})
     row = json.dumps([[1.0] * 1024]).encode()
     for turn in range(2):
-        for number in range(6):
+        for number in range(MODELS):
             assert real.invoke(f"heavy-{number}.tar.gz", row, endpoint="turns")["predictions"], (turn, number)
     (instance,) = real.instances("turns")
-    assert 0 < len(real.loaded(instance)) < 6
-    assert len(list(real.folder(instance).glob("*/models/*"))) == 6
+    assert 0 < len(real.loaded(instance)) < MODELS
+    assert len(list(real.folder(instance).glob("*/models/*"))) == MODELS
     unloaded = [event.target for event in real.events if isinstance(event, ModelUnloaded)]
     assert unloaded[0] == "heavy-0.tar.gz"
