@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.endpoint.local import KEYS, ROLE, Local, behaving, pack
 from tests.harness.waiting import wait_until
 
@@ -34,6 +36,7 @@ def aws(local: Local, *arguments: str | Path, code: int = 0) -> Any:
     return json.loads(done.stdout) if done.stdout.startswith("{") else done.stdout
 
 
+@pytest.mark.ci  # two dozen programs that import half a second each
 def test_an_endpoint_from_bucket_to_deletion(local: Local, tmp_path: Path) -> None:
     (tmp_path / "m.tar.gz").write_bytes(behaving(invoke_body='{"predictions": [[3, 6, 9, 12]]}'))
     (tmp_path / "request").write_text("[[1, 2, 3, 4]]")

@@ -25,7 +25,7 @@ def body(tmp_path: Path) -> Path:
     return file
 
 
-@pytest.mark.parametrize("pace", [("--users", "2"), ("--rate", "30")])
+@pytest.mark.parametrize("pace", [("--users", "2"), pytest.param(("--rate", "30"), marks=pytest.mark.ci)])
 def test_the_models_of_an_endpoint_are_found_and_called(
     local: Local, body: Path, tmp_path: Path, pace: tuple[str, str]
 ) -> None:

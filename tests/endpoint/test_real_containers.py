@@ -131,6 +131,7 @@ def test_a_single_model_endpoint_serves_its_archive(real: Local, multipliers: di
     )
 
 
+@pytest.mark.ci  # loads MXNet models of 100 MB
 def test_models_that_do_not_fit_take_turns(real: Local, tmp_path: Path) -> None:
     """The container answers 507, the least recently used model goes, and all are served."""
     archive = pack_folder(models.heavy_model(tmp_path / "heavy", weights_mb=100))

@@ -62,6 +62,7 @@ def java_version() -> int:
     return int(said.partition('version "')[2].partition(".")[0])
 
 
+@pytest.mark.ci  # three starts without an archive
 def test_it_is_made_by_a_start_and_used_by_the_next(tmp_path: Path) -> None:
     if java_version() < MAKES_ARCHIVES:
         pytest.skip(f"it takes Java {MAKES_ARCHIVES}")

@@ -513,6 +513,7 @@ def test_nothing_of_a_model_that_was_unloaded_stays(mode: str) -> None:
 # ---- the log ----
 
 
+@pytest.mark.ci  # starts without a class archive
 def test_what_java_prints_at_the_start_is_logged_once_as_json(tmp_path: Path) -> None:
     """200 KB of it: more than a pipe holds."""
     java = shutil.which("java") or pytest.skip("no java on PATH")

@@ -23,8 +23,8 @@ from tests.harness.workers import workers
 RESERVE_MB = 100
 WEIGHTS_MB = 50
 # What the server takes by itself (JVM, zygote, supervisor) is about 300 MiB; a heavy model takes about 60.
-LIMIT_MB = 700
-MODELS = 12  # twice what fits
+LIMIT_MB = 600
+MODELS = 8  # twice what fits
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import signal
 import subprocess
 from pathlib import Path
 
+import pytest
 import requests
 from PIL import Image
 
@@ -27,6 +28,7 @@ def blocks_of_section(heading: str) -> list[str]:
     return re.findall(r"^```\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
 
 
+@pytest.mark.ci  # a dozen programs
 def test_the_way_to_ones_own_model_works_as_readme_says(tmp_path: Path) -> None:
     tiny_classifier(tmp_path / "my_model", input_shape=(1, 3, 32, 32))
     Image.new("RGB", (640, 480), (90, 120, 30)).save(tmp_path / "picture.jpg")

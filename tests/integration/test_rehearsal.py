@@ -16,7 +16,7 @@ from tests.harness.server import JVM_ARGUMENTS, ServerProcess
 MOST_CLASSES = 15
 
 
-@pytest.mark.parametrize("management", ["same", "loopback", "socket"])
+@pytest.mark.parametrize("management", ["same", pytest.param("loopback", marks=pytest.mark.ci), "socket"])
 def test_the_first_load_after_a_start_finds_the_front_end_warm(tmp_path: Path, management: str) -> None:
     log = tmp_path / "classes"
     where = f"unix:{tmp_path}/m.sock" if management == "socket" else management

@@ -229,7 +229,8 @@ def test_a_start_that_keeps_failing_ends_with_a_clear_line(tmp_path: Path) -> No
         SAGEMAKER_MULTI_MODEL="true",
         SAGEMAKER_BASE_DIR=str(tmp_path),
         SAGEMAKER_BIND_TO_PORT=str(free_port()),
-        MME_START_RETRY_S="8",
+        MME_START_RETRY_S="3",
+        MME_PRELOAD="none",
         JAVA_HOME=str(java_home),
     )
     assert ended.returncode == 1

@@ -272,6 +272,7 @@ def test_a_python_that_cannot_be_used_is_named(
     assert not (checkout / ".venv").exists()
 
 
+@pytest.mark.ci  # makes an environment
 def test_without_the_network_it_fails_with_a_remedy(checkout: Path) -> None:
     done = setup(checkout, PIP_NO_INDEX="1", PIP_FIND_LINKS="")
     assert done.returncode == 1

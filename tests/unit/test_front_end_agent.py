@@ -93,6 +93,7 @@ def test_the_jar_holds_a_plugin_and_its_classes() -> None:
     assert all(name.startswith("mme/") and name.endswith(".class") for name in names[2:])
 
 
+@pytest.mark.ci  # compiles
 def test_the_source_makes_these_bytes(tmp_path: Path) -> None:
     javac = shutil.which("javac")
     if javac is None:

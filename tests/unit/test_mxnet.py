@@ -338,7 +338,9 @@ np.save(folder / "ours.npy", model.predict({"data": np.load(folder / "data.npy")
 """
 
 
-@pytest.mark.parametrize(("network", "edge"), [("squeezenet1.0", 224), ("resnet18_v2", 64)])
+@pytest.mark.parametrize(
+    ("network", "edge"), [pytest.param("squeezenet1.0", 224, marks=pytest.mark.ci), ("resnet18_v2", 64)]
+)
 def test_answers_are_those_of_module(tmp_path: Path, network: str, edge: int) -> None:
     run_python(ANSWER_OF_MODULE, tmp_path, network, edge)
     expected = np.load(tmp_path / "module.npy")
