@@ -172,6 +172,21 @@ def test_v2_what_the_kernel_remembers_of_files_counts_as_free_where_it_can_forge
     assert system.memory().read().used_bytes == (1500 - 300) * MIB
 
 
+@pytest.mark.parametrize(
+    ("kernel_mib", "threads", "free_mib"),
+    [(600, 1600, 1000), (600, 20_000, 500), (60, 10, 500), (600, 0, 500)],
+    ids=["more than threads explain", "all of it explained", "not worth a look", "threads are not listed"],
+)
+def test_what_the_kernel_holds_beyond_our_threads_can_go_in_v1(
+    system: FakeSystem, kernel_mib: int, threads: int, free_mib: int
+) -> None:
+    system.v1("/")
+    system.v1_level("sys/fs/cgroup/memory", limit=2000 * MIB, used_mib=1500)
+    system.write("sys/fs/cgroup/memory/memory.kmem.usage_in_bytes", f"{kernel_mib * MIB}\n")
+    system.write("sys/fs/cgroup/memory/tasks", "".join(f"{number}\n" for number in range(threads)))
+    assert system.memory().read().free_bytes == free_mib * MIB
+
+
 def test_v2_the_tightest_of_nested_levels_counts(system: FakeSystem) -> None:
     system.v2("/pod/container")
     system.v2_level("sys/fs/cgroup/pod/container", limit=mib(3000), used_mib=100)
