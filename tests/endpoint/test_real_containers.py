@@ -137,7 +137,7 @@ def test_models_that_do_not_fit_take_turns(real: Local, tmp_path: Path) -> None:
     archive = pack_folder(models.heavy_model(tmp_path / "heavy", weights_mb=100))
     for number in range(MODELS):
         real.upload(f"models/heavy-{number}.tar.gz", archive)
-    real.deploy("turns", Environment={"MME_MEMORY_LIMIT_MB": "700", "MME_OVERCOMMIT": "off"})
+    real.deploy("turns", Environment={"MME_MEMORY_LIMIT_MB": "850", "MME_OVERCOMMIT": "off"})
     row = json.dumps([[1.0] * 1024]).encode()
     for turn in range(2):
         for number in range(MODELS):
