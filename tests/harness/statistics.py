@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from mme.supervisor import model_statistics as layout
 from mme.supervisor.model_statistics import BUCKETS, FILE, ModelSample, ModelStatistics
 from tests.harness.server import ServerProcess
+from tests.harness.waiting import wait_until
 
 
 @contextmanager
@@ -29,6 +30,17 @@ def sample_of(statistics: ModelStatistics, name: str) -> ModelSample:
     found = [sample for number in range(1, len(statistics)) if (sample := statistics.sample(number)).name == name]
     assert len(found) == 1, f"{len(found)} records of {name}"
     return found[0]
+
+
+def wait_for(statistics: ModelStatistics, name: str, **wanted: int) -> ModelSample:
+    """The sample of the model as soon as it says what is ``wanted``."""
+
+    def seen() -> dict[str, int]:
+        values = sample_of(statistics, name)._asdict()
+        return {field: values[field] for field in wanted}
+
+    wait_until(lambda: seen() == wanted, lambda: f"{wanted}, not {seen()}")
+    return sample_of(statistics, name)
 
 
 class Writer:

@@ -11,11 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from mme.supervisor.model_statistics import ModelSample, ModelStatistics
+from mme.supervisor.model_statistics import ModelStatistics
 from tests.harness.scripted_handler import HANDLER, command, make_model
 from tests.harness.server import ServerProcess
-from tests.harness.statistics import sample_of, statistics_of
-from tests.harness.waiting import wait_until
+from tests.harness.statistics import sample_of, statistics_of, wait_for
 from tests.harness.workers import worker
 
 
@@ -38,17 +37,6 @@ def load(server: ServerProcess, properties: str = "", name: str = "", **load: in
     answer = server.load(name, server.model_url(name), **load)
     assert answer.status_code == 200, answer.text
     return name
-
-
-def wait_for(statistics: ModelStatistics, name: str, **wanted: int) -> ModelSample:
-    """The sample of the model as soon as it says what is ``wanted``."""
-
-    def seen() -> dict[str, int]:
-        values = sample_of(statistics, name)._asdict()
-        return {field: values[field] for field in wanted}
-
-    wait_until(lambda: seen() == wanted, lambda: f"{wanted}, not {seen()}")
-    return sample_of(statistics, name)
 
 
 def test_answers_are_counted_by_status_and_timed(server: ServerProcess, statistics: ModelStatistics) -> None:

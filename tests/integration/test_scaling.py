@@ -21,7 +21,7 @@ from mme.capacity.cores import usable_cores
 from mme.supervisor.model_statistics import ModelStatistics
 from tests.harness.scripted_handler import HANDLER, command, make_model
 from tests.harness.server import ServerProcess
-from tests.harness.statistics import sample_of, statistics_of
+from tests.harness.statistics import sample_of, statistics_of, wait_for
 from tests.harness.waiting import wait_until
 from tests.harness.workers import CLIENT_PAUSE_S, workers
 
@@ -369,18 +369,13 @@ def test_workers_move_with_the_hot_model() -> None:
 def test_a_full_queue_is_answered_at_once_and_disturbs_no_other_model(server: ServerProcess, tmp_path: Path) -> None:
     full, other = load(server, "maxWorkers=1\njob_queue_size=2\n"), load(server)
     gate = tmp_path / "gate"
-    with ThreadPoolExecutor(3) as clients:
-        asking = [clients.submit(server.invoke, full, command("wait_for", str(gate))) for _ in range(3)]
-        answers: list[int] = []
-
-        def is_refused() -> bool:
-            answer = server.invoke(full, command("wait_for", str(gate)))
-            answers.append(answer.status_code)
-            return answer.status_code == 503 and answer.headers["Retry-After"] == "1"
-
-        with statistics_of(server) as statistics:
-            wait_until(lambda: sample_of(statistics, full).waiting == 2, "the queue is full")
-        assert is_refused()
+    with ThreadPoolExecutor(3) as clients, statistics_of(server) as statistics:
+        asking = []
+        for seen in ({"under_way": 1}, {"waiting": 1}, {"waiting": 2}):  # one after the other: the queue takes two
+            asking.append(clients.submit(server.invoke, full, command("wait_for", str(gate))))
+            wait_for(statistics, full, **seen)
+        refused = server.invoke(full, command("wait_for", str(gate)))
+        assert (refused.status_code, refused.headers["Retry-After"]) == (503, "1")
         assert server.invoke(other, command("echo", 1)).json() == 1
         gate.touch()
         assert [each.result().status_code for each in asking] == [200] * 3
