@@ -12,7 +12,7 @@ import pytest
 import model_handler
 from mme.frameworks import registry
 from mme.frameworks.mxnet.adapter import import_mxnet
-from mme.frameworks.mxnet.model import MXNetModel, _Bound, pass_size
+from mme.frameworks.mxnet.model import PASSES_BEFORE_FUSING, MXNetModel, _Bound, pass_size
 from mme.settings import Settings
 from tests.harness import models
 from tests.harness import requests as golden
@@ -406,6 +406,65 @@ def test_weights_are_held_once(tmp_path: Path) -> None:
     models.heavy_model(tmp_path, weights_mb=weights_mb)
     grown_mb = float(run_with_mxnet(PRIVATE_MEMORY, tmp_path))
     assert weights_mb * 0.9 < grown_mb < weights_mb * 1.15
+
+
+def fused_sizes(model: MXNetModel) -> list[int]:
+    """The sizes of a pass that the network is bound for with its operators fused."""
+    names = {batch: bound.executor._symbol.get_internals().list_outputs() for batch, bound in model._bound.items()}
+    return [batch for batch, of_symbol in names.items() if any("sg_mkldnn" in name for name in of_symbol)]
+
+
+def test_a_small_network_that_is_asked_a_lot_is_fused_for_one_size_and_answers_the_same(tmp_path: Path) -> None:
+    model = load(models.tiny_classifier(tmp_path, input_shape=(1, 3, 16, 16)))
+    data, two = rows(1, 3, 16, 16), rows(2, 3, 16, 16)
+    (expected,), (expected_of_two,) = model.predict({"data": data}), model.predict({"data": two})
+    for _ in range(PASSES_BEFORE_FUSING - 1):
+        model.predict({"data": data})
+    assert fused_sizes(model) == []  # the larger size has made room for itself: the smaller one counts anew
+    model.predict({"data": data})
+    assert fused_sizes(model) == [1]
+    for _ in range(PASSES_BEFORE_FUSING):
+        np.testing.assert_allclose(model.predict({"data": data})[0], expected, rtol=1e-5)
+        np.testing.assert_allclose(model.predict({"data": two})[0], expected_of_two, rtol=1e-5)
+    assert fused_sizes(model) == [1]
+    model.predict({"data": rows(4, 3, 16, 16)})  # all smaller ones go
+    for _ in range(PASSES_BEFORE_FUSING):
+        model.predict({"data": two})
+    assert fused_sizes(model) == [2]
+
+
+@pytest.mark.parametrize("why", ["off", "large", "other numbers", "no memory"])
+def test_a_network_is_not_fused_where_that_is_not_to_be(
+    tmp_path: Path, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if why == "large":
+        monkeypatch.setattr("mme.frameworks.mxnet.model.MOST_BYTES_TO_FUSE", 100)
+    if why == "other numbers":
+        monkeypatch.setattr("mme.frameworks.mxnet.model._agree", lambda found, wanted: False)
+    model = load(
+        models.tiny_classifier(tmp_path, input_shape=(1, 3, 16, 16)),
+        Settings(mxnet_fuse="off") if why == "off" else SETTINGS,
+    )
+    if why == "no memory":
+        monkeypatch.setattr(model, "_symbol", _Unfusable(model._symbol))
+    data = rows(1, 3, 16, 16)
+    (expected,) = model.predict({"data": data})
+    for _ in range(2 * PASSES_BEFORE_FUSING):
+        np.testing.assert_array_equal(model.predict({"data": data})[0], expected)
+    assert fused_sizes(model) == []
+
+
+class _Unfusable:
+    """A symbol that there is no memory to fuse."""
+
+    def __init__(self, symbol: Any) -> None:
+        self._symbol = symbol
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._symbol, name)
+
+    def optimize_for(self, _: str) -> None:
+        raise MemoryError
 
 
 FORKED = """

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 _READ_BYTES = 65536
+_VALUE = re.compile(r"^([^\s:]+):?\s+(\d+)", re.MULTILINE)
 
 
-def read_text(file: Path) -> str:
+def read_text(file: Path | str) -> str:
     """All of the file; "" where it cannot be read."""
     try:
         descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)  # a third of the system calls of Path.read_text
@@ -25,18 +27,12 @@ def read_text(file: Path) -> str:
         os.close(descriptor)
 
 
-def read_number(file: Path) -> int | None:
+def read_number(file: Path | str) -> int | None:
     """The number that the file holds; None for "max", and where there is none."""
     text = read_text(file).strip()
     return int(text) if text.isascii() and text.isdigit() else None
 
 
-def read_values(file: Path, separator: str = " ") -> dict[str, int]:
+def read_values(file: Path | str) -> dict[str, int]:
     """Lines of ``name value``, or ``name: value kB``."""
-    values = {}
-    for line in read_text(file).splitlines():
-        name, _, rest = line.partition(separator)
-        number = rest.split()[:1]
-        if number and number[0].isdigit():
-            values[name] = int(number[0])
-    return values
+    return {name: int(value) for name, value in _VALUE.findall(read_text(file))}

@@ -125,10 +125,10 @@ class Machine:
     source = "the machine (/proc/meminfo)"
 
     def __init__(self, root: Path) -> None:
-        self._file = root / "proc/meminfo"
+        self._file = str(root / "proc/meminfo")
 
     def limit_and_used(self) -> tuple[int, int] | None:
-        values = read_values(self._file, separator=":")  # kB
+        values = read_values(self._file)  # kB
         if "MemTotal" not in values:
             return None
         free_kb = values.get("MemAvailable", values.get("MemFree", 0))
@@ -153,15 +153,15 @@ class CgroupV2:
 
     def __init__(self, folder: Path, path: str) -> None:
         self.source = f"cgroup v2 {path}"
-        self._folder = folder
+        self._folder = str(folder)  # a Path would be put together anew for each file and each look
 
     def limit_and_used(self) -> tuple[int, int] | None:
-        limits = [read_number(self._folder / name) for name in ("memory.max", "memory.high")]
+        limits = [read_number(f"{self._folder}/{name}") for name in ("memory.max", "memory.high")]
         known = [limit for limit in limits if limit is not None]
-        used = read_number(self._folder / "memory.current") if known else None
+        used = read_number(f"{self._folder}/memory.current") if known else None
         if used is None:
             return None
-        stat = read_values(self._folder / "memory.stat")
+        stat = read_values(f"{self._folder}/memory.stat")
         return min(known), max(0, used - _reclaimable(stat, "", "file_mapped"))
 
 
@@ -170,18 +170,18 @@ class CgroupV1:
 
     def __init__(self, folder: Path, path: str, *, own: bool) -> None:
         self.source = f"cgroup v1 {path}"
-        self._folder = folder
+        self._folder = str(folder)  # a Path would be put together anew for each file and each look
         self._own = own
 
     def limit_and_used(self) -> tuple[int, int] | None:
-        limit = read_number(self._folder / "memory.limit_in_bytes")
+        limit = read_number(f"{self._folder}/memory.limit_in_bytes")
         if limit is None or (limit >= _UNLIMITED_BYTES and not self._own):
             return None
-        stat = read_values(self._folder / "memory.stat")
+        stat = read_values(f"{self._folder}/memory.stat")
         if self._own:
             # The limit of a level above, which a container cannot see, and whose use is at least ours.
             limit = min(limit, stat.get("hierarchical_memory_limit", limit))
-        used = read_number(self._folder / "memory.usage_in_bytes") if limit < _UNLIMITED_BYTES else None
+        used = read_number(f"{self._folder}/memory.usage_in_bytes") if limit < _UNLIMITED_BYTES else None
         if used is None:
             return None
         prefix = "total_" if "total_inactive_file" in stat else ""
@@ -189,10 +189,10 @@ class CgroupV1:
 
     def _reclaimable_of_kernel(self) -> int:
         """What the kernel holds beyond what our threads explain, in bytes; 0 at a level above, whose are not listed."""
-        held = read_number(self._folder / "memory.kmem.usage_in_bytes") if self._own else None
+        held = read_number(f"{self._folder}/memory.kmem.usage_in_bytes") if self._own else None
         if held is None or held < _KERNEL_BYTES_WORTH_A_LOOK:
             return 0
-        threads = read_text(self._folder / "tasks").count("\n")
+        threads = read_text(f"{self._folder}/tasks").count("\n")
         return max(0, held - threads * _KERNEL_BYTES_PER_THREAD) if threads else 0
 
 

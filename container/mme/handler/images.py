@@ -368,7 +368,7 @@ def _ends_properly(opened: Image.Image, body: bytes | bytearray) -> bool:
     if opened.format in ("JPEG", "MPO"):
         # Pillow has read up to the first scan; a thumbnail in the head has an end marker of its own
         position = getattr(opened, "fp").tell()  # noqa: B009 (Pillow does not declare it)
-        return body.find(b"\xff\xd9", position) >= 0
+        return body.rfind(b"\xff\xd9", position) >= 0  # from the end, where it is in a whole file
     return opened.format != "PNG" or body.rfind(b"IEND") >= 0
 
 

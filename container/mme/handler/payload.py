@@ -62,10 +62,10 @@ class Request:
         """``headers`` is what ``Context.get_all_request_header`` returns: the types of the parts are among them."""
         texts, types = {}, {}
         for name, value in headers.items():
-            if isinstance(value, Mapping):
-                types[name] = value.get("content-type") or ""
-            else:
+            if isinstance(value, str):
                 texts[name.lower()] = value
+            else:
+                types[name] = value.get("content-type") or ""
         return cls(parts, texts, types)
 
     @cached_property

@@ -246,6 +246,7 @@ class Session:
         self._record.state = WorkerState.READY
         # The client has its answer; what follows is off its way.
         self._idle_trim.used()
+        self._model.renew_limit()  # so that the next request of a busy model does not have to
         self._record.count(prediction.status, busy_ns)
         if self._writes_metrics:
             self._model.emit_metrics(prediction.handler_s)
@@ -301,7 +302,7 @@ class LoadedModel:
                 self._service = self._loader.load(self.name, folder, message.handler, message.gpu, message.batch_size)
         if reservation:
             self.taken_mib = reservation.taken_bytes // MIB
-        self._renew_limit()  # the first request does not have to be the first to do this
+        self.renew_limit()  # the first request does not have to be the first to do this
         logger.info("Model %s loaded.", self.name)
 
     def loaded_message(self) -> str:
@@ -313,7 +314,7 @@ class LoadedModel:
         if self._service is None:
             raise protocol.ProtocolError("a batch before a model was loaded")
         try:
-            self._renew_limit()
+            self.renew_limit()
         except InsufficientMemory as error:
             logger.error("A request is refused (507): %s", error)
             return out_of_memory()
@@ -339,7 +340,8 @@ class LoadedModel:
         self._time_limits.set_for(properties)
         return self._time_limits.of_load
 
-    def _renew_limit(self) -> None:
+    def renew_limit(self) -> None:
+        """See ``RequestLimit.renew``."""
         if self._admission and self._is_bounded:
             self._admission.request_limit.renew()
 

@@ -20,11 +20,11 @@ SHAPES_SUFFIX = "-shapes.json"
 def environment(settings: Settings) -> Mapping[str, str]:
     """MXNet's variables, which it reads when it is imported or first used; it cannot be configured otherwise.
 
-    No engine threads: a process that has run a model may still fork. No second, fused copy of the weights, unless
-    ``MME_MXNET_FUSE`` asks for it. No tuning of operators, which takes time at the import.
+    No engine threads: a process that has run a model may still fork. No second, fused copy of the weights at
+    the load, unless ``MME_MXNET_FUSE`` asks for it. No tuning of operators, which takes time at the import.
     """
     variables = {"MXNET_ENGINE_TYPE": "NaiveEngine", "MXNET_USE_OPERATOR_TUNING": "0"}
-    return variables if settings.mxnet_fuse else {**variables, "MXNET_SUBGRAPH_BACKEND": "NONE"}
+    return variables if settings.mxnet_fuse == "on" else {**variables, "MXNET_SUBGRAPH_BACKEND": "NONE"}
 
 
 # Measured for MXNet 1.9.1 (lean loading, naive engine, random weights, one 224 × 224 image), private MiB of the worker

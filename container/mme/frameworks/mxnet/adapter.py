@@ -2,8 +2,8 @@
 
 ``Module`` copies parameters when it sets them, and the default subgraph back end (oneDNN fusion) keeps a second copy of
 every convolution's weights. So the graph is bound to the loaded arrays themselves, without that back end
-(``MME_MXNET_FUSE=on`` brings it back), and run by the naive engine, which has no threads: a process that ran a model
-may still fork.
+(small networks that are asked a lot get it: ``MME_MXNET_FUSE``). It is run by the naive engine, which has no threads: a
+process that ran a model may still fork.
 
     __init__.py      what is known of MXNet without importing it
     artifacts.py     the files, read and checked without MXNet

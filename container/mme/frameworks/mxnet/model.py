@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,16 @@ import numpy as np
 from mme.errors import InsufficientMemory
 from mme.frameworks.base import Predictor, TensorSpec, means_no_memory, memory_errors, softmax
 from mme.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+# A network that has run so often is asked a lot: from here on it pays to have its operators fused.
+PASSES_BEFORE_FUSING = 20
+# Fused operators keep a copy of their weights of their own, and binding holds one request up: 50 ms for 5 MB of them.
+MOST_BYTES_TO_FUSE = 16 << 20
+_FUSING_BACK_END = "MKLDNN"
+# Fused, the numbers are added up in another order.
+_MOST_DEVIATION = 1e-5
 
 # operators whose output already is a probability for each class
 _PROBABILITIES = {"SoftmaxOutput", "Softmax", "SoftmaxActivation", "softmax", "softmin", "_npx_softmax"}
@@ -30,6 +41,7 @@ class _Bound:
         self._library = mx.base._LIB
         self._check = mx.base.check_call
         self.executor = executor
+        self.passes = 0
         self._inputs = {name: _Array.of(array) for name, array in inputs.items()}
         self._outputs = [_Array.of(array) for array in executor.outputs]
 
@@ -77,7 +89,7 @@ class MXNetModel(Predictor):
 
     So any N is served without a new executor for each request: there is one per size, bound when it is first needed.
     More than ``max_samples_per_pass`` samples run in several passes, and a network whose graph fixes the batch runs in
-    passes of just that size.
+    passes of just that size. A small network that is asked a lot is bound once more with its operators fused.
     """
 
     def __init__(
@@ -99,6 +111,8 @@ class MXNetModel(Predictor):
         self._device = device
         self._most_samples = settings.max_samples_per_pass
         self._bound: dict[int, _Bound] = {}
+        self._may_fuse = settings.mxnet_fuse == "auto" and _pays_to_fuse(device, [*arguments.values()])
+        self._fused: _Bound | None = None  # one of the above
         self.inputs = inputs
         self.output_names = tuple(name.removesuffix("_output") for name in symbol.list_outputs())
         self.image_codec = MXNetImageCodec(mx)
@@ -142,21 +156,40 @@ class MXNetModel(Predictor):
         if count < batch:
             arrays = {name: _filled_up(arrays[name], batch) for name in arrays}
         outputs = bound.run(arrays)
+        bound.passes += 1
+        if self._may_fuse and bound.passes >= PASSES_BEFORE_FUSING and self._fused not in self._bound.values():
+            self._fuse(batch, arrays, outputs)  # for one size alone: each would have a copy of the weights
         if count < batch:  # an output may have several rows for each sample
             outputs = [rows[: len(rows) // batch * count] for rows in outputs]
         return [rows.astype(np.float32) if rows.dtype == np.float16 else rows for rows in outputs]
 
-    def _bind(self, batch: int) -> _Bound:
+    def _fuse(self, batch: int, arrays: Mapping[str, np.ndarray], outputs: list[np.ndarray]) -> None:
+        """Binds the network with its operators fused, where that gives the same ``outputs`` for ``arrays``."""
+        plain = self._bound[batch]
+        try:
+            fused = self._bind(batch, self._symbol.optimize_for(_FUSING_BACK_END))
+            same = all(map(_agree, fused.run(arrays), outputs))
+        except (self._mx.base.MXNetError, MemoryError) as error:
+            logger.info("The network is not fused: %s", error)
+            same = False
+        if same:
+            self._fused = fused
+        else:
+            self._bound[batch], self._may_fuse = plain, False
+
+    def _bind(self, batch: int, symbol: Any = None) -> _Bound:
         """Binds the network for ``batch`` samples to the weights that are loaded; working memory is shared as well.
 
         An executor takes the pieces of memory of a larger one, but adds to those of a smaller one. So the smaller ones
         go, and are bound anew where they are needed again: once for each size that is greater than all before.
+
+        ``symbol``: the network with its operators fused; what it takes and gives has the same names and order.
         """
         if self._bound and batch > max(self._bound):
             self._bound.clear()
-        mx, symbol = self._mx, self._symbol
+        mx, symbol = self._mx, self._symbol if symbol is None else symbol
         dtypes = {each.name: each.dtype for each in self.inputs}
-        shapes, _, _ = symbol.infer_shape_partial(**self._known_shapes(batch))
+        shapes, _, _ = self._symbol.infer_shape_partial(**self._known_shapes(batch))
         arguments, inputs = {}, {}
         for name, shape in zip(symbol.list_arguments(), shapes, strict=True):
             if name in self._arguments:
@@ -190,6 +223,20 @@ class MXNetModel(Predictor):
     def _known_shapes(self, batch: int) -> dict[str, tuple[int, ...]]:
         shapes = {name: value.shape for name, value in self._arguments.items()}
         return shapes | {each.name: (batch, *each.sample_shape) for each in self.inputs}
+
+
+def _pays_to_fuse(device: Any, weights: Sequence[Any]) -> bool:
+    """oneDNN fuses operators on single precision, on a CPU."""
+    if device.device_type != "cpu" or any(each.dtype != np.float32 or each.stype != "default" for each in weights):
+        return False
+    return sum(each.size for each in weights) * 4 <= MOST_BYTES_TO_FUSE
+
+
+def _agree(found: np.ndarray, wanted: np.ndarray) -> bool:
+    if found.shape != wanted.shape:
+        return False
+    size = np.abs(wanted).max(initial=0)
+    return bool(np.allclose(found, wanted, rtol=_MOST_DEVIATION, atol=_MOST_DEVIATION * size, equal_nan=True))
 
 
 def pass_size(samples: int, most: int) -> int:

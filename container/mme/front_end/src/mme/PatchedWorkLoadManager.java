@@ -4,7 +4,9 @@ import com.amazonaws.ml.mms.http.BadRequestException;
 import com.amazonaws.ml.mms.http.InternalServerException;
 import com.amazonaws.ml.mms.util.ConfigManager;
 import com.amazonaws.ml.mms.util.messages.ModelWorkerResponse;
+import com.amazonaws.ml.mms.util.messages.Predictions;
 import com.amazonaws.ml.mms.wlm.BatchAggregator;
+import com.amazonaws.ml.mms.wlm.Job;
 import com.amazonaws.ml.mms.wlm.Model;
 import com.amazonaws.ml.mms.wlm.ModelManager;
 import com.amazonaws.ml.mms.wlm.WorkLoadManager;
@@ -148,6 +150,32 @@ final class PatchedWorkLoadManager extends WorkLoadManager {
                 reasons.put(model, answer.getMessage());
                 lost.onLoadRefused(model, answer.getCode());
             }
+        }
+
+        /**
+         * Called in the thread of the connection: the clients have their answers before the worker's thread wakes up,
+         * which would only hand them on.
+         */
+        void onBatchAnswered(ModelWorkerResponse answer) {
+            statistics.onBatchAnswered();
+            if (answer.getCode() == HttpResponseStatus.OK.code()) {
+                batch.isAnswered();
+                answer.getPredictions().removeIf(this::isDealtOut);
+            }
+        }
+
+        private boolean isDealtOut(Predictions answer) {
+            Job job = batch.remove(answer.getRequestId());
+            if (job == null) {
+                return false; // MMS says so
+            }
+            job.response(
+                    answer.getResp(),
+                    answer.getContentType(),
+                    answer.getStatusCode(),
+                    answer.getReasonPhrase(),
+                    answer.getHeaders());
+            return true;
         }
 
         /** Called in the thread of the connection: the model slept, and its files are not those that it was loaded from. */

@@ -94,7 +94,7 @@ final class WorkerConnections extends AbstractEventExecutorGroup implements Even
                 return;
             }
             if (isLoadAnswered) {
-                run.statistics.onBatchAnswered();
+                run.onBatchAnswered(answer);
             } else {
                 isLoadAnswered = true;
                 run.onLoadAnswered(answer); // before MMS knows, and answers
