@@ -32,8 +32,8 @@ ALLOWED = {
     ("container/mme/settings.py", "mxnet_fuse"),
     ("container/mme/settings.py", "MME_MXNET_FUSE"),
     ("container/mme/settings.py", "Let MXNet fuse operators: up to a tenth faster, for a second copy of the weights. "
-     "`auto`: networks of at most 16 MiB once they have run 20 times; `on`: all when they are loaded, which takes longer "
-     "then; `off`: none."),
+     "`auto`: networks of at most 16 MiB once they have run 20 times; `on`: all when they are loaded, which takes "
+     "longer then; `off`: none."),
     ("container/mme/settings.py", "inference.py"),
     ("container/mme/settings.py", "the name of a Python file, as inference.py or serving/inference.py"),
     ("container/mme/zygote/spawned_worker.py", "MXNetModelServiceWorker"),  # MMS's worker, whatever it serves

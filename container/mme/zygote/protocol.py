@@ -175,6 +175,13 @@ class RequestReader:
         return _INT.unpack(self._take(_INT.size))[0]
 
     def _field_or_end(self, what: str) -> bytearray | None:
+        start = self._start + _INT.size
+        if start <= self._end:  # as nearly always: a request has dozens of fields
+            length = _INT.unpack_from(self._buffer, self._start)[0]
+            stop = start + length
+            if start <= stop <= self._end:
+                self._start = stop
+                return self._buffer[start:stop]
         length = self._int()
         return None if length == _END_OF_LIST else self._bytes(what, length)
 
@@ -348,48 +355,28 @@ def _predictions(
     context: Any = None,
 ) -> list[Buffer]:
     """Raises ``TypeError`` for a result that cannot be put into JSON."""
-    response = _Pieces()
-    response.small(_INT.pack(status) + _field(message.encode()))
+    pieces: list[Buffer] = []
+    # What is small is copied together.
+    small = bytearray(_INT.pack(status) + _field(message.encode()))
     for index, request_id in request_ids.items():
-        response.small(_field(request_id.encode()))
+        small += _field(request_id.encode())
         if context is None:
-            response.small(_INT.pack(0) + _INT.pack(status) + _INT.pack(0) + _INT.pack(0))
+            small += _INT.pack(0) + _INT.pack(status) + _INT.pack(0) + _INT.pack(0)
         else:
             own_status, phrase = context.get_response_status(index)
-            response.small(
-                _field((context.get_response_content_type(index) or "").encode())
-                + _INT.pack(200 if own_status is None else own_status)
-                + _field((phrase or "").encode())
-            )
-            response.small(_headers(context.get_response_headers(index)))
+            small += _field((context.get_response_content_type(index) or "").encode())
+            small += _INT.pack(200 if own_status is None else own_status)
+            small += _field((phrase or "").encode())
+            small += _headers(context.get_response_headers(index))
         body: Buffer = b"error" if results is None else _body(results[index])
-        response.small(_INT.pack(len(body)))
-        response.add(body)
-    response.small(_INT.pack(_END_OF_LIST))
-    return response.pieces
-
-
-class _Pieces:
-    """Collects a response: small pieces are copied together, large ones stay where they are."""
-
-    def __init__(self) -> None:
-        self.pieces: list[Buffer] = []
-
-    def small(self, piece: Buffer) -> None:
-        if self.pieces and isinstance(self.pieces[-1], _Joined):
-            self.pieces[-1] += piece
+        small += _INT.pack(len(body))
+        if len(body) < _COPY_BELOW_BYTES:
+            small += body
         else:
-            self.pieces.append(_Joined(piece))
-
-    def add(self, piece: Buffer) -> None:
-        if len(piece) < _COPY_BELOW_BYTES:
-            self.small(piece)
-        else:
-            self.pieces.append(piece)
-
-
-class _Joined(bytearray):
-    """Small pieces in one; a class of its own so that a handler's bytearray is never appended to."""
+            pieces += [small, body]
+            small = bytearray()
+    small += _INT.pack(_END_OF_LIST)
+    return [*pieces, small]
 
 
 def _body(value: Any) -> Buffer:
