@@ -67,16 +67,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(ALL, action="store_true", help="also the tests marked ci and docker, as .ci/run does")
 
 
-def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> None:
-    """Schemathesis is loaded for its one file alone (pyproject.toml has ``-p no:schemathesis``): its import takes
-    longer than many a run of the tests."""
-    if file_path.name == "test_openapi.py":
-        from schemathesis.pytest import plugin
-
-        if not parent.config.pluginmanager.is_registered(plugin):
-            parent.config.pluginmanager.register(plugin)
-
-
 @pytest.hookimpl(tryfirst=True)  # before pytest chooses by -m
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests marked ``ci`` or ``docker`` wait for ``--all``, or for a ``-m`` that names their mark; unit tests are quick

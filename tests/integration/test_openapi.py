@@ -4,28 +4,37 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import cache
+from typing import TYPE_CHECKING
 
 import pytest
-import schemathesis
+import yaml
 from hypothesis import HealthCheck, settings
-from schemathesis.specs.openapi.checks import response_schema_conformance, status_code_conformance
 
 from tests.harness import models
 from tests.harness.server import REPOSITORY, ServerProcess
 
-schema = schemathesis.openapi.from_path(REPOSITORY / "docs" / "openapi.yaml")
+if (
+    TYPE_CHECKING
+):  # else in the tests: its import and the examples that it makes take longer than many a run of the tests
+    import schemathesis
+
+DESCRIPTION = REPOSITORY / "docs" / "openapi.yaml"
+OPERATIONS = [
+    (method, path)
+    for path, item in yaml.load(DESCRIPTION.read_text(), yaml.CSafeLoader)["paths"].items()
+    for method in ("get", "post", "put", "delete", "options")
+    if method in item
+]
 # Bodies of these types are bytes to us.
-for media_type in (
+BYTES = (
     "application/x-npy",
     "application/x-npz",
     "application/jsonlines",
     "application/x-image",
     "image/png",
     "image/jpeg",
-):
-    schemathesis.serializer(media_type)(
-        lambda context, value: value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogatepass")
-    )
+)
 ONE_ROW = json.dumps([[1.0, 2.0, 3.0, 4.0]])
 ASKED = "double"  # the model that requests are sent to
 EXAMPLES = 60  # per operation
@@ -47,14 +56,41 @@ def server(default_server: ServerProcess) -> Iterator[ServerProcess]:
     assert running.unload(ASKED).status_code == 200
 
 
-@schema.parametrize()
-@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
-def test_every_answer_is_documented(server: ServerProcess, case: schemathesis.Case) -> None:
-    if case.operation.path == "/models/{model_name}/invoke":
-        case.path_parameters = {"model_name": ASKED}  # a model that is there: it is the body that is tried
-    elif case.method in ("DELETE", "PUT") and case.path_parameters.get("model_name") == ASKED:
-        return
-    response = case.call(base_url=server.url)
-    case.validate_response(response, checks=[status_code_conformance, response_schema_conformance])
-    assert "Traceback" not in response.text and "Exception:" not in response.text
-    assert response.status_code < 500, response.text  # a client's fault is no fault of the server
+@cache
+def schema() -> schemathesis.schemas.BaseSchema:
+    import schemathesis
+    from schemathesis.checks import load_all_checks
+
+    load_all_checks()
+    for media_type in BYTES:
+        schemathesis.serializer(media_type)(
+            lambda context, value: value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogatepass")
+        )
+    return schemathesis.openapi.from_path(DESCRIPTION)
+
+
+@pytest.mark.parametrize(("method", "path"), OPERATIONS)
+def test_every_answer_is_documented(server: ServerProcess, method: str, path: str) -> None:
+    """What ``schema.parametrize()`` makes of an operation when tests are collected, made when it runs."""
+    from schemathesis.generation.feedback import FeedbackSources
+    from schemathesis.pytest._test_builder import build_operation_test
+    from schemathesis.specs.openapi.checks import response_schema_conformance, status_code_conformance
+
+    @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+    def is_documented(case: schemathesis.Case) -> None:
+        if case.operation.path == "/models/{model_name}/invoke":
+            case.path_parameters = {"model_name": ASKED}  # a model that is there: it is the body that is tried
+        elif case.method in ("DELETE", "PUT") and case.path_parameters.get("model_name") == ASKED:
+            return
+        response = case.call(base_url=server.url)
+        case.validate_response(response, checks=[status_code_conformance, response_schema_conformance])
+        assert "Traceback" not in response.text and "Exception:" not in response.text
+        assert response.status_code < 500, response.text  # a client's fault is no fault of the server
+
+    build_operation_test(
+        config=schema().config,
+        operation=schema()[path][method],
+        test_func=is_documented,
+        given_kwargs={},
+        feedback=FeedbackSources(),
+    )()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +12,7 @@ from mme.frameworks.lightgbm.adapter import ADAPTER
 from mme.settings import Settings
 from tests.harness import tables
 from tests.harness.loaded_model import LoadedModel, as_csv
+from tests.harness.programs import run_python
 
 ROWS = tables.houses(4, seed=1)[0].astype(float)
 
@@ -87,5 +86,4 @@ model = ADAPTER.load(Path({str(tmp_path)!r}), Settings())
 model.predict(model.sample())
 print(len(os.listdir("/proc/self/task")))
 """
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
-    assert ended.stdout.splitlines()[-1:] == ["1"], ended.stderr
+    assert run_python(program).splitlines()[-1:] == ["1"]

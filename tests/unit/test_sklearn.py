@@ -7,8 +7,6 @@ import json
 import logging
 import os
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from mme.settings import Settings
 from tests.harness import requests as golden
 from tests.harness import tables
 from tests.harness.loaded_model import LoadedModel, as_csv
+from tests.harness.programs import run_python
 
 ROWS = tables.houses(4, seed=1)[0].astype(float)
 FILES = ["model.joblib", "prices.joblib", "model.skops", "model.pkl"]
@@ -302,8 +301,4 @@ model = ADAPTER.load(Path({str(tmp_path)!r}), Settings())
 model.predict(model.sample())
 print(len(os.listdir("/proc/self/task")))
 """
-    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # as the process has it that workers are forked from
-    ended = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False, env=environment
-    )
-    assert ended.stdout.splitlines()[-1:] == ["1"], ended.stderr
+    assert run_python(program).splitlines()[-1:] == ["1"]

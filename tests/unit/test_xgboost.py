@@ -22,6 +22,7 @@ from mme.settings import Settings
 from tests.harness import requests as golden
 from tests.harness import tables
 from tests.harness.loaded_model import LoadedModel, as_csv
+from tests.harness.programs import run_python
 
 REFERENCES = Path(__file__).resolve().parents[1] / "references"
 ROWS = tables.houses(4, seed=1)[0]
@@ -346,10 +347,7 @@ def test_a_batch_gives_each_request_its_own_rows(plain: LoadedModel) -> None:
 
 
 def test_a_library_that_is_not_there_yet_is_imported_with_one_thread(tmp_path: Path) -> None:
-    """In a process of its own: the template forks only where there is one thread."""
-    import subprocess
-    import sys
-
+    """In a process of its own with a template's environment: it forks only where there is one thread."""
     tables.xgboost_model(tmp_path / "model")
     (tmp_path / "sample").mkdir()
     program = f"""
@@ -364,5 +362,4 @@ for folder in ("sample", "model"):
     model.predict(model.sample())
 print(len(os.listdir("/proc/self/task")))
 """
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
-    assert ended.stdout.splitlines()[-1:] == ["1"], ended.stderr
+    assert run_python(program).splitlines()[-1:] == ["1"]
