@@ -5,24 +5,17 @@ from __future__ import annotations
 import os
 import re
 import socket
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.harness import models
 from tests.harness.ports import free_port
+from tests.harness.program_calls import SCRIPTS, call, call_shell, started_by
 
-pytestmark = pytest.mark.slow  # it starts programs
-
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 PROGRAMS = sorted(path.name for path in SCRIPTS.iterdir() if path.is_file() and not path.suffix)
 # pytest's own arguments are passed through, so pytest refuses the unknown one, with its own exit code for usage (4)
 PASSES_ARGUMENTS_ON = {"test": 4}
-
-
-def call(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([SCRIPTS / name, *arguments], capture_output=True, text=True, timeout=120)
 
 
 def test_the_known_programs_are_found() -> None:
@@ -35,6 +28,17 @@ def test_help_says_how_to_call_it(name: str) -> None:
     assert done.returncode == 0, done.stderr
     assert re.search(rf"usage: \./scripts/{name}\b", done.stdout), done.stdout
     assert len(done.stdout.splitlines()) > 1, "usage alone explains nothing"
+
+
+@pytest.mark.parametrize("name", ["serve", "list_models", "load_test"])  # one with each option of lib/run
+def test_a_script_starts_its_program_with_what_it_was_told(name: str) -> None:
+    for argument in ("--help", "--no-such-argument"):
+        by_shell, called = call_shell(name, argument), call(name, argument)
+        assert (by_shell.returncode, by_shell.stdout, by_shell.stderr) == (
+            called.returncode,
+            called.stdout,
+            called.stderr,
+        )
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
@@ -60,6 +64,7 @@ def test_every_program_of_python_has_a_script_that_starts_it() -> None:
     with_main = {path.stem for path in (SCRIPTS / "programs").glob("*.py") if "    run(main)" in path.read_text()}
     assert with_main
     assert with_main <= set(PROGRAMS)
+    assert {name: started_by(name) for name in with_main} == {name: name for name in with_main}
 
 
 @pytest.mark.parametrize("name", ["serve", "quickstart"])
