@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
@@ -16,11 +15,10 @@ from scripts.programs.archives import entries, sha256_of, write_archive
 from scripts.programs.console import Failure, readable_size
 from tests.harness import scripts, tables
 from tests.harness.models import tiny_classifier, two_input_model
+from tests.harness.program_calls import call
 from tests.harness.wheels import write_wheel
 
 pytestmark = pytest.mark.slow  # it starts programs
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +37,7 @@ def model(untouched_model: Path, tmp_path: Path) -> Path:
 
 
 def package_model(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-P", "-m", "scripts.programs.package_model", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    return call("package_model", *map(str, arguments))
 
 
 def pack(folder: Path, out: Path) -> Path:
