@@ -6,6 +6,7 @@ import os
 import socket
 import struct
 import subprocess
+import uuid
 from pathlib import Path
 
 import psutil
@@ -21,6 +22,7 @@ class FrontEnd:
     def __init__(self, runtime_dir: Path, environment: dict[str, str]) -> None:
         self.runtime_dir = runtime_dir
         self.environment = environment
+        self.mark = uuid.uuid4().hex[:8]  # in the names of its files: one before it may have used the same runtime_dir
         self.launchers: list[subprocess.Popen[bytes]] = []
         self.held: list[Connection] = []  # that are to stay open to the end
 
@@ -41,7 +43,7 @@ class FrontEnd:
         return launcher
 
     def socket_path(self, name: str) -> str:
-        return str(self.runtime_dir / f"{name}.sock")
+        return str(self.runtime_dir / f"{self.mark}-{name}.sock")
 
     def wait_until_started(self, launcher: subprocess.Popen[bytes]) -> None:
         assert launcher.stdout is not None
@@ -52,7 +54,7 @@ class FrontEnd:
         connection = socket.socket(socket.AF_UNIX)
         connection.settimeout(20)
         connection.connect(self.socket_path(name))
-        return Connection(connection, self.runtime_dir)
+        return Connection(connection, self.runtime_dir / self.mark)
 
     def reap(self, launcher: subprocess.Popen[bytes]) -> None:
         """What the JVM does when a launcher has died: it closes the pipes."""
@@ -78,9 +80,10 @@ ASLEEP, AWAKE = -2, -3
 class Connection:
     """One of MMS's worker threads."""
 
-    def __init__(self, connection: socket.socket, folder: Path) -> None:
+    def __init__(self, connection: socket.socket, files: Path) -> None:
+        """The names of its log's pipes begin with ``files``."""
         self.socket = connection
-        self.folder = folder
+        self.files = files
         self.pipes: list[int] = []
         self.sleeps = 0  # that the session has told, up to the last answer
 
@@ -88,11 +91,12 @@ class Connection:
         self.send_load(model_dir, pipes)
         status, message = self.receive_load()
         # RandomAccessFile(…, "rw")
-        self.pipes = [os.open(self.folder / f"{pipes}-{name}", os.O_RDWR | os.O_CREAT) for name in ("stdout", "stderr")]
+        names = [f"{self.files}-{pipes}-{name}" for name in ("stdout", "stderr")]
+        self.pipes = [os.open(name, os.O_RDWR | os.O_CREAT) for name in names]
         return status, message
 
     def send_load(self, model_dir: Path, pipes: str) -> None:
-        self.socket.sendall(protocol.encode_load("m", str(model_dir), HANDLER, log_files=pipes))
+        self.socket.sendall(protocol.encode_load("m", str(model_dir), HANDLER, log_files=f"{self.files.name}-{pipes}"))
 
     def receive_load(self) -> tuple[int, str]:
         status, message = self._int(), self._field().decode()

@@ -35,7 +35,7 @@ from mme.zygote.launcher import Launch
 from mme.zygote.worker_process import reset_environment
 from tests.harness.front_end import Connection, FrontEnd, worker_of
 from tests.harness.programs import run_python
-from tests.harness.scripted_handler import HANDLER, command, make_model
+from tests.harness.scripted_handler import command, make_model
 from tests.harness.waiting import wait_until
 from tests.harness.workers import is_gone
 
@@ -43,14 +43,18 @@ from tests.harness.workers import is_gone
 @pytest.fixture(autouse=True)
 def quick_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The zygote reads its settings from its environment, which is this process's."""
+    set_quick_start(monkeypatch, tmp_path)
+
+
+def set_quick_start(monkeypatch: pytest.MonkeyPatch, model_root: Path) -> None:
     monkeypatch.setenv("MME_PRELOAD", "none")
     monkeypatch.setenv("SAGEMAKER_MULTI_MODEL", "true")
-    monkeypatch.setenv("MME_MODEL_ROOTS", str(tmp_path))
+    monkeypatch.setenv("MME_MODEL_ROOTS", str(model_root))
 
 
-@pytest.fixture
-def zygote(tmp_path: Path) -> Iterator[ZygoteHandle]:
-    process = ZygoteHandle(Settings(), tmp_path)
+@contextmanager
+def running_zygote(runtime_dir: Path) -> Iterator[ZygoteHandle]:
+    process = ZygoteHandle(Settings(), runtime_dir)
     process.start()
     process.wait_until_ready()
     yield process
@@ -58,9 +62,27 @@ def zygote(tmp_path: Path) -> Iterator[ZygoteHandle]:
     assert not process.is_alive()
 
 
+@pytest.fixture(scope="module")
+def shared_zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ZygoteHandle]:
+    """For all tests that neither end it nor look into its folder."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        set_quick_start(monkeypatch, tmp_path_factory.getbasetemp())
+        with running_zygote(tmp_path_factory.mktemp("zygote")) as running:
+            yield running
+
+
 @pytest.fixture
-def front_end(zygote: ZygoteHandle, tmp_path: Path) -> Iterator[FrontEnd]:
-    running = FrontEnd(tmp_path, zygote.environment_for(os.environ))
+def zygote(tmp_path: Path) -> Iterator[ZygoteHandle]:
+    """One of the test's own, which runs in its folder."""
+    with running_zygote(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+def front_end(request: pytest.FixtureRequest) -> Iterator[FrontEnd]:
+    """Of the test's own zygote where it has one, else of the shared one."""
+    process = request.getfixturevalue("zygote" if "zygote" in request.fixturenames else "shared_zygote")
+    running = FrontEnd(process.runtime_dir, process.environment_for(os.environ))
     yield running
     running.stop()
 
@@ -219,6 +241,7 @@ def test_the_reason_of_a_failed_load_is_in_its_answer(
     connection.close()
 
 
+@pytest.mark.usefixtures("zygote")
 def test_the_reason_of_a_refused_load_is_in_its_answer(
     front_end: FrontEnd, model_dir: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -286,6 +309,7 @@ def kept_bytes(runtime_dir: Path) -> list[int]:
     return [load["need_bytes"] for key, load in book.items() if key.startswith("kept-")]
 
 
+@pytest.mark.usefixtures("zygote")
 def test_what_a_dead_worker_took_is_kept_for_the_next_one(front_end: FrontEnd, model_dir: Path, tmp_path: Path) -> None:
     launcher = front_end.launch(model_dir)
     front_end.wait_until_started(launcher)
@@ -341,6 +365,7 @@ def reservations_held(runtime_dir: Path) -> Iterator[None]:
         yield
 
 
+@pytest.mark.usefixtures("zygote")
 def test_it_is_kept_on_where_the_next_one_is_killed_while_it_loads(
     front_end: FrontEnd, model_dir: Path, tmp_path: Path
 ) -> None:
@@ -363,6 +388,7 @@ def test_it_is_kept_on_where_the_next_one_is_killed_while_it_loads(
         each.close()
 
 
+@pytest.mark.usefixtures("zygote")
 def test_nothing_is_kept_for_a_worker_that_was_not_wanted_any_more(
     front_end: FrontEnd, model_dir: Path, tmp_path: Path
 ) -> None:
@@ -541,13 +567,13 @@ def test_a_zygote_that_cannot_start_says_so(tmp_path: Path, monkeypatch: pytest.
 
 @pytest.mark.parametrize("announced", [b"1\n", b"999999999\n", b"\n", b"not a number\n", b"-1\n"])
 def test_a_false_announcement_harms_nobody(
-    zygote: ZygoteHandle, front_end: FrontEnd, model_dir: Path, announced: bytes
+    shared_zygote: ZygoteHandle, front_end: FrontEnd, model_dir: Path, announced: bytes
 ) -> None:
     pipe = os.open(front_end.runtime_dir / "launches", os.O_WRONLY)
     os.write(pipe, announced)
     os.close(pipe)
     front_end.wait_until_started(front_end.launch(model_dir))
-    assert zygote.is_alive()
+    assert shared_zygote.is_alive()
 
 
 def test_a_load_without_memory_is_answered_507_once_the_launcher_is_gone(front_end: FrontEnd, model_dir: Path) -> None:
@@ -558,7 +584,7 @@ def test_a_load_without_memory_is_answered_507_once_the_launcher_is_gone(front_e
     answers: list[int] = []
 
     def load() -> None:
-        connection.socket.sendall(protocol.encode_load("m", str(model_dir), HANDLER, log_files="p"))
+        connection.send_load(model_dir, "p")
         answers.append(connection._int())
 
     loading = threading.Thread(target=load)
