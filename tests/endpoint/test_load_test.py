@@ -25,7 +25,7 @@ def body(tmp_path: Path) -> Path:
     return file
 
 
-@pytest.mark.parametrize("pace", [("--users", "2"), pytest.param(("--rate", "30"), marks=pytest.mark.ci)])
+@pytest.mark.parametrize("pace", [("--rate", "30"), pytest.param(("--users", "2"), marks=pytest.mark.ci)])
 def test_the_models_of_an_endpoint_are_found_and_called(
     local: Local, body: Path, tmp_path: Path, pace: tuple[str, str]
 ) -> None:
@@ -51,7 +51,7 @@ def test_a_model_that_fails_is_counted_by_its_own_status_and_not_tried_again(
     local.deploy()
     names = ("--names", "m-{}.tar.gz", "--models", "2", "--output", tmp_path / "out")
     done = as_process(
-        local, "load_test", "--endpoint", "endpoint", *names, "--users", "1", "--duration", "1", "--body", body, code=1
+        local, "load_test", "--endpoint", "endpoint", *names, "--rate", "30", "--duration", "1", "--body", body, code=1
     )
     found = counts(done.stdout)
     assert 0 < found["all"][1] < found["all"][0]
@@ -72,7 +72,7 @@ def test_what_was_measured_before_ctrl_c_is_kept(local: Local, body: Path, tmp_p
     command = [sys.executable, "-P", "-m", "scripts.programs.load_test", "--endpoint", "endpoint"]
     before = local.count(Invoked, "m-0.tar.gz")
     with subprocess.Popen(
-        [*command, "--users", "1", "--duration", "600", "--body", str(body), "--output", str(tmp_path / "out")],
+        [*command, "--rate", "30", "--duration", "600", "--body", str(body), "--output", str(tmp_path / "out")],
         cwd=ROOT,
         env={"PATH": "/usr/bin:/bin", "AWS_ENDPOINT_URL": local.url, "HOME": "/nonexistent"},
         stdout=subprocess.PIPE,

@@ -122,9 +122,9 @@ def test_models_are_served_added_shared_updated_and_everything_ends(
     served.clear()
 
 
-def test_a_single_model_endpoint_serves_its_archive(real: Local, multipliers: dict[int, bytes]) -> None:
-    real.upload("models/only.tar.gz", multipliers[3])
-    real.deploy("single", url=PREFIX + "only.tar.gz", multi=False)
+def test_a_single_model_endpoint_serves_its_archive(real: Local, plain_multipliers: dict[int, bytes]) -> None:
+    real.upload("models/only.tar.gz", plain_multipliers[3])
+    real.deploy("single", url=PREFIX + "only.tar.gz", multi=False, Environment={"MME_PRELOAD": "none"})
     assert real.invoke(body=ROW, endpoint="single") == {"predictions": [[3, 6, 9, 12]]}
     assert "is not a multi-model endpoint" in message(
         refused(real, "ValidationError", 400, "only.tar.gz", ROW, endpoint="single")

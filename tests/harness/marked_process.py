@@ -9,26 +9,33 @@ import contextlib
 import os
 import signal
 import subprocess
-import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import psutil
 
+from tests.harness.waiting import wait_until
+
 # Set in the environment, inherited by all that the program starts.
 MARK = "MME_TEST_PROCESS"
 STOP_TIMEOUT_S = 30.0
-_POLL_S = 0.02
 
 
 def processes_with_mark(variable: str, value: str) -> list[psutil.Process]:
-    """Every living process with ``variable=value`` in its environment, wherever it was re-parented to."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if process.environ().get(variable) == value and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
+    """Every living process with ``variable=value`` in its environment, wherever it was re-parented to.
+
+    Tests wait for what it says, and so call it often: it reads one file of each process.
+    """
+    wanted, found = f"{variable}={value}".encode(), []
+    for pid in filter(str.isdigit, os.listdir("/proc")):  # noqa: PTH208
+        with contextlib.suppress(OSError, psutil.Error):
+            with open(f"/proc/{pid}/environ", "rb") as file:  # noqa: PTH123
+                environment = file.read()
+            if wanted in environment.split(b"\0"):
+                process = psutil.Process(int(pid))
+                if process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
     return found
 
 
@@ -68,11 +75,7 @@ class MarkedProcess:
 
     def wait_until_ready(self, ready: Callable[[], bool], *, timeout_s: float) -> None:
         """Returns once ``ready()``. Raises AssertionError with the log's tail if the program ends or time is up."""
-        deadline_s = time.monotonic() + timeout_s
-        while not self.has(ready):
-            if time.monotonic() > deadline_s:
-                raise AssertionError(f"not ready within {timeout_s:g} s\n{self.log_tail()}")
-            time.sleep(_POLL_S)
+        wait_until(lambda: self.has(ready), lambda: f"it is not ready\n{self.log_tail()}", timeout_s)
 
     def has(self, condition: Callable[[], bool]) -> bool:
         """What ``condition()`` says; raises AssertionError with the log's tail where the program has ended before."""

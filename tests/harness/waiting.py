@@ -14,13 +14,15 @@ def wait_until(
 ) -> T:
     """Returns the first true value of ``condition()``; fails the test with ``what`` after ``timeout_s``.
 
-    ``what`` may be a function, for a text that is only known then (the tail of a log).
+    ``what`` may be a function, for a text that is only known then (the tail of a log). Asks every ``poll_s``, or as
+    seldom as keeps it below a fifth of a processor: what is waited for needs that.
     """
     deadline_s = time.monotonic() + timeout_s
     while True:
+        began_s = time.thread_time()
         value = condition()
         if value:
             return value
         if time.monotonic() >= deadline_s:
             raise AssertionError(f"not within {timeout_s:g} s: {what if isinstance(what, str) else what()}")
-        time.sleep(poll_s)
+        time.sleep(max(poll_s, 4 * (time.thread_time() - began_s)))

@@ -497,7 +497,7 @@ def models_in_heap(jcmd: str, server: ServerProcess) -> int:
     return sum(int(line[1]) for line in lines if line[-1:] == ["com.amazonaws.ml.mms.wlm.Model"])
 
 
-@pytest.mark.parametrize("mode", ["fork", "spawn"])
+@pytest.mark.parametrize("mode", ["fork", pytest.param("spawn", marks=pytest.mark.ci)])
 def test_nothing_of_a_model_that_was_unloaded_stays(mode: str) -> None:
     jcmd = shutil.which("jcmd") or pytest.skip("no jcmd here: a JDK is needed to look into the JVM's heap")
 

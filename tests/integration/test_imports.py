@@ -33,7 +33,10 @@ def imports(tmp_path: Path) -> Path:
 
 def test_the_supervisor_and_the_root_import_nothing_heavy(imports: Path) -> None:
     path = os.pathsep.join([str(imports.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
-    with ServerProcess(SAGEMAKER_HANDLER=HANDLER, PYTHONPATH=path, IMPORTS=str(imports)) as server:
+    quickest = "script"  # of the frameworks that a template imports
+    with ServerProcess(
+        SAGEMAKER_HANDLER=HANDLER, MME_PRELOAD=quickest, PYTHONPATH=path, IMPORTS=str(imports)
+    ) as server:
         make_model(server.model_dir("m"))
         assert server.load("m").status_code == 200
         assert server.invoke("m", command("echo", 1)).json() == 1

@@ -287,7 +287,7 @@ def test_workers_that_are_spawned() -> None:
 # ---- in the log ----
 
 
-@pytest.mark.parametrize("log_format", ["text", "json"])
+@pytest.mark.parametrize("log_format", [pytest.param("text", marks=pytest.mark.ci), "json"])
 def test_embedded_metrics_are_lines_of_the_log(log_format: str) -> None:
     with ServerProcess(
         **SETTINGS, MME_EMF="on", MME_EMF_PERIOD_S="1", MME_LOG_FORMAT=log_format, SAGEMAKER_CONTAINER_LOG_LEVEL="30"

@@ -142,28 +142,33 @@ def test_a_model_that_must_not_be_ended_stays(server: ServerProcess) -> None:
     assert server.unload("stays").status_code == 200
 
 
+@pytest.fixture(scope="module")
+def sleepy() -> Iterator[ServerProcess]:
+    """Its models sleep a second after their last request."""
+    with ServerProcess(MME_SLEEP_AFTER_S="1") as running:
+        yield running
+
+
 @pytest.mark.parametrize("first", ["valid", "broken"])
-def test_a_model_that_was_woken_answers_as_before(first: str) -> None:
+def test_a_model_that_was_woken_answers_as_before(sleepy: ServerProcess, first: str) -> None:
     """Its labels, which the first output tells, and its errors are those of a model that was just loaded."""
     array = io.BytesIO()
     np.save(array, np.linspace(0, 1, 28 * 28, dtype=np.float32).reshape(1, 1, 28, 28))
     accepted = ("application/json", "application/json;verbose", "image/png")
 
-    with ServerProcess(MME_SLEEP_AFTER_S="1") as running:
+    def ask(accept: str) -> tuple[int, Any]:
+        answer = sleepy.invoke(first, array.getvalue(), content_type="application/x-npy", accept=accept)
+        return answer.status_code, answer.json()
 
-        def ask(accept: str) -> tuple[int, Any]:
-            answer = running.invoke("m", array.getvalue(), content_type="application/x-npy", accept=accept)
-            return answer.status_code, answer.json()
-
-        tiny_classifier(running.model_dir("m"))
-        assert running.load("m").status_code == 200, running.log_tail()
-        before = [ask(accept) for accept in accepted]
-        assert [status for status, _ in before] == [200, 200, 406]
-        wait_until(lambda: not workers(running, "m"), "it sleeps")
-        if first == "broken":
-            assert running.invoke("m", b"[[1, 2], [3]]", content_type="application/json").status_code == 400
-        assert [ask(accept) for accept in accepted] == before
-        assert "labels" in before[1][1]
+    tiny_classifier(sleepy.model_dir(first))
+    assert sleepy.load(first).status_code == 200, sleepy.log_tail()
+    before = [ask(accept) for accept in accepted]
+    assert [status for status, _ in before] == [200, 200, 406]
+    wait_until(lambda: not workers(sleepy, first), "it sleeps")
+    if first == "broken":
+        assert sleepy.invoke(first, b"[[1, 2], [3]]", content_type="application/json").status_code == 400
+    assert [ask(accept) for accept in accepted] == before
+    assert "labels" in before[1][1]
 
 
 def test_a_server_drains_and_stops_while_models_sleep_and_wake() -> None:

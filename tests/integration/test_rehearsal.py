@@ -9,11 +9,12 @@ import pytest
 from mme.settings import Settings
 from mme.supervisor import rehearsal
 from mme.zygote.load_policy import REHEARSAL
-from tests.harness import models
+from tests.harness import scripts
 from tests.harness.server import JVM_ARGUMENTS, ServerProcess
 
 # What is left for the first load: what depends on a model's name, or on how many there are.
 MOST_CLASSES = 15
+QUICKEST = "script"  # of the frameworks with a sample model: it is the front end that is rehearsed
 
 
 @pytest.mark.parametrize("management", ["same", pytest.param("loopback", marks=pytest.mark.ci), "socket"])
@@ -21,11 +22,11 @@ def test_the_first_load_after_a_start_finds_the_front_end_warm(tmp_path: Path, m
     log = tmp_path / "classes"
     where = f"unix:{tmp_path}/m.sock" if management == "socket" else management
     arguments = f"{JVM_ARGUMENTS} -Xlog:class+load=info:file={log}"
-    with ServerProcess(SAGEMAKER_MODEL_SERVER_VMARGS=arguments, MME_MANAGEMENT=where) as server:
+    with ServerProcess(SAGEMAKER_MODEL_SERVER_VMARGS=arguments, MME_MANAGEMENT=where, MME_PRELOAD=QUICKEST) as server:
         at_start = len(log.read_text().splitlines())
         if management == "same":
             assert server.list_models().json()["models"] == []
-            models.multiplier(server.models_dir / "m")
+            scripts.adder(server.models_dir / "m")
             assert server.load("m", str(server.models_dir / "m")).status_code == 200
             assert server.invoke("m", "[[1, 2, 3, 4]]").status_code == 200
         later = log.read_text().splitlines()[at_start:]
@@ -37,7 +38,7 @@ def test_the_first_load_after_a_start_finds_the_front_end_warm(tmp_path: Path, m
 
 
 def test_a_rehearsal_that_there_is_no_memory_for_keeps_no_server_from_serving() -> None:
-    with ServerProcess(MME_MEMORY_LIMIT_MB="300", MME_MEMORY_RESERVE_MB="290") as server:
+    with ServerProcess(MME_MEMORY_LIMIT_MB="300", MME_MEMORY_RESERVE_MB="290", MME_PRELOAD=QUICKEST) as server:
         assert server.ping().status_code == 200
         text = server.log_file.read_text()
         assert "the rehearsal with a sample model failed; the server starts all the same" in text

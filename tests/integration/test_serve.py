@@ -18,6 +18,7 @@ from tests.harness.docker import Image
 from tests.harness.marked_process import STOP_TIMEOUT_S, MarkedProcess
 from tests.harness.models import multiplier
 from tests.harness.ports import free_port
+from tests.harness.scripts import adder
 from tests.harness.waiting import wait_until
 
 SERVE = Path(__file__).resolve().parents[2] / "scripts" / "serve"
@@ -68,10 +69,10 @@ def assert_ctrl_c_stops(server: Serving) -> None:
 
 
 def test_it_serves_the_models_below_its_base_dir_until_ctrl_c(tmp_path: Path) -> None:
-    model = multiplier(tmp_path / "ml" / "models" / "double" / "model", factor=2)
-    with serving(tmp_path) as server:
-        assert server.load("double", str(model)).status_code == 200
-        assert server.invoke("double", "[[1, 2, 3, 4]]").json() == {"predictions": [[2.0, 4.0, 6.0, 8.0]]}
+    model = adder(tmp_path / "ml" / "models" / "plus" / "model", 2)
+    with serving(tmp_path, MME_PRELOAD="none") as server:
+        assert server.load("plus", str(model)).status_code == 200
+        assert server.invoke("plus", "[[1, 2, 3, 4]]").json() == [[3, 4, 5, 6]]
         assert_ctrl_c_stops(server)
     assert f"serving models in {tmp_path}/ml/models/NAME/model on {server.url}" in server.log()
 
@@ -96,9 +97,9 @@ def test_a_server_that_dies_ends_serve_with_its_exit_code(tmp_path: Path) -> Non
 
 
 def test_single_serves_one_model_on_invocations(tmp_path: Path) -> None:
-    multiplier(tmp_path / "ml" / "model", factor=3)
-    with serving(tmp_path, "--single") as server:
-        assert server.post("/invocations", "[[1, 2, 3, 4]]").json() == {"predictions": [[3.0, 6.0, 9.0, 12.0]]}
+    adder(tmp_path / "ml" / "model", 3)
+    with serving(tmp_path, "--single", MME_PRELOAD="none") as server:
+        assert server.post("/invocations", "[[1, 2, 3, 4]]").json() == [[4, 5, 6, 7]]
         assert_ctrl_c_stops(server)
 
 

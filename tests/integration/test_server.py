@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,14 +49,50 @@ def load(server: ServerProcess, name: str = "m") -> None:
     assert answer.status_code == 200, f"{answer.text}\n{server.log_tail()}"
 
 
-def test_ctrl_c_ends_everything_with_exit_code_0() -> None:
-    """As SIGTERM does, with which each of these tests ends its server."""
-    with scripted_server() as server:
+@dataclass
+class Life:
+    """What a server's life has left."""
+
+    exit_code: int
+    log: str
+
+
+@pytest.fixture(scope="module")
+def life() -> Life:
+    """Of a server with variables of MMS, a load, requests, an unload, and Ctrl-C as its end."""
+    elsewhere = free_port()
+    variables: dict[str, Any] = {
+        "MMS_MAX_REQUEST_SIZE": "20",
+        "MMS_INFERENCE_ADDRESS": f"http://127.0.0.1:{elsewhere}",
+        "MMS_MANAGEMENT_ADDRESS": f"http://127.0.0.1:{elsewhere}",
+        "MMS_DEFAULT_SERVICE_HANDLER": "no_such_handler",
+        "MMS_MODEL_STORE": "/",
+    }
+    with scripted_server(**variables) as server:
         assert server.list_models().json()["models"] == []
-        load(server)
-        assert server.invoke("m", command("echo", 1)).json() == 1
-        assert server.stop(signal.SIGINT) == 0
+        load(server, "double")
+        for number in range(3):
+            assert server.invoke("double", command("echo", number)).json() == number
+        assert server.unload("double").status_code == 200
+        exit_code = server.stop(signal.SIGINT)
         server.assert_nothing_survives()
+        return Life(exit_code, server.log())
+
+
+def test_ctrl_c_ends_everything_with_exit_code_0(life: Life) -> None:
+    """As SIGTERM does, with which each of these tests ends its server."""
+    assert life.exit_code == 0
+
+
+def test_variables_of_mms_change_nothing(life: Life) -> None:
+    assert "no_such_handler" not in life.log
+
+
+def test_loads_and_requests_do_not_drown_the_log(life: Life) -> None:
+    assert "start failed" not in life.log
+    assert life.log.count("/models/double/invoke") == 3, "a line for each request"
+    for chatter in ("IOStreams()", "Backend response time", "Stopped Scanner"):
+        assert chatter not in life.log
 
 
 def test_the_container_dies_with_the_front_end() -> None:
@@ -85,6 +122,7 @@ def test_single_model_mode_without_a_model_does_not_start(tmp_path: Path) -> Non
     assert "Traceback" not in ended.stdout + ended.stderr
 
 
+@pytest.mark.ci  # test_front_end_agent.py has the same with a handler that fails
 def test_single_model_mode_with_a_model_that_does_not_load_ends(tmp_path: Path) -> None:
     folder = models.multiplier(tmp_path / "model", factor=4)
     (parameters,) = folder.glob("*.params")
@@ -125,20 +163,6 @@ def test_sigterm_in_the_middle_of_the_start_ends_it(tmp_path: Path, mode: str) -
         server.assert_nothing_survives()
     finally:
         server.discard()
-
-
-def test_variables_of_mms_change_nothing() -> None:
-    elsewhere = free_port()
-    variables: dict[str, Any] = {
-        "MMS_MAX_REQUEST_SIZE": "20",
-        "MMS_INFERENCE_ADDRESS": f"http://127.0.0.1:{elsewhere}",
-        "MMS_MANAGEMENT_ADDRESS": f"http://127.0.0.1:{elsewhere}",
-        "MMS_DEFAULT_SERVICE_HANDLER": "no_such_handler",
-        "MMS_MODEL_STORE": "/",
-    }
-    with scripted_server(**variables) as server:
-        load(server)
-        assert server.invoke("m", command("echo", 1)).json() == 1
 
 
 @pytest.mark.parametrize("port", ["32767", "32768", "0", "eighty"])
@@ -290,7 +314,7 @@ def test_json_log_lines_are_json_and_polls_are_not_logged() -> None:
         assert not [entry for entry in entries if "GET /ping" in entry["message"] or "GET /models " in entry["message"]]
 
 
-@pytest.mark.parametrize("level", ["error", "40"])
+@pytest.mark.parametrize("level", ["error", pytest.param("40", marks=pytest.mark.ci)])
 def test_the_log_level_is_heeded_and_the_reason_of_a_failed_load_is_logged(level: str) -> None:
     with scripted_server(SAGEMAKER_CONTAINER_LOG_LEVEL=level) as server:
         make_model(server.model_dir("m"), "fail", "on purpose")
@@ -299,20 +323,6 @@ def test_the_log_level_is_heeded_and_the_reason_of_a_failed_load_is_logged(level
         load(server, "other")
         assert server.stop() == 0
         assert "INFO" not in server.log()
-
-
-def test_loads_and_requests_do_not_drown_the_log() -> None:
-    with scripted_server() as server:
-        load(server, "double")
-        for _ in range(3):
-            assert server.invoke("double", command("echo", 1)).status_code == 200
-        assert server.unload("double").status_code == 200
-        assert server.stop() == 0
-        log = server.log()
-        assert "start failed" not in log
-        assert log.count("/models/double/invoke") == 3, "a line for each request"
-        for chatter in ("IOStreams()", "Backend response time", "Stopped Scanner"):
-            assert chatter not in log
 
 
 @pytest.fixture(scope="module")

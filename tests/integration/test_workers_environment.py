@@ -184,6 +184,7 @@ def test_a_class_based_handler_of_stock_mms_works_unchanged(servers: dict[str, S
     assert answer.headers["Content-Type"] == "text/x-folder"
 
 
+@pytest.mark.ci  # preloads MXNet; what sets the numbers is tested in tests/unit/test_threads.py
 def test_a_user_who_asks_for_threads_gets_them_in_forked_workers() -> None:
     with ServerProcess(SAGEMAKER_HANDLER="threads", OMP_NUM_THREADS="3") as server:
         name = uuid.uuid4().hex

@@ -212,7 +212,9 @@ def test_a_request_whose_user_is_killed_is_still_counted(body: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pattern", ["uniform", "popular", "hot"])
+@pytest.mark.parametrize(
+    "pattern", ["uniform", *(pytest.param(each, marks=pytest.mark.ci) for each in ("popular", "hot"))]
+)
 def test_a_closed_loop_on_a_container_loads_calls_and_unloads_its_models(
     server: ServerProcess, body: Path, tmp_path: Path, pattern: str
 ) -> None:
@@ -262,7 +264,7 @@ def test_every_error_is_counted_and_listed(server: ServerProcess, tmp_path: Path
     failing.write_text(scripted_handler.command("fail", "as told"))
     echoing.write_text(scripted_handler.command("echo", 1))
     where = ("--url", server.url, "--load-from", server.models_dir / "healthy", "--output", tmp_path / "out")
-    done = load_test(*where, "--users", "2", "--duration", SECONDS, "--body", failing, echoing, code=1)
+    done = load_test(*where, "--rate", "50", "--duration", SECONDS, "--body", failing, echoing, code=1)
     found = counts(done.stdout)
     assert 0 < found["all"][1] < found["all"][0]
     assert f"{found['all'][1]:,} errors" in done.stdout

@@ -490,7 +490,7 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 def test_a_warmed_template_has_one_thread_and_its_forks_serve(tmp_path: Path) -> None:
     models.multiplier(tmp_path)
-    assert run_python(FORKED, tmp_path).split() == ["1", "0"]
+    assert run_with_mxnet(FORKED, tmp_path).split() == ["1", "0"]
 
 
 def test_recognising_a_model_does_not_import_the_framework(tmp_path: Path) -> None:
@@ -511,4 +511,4 @@ def test_what_no_model_needs_is_not_imported_with_mxnet_and_is_there_when_it_is_
         "print(mx.contrib.quantization.stats.entropy([1, 1], [1, 1]), mx.test_utils.ss.norm.cdf(0.0));"
         "import scipy.stats; print(scipy.stats.entropy([1, 1], [1, 1]))"
     )
-    assert run_python(code).splitlines() == ["set()", "0.0 0.5", "0.0"]
+    assert run_with_mxnet(code).splitlines() == ["set()", "0.0 0.5", "0.0"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.harness.programs import run_python
+from tests.harness.programs import run_python, run_with_mxnet
 
 IMPORT = """
 import sys
@@ -12,7 +12,7 @@ from mme.settings import Settings
 
 
 def test_scipy_and_scikit_learn_are_not_imported_with_mxnet() -> None:
-    run_python(
+    run_with_mxnet(
         IMPORT
         + """
 mx = import_mxnet(Settings())
@@ -25,7 +25,7 @@ import scipy.stats  # as a handler would
 
 
 def test_sparse_matrices_of_scipy_are_taken_and_made() -> None:
-    run_python(
+    run_with_mxnet(
         IMPORT
         + """
 mx = import_mxnet(Settings())
