@@ -213,6 +213,12 @@ class Admission:
         with self._reservations.open(wait=False) as book:
             return str(self._judge(book, 0, 1.0))
 
+    def room_bytes(self) -> int:
+        """What is free beyond the reserve and what loads under way will take. Raises as ``keep``."""
+        with self._reservations.open(wait=False) as book:
+            verdict = self._judge(book, 0, 1.0)
+        return max(0, verdict.sample.free_bytes - verdict.promised_bytes - verdict.reserve_bytes)
+
     def _judge(self, book: Book, need_bytes: int, reserve_share: float) -> _Verdict:
         sample = self._memory.read()
         whole_reserve = reserve_bytes(self._settings, sample)

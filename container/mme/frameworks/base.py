@@ -12,7 +12,7 @@ import errno
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -192,6 +192,22 @@ class Adapter(AnyAdapter):
     @abstractmethod
     def load(self, model_dir: Path, settings: Settings, gpu_id: int | None = None) -> Predictor:
         """Loads the model. Raises ``ModelLoadError`` for what is wrong with it and ``InsufficientMemory``."""
+
+    def kernels_of(self, model_dir: Path) -> Hashable | None:
+        """The same for models that run the same code for their shapes; None where the framework generates none.
+
+        Called in the process that workers are forked from, after one of them has loaded the model. Takes no longer
+        than to read a small file. Raises ``ModelLoadError``.
+        """
+        return None
+
+    def generate_kernels(self, model_dir: Path, settings: Settings, room_bytes: int) -> bool:
+        """Has that code generated in this process, once for all its workers; called once for what ``kernels_of`` says.
+
+        Returns whether there is any. Takes a fraction of a second, and no code of the model's. Raises
+        ``InsufficientMemory`` where it may take more than ``room_bytes``, and what the framework raises.
+        """
+        return False
 
 
 class CodeAdapter(AnyAdapter):

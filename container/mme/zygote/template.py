@@ -32,6 +32,7 @@ from mme.zygote.model_slot import ModelSlot, SessionHandle, WorkerHandle, was_li
 from mme.zygote.nursery import Nursery
 from mme.zygote.processes import kill, kill_group, name_process, reap
 from mme.zygote.session_records import MOST_SESSIONS, SessionRecords, WorkerState
+from mme.zygote.shared_kernels import SharedKernels
 from mme.zygote.template_preparation import PartFailed, prepare
 from mme.zygote.worker_exit import classify_exit
 from mme.zygote.worker_process import Inherited, run_worker
@@ -166,6 +167,8 @@ class Template:
         self._received = b""
         self._models: dict[int, ModelSlot] = {}  # by launcher
         self._workers: dict[int, WorkerHandle] = {}  # by process
+        framework, _ = split_name(name)
+        self._kernels = SharedKernels(self._loop, framework, settings, load_policy, admission.room_bytes)
         self._nursery = Nursery(self._loop, wake=self._wake, end=self._end_sleeper)
         self._free_records: list[int] = []  # claimed, and without a session
         self._spare_descriptor = -1  # given up to be able to refuse a load where there is no other
@@ -282,6 +285,7 @@ class Template:
             return
         model.on_session_start(session)  # first: should the next step fail, the model is dropped with this worker
         self._hang_ups.add(session)
+        self._kernels.on_load(session)
 
     def _start_worker(self, session: SessionHandle) -> None:
         """Raises ``OSError`` where there is no process for it."""

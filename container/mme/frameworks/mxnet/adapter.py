@@ -8,6 +8,7 @@ process that ran a model may still fork.
     __init__.py      what is known of MXNet without importing it
     artifacts.py     the files, read and checked without MXNet
     loading.py       from the files to a model, in phases
+    kernels.py       machine code that workers of networks alike share
     model.py         a loaded model
     sample.py        the model that a template runs once
     numpy_names.py   what MXNet needs of NumPy, put back
@@ -17,6 +18,7 @@ process that ran a model may still fork.
 from __future__ import annotations
 
 import sys
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from mme.frameworks.mxnet import (
     PARAMS_SUFFIX,
     SYMBOL_SUFFIX,
     artifacts,
+    kernels,
     loading,
     numpy_names,
     optional_imports,
@@ -86,6 +89,12 @@ class MXNetAdapter(Adapter):
         model = MXNetModel(mx, net, inputs, arguments, states, "SoftmaxOutput", mx.cpu(), settings)
         for samples in (1, 2):
             model.predict({"data": np.zeros((samples, *sample.SHAPE[1:]), np.float32)})
+
+    def kernels_of(self, model_dir: Path) -> Hashable | None:
+        return kernels.key_of(model_dir)
+
+    def generate_kernels(self, model_dir: Path, settings: Settings, room_bytes: int) -> bool:
+        return kernels.generate(self.import_framework(settings), model_dir, settings, room_bytes)
 
     def write_sample(self, folder: Path, settings: Settings) -> None:
         sample.write(self.import_framework(settings), folder)

@@ -127,6 +127,7 @@ class Graph:
 
     text: str
     head_ops: tuple[str, ...]  # operator of each output, seen through those that only change a shape or a type
+    operators: frozenset[str] = frozenset()  # all; "null" stands for what the network is given
 
 
 # Operators behind which a probability is still one: they pass numbers on as they are, perhaps not all or in another
@@ -159,7 +160,8 @@ def read_graph(path: Path) -> Graph:
             raise wrong(f"node {position} ({node['name']!r}) has an input that is not a node before it")
     if not _are_entries(heads, len(nodes)):
         raise wrong("a head is not one of the nodes")
-    return Graph(text.decode(), tuple(_head_op(nodes, head[0]) for head in heads))
+    operators = frozenset(node["op"] for node in nodes)
+    return Graph(text.decode(), tuple(_head_op(nodes, head[0]) for head in heads), operators)
 
 
 def _are_entries(entries: Any, below: int) -> bool:
