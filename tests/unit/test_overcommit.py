@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -274,6 +274,9 @@ class Memory:
         return MemorySample(1000 * MIB, used, 1000 * MIB, "the test")
 
 
+LOADED = 500 * MIB  # no load takes more
+
+
 class FakeNeighbours:
     """Sessions without processes; they sleep at once."""
 
@@ -284,8 +287,9 @@ class FakeNeighbours:
         self.slept: list[int] = []
         self.stubborn: set[int] = set()
 
-    def awake(self) -> list[AwakeSession]:
-        return list(self.sessions)
+    def awake(self, *, exactly: bool = False) -> list[AwakeSession]:
+        """Unless ``exactly``, it is not known what requests have taken."""
+        return [each if exactly else replace(each, taken_bytes=min(each.taken_bytes, LOADED)) for each in self.sessions]
 
     def put_to_sleep(self, sessions: Sequence[AwakeSession]) -> list[AwakeSession]:
         for each in sessions:
@@ -344,6 +348,26 @@ def test_a_load_that_has_taken_more_than_expected_puts_others_to_sleep_before_it
     ):
         memory.more_mib = 950
     assert neighbours.slept == [3]
+
+
+def test_what_requests_have_taken_counts_before_a_load_is_refused(
+    admission: Admission, declaring: Callable[[int], Path], neighbours: FakeNeighbours
+) -> None:
+    neighbours.sessions = [session(2, 900 * MIB)]
+    admission.admit("m", declaring(700), neighbours=neighbours).release()
+    assert neighbours.slept == [2]
+
+
+def test_who_has_room_made_for_it_does_not_wait_any_longer(
+    admission: Admission,
+    declaring: Callable[[int], Path],
+    neighbours: FakeNeighbours,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(admission_module.time, "sleep", lambda _: pytest.fail("it waits"))
+    neighbours.sessions = [session(at, 200 * MIB) for at in range(2, 6)]
+    admission.admit("m", declaring(350), neighbours=neighbours).release()
+    assert len(neighbours.slept) == 2
 
 
 def test_a_session_that_does_not_react_is_passed_over(

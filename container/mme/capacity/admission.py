@@ -132,9 +132,9 @@ class Admission:
             # nobody was there to keep its memory.
             reserve_share = FLOOR_SHARE if kept or replaces else 1.0
             verdict = self._judge(book, need.need_bytes, reserve_share)
-            may_jump = neighbours is None or not book.place_in_queue(key)
+            place = 0 if neighbours is None else book.place_in_queue(key)
             load = _loading(model_name, _own_process(), need.need_bytes)
-            if verdict.decision.admitted and may_jump:
+            if verdict.decision.admitted and not place:
                 book.loading[key] = load
                 return Reservation(self, key, model_name, need, verdict, artifact, reserve_share, neighbours)
             book.loading.update(kept)
@@ -143,7 +143,7 @@ class Admission:
         if neighbours is not None:
             waiting = Reservation(self, key, model_name, need, verdict, artifact, reserve_share, neighbours)
             try:
-                verdict = self._wait_for_room(waiting, neighbours)
+                verdict = self._wait_for_room(waiting, neighbours, place)
             except BaseException:
                 self._release(key)
                 raise
@@ -156,12 +156,17 @@ class Admission:
         logger.warning("%s", message)
         raise verdict.error(message, need.need_bytes)
 
-    def _wait_for_room(self, waiting: Reservation, neighbours: Neighbours) -> _Verdict:
-        """The last verdict on a load that stands in the queue; it is out of that then."""
+    def _wait_for_room(self, waiting: Reservation, neighbours: Neighbours, place: int) -> _Verdict:
+        """The last verdict on a load that stands in the queue, at ``place`` just now; it is out of that then."""
         verdict = waiting.verdict
         deadline_s = time.monotonic() + MOST_WAIT_S
         stubborn: set[int] = set()  # do not react
         while time.monotonic() < deadline_s:
+            asked = place == 0 and self._put_to_sleep(neighbours, verdict, stubborn)
+            if asked is None:
+                break
+            if not asked:
+                time.sleep(_LOOK_S * max(place, 1))
             with self._reservations.open() as book:
                 place = book.place_in_queue(waiting.key)
                 if place == 0:
@@ -169,21 +174,23 @@ class Admission:
                     if verdict.decision.admitted:
                         book.loading[waiting.key] = _loading(waiting.model, _own_process(), waiting.need.need_bytes)
                         return verdict
-            if place == 0 and not self._put_to_sleep(neighbours, verdict, stubborn):
-                break
-            time.sleep(_LOOK_S * max(place, 1))
         self._release(waiting.key)
         return replace(verdict, decision=Decision(False, verdict.decision.missing_bytes))
 
     @staticmethod
-    def _put_to_sleep(neighbours: Neighbours, verdict: _Verdict, stubborn: set[int]) -> bool:
-        """Whether there is hope that what ``verdict`` misses becomes free."""
-        awake = [each for each in neighbours.awake() if each.key not in stubborn]
-        missing_bytes = verdict.decision.missing_bytes
-        found = plan(awake, missing_bytes, neighbours.model, soon_bytes=verdict.promised_bytes)
-        if found.sleepers:
-            stubborn.update(each.key for each in neighbours.put_to_sleep(found.sleepers))
-        return not found.is_hopeless
+    def _put_to_sleep(neighbours: Neighbours, verdict: _Verdict, stubborn: set[int]) -> bool | None:
+        """Whether some have gone to sleep; None where there is no hope that what ``verdict`` misses becomes free."""
+        for exactly in (False, True):
+            awake = [each for each in neighbours.awake(exactly=exactly) if each.key not in stubborn]
+            missing_bytes = verdict.decision.missing_bytes
+            found = plan(awake, missing_bytes, neighbours.model, soon_bytes=verdict.promised_bytes)
+            if not found.is_hopeless:
+                break
+        else:
+            return None
+        unmoved = {each.key for each in neighbours.put_to_sleep(found.sleepers)} if found.sleepers else set()
+        stubborn.update(unmoved)
+        return len(unmoved) < len(found.sleepers)
 
     def _check_kernel_limits(self, model_name: str, holders: Holders) -> None:
         tight = self._kernel_limits.too_tight(holders)
@@ -269,9 +276,11 @@ class Admission:
                 verdict = self._judge(book, rest_bytes, reservation.reserve_share)
             if verdict.decision.admitted or time.monotonic() >= deadline_s:
                 return verdict
-            if not self._put_to_sleep(neighbours, verdict, stubborn):
+            asked = self._put_to_sleep(neighbours, verdict, stubborn)
+            if asked is None:
                 return verdict
-            time.sleep(_LOOK_S)
+            if not asked:
+                time.sleep(_LOOK_S)
 
     def _release(self, key: str) -> None:
         with self._reservations.open() as book:

@@ -43,8 +43,8 @@ class Neighbours(Protocol):
 
     model: int
 
-    def awake(self) -> list[AwakeSession]:
-        """All that have a process and are not fixed."""
+    def awake(self, *, exactly: bool = False) -> list[AwakeSession]:
+        """All that have a process and are not fixed. Unless ``exactly``, some may hold more than is said."""
 
     def put_to_sleep(self, sessions: Sequence[AwakeSession]) -> list[AwakeSession]:
         """Asks them and waits until each has gone or has something else to do. Returns those that do not react."""

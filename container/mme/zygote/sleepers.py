@@ -8,9 +8,11 @@ that does not know it ignores. Each looks for itself whether it has a request me
 from __future__ import annotations
 
 import os
+import select
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from mme.capacity.admission import COPIED_ON_WRITE_BYTES
 from mme.capacity.memory import MIB
@@ -22,6 +24,8 @@ SLEEP_SIGNAL = signal.SIGURG
 # A worker that waits looks at once; one that does not within this time hangs in code of its model.
 _REACTS_S = 1.0
 _POLL_S = 0.002
+# So many of the least recently used: a look takes 30 µs, and one or two sleep for each load.
+_LOOKED_AT = 8
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _AWAKE = tuple(state for state in WorkerState if state not in (WorkerState.STARTED, WorkerState.ASLEEP))
 
@@ -34,8 +38,11 @@ class Sleepers:
         self._slot = slot
         self.model = records[slot].model
 
-    def awake(self) -> list[AwakeSession]:
-        """All others that have a process, and may sleep now or later."""
+    def awake(self, *, exactly: bool = False) -> list[AwakeSession]:
+        """All others that have a process, and may sleep now or later; those that would sleep first come first.
+
+        Only of these it is looked at what they hold, unless ``exactly``; the others have taken so much at least.
+        """
         found = []
         owners: dict[int, bool] = {}
         for slot, record in self._records.in_state(*_AWAKE):
@@ -46,8 +53,11 @@ class Sleepers:
                 owners[owner] = ProcessId.of(owner) is not None
             if owners[owner]:  # else nobody would wake it
                 is_idle = record.state is WorkerState.READY
-                found.append(AwakeSession(slot, record.model, _held_bytes(record), record.used_ns, is_idle))
-        return found
+                found.append(AwakeSession(slot, record.model, _loaded_bytes(record), record.used_ns, is_idle))
+        found.sort(key=lambda each: (not each.is_idle, each.used_ns))
+        count = len(found) if exactly else _LOOKED_AT
+        looked_at = [replace(each, taken_bytes=_held_bytes(self._records[each.key])) for each in found[:count]]
+        return looked_at + found[count:]
 
     def put_to_sleep(self, sessions: Sequence[AwakeSession]) -> list[AwakeSession]:
         """See ``Neighbours``."""
@@ -57,11 +67,12 @@ class Sleepers:
                 record.sleep_wanted = 1
                 os.kill(pid, SLEEP_SIGNAL)
         deadline_s = time.monotonic() + _REACTS_S
-        while True:
-            asked = [each for each in asked if self._is_awaited(*each)]
-            if not asked or time.monotonic() >= deadline_s:
-                return [session for session, record, _ in asked if record.state is WorkerState.READY]
-            time.sleep(_POLL_S)
+        with _Ends(pid for _, _, pid in asked) as ends:
+            while True:
+                asked = [each for each in asked if self._is_awaited(*each)]
+                if not asked or time.monotonic() >= deadline_s:
+                    return [session for session, record, _ in asked if record.state is WorkerState.READY]
+                ends.wait(_POLL_S)
 
     @staticmethod
     def _is_still_idle(session: AwakeSession, record: SessionRecord, pid: int) -> bool:
@@ -78,9 +89,41 @@ class Sleepers:
         return is_on_its_way and record.is_process_alive()
 
 
+class _Ends:
+    """The ends of processes: ``wait`` returns with the next one, or after a while."""
+
+    def __init__(self, pids: Iterable[int]) -> None:
+        self._descriptors = []
+        self._poll = select.poll()
+        for pid in pids:
+            try:
+                descriptor = os.pidfd_open(pid)
+            except OSError:  # it has ended, or the kernel has none
+                continue
+            self._descriptors.append(descriptor)
+            self._poll.register(descriptor, select.POLLIN)
+
+    def __enter__(self) -> _Ends:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for descriptor in self._descriptors:
+            os.close(descriptor)
+
+    def wait(self, timeout_s: float) -> None:
+        for descriptor, _ in self._poll.poll(timeout_s * 1000):
+            self._poll.unregister(descriptor)  # one end is told once
+
+
+def _loaded_bytes(record: SessionRecord) -> int:
+    """What the model took when it was loaded."""
+    taken_bytes = record.taken_mib * MIB
+    return max(taken_bytes, COPIED_ON_WRITE_BYTES) if record.loaded_pages else taken_bytes  # else it is being loaded
+
+
 def _held_bytes(record: SessionRecord) -> int:
-    """What the model took when it was loaded, and what its requests have taken since."""
+    """With what its requests have taken since."""
+    loaded_bytes = _loaded_bytes(record)
     if not record.loaded_pages:
-        return record.taken_mib * MIB  # it is being loaded
-    grown_bytes = anonymous_bytes(record.pid) - record.loaded_pages * _PAGE_BYTES
-    return max(record.taken_mib * MIB, COPIED_ON_WRITE_BYTES) + max(0, grown_bytes)
+        return loaded_bytes
+    return loaded_bytes + max(0, anonymous_bytes(record.pid) - record.loaded_pages * _PAGE_BYTES)
