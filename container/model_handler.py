@@ -83,7 +83,8 @@ class ModelHandler:
             self.model = adapter.load(model_dir, self.settings, properties.get("gpu_id"))
             _check_size(self.model, model_dir, self.settings)
             self._prepare(model_dir, self.settings)
-        logger.info("Model %s takes %s.", self.model_name, describe_inputs(self.model.inputs))
+        level = logging.DEBUG if wake_up.request_waits else logging.INFO  # it has been said
+        logger.log(level, "Model %s takes %s.", self.model_name, describe_inputs(self.model.inputs))
         self.initialized = True
 
     @property

@@ -10,6 +10,7 @@ import json
 import mmap
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -74,6 +75,26 @@ class Commands:
         with open(path, "a") as file:  # noqa: PTH123
             file.write(f"{line}\n")
         return [line, os.getpid()]
+
+    def say_whether_a_request_waits(self, path):
+        """Appends that to a file; at load."""
+        from mme.handler import wake_up
+
+        self.append(path, wake_up.request_waits)
+
+    def allocate_and_free(self, path, times):
+        """Fills 20 blocks of 1 MB and frees them, so many times; writes to a file how many pages faulted."""
+        libc = ctypes.CDLL(None)
+        libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+        libc.free.argtypes = [ctypes.c_void_p]
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(times):
+            blocks = [libc.malloc(1 << 20) for _ in range(20)]
+            for block in blocks:
+                ctypes.memset(block, 1, 1 << 20)
+            for block in blocks:
+                libc.free(block)
+        Path(path).write_text(str(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before))
 
     def exit(self, code):
         """Ends the process behind everybody's back."""

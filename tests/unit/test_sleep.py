@@ -370,6 +370,25 @@ def test_each_session_of_a_model_sleeps_and_wakes_by_itself(world: World) -> Non
     second.close()
 
 
+def test_a_further_worker_and_one_that_wakes_are_not_run_in_advance_for_requests_wait(world: World) -> None:
+    said = world.folder / "said"
+    first, _ = world.load("m", "say_whether_a_request_waits", str(said))
+    second = world.front_end.connect()
+    second.load(world.folders["m"], "second")
+    world.put_to_sleep()
+    own_pid(first)
+    assert said.read_text().split() == ["False", "True", "True"]
+    second.close()
+
+
+def test_what_a_load_frees_is_used_again_and_then_given_back(world: World) -> None:
+    """By itself malloc gives 20 MB back that are free, and each page of them faults when it is needed again."""
+    said = world.folder / "said"
+    _, process = world.load("m", "allocate_and_free", str(said), 5)
+    assert int(said.read_text()) < 10_000, "page faults: 5,000 for each time where what was freed has gone"
+    assert process.memory_full_info().uss < 15 << 20
+
+
 def test_many_that_are_asked_at_once_wake_a_few_at_a_time_and_all_answer(world: World) -> None:
     connections = [world.load(f"m{at}")[0] for at in range(12)]
     world.put_to_sleep()

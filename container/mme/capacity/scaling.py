@@ -26,7 +26,7 @@ from typing import NamedTuple
 from mme.settings import Settings
 
 HEAVY_BATCHES = 2
-HEAVY_HOLD_S = 0.1
+HEAVY_HOLD_S = 0.05
 HOLD_S = 0.5
 # A sample stands for the time since the last one, but not for more: what was in between is not known.
 _LONGEST_SAMPLE_S = 0.25

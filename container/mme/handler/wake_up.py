@@ -1,6 +1,7 @@
-"""Whether the load that is under way is a wake-up, of which the zygote knows and the handler of a model does not.
+"""Whether a request waits for the load that is under way, of which the zygote knows and a model's handler does not.
 
-A request waits then. It makes all warm that made-up samples would, and shows what the model's output is like.
+So it is where the load is a wake-up, or that of a further worker of a model that has one. The request makes all warm
+that made-up samples would, and shows what the model's output is like; that the model runs has been seen.
 """
 
 request_waits = False

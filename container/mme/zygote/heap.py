@@ -3,7 +3,7 @@
 By itself glibc returns the top of its heap to the kernel as soon as 128 KiB of it are free, and maps large blocks anew
 each time: a 640 × 480 JPEG through SqueezeNet costs 9 ``brk`` and 2,500 page faults, a fifth of its time. So a worker
 tells malloc to keep what is freed (``keep_freed_memory``), by ``mallopt``: environment variables would reach the
-programs that a handler starts. In return it trims the heap once after a pause (``IdleTrim``).
+programs that a handler starts. In return it trims the heap after the load, and once after a pause (``IdleTrim``).
 
 Not glibc (musl, another allocator): nothing happens here.
 """
@@ -32,7 +32,7 @@ IDLE_UNDER_PRESSURE_S = 0.2
 
 
 def keep_freed_memory() -> None:
-    """Called once the model is loaded: what loading has freed has gone back to the kernel by then."""
+    """Called before the model is loaded: what one step of loading frees is what the next one needs."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except AttributeError:

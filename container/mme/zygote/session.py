@@ -76,6 +76,7 @@ class Session:
         load_policy: LoadPolicy,
         holders: Holders = (),
         replaces: bool = False,
+        joins: bool = False,
         neighbours: Neighbours | None = None,
         sleep_after_s: int | None = None,
         on_loaded: Callable[[], None] | None = None,
@@ -85,7 +86,8 @@ class Session:
 
         ``orphan_limit`` and ``time_limits`` say how long a request may take at most, ``admission`` whether there is
         memory for the model, ``load_policy`` whether it may load. ``holders``, ``replaces``, ``neighbours``: see
-        ``Admission.loading``. ``sleep_after_s``: how long it stays awake without a request; None: until it is asked.
+        ``Admission.loading``. ``joins``: another worker has the model, and requests wait for a further one.
+        ``sleep_after_s``: how long it stays awake without a request; None: until it is asked.
         ``writes_metrics``: after each request what the handler has counted, for the front end's log.
         """
         self._connection = connection
@@ -96,7 +98,7 @@ class Session:
         self._on_loaded = on_loaded
         self._reader = protocol.RequestReader(connection, decode_bodies=decode_bodies)
         self._model = LoadedModel(
-            admission, load_policy, holders, time_limits, replaces=replaces, neighbours=neighbours
+            admission, load_policy, holders, time_limits, replaces=replaces, joins=joins, neighbours=neighbours
         )
         self._idle_trim = heap.IdleTrim(lambda: admission.request_limit.is_memory_short)
         self._idle = Idle(connection, record, self._idle_trim, template=os.getppid(), sleep_after_s=sleep_after_s)
@@ -156,6 +158,7 @@ class Session:
     def _load(self, message: protocol.Load) -> None:
         try:
             self._begin(WorkerState.LOADING)
+            heap.keep_freed_memory()
             with self._orphan_limit:
                 self._model.load(message)
                 self._remember_for_wake_up(message)
@@ -188,7 +191,6 @@ class Session:
 
     def _settle_down(self) -> None:
         """The model is loaded."""
-        heap.keep_freed_memory()
         self._idle_trim.loaded()
         if self._may_be_asked_to_sleep:
             self._idle.expect_signal()
@@ -213,6 +215,7 @@ class Session:
         try:
             if self._end.poll(0):
                 raise protocol.Disconnected
+            heap.keep_freed_memory()
             with self._orphan_limit:
                 self._model.load(message, LoadedFiles.in_record(self._record))
         except protocol.Disconnected:
@@ -263,6 +266,7 @@ class LoadedModel:
         time_limits: TimeLimits | None = None,
         *,
         replaces: bool = False,
+        joins: bool = False,
         neighbours: Neighbours | None = None,
     ) -> None:
         self._time_limits = time_limits
@@ -271,6 +275,7 @@ class LoadedModel:
         self._load_policy = load_policy
         self._holders = holders
         self._replaces = replaces
+        self._joins = joins
         self._is_bounded = True
         self._loader: Any = None
         self._service: Service | None = None
@@ -292,7 +297,7 @@ class LoadedModel:
         if files is not None:
             files.check(self.name, model_dir, artifact)
         self.files = files or LoadedFiles.of(artifact)
-        wake_up.request_waits = files is not None
+        wake_up.request_waits = files is not None or self._joins
         self._loader = ModelLoaderFactory.get_model_loader(folder)
         self._is_bounded = message.gpu is None  # see rlimit.py
         with self._admitted(model_dir, artifact) as reservation:
@@ -300,10 +305,13 @@ class LoadedModel:
             self.never_sleeps = properties.never_sleep
             with self._in_time(properties):
                 self._service = self._loader.load(self.name, folder, message.handler, message.gpu, message.batch_size)
+            if not wake_up.request_waits:  # (a request uses it, and a pause comes after that)
+                heap.trim()  # what loading has freed is not the model's
         if reservation:
             self.taken_mib = reservation.taken_bytes // MIB
         self.renew_limit()  # the first request does not have to be the first to do this
-        logger.info("Model %s loaded.", self.name)
+        # A wake-up is no news, and each line takes the front end's time, too.
+        logger.log(logging.DEBUG if wake_up.request_waits else logging.INFO, "Model %s loaded.", self.name)
 
     def loaded_message(self) -> str:
         """What MMS expects to read: it takes the process number from it."""

@@ -333,7 +333,9 @@ class Template:
     def _fork(self, session: SessionHandle) -> int:
         assert self._inherited is not None
         # The child must not run our handlers, nor put signals that are meant for it into our wakeup pipe.
-        replaces = session.model.has_loaded and not session.model.sessions
+        is_loaded, sessions = session.model.has_loaded, session.model.sessions
+        replaces = is_loaded and not sessions
+        joins = is_loaded and any(each is not session and each.has_loaded for each in sessions)
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
             pid = os.fork()
@@ -342,6 +344,7 @@ class Template:
                 run_worker(
                     *(launch, connection, self._records, slot, self._inherited, self._admission, self._load_policy),
                     replaces=replaces,
+                    joins=joins,
                 )
             try:
                 os.setpgid(pid, pid)  # the child does the same; whoever is first, from here on it leads a group

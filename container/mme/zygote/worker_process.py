@@ -66,11 +66,12 @@ def run_worker(
     load_policy: LoadPolicy,
     *,
     replaces: bool,
+    joins: bool = False,
 ) -> NoReturn:
     """Runs in the forked process: becomes a worker of ``launch``, serves ``connection``, and ends.
 
-    ``slot`` is that of its record. ``replaces``: the model is loaded, and has no other worker. Where the record says
-    WAKING, the session has slept, and a request waits.
+    ``slot`` is that of its record. ``replaces``: the model is loaded, and has no other worker; ``joins``: it has one
+    that has loaded it. Where the record says WAKING, the session has slept, and a request waits.
 
     Leaves by ``os._exit``: what the zygote has registered for its own exit is not to run here.
     """
@@ -84,6 +85,7 @@ def run_worker(
         code = serve(
             *(launch, connection, records, slot, limit, time_limits, admission, load_policy),
             replaces=replaces,
+            joins=joins,
             neighbours=Sleepers(records, slot) if settings.overcommit else None,
             sleep_after_s=settings.sleep_after_s,
             on_loaded=modules_teller(inherited.packages, inherited.search_path),
@@ -117,6 +119,7 @@ def serve(
     neighbours: Sleepers | None,
     sleep_after_s: int | None,
     writes_metrics: bool,
+    joins: bool = False,
     on_loaded: Callable[[], None] | None = None,
 ) -> int:
     """Runs the only session of this process. Returns the exit code. ``on_loaded`` is called after its load."""
@@ -133,6 +136,7 @@ def serve(
         load_policy=load_policy,
         holders=(("front end", parent_of(launch.pid)), ("process that workers are forked from", os.getppid())),
         replaces=replaces,
+        joins=joins,
         neighbours=neighbours,
         sleep_after_s=sleep_after_s,
         on_loaded=on_loaded,
@@ -240,7 +244,7 @@ def reset_descriptors(output: tuple[int, int], keep: Iterable[int]) -> None:
     for number in sorted(kept for kept in keep if kept >= first):
         os.closerange(first, number)
         first = number + 1
-    highest = max(int(entry.name) for entry in Path("/proc/self/fd").iterdir())
+    highest = max(map(int, os.listdir("/proc/self/fd")))  # noqa: PTH208 (a template has some for each model)
     os.closerange(first, highest + 1)
     sys.stdin = io.TextIOWrapper(io.FileIO(0, closefd=False))
     for name, number in (("stdout", 1), ("stderr", 2)):

@@ -111,11 +111,13 @@ class MXNetModel(Predictor):
         self._device = device
         self._most_samples = settings.max_samples_per_pass
         self._bound: dict[int, _Bound] = {}
-        self._may_fuse = settings.mxnet_fuse == "auto" and _pays_to_fuse(device, [*arguments.values()])
+        self._may_fuse = settings.mxnet_fuse == "auto"
         self._fused: _Bound | None = None  # one of the above
+        self._weight_shapes = {name: value.shape for name, value in arguments.items()}  # each asks MXNet
         self.inputs = inputs
         self.output_names = tuple(name.removesuffix("_output") for name in symbol.list_outputs())
         self.image_codec = MXNetImageCodec(mx)
+        self._inferred: dict[int, tuple[list[tuple[int, ...]], list[tuple[int, ...]]]] = {}  # that a pass will need
         self._fixed_batch: int | None = None
         declared = inputs[0].shape[0]
         if not self._takes_batch(1 if declared > 1 else 2, declared):
@@ -165,6 +167,9 @@ class MXNetModel(Predictor):
 
     def _fuse(self, batch: int, arrays: Mapping[str, np.ndarray], outputs: list[np.ndarray]) -> None:
         """Binds the network with its operators fused, where that gives the same ``outputs`` for ``arrays``."""
+        if not _pays_to_fuse(self._device, [*self._arguments.values()]):
+            self._may_fuse = False
+            return
         plain = self._bound[batch]
         try:
             fused = self._bind(batch, self._symbol.optimize_for(_FUSING_BACK_END))
@@ -189,7 +194,7 @@ class MXNetModel(Predictor):
             self._bound.clear()
         mx, symbol = self._mx, self._symbol if symbol is None else symbol
         dtypes = {each.name: each.dtype for each in self.inputs}
-        shapes, _, _ = self._symbol.infer_shape_partial(**self._known_shapes(batch))
+        shapes, _ = self._inferred.pop(batch) if batch in self._inferred else self._infer(batch)
         arguments, inputs = {}, {}
         for name, shape in zip(symbol.list_arguments(), shapes, strict=True):
             if name in self._arguments:
@@ -206,13 +211,11 @@ class MXNetModel(Predictor):
         return self._bound[batch]
 
     def _takes_batch(self, batch: int, declared: int) -> bool:
-        """Does the graph work for ``batch`` samples too, with outputs that grow and shrink with it?
-
-        ``infer_shape_partial`` raises as ``infer_shape`` does, but does not print all parameters.
-        """
+        """Does the graph work for ``batch`` samples too, with outputs that grow and shrink with it?"""
         try:
-            _, outputs, _ = self._symbol.infer_shape_partial(**self._known_shapes(batch))
-            _, declared_outputs, _ = self._symbol.infer_shape_partial(**self._known_shapes(declared))
+            _, outputs = self._infer(batch)
+            self._inferred[declared] = self._infer(declared)
+            _, declared_outputs = self._inferred[declared]
         except self._mx.base.MXNetError:
             return False
         return all(
@@ -220,9 +223,16 @@ class MXNetModel(Predictor):
             for shape, declared_shape in zip(outputs, declared_outputs, strict=True)
         )
 
+    def _infer(self, batch: int) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
+        """Shapes of arguments and outputs of a pass. Raises ``MXNetError``.
+
+        ``infer_shape_partial`` raises as ``infer_shape`` does, but does not print all parameters.
+        """
+        arguments, outputs, _ = self._symbol.infer_shape_partial(**self._known_shapes(batch))
+        return arguments, outputs
+
     def _known_shapes(self, batch: int) -> dict[str, tuple[int, ...]]:
-        shapes = {name: value.shape for name, value in self._arguments.items()}
-        return shapes | {each.name: (batch, *each.sample_shape) for each in self.inputs}
+        return self._weight_shapes | {each.name: (batch, *each.sample_shape) for each in self.inputs}
 
 
 def _pays_to_fuse(device: Any, weights: Sequence[Any]) -> bool:
