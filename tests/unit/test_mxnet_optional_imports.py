@@ -11,15 +11,42 @@ from mme.settings import Settings
 """
 
 
-def test_scipy_and_scikit_learn_are_not_imported_with_mxnet() -> None:
+def test_what_few_models_need_is_not_imported_with_mxnet() -> None:
     run_with_mxnet(
         IMPORT
         + """
 mx = import_mxnet(Settings())
 assert mx.nd.array([[1, 2]]).asnumpy().tolist() == [[1, 2]]
-found = sorted({name.partition(".")[0] for name in sys.modules} & {"scipy", "sklearn"})
+unwanted = {"scipy", "sklearn", "requests", "urllib3", "onnx", "distutils", "setuptools"}
+found = sorted({name.partition(".")[0] for name in sys.modules} & unwanted)
 assert not found, found
-import scipy.stats  # as a handler would
+import scipy.stats, requests  # as a handler would
+assert isinstance(requests.get, type(lambda: 0))
+"""
+    )
+
+
+def test_what_is_left_out_is_there_when_mxnet_needs_it() -> None:
+    run_with_mxnet(
+        IMPORT
+        + """
+mx = import_mxnet(Settings())
+try:
+    mx.gluon.utils.download("http://127.0.0.1:9/nothing", "/tmp/nothing", retries=0)
+except Exception as error:
+    import requests
+    assert isinstance(error, requests.exceptions.ConnectionError), repr(error)
+else:
+    raise SystemExit("there is nothing")
+# compares NumPy's version with distutils' classes
+from mxnet.numpy_op_fallback import StrictVersion
+assert StrictVersion("2.10.1") >= StrictVersion("2.9") and StrictVersion("1.5.9") < StrictVersion("1.6.0")
+try:
+    import onnx
+except ImportError:
+    pass
+else:
+    assert mx.onnx.mx2onnx._op_translations._op_translations_opset12.onnx.TensorProto is onnx.TensorProto
 """
     )
 

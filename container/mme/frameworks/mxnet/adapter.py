@@ -13,6 +13,7 @@ process that ran a model may still fork.
     sample.py        the model that a template runs once
     numpy_names.py   what MXNet needs of NumPy, put back
     optional_imports.py  what MXNet imports and no model needs, left out
+    lazy_operators.py    MXNet's functions for its operators, written when they are called
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from mme.frameworks.mxnet import (
     SYMBOL_SUFFIX,
     artifacts,
     kernels,
+    lazy_operators,
     loading,
     numpy_names,
     optional_imports,
@@ -54,7 +56,7 @@ class MXNetAdapter(Adapter):
         if loaded is not None:  # each load asks: what follows would only cost a worker pages
             return loaded
         numpy_names.restore()
-        with optional_imports.left_out():
+        with optional_imports.left_out(), lazy_operators.written_when_called():
             import mxnet
 
         return mxnet
