@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator
@@ -236,6 +237,26 @@ def test_a_model_whose_workers_are_shot_is_not_refused(server: ServerProcess, tm
         wait_until(lambda: statuses[name][200] > before + 10, "it serves again", 60)
     assert set(statuses[name]) <= {200, 500, 507}, statuses
     assert statuses[name][500] + statuses[name][507] <= 1, statuses
+
+
+@pytest.mark.ci  # waits for long
+def test_how_long_a_model_has_no_worker_counts_from_the_end_of_its_last_one(
+    server: ServerProcess, tmp_path: Path
+) -> None:
+    """And not from its load: it would be unloaded after three short tries, where its load is longer ago than 12 s."""
+    may_load = tmp_path / "may_load"
+    may_load.touch()
+    name = load(server, "wait_for", str(may_load))
+    time.sleep(12.5)
+    may_load.unlink()
+    for _ in range(4):
+        wait_until(lambda: bool(workers(server, name)), "there is a worker", 30)
+        for process in workers(server, name):
+            process.kill()
+            process.wait(10)
+    may_load.touch()
+    answer = server.invoke(name, command("echo", 1))
+    assert answer.status_code == 200, answer.text
 
 
 def test_a_worker_that_is_shot_costs_one_request_at_most(server: ServerProcess) -> None:

@@ -2,7 +2,6 @@ package mme;
 
 import com.amazonaws.ml.mms.wlm.Model;
 import com.amazonaws.ml.mms.wlm.ModelManager;
-import com.amazonaws.ml.mms.wlm.WorkerState;
 import com.amazonaws.ml.mms.wlm.WorkerThread;
 import io.netty.handler.codec.http.HttpResponseStatus;
 import java.lang.reflect.Field;
@@ -76,13 +75,16 @@ final class LostModels {
         }
     }
 
-    /** Called in the thread of the worker, which MMS will start again. */
+    /**
+     * Called in the thread of the worker, which MMS will start again. Whether others have the model is asked of the
+     * record: MMS tells that one is loaded before its state says so.
+     */
     void onWorkerEnded(Model model) {
         if (!watched.contains(model)) {
             return;
         }
         List<WorkerThread> workers = manager.getWorkers(model.getModelName());
-        if (workers.isEmpty() || workers.stream().anyMatch(LostModels::isLoaded)) {
+        if (workers.isEmpty() || RequestQueue.of(model).record().get(ModelRecord.WORKERS) > 0) {
             return; // scaled to none, or others serve
         }
         long now = System.nanoTime();
@@ -123,10 +125,6 @@ final class LostModels {
             LOGGER.error("model {} has other files than it was loaded from: it is unloaded", model.getModelName());
             PatchedWorkLoadManager.unregister(model);
         }
-    }
-
-    private static boolean isLoaded(WorkerThread worker) {
-        return worker.getState() == WorkerState.WORKER_MODEL_LOADED;
     }
 
     /** How often in a row it has failed to come back: its ends, but for that of the worker that was loaded. */
