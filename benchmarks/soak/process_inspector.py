@@ -24,23 +24,28 @@ _NAME_BYTES = 15  # what the kernel keeps of a process's name
 def census(root_pid: int, excluded: set[int]) -> dict[str, Any]:
     """All processes from ``root_pid`` down. Counts, ``memory_bytes``, and the pids of front end and zygote.
 
+    ``held`` says which process holds which descriptors, ``process_bytes`` how much memory: both by the process's name.
+
     Memory is what is private to each process plus its share of what it shares with others, without the pages of files,
     which the kernel can drop.
     """
     tree = _tree(root_pid) - excluded
     front_ends, zygotes, names = [], [], []
-    kinds: Counter[str] = Counter()
+    held: Counter[str] = Counter()
+    process_bytes: Counter[str] = Counter()
     memory_bytes = front_end_bytes = 0
     for pid in sorted(tree):
         try:
             command = _read(f"/proc/{pid}/cmdline").split(b"\0")
             name = _read(f"/proc/{pid}/comm").decode(errors="replace").rstrip("\n")
             held_bytes = _anonymous_bytes(pid)
-            kinds.update(_descriptors(pid))
+            descriptors = _descriptors(pid)
         except (FileNotFoundError, ProcessLookupError):
             continue  # it has ended meanwhile
         names.append(name)
+        held.update(f"{name}: {kind}" for kind in descriptors)
         memory_bytes += held_bytes
+        process_bytes[name] += held_bytes
         if FRONT_END in command:
             front_ends.append(pid)
             front_end_bytes += held_bytes
@@ -48,9 +53,10 @@ def census(root_pid: int, excluded: set[int]) -> dict[str, Any]:
             zygotes.append(pid)
     return {
         "processes": len(names),
-        "descriptors": sum(kinds.values()),
-        "descriptor_kinds": dict(kinds),
+        "descriptors": held.total(),
+        "held": dict(held),
         "memory_bytes": memory_bytes,
+        "process_bytes": dict(process_bytes),
         "front_end_bytes": front_end_bytes,
         "front_ends": front_ends,
         "zygotes": zygotes,
@@ -91,15 +97,33 @@ def _tree(root_pid: int) -> set[int]:
 
 
 def _descriptors(pid: int) -> list[str]:
-    """What each open descriptor is: pipe, socket, eventpoll, or a file's path."""
+    """What each open descriptor is: pipe, eventpoll, a file's path, or a socket with what the kernel says of it."""
     kinds = []
+    sockets = _sockets(pid)
     for entry in os.listdir(f"/proc/{pid}/fd"):  # noqa: PTH208
         try:
             target = os.readlink(f"/proc/{pid}/fd/{entry}")  # noqa: PTH115
         except OSError:
             continue  # it has been closed meanwhile
-        kinds.append(target.partition(":[")[0] if ":[" in target and target[0] != "/" else target)
+        if target.startswith("socket:["):
+            kinds.append(sockets.get(target[len("socket:[") : -1], "socket of no protocol"))
+        else:
+            kinds.append(target.partition(":[")[0] if ":[" in target and target[0] != "/" else target)
     return kinds
+
+
+def _sockets(pid: int) -> dict[str, str]:
+    """By inode: TCP with its state (``/proc/PID/net/tcp``: 01 is established, 08 closed by the other side, 0A a
+    listener), or Unix with its path."""
+    found = {}
+    for protocol in ("tcp", "tcp6"):
+        for line in _read(f"/proc/{pid}/net/{protocol}").decode().splitlines()[1:]:
+            fields = line.split()
+            found[fields[9]] = f"{protocol} socket in state {fields[3]}"
+    for line in _read(f"/proc/{pid}/net/unix").decode(errors="replace").splitlines()[1:]:
+        fields = line.split(maxsplit=7)
+        found[fields[6]] = " ".join(("unix socket", *fields[7:]))
+    return found
 
 
 def _anonymous_bytes(pid: int) -> int:

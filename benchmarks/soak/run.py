@@ -11,7 +11,8 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -182,7 +183,7 @@ class Soak:
         while time.monotonic() < began_s + SETTLE_S:
             time.sleep(1.0)
             before, found = found, self.server.census()
-            if wanted is not None and not _leaks(wanted, found):
+            if wanted is not None and not leaks(wanted, found):
                 break
             still = all(found[each] == before[each] for each in ("processes", "descriptors"))
             if wanted is None and still and abs(found["memory_bytes"] - before["memory_bytes"]) < 1e6:
@@ -196,7 +197,7 @@ class Soak:
         record, result = self.record, self.result
         if kernel_kills:
             record.violates("the kernel kills nothing", f"{kernel_kills} processes")
-        for leak in _leaks(start, end):
+        for leak in leaks(start, end):
             record.violates("processes, descriptors and memory are back at their start", leak)
         for role in ("front_ends", "zygotes"):
             if role == "zygotes" and "zygote" in self.options.also_kill:
@@ -260,16 +261,32 @@ class Soak:
         ]
 
 
-def _leaks(start: Census, end: Census) -> list[str]:
+def leaks(start: Census, end: Census) -> list[str]:
     """What is more at the end than at the start, in words."""
-    leaks = [
-        f"{end[each]} {each}, {start[each]} at the start"
-        for each in ("processes", "descriptors")
-        if end[each] > start[each]
-    ]
+    leaks = []
+    if end["processes"] > start["processes"]:
+        more = _more(Counter(start["names"]), Counter(end["names"]))
+        leaks.append(f"{end['processes']} processes, {start['processes']} at the start: {more}")
+    if end["descriptors"] > start["descriptors"]:
+        more = _more(start["held"], end["held"])
+        leaks.append(f"{end['descriptors']} descriptors, {start['descriptors']} at the start: {more}")
     if end["memory_bytes"] > start["memory_bytes"] * (1 + MEMORY_TOLERANCE):
-        leaks.append(f"{end['memory_bytes'] / 1e6:.0f} MB, {start['memory_bytes'] / 1e6:.0f} MB at the start")
+        more = _more(start["process_bytes"], end["process_bytes"], 1e6)
+        leaks.append(
+            f"{end['memory_bytes'] / 1e6:.0f} MB, {start['memory_bytes'] / 1e6:.0f} MB at the start: {more} (MB)"
+        )
     return leaks
+
+
+def _more(start: Mapping[str, int], end: Mapping[str, int], unit: float = 1) -> str:
+    """What differs, by name, the largest gain first: ``+2 java: pipe, -1 zygote: tcp socket in state 01``."""
+    changes = {name: (end.get(name, 0) - start.get(name, 0)) / unit for name in {*start, *end}}
+    told = [f"{change:+.3g} {name}" for name, change in sorted(changes.items(), key=_by_gain) if change]
+    return ", ".join(told)
+
+
+def _by_gain(change: tuple[str, float]) -> tuple[float, str]:
+    return -change[1], change[0]
 
 
 def _in_words(census: Census) -> str:

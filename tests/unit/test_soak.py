@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import socket
+import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
+from benchmarks.soak import process_inspector
 from benchmarks.soak.options import SoakOptions
 from benchmarks.soak.record import INSTANT_S, Record
+from benchmarks.soak.run import leaks
 from benchmarks.soak.timeline import Timeline
 
 
@@ -117,3 +121,29 @@ def test_options_of_a_soak_are_read_and_frozen() -> None:
     assert (options.minutes, options.memory_mb, options.busy_core, options.native) == (0.5, 1024, True, False)
     with pytest.raises(AttributeError):
         options.minutes = 1.0  # type: ignore[misc]
+
+
+def test_a_census_names_the_descriptors_of_each_process_and_what_is_left_is_told() -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    client, accepted = socket.create_connection(listener.getsockname()), listener.accept()[0]
+    program = subprocess.Popen(["sleep", "60"], stdin=subprocess.PIPE, pass_fds=[client.fileno(), listener.fileno()])
+    try:
+        before = process_inspector.census(program.pid, set())
+        held = before["held"]
+        assert held["sleep: tcp socket in state 01"] == 1
+        assert held["sleep: tcp socket in state 0A"] == 1
+        assert held["sleep: pipe"] >= 1
+        assert sum(held.values()) == before["descriptors"]
+        assert before["process_bytes"]["sleep"] == before["memory_bytes"]
+        changed = {"sleep: pipe": held["sleep: pipe"] + 2, "java: /dev/null": 1, "sleep: tcp socket in state 01": 0}
+        grown = {**before, "held": {**held, **changed}, "descriptors": before["descriptors"] + 2}
+        assert leaks(before, before) == []
+        assert leaks(before, grown) == [
+            f"{grown['descriptors']} descriptors, {before['descriptors']} at the start: "
+            "+2 sleep: pipe, +1 java: /dev/null, -1 sleep: tcp socket in state 01"
+        ]
+    finally:
+        program.kill()
+        program.communicate()
+        for each in (listener, client, accepted):
+            each.close()
