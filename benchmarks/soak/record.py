@@ -57,6 +57,7 @@ class Record:
         self.longest_s: dict[str, float] = {}
         self.kills: list[Kill] = []
         self.timeline = Timeline(log_file)
+        self._served_s: dict[str, float] = {}  # when each model last answered a request
         self._lock = threading.Lock()
 
     def answered(self, call: str, model: str, status: int, elapsed_s: float) -> None:
@@ -64,6 +65,8 @@ class Record:
         with self._lock:
             self.statuses[f"{call} {status}"] += 1
             self.longest_s[call] = max(self.longest_s.get(call, 0.0), elapsed_s)
+            if call == "invoke" and status == 200:
+                self._served_s[model] = time.monotonic()
         self.timeline.note(model, f"{call} answered {status} after {elapsed_s:.3f} s")
 
     def count(self, what: str, by: int = 1) -> None:
@@ -97,6 +100,12 @@ class Record:
                 return
             self.counts["workers killed"] += 1
         self.timeline.note(kill.model, f"WORKER KILLED (process {pid})")
+
+    def kills_in_a_row(self, model: str) -> int:
+        """How many of its workers were killed since it last answered a request."""
+        with self._lock:
+            served_s = self._served_s.get(model, -math.inf)
+            return sum(kill.model == model and kill.from_s > served_s for kill in self.kills)
 
     def note_for_all(self, text: str) -> None:
         """Something happened that may concern every model."""

@@ -71,6 +71,18 @@ def test_a_kill_that_met_no_worker_excuses_nothing(record: Record) -> None:
     assert not record.excuses("a", 500, kill.from_s, time.monotonic())
 
 
+def test_kills_in_a_row_are_those_since_the_model_last_answered(record: Record) -> None:
+    killed(record)
+    record.answered("invoke", "b", 200, 0.1)
+    record.answered("invoke", "a", 507, 0.1)
+    record.answered("load", "a", 200, 0.1)
+    killed(record)
+    killed(record, "b")
+    assert (record.kills_in_a_row("a"), record.kills_in_a_row("b"), record.kills_in_a_row("c")) == (2, 1, 0)
+    record.answered("invoke", "a", 200, 0.1)
+    assert record.kills_in_a_row("a") == 0
+
+
 def test_a_violation_is_explained_by_what_happened_to_its_model(tmp_path: Path) -> None:
     log = tmp_path / "server.log"
     record = Record(log)
