@@ -6,7 +6,6 @@ mme.packages.constraints`` prints it.
 
 from __future__ import annotations
 
-import importlib.metadata
 import sys
 
 from mme.frameworks import registry
@@ -23,10 +22,14 @@ def kept() -> list[str]:
 
 def text() -> str:
     """The installed versions as constraints, one a line."""
+    import importlib.metadata  # a megabyte, which the supervisor mostly does without
+
     return "".join(f"{name}=={importlib.metadata.version(name)}\n" for name in kept())
 
 
 def _is_installed(name: str) -> bool:
+    import importlib.metadata
+
     try:
         importlib.metadata.distribution(name)
     except importlib.metadata.PackageNotFoundError:

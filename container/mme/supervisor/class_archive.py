@@ -26,7 +26,6 @@ from pathlib import Path
 
 from mme.settings import HIGHEST_PORT, Settings
 from mme.supervisor import processes
-from mme.supervisor.healthcheck import reason_unhealthy
 
 FILE = Path(sys.prefix) / "share" / "mme" / "front-end.jsa"
 
@@ -79,6 +78,8 @@ def _serve_once(folder: Path, new: Path) -> str:
 
     Nothing of the server is left, whatever ended it: this process takes its orphans.
     """
+    from mme.supervisor.healthcheck import reason_unhealthy  # and with it http.client, which a server does not need
+
     (folder / "tmp").mkdir()
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith(("MME_", "SAGEMAKER_"))},
