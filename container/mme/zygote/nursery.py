@@ -2,7 +2,8 @@
 
 ASLEEP   the template has the only copy of the connection, and watches it
 waiting  it has a request, and others are just waking: a worker takes processor time and memory before it is
-         admitted, so that only a few load at once, in the order in which they were asked
+         admitted, so that one for each core loads at once, in the order in which they were asked. More would share the
+         cores, and all end late
 WAKING   a worker loads the model; the session is no sleeper any more
 """
 
@@ -17,7 +18,7 @@ from mme.zygote.event_loop import EventLoop
 from mme.zygote.model_slot import SessionHandle
 from mme.zygote.session_records import WorkerState
 
-_WAKING_PER_CORE = 2
+_WAKING_PER_CORE = 1
 _LOOK_S = 0.005
 
 
