@@ -34,7 +34,7 @@ _LONGEST_SAMPLE_S = 0.25
 _FORGET = 2.0
 _ROUNDING_S = 1e-6
 SHORTEST_IDLE_S = 1.0
-CONTENDED_IDLE_S = 1.0
+CONTENDED_IDLE_S = 0.5
 # How long it may take until a worker that is asked for is among a model's workers.
 ANSWERED_S = 0.2
 FIRST_WAIT_S = 1.0
@@ -137,6 +137,9 @@ def decide(samples: Iterable[ModelSample], limits: Limits, memory: Memory, now_s
     noted = {name: _note(sample, memory.get(name), now_s) for name, sample in models.items()}
     growing, blocked = _growing(models, noted, limits, now_s)
     shrinking = _shrinking(models, noted, now_s, blocked)
+    if blocked and shrinking:  # who waits takes now what is given back now
+        given_back = sum(each.sample.workers - each.workers for each in shrinking)
+        growing, _ = _growing(models, noted, limits, now_s, given_back)
     changes = [*growing, *shrinking]
     for each in changes:
         asked_for = each.workers if each.workers > each.sample.workers else None
@@ -176,10 +179,13 @@ def _most_workers(sample: ModelSample, limits: Limits) -> int:
 
 
 def _growing(
-    models: Mapping[str, ModelSample], noted: Memory, limits: Limits, now_s: float
+    models: Mapping[str, ModelSample], noted: Memory, limits: Limits, now_s: float, given_back: int = 0
 ) -> tuple[list[Change], set[str]]:
-    """The models that get a worker, and the names of those that should and cannot."""
-    extra = sum(each.extra_workers for each in models.values())
+    """The models that get a worker, and the names of those that should and cannot.
+
+    ``given_back`` workers beyond the models' least are about to go.
+    """
+    extra = sum(each.extra_workers for each in models.values()) - given_back
     changes: list[Change] = []
     blocked: set[str] = set()
     for sample in sorted(models.values(), key=lambda each: (-each.waiting, each.name)):
