@@ -32,7 +32,8 @@ from benchmarks.soak.traffic import LOAD_HANG_S, Client
 
 Census = dict[str, Any]
 
-# The traffic before the first count, as a share of the soak, in which the server and its JVM grow to their size.
+# The traffic before the first count, as a share of the soak, in which the server and its JVM grow to their size. What
+# goes wrong belongs to it: the JVM reads and compiles much for the first killed worker and the first refused load.
 WARM_UP_SHARE = 0.2
 LONGEST_WARM_UP_S = 90.0
 KILL_EVERY_S = 3.0
@@ -110,24 +111,23 @@ class Soak:
         fresh = self.server.census()
         warm_up_s = min(self.duration_s * WARM_UP_SHARE, LONGEST_WARM_UP_S)
         progress(f"warming up for {warm_up_s:.0f} s")
-        self.traffic(warm_up_s, faults=False)
+        self.traffic(warm_up_s)
         start = self.settle()
         progress(f"{self.options.clients} clients for {self.duration_s:.0f} s, {_in_words(start)} at the start")
-        self.traffic(self.duration_s, faults=True)
+        self.traffic(self.duration_s)
         end = self.settle(start)
         self.judge(fresh, start, end, self.server.kernel_kills())
 
-    def traffic(self, duration_s: float, *, faults: bool) -> None:
-        """All clients, for so long, until their last answers; with killer and breaker if ``faults``."""
+    def traffic(self, duration_s: float) -> None:
+        """All clients, the killer and the breaker, for so long, until their last answers."""
         stopping = threading.Event()
         seed = self.options.seed
         threads: list[threading.Thread] = [
             Client(number, seed, self.server, self.platform, self.models, self.record, stopping)
             for number in range(self.options.clients)
         ]
-        if faults:
-            threads.append(self._killer(stopping))
-            threads.append(Breaker(seed, BREAK_EVERY_S, self.server, self.platform, self.record, stopping))
+        threads.append(self._killer(stopping))
+        threads.append(Breaker(seed, BREAK_EVERY_S, self.server, self.platform, self.record, stopping))
         for thread in threads:
             thread.start()
         try:
