@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Iterator
+from typing import Any
 
+import botocore.session
 import pytest
 
 from tests.endpoint.local import Local, pack, pack_folder
 from tests.harness import models
+
+_read: dict[str | None, dict[Any, Any]] = defaultdict(dict)  # by search path
+_create_loader = botocore.session.create_loader
+
+
+def _create_loader_that_remembers(search_path: str | None = None) -> Any:
+    loader = _create_loader(search_path)
+    loader._cache = _read[search_path]
+    return loader
+
+
+# What one session of botocore has read of the descriptions of services, others need not: each would list 400 folders
+# and read megabytes, a tenth of a second of a processor, in each call of a program under test.
+botocore.session.create_loader = _create_loader_that_remembers
 
 
 @pytest.fixture(autouse=True)

@@ -25,6 +25,7 @@ from local_endpoint.hosting.runtimes.process import ContainerProcess, ProcessRun
 from tests.harness.waiting import wait_until
 
 FAKE_CONTAINER = Path(__file__).with_name("fake_container.py")
+POLL_S = 0.05  # to ask through boto3 costs both sides ten milliseconds of a processor
 REGION = "us-east-1"
 ROLE = "arn:aws:iam::123456789012:role/tests"
 BUCKET = "test-models"
@@ -55,7 +56,7 @@ def behaving(**behaviour: Any) -> bytes:
 
 
 def _fake_container(_: Configuration, janitor: Janitor) -> Runtime:
-    return ProcessRuntime(janitor, [sys.executable, str(FAKE_CONTAINER)])
+    return ProcessRuntime(janitor, [sys.executable, "-S", str(FAKE_CONTAINER)])  # -S: nothing of the environment
 
 
 class Local:
@@ -104,9 +105,10 @@ class Local:
             wait_until(
                 lambda name=name: self.describe(name)["EndpointStatus"] in ("InService", "Failed"),  # type: ignore[misc]
                 f"{name} does not come to rest",
+                poll_s=POLL_S,
             )
             self.sagemaker.delete_endpoint(EndpointName=name)
-        wait_until(lambda: not self.sagemaker.list_endpoints()["Endpoints"], "endpoints are left")
+        wait_until(lambda: not self.sagemaker.list_endpoints()["Endpoints"], "endpoints are left", poll_s=POLL_S)
         for config in self.sagemaker.list_endpoint_configs(MaxResults=100)["EndpointConfigs"]:
             self.sagemaker.delete_endpoint_config(EndpointConfigName=config["EndpointConfigName"])
         for model in self.sagemaker.list_models(MaxResults=100)["Models"]:
@@ -184,7 +186,7 @@ class Local:
             last.update(self.describe(name))
             return last["EndpointStatus"] in ("InService", "Failed")
 
-        wait_until(is_at_rest, lambda: f"{name} is still {last}", timeout_s)
+        wait_until(is_at_rest, lambda: f"{name} is still {last}", timeout_s, POLL_S)
         final = self.describe(name)
         assert final["EndpointStatus"] == status, final.get("FailureReason")
         return final
@@ -210,7 +212,7 @@ class Local:
     def delete(self, name: str = "endpoint") -> None:
         """Deletes the endpoint and waits until it is gone."""
         self.sagemaker.delete_endpoint(EndpointName=name)
-        wait_until(lambda: self.is_gone(name), f"{name} is not gone", 60)
+        wait_until(lambda: self.is_gone(name), f"{name} is not gone", 60, POLL_S)
 
     def is_gone(self, name: str) -> bool:
         return name not in [each["EndpointName"] for each in self.sagemaker.list_endpoints()["Endpoints"]]
