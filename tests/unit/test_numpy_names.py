@@ -103,6 +103,11 @@ def test_importing_mxnet_is_enough_in_every_python_of_this_environment() -> None
     assert "NZERO" in added
 
 
+def test_no_python_pays_for_it_at_its_start() -> None:
+    """Of the standard library it would need these, which took 30 ms."""
+    assert run_python("import sys; print({'dataclasses', 'inspect', 're', 'typing'} & set(sys.modules))") == "set()\n"
+
+
 def test_numpy_stays_as_it_is_where_mxnet_is_not_imported() -> None:
     code = NAMES_ADDED.format(what="import mme.frameworks.mxnet.adapter, model_handler")
     assert run_python(code).strip().splitlines()[-1] == "False []"

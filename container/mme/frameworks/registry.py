@@ -65,7 +65,7 @@ def frameworks_to_preload(settings: Settings) -> tuple[str, ...]:
 @cache
 def is_installed(name: str) -> bool:
     """Whether the framework called ``name`` can be imported here."""
-    # (not importlib.util.find_spec, which asks finders that prepare the import, too: numpy_names.restore_before_mxnet)
+    # (not importlib.util.find_spec, which asks finders that prepare the import, too: mme/before_import.py)
     return importlib.machinery.PathFinder.find_spec(description(name).module) is not None
 
 

@@ -7,20 +7,14 @@ gets the meaning that it had; what NumPy has, stays as it is.
 It also hands an operator's parameters to its C++ as text, and there ``(2, np.int64(32))``, as NumPy 2 writes it, is no
 shape. So NumPy writes scalars in this process as it did before: ``(2, 32)``. (Threads have print options of their own.)
 
-``restore`` does it at once, ``restore_before_mxnet`` when somebody imports MXNet: ``scripts/setup`` and the Dockerfile
-have every Python of theirs call it at its start (a line in a ``.pth`` file), so that ``import mxnet`` works in scripts,
-notebooks and handlers of one's own. Hence nothing is imported here that costs time.
+``restore`` does it. ``scripts/setup`` and the Dockerfile have it called in every Python of theirs when somebody imports
+MXNet (``mme/before_import.py``), so that ``import mxnet`` works in scripts, notebooks and handlers of one's own.
 """
 
 from __future__ import annotations
 
-import sys
-
-TYPE_CHECKING = False  # as typing's, whose import takes 5 ms
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from importlib.machinery import ModuleSpec
-    from typing import Any
+from collections.abc import Callable
+from typing import Any
 
 # What numpy-financial has now; NumPy 1.20 to 1.26 had functions here that only raised.
 _FINANCIAL = ("fv", "ipmt", "irr", "mirr", "nper", "npv", "pmt", "ppmt", "pv", "rate")
@@ -35,22 +29,6 @@ def restore() -> None:
             setattr(numpy, name, value)
     if int(numpy.__version__.partition(".")[0]) >= 2:
         numpy.set_printoptions(legacy="1.25")
-
-
-def restore_before_mxnet() -> None:
-    """Has ``restore`` called when MXNet is imported in this process, and never where it is not."""
-    if not any(finder is _BeforeMXNet for finder in sys.meta_path):
-        sys.meta_path.insert(0, _BeforeMXNet)
-
-
-class _BeforeMXNet:
-    """Finds no module itself: it stands in front of what does."""
-
-    @staticmethod
-    def find_spec(name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        if name == "mxnet":
-            restore()
-        return None
 
 
 def _constants(numpy: Any) -> dict[str, float]:
