@@ -99,6 +99,7 @@ def test_a_model_that_would_answer_differently_is_not_written(tmp_path: Path, mo
     assert not (tmp_path / "onnx").exists()
 
 
+@pytest.mark.slow
 def test_the_program_says_what_it_did_and_refuses_a_folder_that_is_not_empty(tmp_path: Path) -> None:
     models.multiplier(tmp_path / "mxnet")
     command = [sys.executable, "-P", "-m", "scripts.programs.convert_to_onnx", "mxnet", "onnx"]

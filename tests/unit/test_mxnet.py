@@ -338,6 +338,7 @@ np.save(folder / "ours.npy", model.predict({"data": np.load(folder / "data.npy")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("network", "edge"), [pytest.param("squeezenet1.0", 224, marks=pytest.mark.ci), ("resnet18_v2", 64)]
 )

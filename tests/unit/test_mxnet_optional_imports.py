@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.harness.programs import run_python, run_with_mxnet
 
 IMPORT = """
@@ -67,6 +69,7 @@ for make in (mx.nd.array, mx.nd.sparse.array, mx.nd.sparse.csr_matrix):
     )
 
 
+@pytest.mark.slow
 def test_where_scipy_is_loaded_already_mxnet_has_it_itself() -> None:
     run_python(
         "import scipy.sparse"
