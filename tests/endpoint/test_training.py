@@ -9,12 +9,11 @@ import tarfile
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import boto3
 import numpy as np
 import pytest
-import xgboost
 from botocore.exceptions import ClientError, WaiterError
 
 from local_endpoint.control_plane import training_jobs
@@ -26,6 +25,9 @@ from tests.endpoint.program import Program
 from tests.endpoint.test_metrics import statistics
 from tests.endpoint.test_programs import call
 from tests.harness.waiting import wait_until
+
+if TYPE_CHECKING:  # else where it is used: its import takes longer than many a run of other tests
+    import xgboost
 
 IMAGE = "683313688378.dkr.ecr.us-east-1.amazonaws.com/sagemaker-xgboost:1.7-1"
 GROUP = "/aws/sagemaker/TrainingJobs"
@@ -101,6 +103,8 @@ def said(local: Local, name: str) -> list[str]:
 
 
 def model_of(local: Local, described: dict[str, Any], folder: Path) -> xgboost.Booster:
+    import xgboost
+
     url = described["ModelArtifacts"]["S3ModelArtifacts"]
     packed = local.s3.get_object(Bucket=BUCKET, Key=url.removeprefix(f"s3://{BUCKET}/"))["Body"].read()
     with tarfile.open(fileobj=io.BytesIO(packed)) as tar:
@@ -121,6 +125,8 @@ def data(local: Local) -> None:
 
 @pytest.mark.usefixtures("data")
 def test_a_model_is_trained_as_the_library_trains_it(local: Local, tmp_path: Path) -> None:
+    import xgboost
+
     hyperparameters = {"objective": "reg:linear", "num_round": "20", "eta": "0.3", "max_depth": "4", "seed": "7"}
     hyperparameters["eval_metric"] = "rmse,mae"
     created = local.sagemaker.create_training_job(
@@ -206,6 +212,8 @@ def test_jobs_of_one_name_in_two_regions_train_side_by_side(local: Local, tmp_pa
 
 
 def test_libsvm_packed_data_and_the_older_image_are_understood(local: Local, tmp_path: Path) -> None:
+    import xgboost
+
     local.upload("data/train", gzip.compress(libsvm(slice(0, 200)).encode()))
     image = "811284229777.dkr.ecr.us-east-1.amazonaws.com/xgboost:latest"
     described = train(
@@ -224,6 +232,8 @@ def test_libsvm_packed_data_and_the_older_image_are_understood(local: Local, tmp
 
 
 def test_weights_and_missing_cells_of_csv_count(local: Local, tmp_path: Path) -> None:
+    import xgboost
+
     rows: list[list[Any]] = [[1, 0.5, 2], [3, 1, ""], [5, 1, 4]]
     local.upload("data/train", "\n".join(",".join(str(cell) for cell in row) for row in rows * 20).encode())
     described = train(local, "weights", HyperParameters={"num_round": "3", "csv_weights": "1", "base_score": "0"})

@@ -12,7 +12,6 @@ import joblib
 import numpy as np
 import pytest
 from mms.model_loader import ModelLoaderFactory
-from sklearn.linear_model import LinearRegression
 
 import model_handler
 from tests.harness import requests as golden
@@ -45,6 +44,8 @@ def write_model(folder: Path, text: str, beside: str | None = None) -> tuple[byt
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(source)
     houses = np.array([[1000, 2], [1500, 3], [2000, 2], [3000, 5]])
+    from sklearn.linear_model import LinearRegression
+
     joblib.dump(LinearRegression().fit(houses, 200 * houses[:, 0] + 30_000 * houses[:, 1]), folder / "model.joblib")
     (folder / "price_per_foot").write_text("200")
     ((request, answer),) = SAID.findall(text)

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import xgboost
 
 import model_handler
 from mme.errors import ModelLoadError, ModelRefused
@@ -29,6 +28,8 @@ ROWS = tables.houses(4, seed=1)[0]
 
 
 def predicted(booster: Any, rows: np.ndarray, **how: Any) -> np.ndarray:
+    import xgboost
+
     names = booster.feature_names
     return booster.predict(xgboost.DMatrix(rows, feature_names=names, nthread=1), **how)
 
@@ -47,6 +48,8 @@ def named(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
 
 
 def write(folder: Path, kind: str) -> Any:
+    import xgboost
+
     booster = tables.booster()
     path = folder / "xgboost-model"
     if kind in ("model.ubj", "booster.json"):
