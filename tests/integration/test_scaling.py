@@ -339,7 +339,7 @@ def test_an_additional_worker_that_died_is_not_started_again_without_need(
     server: ServerProcess, statistics: ModelStatistics
 ) -> None:
     name = load(server, "max_idle_time=600\n")
-    with traffic(server, name, clients=6):
+    with traffic(server, name, clients=6, busy_s=0.1):  # so long that clients on a busy machine keep all workers busy
         wait_for_workers(statistics, name, LIMIT)
     for process in workers(server, name)[1:]:
         process.kill()
