@@ -27,6 +27,8 @@ from tests.harness.scripted_handler import command, make_model
 from tests.harness.waiting import wait_until
 from tests.harness.workers import is_gone
 
+pytestmark = pytest.mark.slow  # each starts a zygote; with --quick test_zygote.py does
+
 ROUNDS = int(os.environ.get("SLEEP_ROUNDS", "300"))
 NOBODY = 60000  # a record that no session of these tests has
 

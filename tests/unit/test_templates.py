@@ -21,6 +21,8 @@ from tests.harness.waiting import wait_until
 from tests.harness.workers import is_gone
 from tests.unit.test_zygote import EPOLL_WAIT, Connection, FrontEnd, worker_of
 
+pytestmark = pytest.mark.slow  # each starts a zygote; with --quick test_zygote.py does
+
 # What each framework does when its template is warmed.
 FRAMEWORKS = {
     "good": "globals().update(loaded_by=os.getpid())",
