@@ -60,6 +60,19 @@ def default_server() -> Iterator[ServerProcess]:
         yield running
 
 
+@pytest.fixture(scope="module", autouse=True)
+def servers_environment_stays() -> Iterator[None]:
+    """What a module leaves in our environment would configure the servers of all modules after it."""
+    before = _servers_environment()
+    yield
+    assert _servers_environment() == before
+
+
+def _servers_environment() -> dict[str, str]:
+    names = ("AWS_", "MME_", "MMS_", "SAGEMAKER_", "TMPDIR")
+    return {name: value for name, value in os.environ.items() if name.startswith(names)}
+
+
 # ---- which tests run, and in which order ----
 
 

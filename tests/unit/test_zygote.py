@@ -13,7 +13,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -65,10 +65,11 @@ def running_zygote(runtime_dir: Path) -> Iterator[ZygoteHandle]:
 @pytest.fixture(scope="module")
 def shared_zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ZygoteHandle]:
     """For all tests that neither end it nor look into its folder."""
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        set_quick_start(monkeypatch, tmp_path_factory.getbasetemp())
-        with running_zygote(tmp_path_factory.mktemp("zygote")) as running:
-            yield running
+    with ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as monkeypatch:  # not for longer than a test's own, which it is made in
+            set_quick_start(monkeypatch, tmp_path_factory.getbasetemp())
+            running = stack.enter_context(running_zygote(tmp_path_factory.mktemp("zygote")))
+        yield running
 
 
 @pytest.fixture
