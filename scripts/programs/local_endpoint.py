@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import ctypes
 import logging
+import os
 import signal
 import sys
-import threading
 from pathlib import Path
 
 from local_endpoint.configuration import MIB, Configuration, Limits, RootKey
@@ -30,9 +30,7 @@ def main() -> int:
     for chatty in ("botocore", "urllib3", "werkzeug", "docker"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     return_large_blocks()
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    stop = StopSignals()
 
     root_key = None
     if arguments.auth:
@@ -60,12 +58,36 @@ def main() -> int:
         print(guide(endpoint.url, root_key), flush=True)
         stop.wait()
         print("stopping: ending all containers", file=sys.stderr, flush=True)
-        # a second Ctrl-C does not wait for anything
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_DFL)
+        stop.restore()  # a second Ctrl-C does not wait for anything
     finally:
         endpoint.stop()
     return 0
+
+
+class StopSignals:
+    """Ctrl-C and SIGTERM, from when this is made.
+
+    A byte in a pipe tells of them. Python runs handlers in the main thread, and the kernel may give a signal to another
+    one: that does not wake the main thread, where it waits for anything but this.
+    """
+
+    NUMBERS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self) -> None:
+        self._reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        for number in self.NUMBERS:
+            signal.signal(number, lambda *_: None)
+
+    def wait(self) -> None:
+        """Returns when one has come."""
+        os.read(self._reader, 1)
+
+    def restore(self) -> None:
+        """From here on they end the process at once."""
+        for number in self.NUMBERS:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def parse() -> argparse.Namespace:

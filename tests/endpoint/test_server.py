@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import signal
 import socket
@@ -154,15 +155,19 @@ def test_a_port_that_is_taken_is_a_clear_error() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
-def test_a_stop_ends_every_container_in_time_and_removes_its_folders(
-    ending_program: Program, number: signal.Signals
-) -> None:
+def test_a_signal_stops_it_whichever_thread_gets_it(ending_program: Program, number: signal.Signals) -> None:
+    others = [each.id for each in ending_program.ps.threads() if each.id != ending_program.ps.pid]
+    assert ctypes.CDLL(None).tgkill(ending_program.ps.pid, others[0], number) == 0
+    assert ending_program.process.wait(30) == 0
+
+
+def test_a_stop_ends_every_container_in_time_and_removes_its_folders(ending_program: Program) -> None:
     children = deploy_real(ending_program)
     folders = folders_of(children)
     assert len(children) >= 4
     assert folders
     started_s = time.monotonic()
-    ending_program.process.send_signal(number)
+    ending_program.process.terminate()
     assert ending_program.process.wait(40) == 0
     assert time.monotonic() - started_s < 35
     assert not [child for child in children if child.is_running()]

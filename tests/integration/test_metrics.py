@@ -275,6 +275,7 @@ def test_one_model_alone(tmp_path: Path) -> None:
         assert answered == [1]
 
 
+@pytest.mark.ci
 def test_workers_that_are_spawned() -> None:
     with ServerProcess(**SETTINGS, MME_WORKERS="spawn") as server:
         name = load(server)

@@ -174,7 +174,9 @@ HOSTILE = {
 }
 
 
-@pytest.mark.parametrize("code", HOSTILE.values(), ids=HOSTILE)
+@pytest.mark.parametrize(
+    "code", [HOSTILE["threads"], pytest.param(HOSTILE["exits where it is imported early"], marks=pytest.mark.ci)]
+)
 def test_a_package_that_cannot_be_imported_before_the_fork_is_imported_by_each_worker(code: str) -> None:
     with ServerProcess(MME_PRELOAD="none") as server:
         for name in ("first", "second"):

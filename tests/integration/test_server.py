@@ -146,7 +146,7 @@ def test_single_model_mode_serves_once_the_model_is_loaded(tmp_path: Path) -> No
         wait_until(lambda: "serving the model" in server.log(), "it says so")
 
 
-@pytest.mark.parametrize("mode", ["fork", "spawn"])
+@pytest.mark.parametrize("mode", ["fork", pytest.param("spawn", marks=pytest.mark.ci)])
 def test_sigterm_in_the_middle_of_the_start_ends_it(tmp_path: Path, mode: str) -> None:
     """The handler's import takes longer than SageMaker waits for the end: in the zygote, or in a worker."""
     make_model(tmp_path)

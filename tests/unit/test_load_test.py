@@ -239,6 +239,7 @@ def test_a_closed_loop_on_a_container_loads_calls_and_unloads_its_models(
 
 
 @pytest.mark.slow
+@pytest.mark.ci  # tests/endpoint/test_load_test.py has one on an endpoint
 def test_an_open_loop_sends_at_its_rate_and_leaves_all_files(server: ServerProcess, body: Path, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     where = ("--url", server.url, "--load-from", server.models_dir / "healthy", "--output", folder)

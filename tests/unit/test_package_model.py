@@ -298,10 +298,15 @@ def test_djls_archive_and_one_with_a_handler_are_checked_too(tmp_path: Path) -> 
             "the model does not load: code/inference.py cannot be imported: ValueError: broken",
         ),
         ("import os; os._exit(0)", "the model ends its process with exit code 0, when it is to load"),
-        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "ends its process by SIGSEGV, when it is to load"),
-        (
+        pytest.param(
+            "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)",
+            "ends its process by SIGSEGV, when it is to load",
+            marks=pytest.mark.ci,
+        ),
+        pytest.param(
             "def model_fn(d): raise SystemExit(3)",
             "the model does not load: model_fn of code/inference.py failed: it ended the program",
+            marks=pytest.mark.ci,
         ),
     ],
 )
