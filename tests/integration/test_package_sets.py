@@ -113,11 +113,11 @@ def test_the_second_model_of_a_set_finds_it_installed_and_imported(packages_dir:
             lambda: "has imported beforehand what its first model did" in server.log(), "the import in the template"
         )
         load(server, "second")
-        assert said(server, "second") == "version 1.0 True"
+        assert said(server, "second") == "version 1.0 True", server.log()
         assert server.log().count("the packages of ") == 1
         assert server.unload("second").status_code == 200
         load(server, "second")
-        assert said(server, "second") == "version 1.0 True"
+        assert said(server, "second") == "version 1.0 True", server.log()
         shutil.copytree(server.models_dir / "third", tmp_path / "third")
     # A folder that is kept saves the installation.
     with ServerProcess(MME_PRELOAD="none", MME_PACKAGES_DIR=str(packages_dir)) as server:
