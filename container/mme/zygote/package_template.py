@@ -12,6 +12,7 @@ first imported in a child; what fails there is left out here, and each worker im
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import signal
@@ -196,6 +197,7 @@ class PackageTemplate(Template):
         """Imports all that a worker needs."""
         self._packages.use()
         self._packages.enter()
+        importlib.invalidate_caches()  # its files have come while we run
         forget_shadowed_modules([str(self._packages.site)])
         modules = self._packages.modules()
         left_out = self._find_what_fails(modules)
