@@ -141,6 +141,19 @@ def test_text_in_json_is_no_number(value: object) -> None:
             read(ROWS, json.dumps(body), "application/json")
 
 
+def test_a_long_text_among_many_numbers_is_refused_in_no_more_memory_than_the_body_takes() -> None:
+    """As an array of texts, each number would be as long."""
+    body = json.dumps([["x" * 100_000, *range(2_000)]]).encode()
+    tracemalloc.start()
+    try:
+        with pytest.raises(BadRequest, match="not text"):
+            read(ROWS, body, "application/json")
+        _, most_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most_bytes < 10 * len(body)
+
+
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("shape", [(4,), (1, 4), (3, 4)])
 def test_the_usual_head_of_an_npy_file_is_read_as_numpy_reads_it(order: str, shape: tuple[int, ...]) -> None:

@@ -37,6 +37,7 @@ LINES_TYPES = (JSON_LINES, "application/x-jsonlines", "application/jsonl", "appl
 UNTYPED = ("", "application/octet-stream", "binary/octet-stream")
 _IMAGE_HEADS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM", b"RIFF", b"II*\x00", b"MM\x00*")
 _LEAST_UNFOLDED_BYTES = 64 << 20
+_INEXACT = 2.0**53  # from here on float64 does not hold every whole number
 _JSON_BYTES = {b"[": 64, b"{": 72, b",": 32}  # what Python takes for each, with what follows it
 _MOST_JSON_BYTES = max(_JSON_BYTES.values())
 CUSTOM_ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
@@ -283,13 +284,12 @@ class BodyReader:
         """Nested lists as an array; None stands for a missing number."""
         if spec.holds_text:
             return self._samples(spec, self._texts(spec, value))
-        numbers = _numbers(value)
-        if numbers is not None:
-            return self._samples(spec, numbers)
         if _holds_text(value):  # NumPy would read numbers from it, "1_000" among them
             raise BadRequest(f"Input {spec.name} must be numbers in nested lists, not text. {self._takes}.")
         try:
             array = np.array(value, dtype=np.float64)
+            if spec.dtype.kind in "iu" and spec.dtype.itemsize == 8 and np.abs(array).max(initial=0) >= _INEXACT:
+                array = np.array(value)  # whole numbers that float64 does not tell apart
         except (ValueError, TypeError, OverflowError, RecursionError) as error:
             if means_no_memory(error):
                 raise
@@ -476,17 +476,6 @@ def sniffed(body: bytes | bytearray | str) -> str:
     if body.startswith(_IMAGE_HEADS):
         return "image/*"
     return JSON if bytes(body[:64]).lstrip()[:1] in (b"[", b"{") else ""
-
-
-def _numbers(value: Any) -> np.ndarray | None:
-    """Nested lists as an array, where they hold nothing but numbers that NumPy has a type for."""
-    try:
-        array = np.array(value)
-    except (ValueError, TypeError, OverflowError, RecursionError) as error:
-        if means_no_memory(error):
-            raise
-        return None
-    return array if array.dtype.kind in "biuf" else None
 
 
 def _holds_text(value: Any) -> bool:
