@@ -11,9 +11,10 @@ import signal
 import subprocess
 import sys
 import tempfile
-import traceback
 from pathlib import Path
-from typing import BinaryIO, NoReturn
+from typing import BinaryIO
+
+from tests.harness.forked import run_to_the_end
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 # The last line of those that start a program of scripts/programs; lib/run sets up what the option says.
@@ -36,7 +37,7 @@ def call(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         pid = os.fork()
         if pid == 0:
-            _run(name, arguments, output, errors)
+            run_to_the_end(lambda: _run(name, arguments, output, errors))
         try:
             _, status = os.waitpid(pid, 0)
         except BaseException:  # the test's time is up
@@ -55,21 +56,11 @@ def call_shell(script: str, *arguments: str) -> subprocess.CompletedProcess[str]
     return subprocess.run([SCRIPTS / script, *arguments], capture_output=True, text=True, timeout=TIMEOUT_S)
 
 
-def _run(name: str, arguments: tuple[str, ...], output: BinaryIO, errors: BinaryIO) -> NoReturn:
-    """In the fork: never returns to the tests."""
-    exit_code = 1
-    try:
-        os.dup2(output.fileno(), 1)
-        os.dup2(errors.fileno(), 2)
-        sys.stdin = open(os.devnull)  # noqa: PTH123, SIM115
-        sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
-        sys.argv = [f"{name}.py", *arguments]
-        runpy.run_path(str(SCRIPTS / "programs" / f"{name}.py"), run_name="__main__")
-    except SystemExit as ended:
-        exit_code = ended.code if isinstance(ended.code, int) else 0 if ended.code is None else 1
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(exit_code)
+def _run(name: str, arguments: tuple[str, ...], output: BinaryIO, errors: BinaryIO) -> None:
+    """In the fork."""
+    os.dup2(output.fileno(), 1)
+    os.dup2(errors.fileno(), 2)
+    sys.stdin = open(os.devnull)  # noqa: PTH123, SIM115
+    sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
+    sys.argv = [f"{name}.py", *arguments]
+    runpy.run_path(str(SCRIPTS / "programs" / f"{name}.py"), run_name="__main__")

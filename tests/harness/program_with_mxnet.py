@@ -11,9 +11,9 @@ import json
 import os
 import signal
 import sys
-import traceback
 from pathlib import Path
-from typing import NoReturn
+
+from tests.harness.forked import run_to_the_end
 
 PR_SET_PDEATHSIG = 1
 
@@ -31,30 +31,19 @@ def main() -> None:
         request = json.loads(line)
         child = os.fork()
         if child == 0:
-            _become(*request)
+            run_to_the_end(lambda: _become(*request))  # noqa: B023 (called at once)
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 
 
-def _become(code: str, arguments: list[str], environment: dict[str, str], folder: str) -> NoReturn:
-    exit_code = 1
-    try:
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        for number, path in ((0, os.devnull), (1, Path(folder, "output")), (2, Path(folder, "errors"))):
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-            os.dup2(descriptor, number)
-            os.close(descriptor)
-        os.environ.update(environment)
-        sys.argv = ["-c", *arguments]
-        exec(compile(code, "<program>", "exec"), {"__name__": "__main__"})
-        exit_code = 0
-    except SystemExit as end:
-        exit_code = end.code if isinstance(end.code, int) else int(end.code is not None)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(exit_code)
+def _become(code: str, arguments: list[str], environment: dict[str, str], folder: str) -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    for number, path in ((0, os.devnull), (1, Path(folder, "output")), (2, Path(folder, "errors"))):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    os.environ.update(environment)
+    sys.argv = ["-c", *arguments]
+    exec(compile(code, "<program>", "exec"), {"__name__": "__main__"})
 
 
 if __name__ == "__main__":

@@ -227,16 +227,21 @@ def test_a_model_whose_workers_are_shot_is_not_refused(server: ServerProcess, tm
     with asking(server, {name: 4}) as statuses:
         wait_until(lambda: statuses[name][200] > 10, "it serves")
         may_load.unlink()
-        for _ in range(4):
-            wait_until(lambda: bool(workers(server, name)), "there is a worker", 30)
-            for process in workers(server, name):
-                process.kill()
-                process.wait(10)
+        kill_four_workers_in_a_row(server, name)
         may_load.touch()
         before = statuses[name][200]
         wait_until(lambda: statuses[name][200] > before + 10, "it serves again", 60)
     assert set(statuses[name]) <= {200, 500, 507}, statuses
     assert statuses[name][500] + statuses[name][507] <= 1, statuses
+
+
+def kill_four_workers_in_a_row(server: ServerProcess, name: str) -> None:
+    """The model's worker, and the three that take its place."""
+    for _ in range(4):
+        wait_until(lambda: bool(workers(server, name)), "there is a worker", 30)
+        for process in workers(server, name):
+            process.kill()
+            process.wait(10)
 
 
 @pytest.mark.ci  # waits for long
@@ -249,11 +254,7 @@ def test_how_long_a_model_has_no_worker_counts_from_the_end_of_its_last_one(
     name = load(server, "wait_for", str(may_load))
     time.sleep(12.5)
     may_load.unlink()
-    for _ in range(4):
-        wait_until(lambda: bool(workers(server, name)), "there is a worker", 30)
-        for process in workers(server, name):
-            process.kill()
-            process.wait(10)
+    kill_four_workers_in_a_row(server, name)
     may_load.touch()
     answer = server.invoke(name, command("echo", 1))
     assert answer.status_code == 200, answer.text
