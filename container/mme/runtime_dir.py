@@ -1,8 +1,11 @@
 """The private folder of a server: configuration, sockets, pid file, named pipes; below the folder for temporary files.
 
-A server removes its folder when it stops. That of a server that was killed is removed by its zygote, which outlives it
-for a moment (``remove_once_abandoned``). Where that was killed, too, the next server's start does it: it removes each
-folder whose lock nobody holds any more. (A container that is started again has the files of its last run.)
+What each load writes lies in a second folder, in memory (``in_memory``): on a disk that is busy, as one is that models
+are being downloaded to, a file that replaces another (``rename``) waits for the disk, and each load waited for it.
+
+A server removes its folders when it stops. Those of a server that was killed are removed by its zygote, which outlives
+it for a moment (``remove_once_abandoned``). Where that was killed, too, the next server's start does it: it removes
+each folder whose lock nobody holds any more. (A container that is started again has the files of its last run.)
 """
 
 from __future__ import annotations
@@ -19,15 +22,37 @@ logger = logging.getLogger("mme.runtime_dir")
 
 _PREFIX = "mme-"
 _LOCK = "lock"
+_MEMORY = "memory"  # a symlink to the folder in memory
+_SERVER = "server"  # a symlink from there to the server's folder
+_SHARED_MEMORY = Path("/dev/shm")
 _POLL_S = 0.01
 
 
-def make() -> tuple[Path, int]:
-    """Makes a new folder, which is ours while the returned descriptor is open. Raises ``OSError``."""
-    for other in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+def make() -> tuple[Path, list[int]]:
+    """Makes a new folder, which is ours while the returned descriptors are open. Raises ``OSError``."""
+    temporary = Path(tempfile.gettempdir())
+    for other in [*temporary.glob(f"{_PREFIX}*"), *_SHARED_MEMORY.glob(f"{_PREFIX}*")]:
         if remove_if_abandoned(other):
             logger.info("removed %s, left by a server that was killed", other)
-    folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
+    folder, lock = _make_locked(temporary)
+    try:
+        memory, memory_lock = _make_locked(_SHARED_MEMORY)
+    except OSError as error:
+        logger.info("%s cannot be used: what loads write goes to %s (%s)", _SHARED_MEMORY, folder, error.strerror)
+        return folder, [lock]
+    (memory / _SERVER).symlink_to(folder)
+    (folder / _MEMORY).symlink_to(memory)
+    return folder, [lock, memory_lock]
+
+
+def in_memory(folder: Path) -> Path:
+    """Where small files of server folder ``folder`` are to be written while others wait; itself if there is no such."""
+    memory = folder / _MEMORY
+    return memory if memory.is_dir() else folder
+
+
+def _make_locked(parent: Path) -> tuple[Path, int]:
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
     try:
         # It gets its name when it is locked, so that nobody sees it without.
         unnamed = folder / f"{_LOCK}.new"
@@ -40,6 +65,25 @@ def make() -> tuple[Path, int]:
     return folder, lock
 
 
+def remove(folder: Path) -> None:
+    """Removes ``folder``, and what it has in memory."""
+    memory = (folder / _MEMORY).resolve()
+    if memory.parent == _SHARED_MEMORY and memory.name.startswith(_PREFIX):
+        shutil.rmtree(memory, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def all_in_memory() -> list[tuple[Path, Path]]:
+    """The folders in memory of all servers of this machine, or container: (the server's folder, the one in memory)."""
+    found = []
+    for memory in _SHARED_MEMORY.glob(f"{_PREFIX}*"):
+        try:
+            found.append(((memory / _SERVER).readlink(), memory))
+        except OSError:
+            pass  # another's
+    return found
+
+
 def remove_if_abandoned(folder: Path) -> bool:
     """Removes ``folder`` if it is one of these, of our user, and of a server that has gone. Returns whether it was."""
     try:
@@ -50,7 +94,7 @@ def remove_if_abandoned(folder: Path) -> bool:
         if os.fstat(lock).st_uid != os.geteuid():
             return False
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(folder, ignore_errors=True)
+        remove(folder)
         return True
     except BlockingIOError:
         return False  # a server that runs

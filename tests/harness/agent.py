@@ -20,10 +20,9 @@ def in_flight(server: ServerProcess) -> int:
 
     Only for a server that neither starts nor drains: its supervisor would read the answer.
     """
-    (runtime_dir,) = (server.folder / "tmp").glob("mme-*")
     number = str(random.randrange(10**9, 10**10))  # above those of the supervisor's commands
-    with (runtime_dir / ANSWERS).open("r+b", buffering=0) as answers:
-        with (runtime_dir / COMMANDS).open("r+b", buffering=0) as commands:
+    with (server.runtime_dir / ANSWERS).open("r+b", buffering=0) as answers:
+        with (server.runtime_dir / COMMANDS).open("r+b", buffering=0) as commands:
             commands.write(f"{number} status\n".encode())
         line = b""
         while not line.startswith(number.encode()) or not line.endswith(b"\n"):

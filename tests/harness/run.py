@@ -13,6 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from mme import runtime_dir
 from tests.harness.marked_process import processes_with_mark
 
 MARK = "MME_TEST_RUN"
@@ -51,6 +52,10 @@ def end(folder: Path) -> list[str]:
         process.kill()
     files = [path.name for path in sorted(folder.iterdir())]
     left += [f"file {name} in the temporary folder" for name in files if not _is_not_ours(name)]
+    for server, memory in runtime_dir.all_in_memory():
+        if server.is_relative_to(folder):
+            left.append(f"folder {memory}")
+            shutil.rmtree(memory, ignore_errors=True)
     shutil.rmtree(folder, ignore_errors=True)
     return left
 

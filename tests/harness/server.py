@@ -14,6 +14,7 @@ from types import TracebackType
 import psutil
 import requests
 
+from mme import runtime_dir
 from tests.harness.container_client import ContainerClient
 from tests.harness.marked_process import MarkedProcess
 from tests.harness.ports import free_port
@@ -106,9 +107,17 @@ class ServerProcess(MarkedProcess, ContainerClient):
     def discard(self) -> None:
         """Kills what is left and removes the folder; for after a failure. A clean stop leaves nothing to kill."""
         self.kill()
+        for folder in (self.folder / "tmp").glob("mme-*"):
+            runtime_dir.remove(folder)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     # ---- looking at it ----
+
+    @property
+    def runtime_dir(self) -> Path:
+        """The server's private folder."""
+        (folder,) = (self.folder / "tmp").glob("mme-*")
+        return folder
 
     def processes(self) -> list[psutil.Process]:
         """Every living process of this server, wherever it was re-parented to."""

@@ -16,8 +16,7 @@ from tests.harness.waiting import wait_until
 @contextmanager
 def statistics_of(server: ServerProcess) -> Iterator[ModelStatistics]:
     """Opened through the front end, whose descriptor it is."""
-    (runtime_dir,) = (server.folder / "tmp").glob("mme-*")
-    number = (runtime_dir / FILE).readlink().name
+    number = (server.runtime_dir / FILE).readlink().name
     descriptor = os.open(f"/proc/{server.front_end().pid}/fd/{number}", os.O_RDONLY)
     try:
         yield ModelStatistics(descriptor)

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from mme.runtime_dir import in_memory
 from tests.harness.models import heavy_model, link_files, tiny_mlp
 from tests.harness.server import ServerProcess
 from tests.harness.waiting import wait_until
@@ -150,3 +151,17 @@ def test_what_is_unloaded_can_be_had_at_once(server: ServerProcess, heavy: Path)
         loaded.append(name)
     assert psutil.pid_exists(server.front_end().pid)
     assert all(answers(server, name) for name in loaded)
+
+
+def test_what_a_load_writes_is_not_on_the_disk(server: ServerProcess, heavy: Path) -> None:
+    """A disk that is busy, as one is that models are being downloaded to, would hold up each load."""
+    before = written(server.runtime_dir)
+    assert server.load(place(server, heavy)).status_code == 200
+    assert written(server.runtime_dir) == before
+    assert {path.name for path in written(in_memory(server.runtime_dir))} >= {"loading.json", "learnt"}
+
+
+def written(folder: Path) -> dict[Path, int]:
+    """The files below ``folder`` that have something in them, and when they were written."""
+    about = {path: path.lstat() for path in folder.rglob("*") if path.is_file() and not path.is_symlink()}
+    return {path: each.st_mtime_ns for path, each in about.items() if each.st_size}

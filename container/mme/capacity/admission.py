@@ -35,6 +35,7 @@ from mme.capacity.process_memory import ProcessId, anonymous_bytes
 from mme.capacity.reservations import Book, Loading, Reservations, new_key
 from mme.capacity.rlimit import RequestLimit, limited_growth
 from mme.errors import InsufficientMemory, InsufficientResources
+from mme.runtime_dir import in_memory
 from mme.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ class Admission:
         self._server_pid = server_pid
         self._memory = memory or SystemMemory(settings, runtime_dir, server_pid=server_pid)
         self._kernel_limits = KernelLimits()
-        self._reservations = Reservations(runtime_dir)
+        self._reservations = Reservations(in_memory(runtime_dir))
         # Asks for the kernel's limits alone: MME_MEMORY_LIMIT_MB takes too long to look after while a request waits.
         self.request_limit = RequestLimit(settings, KernelMemory())
 

@@ -29,6 +29,7 @@ from typing import Protocol
 from mme.capacity import cgroups
 from mme.capacity.kernel_files import read_number, read_text, read_values
 from mme.capacity.process_memory import ProcessTree
+from mme.runtime_dir import in_memory
 from mme.settings import Settings
 
 MIB = 1024 * 1024
@@ -88,7 +89,7 @@ class SystemMemory:
     def __init__(self, settings: Settings, runtime_dir: Path, *, server_pid: int, root: Path = Path("/")) -> None:
         self.levels: list[Level] = kernel_levels(root)
         if settings.memory_limit_mb is not None:
-            tree = ProcessTree(server_pid, cache_file=runtime_dir / "processes.json", proc=root / "proc")
+            tree = ProcessTree(server_pid, cache_file=in_memory(runtime_dir) / "processes.json", proc=root / "proc")
             self.levels.append(OwnLimit(settings.memory_limit_mb * MIB, tree))
 
     def read(self) -> MemorySample:

@@ -1,12 +1,14 @@
 """What the processes of one server know in common about loads: those under way, and what earlier ones took.
 
-Files in the server's private folder, each replaced as a whole, so that a process may be killed at any moment:
+Files in the server's folder in memory (``runtime_dir.in_memory``: all loads wait for the one that writes). A process
+may be killed at any moment:
 
     loading.json     {"<key>": {"model": …, "pid": …, "start_ticks": …, "need_bytes": …, "anonymous_before_bytes": …,
-                     "until_s": …, "waits": …}}, read and written under the lock loading.lock; entries of processes that
-                     have died, or whose time has passed, vanish. Loads that wait for room stand in their order
-    learnt/<slot>    "<identity of the artifact> <bytes>"; the slot is the start of the identity, and the last to be
-                     learnt has it, so that the folder does not grow for ever
+                     "until_s": …, "waits": …}}, read under the lock loading.lock, and replaced as a whole; entries of
+                     processes that have died, or whose time has passed, vanish. Loads that wait for room stand in their
+                     order
+    learnt           a table of lines of 64 bytes, "<identity of the artifact> <bytes>"; the line is the start of the
+                     identity, and the last to be learnt has it, so that the file does not grow for ever
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ logger = logging.getLogger(__name__)
 
 # Dead entries are looked for when they matter, or when there are more than this.
 _MANY_LOADS = 500
-_SLOT_DIGITS = 3  # of 16: 4096 slots
+_LINE_DIGITS = 3  # of 16: 4096 lines
+_LINE_BYTES = 64
 # How often, and at which distance, a lock is tried by who cannot wait for it.
 _TRIES = 10
 _TRY_S = 0.001
@@ -116,7 +119,7 @@ class Reservations:
         self._learnt = folder / "learnt"
         # made while there is room for them
         self._lock.touch()
-        self._learnt.mkdir(exist_ok=True)
+        self._learnt.touch()
 
     # ---- loads under way ----
 
@@ -155,16 +158,28 @@ class Reservations:
     # ---- what loads took ----
 
     def learn(self, identity: str, taken_bytes: int) -> None:
-        """Remembers what the artifact took."""
-        _replace(self._learnt / identity[:_SLOT_DIGITS], f"{identity} {taken_bytes}")
+        """Remembers what the artifact took. A file system that is full loses it."""
+        line = f"{identity} {taken_bytes}".ljust(_LINE_BYTES - 1) + "\n"
+        try:
+            with self._learnt.open("r+b", buffering=0) as table:
+                table.seek(_line_of(identity))
+                table.write(line.encode())
+        except OSError as error:
+            logger.warning("%s cannot be written: %s", self._learnt, error)
 
     def learnt_bytes(self, identity: str) -> int | None:
         """What the artifact took when it was last loaded; None if that is not known (any more)."""
         try:
-            known, taken = (self._learnt / identity[:_SLOT_DIGITS]).read_text().split()
-            return int(taken) if known == identity else None
+            with self._learnt.open("rb", buffering=0) as table:
+                table.seek(_line_of(identity))
+                known, taken = table.read(_LINE_BYTES).split()
+            return int(taken) if known == identity.encode() else None
         except (OSError, ValueError):
             return None
+
+
+def _line_of(identity: str) -> int:
+    return int(identity[:_LINE_DIGITS], 16) * _LINE_BYTES
 
 
 def _lock_soon(descriptor: int) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import os
 import select
-import shutil
 import signal
 import sys
 import tempfile
@@ -76,7 +75,7 @@ class Server:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.runtime_dir: Path | None = None
-        self._runtime_lock: int | None = None  # says that the folder is in use, while this process lives
+        self._runtime_locks: list[int] = []  # say that the folder is in use, while this process lives
         self.front_end_pid: int | None = None
         self.front_end_status: int | None = None  # as of os.waitpid
         self.agent: Agent | None = None
@@ -118,7 +117,7 @@ class Server:
 
     def write_files(self) -> None:
         """Makes the private folder, and in it what the front end reads."""
-        self.runtime_dir, self._runtime_lock = runtime_dir.make()
+        self.runtime_dir, self._runtime_locks = runtime_dir.make()
         (self.runtime_dir / "tmp").mkdir()
         # A file where the front end would make a folder to unpack archives in: none is unpacked (MMS-5).
         (self.runtime_dir / "tmp" / "models").touch()
@@ -378,7 +377,7 @@ class Server:
         if self.runtime_dir is not None:
             if self.settings.management_socket is not None:
                 self.settings.management_socket.unlink(missing_ok=True)
-            shutil.rmtree(self.runtime_dir, ignore_errors=True)
+            runtime_dir.remove(self.runtime_dir)
 
     def exit_code(self) -> int:
         """0 after a stop that was asked for, else the front end's status as a shell words it, never 0."""
