@@ -48,7 +48,7 @@ def make(server: ServerProcess, properties: str, *on_load: object) -> str:
 
 
 def test_a_models_serving_properties_win_over_the_settings() -> None:
-    settings = {"MME_BATCH_SIZE": "2", "MME_MAX_BATCH_DELAY_MS": "7", "SAGEMAKER_MODEL_SERVER_TIMEOUT": "2"}
+    settings = {"MME_BATCH_SIZE": "2", "MME_MAX_BATCH_DELAY_MS": "7", "SAGEMAKER_MODEL_SERVER_TIMEOUT": "3"}
     with ServerProcess(SAGEMAKER_HANDLER=HANDLER, MME_PRELOAD="none", **settings) as server:  # type: ignore[arg-type]
 
         def batching(name: str) -> tuple[int, int]:

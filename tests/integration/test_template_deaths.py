@@ -15,7 +15,7 @@ from tests.harness.server import ServerProcess
 from tests.harness.waiting import wait_until
 from tests.harness.workers import is_gone, templates, worker, workers, zygotes
 
-RESPONSE_TIMEOUT_S = 3
+RESPONSE_TIMEOUT_S = 4
 AWAKE = "option.never_sleep=true\n"
 
 

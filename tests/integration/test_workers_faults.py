@@ -27,7 +27,7 @@ from tests.harness.workers import is_gone, launchers, templates, traffic, worker
 # MMS starts a worker's thread again after a second.
 RECOVERY_S = 15.0
 # Longer than a healthy worker takes on a busy machine: each test of one that hangs waits for it.
-RESPONSE_TIMEOUT_S = 2
+RESPONSE_TIMEOUT_S = 4
 BATCH = 4
 
 Load = Callable[..., str]
