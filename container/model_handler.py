@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -387,7 +387,7 @@ def load_service(context: Any) -> Service:
         _check_properties(model_dir, adapter)
         if isinstance(adapter, CodeAdapter):
             return adapter.load_service(model_dir, settings, context, lambda: load_beside_program(settings, context))
-    handler = ModelHandler(settings)
+    handler = ModelHandler(settings, cast("Adapter", adapter))
     handler.initialize(context)
     return handler
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -195,3 +196,23 @@ def test_a_refusal_is_the_requests_fault(tmp_path: Path) -> None:
     with pytest.raises(ModelRefused) as refusal:
         check(load_policy(tmp_path), Path("/etc"))
     assert refusal.value.status == 400
+
+
+def test_a_model_is_resolved_a_few_times_whatever_is_on_the_search_path(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that wakes does this while a request waits: a look at each folder above, each time."""
+    wanted = os.pathsep.join([str(model), *(f"{model}/{number}" for number in range(5))])
+    resolved: list[Path] = []
+    resolve = Path.resolve
+
+    def counted(path: Path) -> Path:
+        resolved.append(path)
+        return resolve(path)
+
+    monkeypatch.setattr(Path, "resolve", counted)
+    rules = load_policy(tmp_path)
+    resolved.clear()
+    rules.python_path(wanted, str(model))
+    rules.check("m", str(model), "model_handler:handle", [])
+    assert resolved.count(model) <= 4  # as the model's folder twice, and as a folder on the path

@@ -15,7 +15,7 @@ import pytest
 
 from mme.errors import ModelLoadError
 from mme.frameworks import registry
-from mme.frameworks.mxnet.adapter import artifacts
+from mme.frameworks.mxnet.adapter import artifacts, import_mxnet
 from mme.settings import Settings
 from tests.harness import models
 
@@ -218,3 +218,17 @@ def test_the_last_operator_is_seen_through_those_that_change_no_number(tmp_path:
     assert graph(data, ("softmax", [0]), ("Reshape", [1]), ("Cast", [2])).head_ops == ("softmax",)
     assert graph(data, ("softmax", [0]), ("FullyConnected", [1])).head_ops == ("FullyConnected",)
     assert graph(data, ("Flatten", [0])).head_ops == ("null",)
+
+
+@pytest.mark.parametrize("size", [1, 900, 1000, 1020, 1030, 5000])
+def test_heads_of_parameters_are_found_wherever_they_lie(tmp_path: Path, size: int) -> None:
+    """They are read so many bytes at a time, which end anywhere in them; what lies between is not read."""
+    path = tmp_path / "model-0000.params"
+    mx = import_mxnet(Settings())
+    mx.nd.save(str(path), {f"arg:{number}": mx.nd.zeros((size + number,)) for number in range(40)})
+    assert artifacts.check_params(path) is False
+    whole = path.read_bytes()
+    for lost in (1, 13, len(whole) // 2):
+        path.write_bytes(whole[:-lost])
+        with pytest.raises(ModelLoadError, match=r"ends too early|garbled"):
+            artifacts.check_params(path)

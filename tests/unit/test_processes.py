@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -117,3 +118,31 @@ def test_draining_an_empty_pipe_does_not_block() -> None:
     finally:
         os.close(read)
         os.close(write)
+
+
+@pytest.mark.parametrize("has_call", [True, False])
+def test_descriptors_are_closed_without_a_list_of_them(has_call: bool) -> None:
+    """The list takes as long as there are descriptors; without the call of the kernel it is still made."""
+    program = textwrap.dedent(
+        f"""
+        import os, resource
+        from mme.zygote import processes
+        if not {has_call}:
+            processes.LIBC = object()
+        listed = []
+        list_folder = os.listdir
+        os.listdir = lambda folder: listed.append(folder) or list_folder(folder)
+        first = os.open("/dev/null", os.O_RDONLY)
+        for number in (first + 1, first + 3, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 1):
+            os.dup2(first, number)
+        processes.close_from(first + 1)
+        left = set(map(int, list_folder("/proc/self/fd")))
+        # (the highest is that of the list itself)
+        assert left - {{max(left)}} == set(range(first + 1)), left
+        print(len(listed))
+        """
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    if has_call and hasattr(ctypes.CDLL(None), "close_range"):
+        assert done.stdout == "0\n"

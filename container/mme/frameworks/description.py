@@ -6,10 +6,12 @@ The supervisor and the zygote's root need this much and no more. ``registry.py``
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from fnmatch import translate
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,8 +48,13 @@ class Description:
         """Is the model in ``model_dir``, which has ``names`` at its top, one of this framework?"""
         if self.recognise is not None:
             return self.recognise(model_dir, names, settings)
-        fitting = (name for name in names if any(fnmatchcase(name, each) for each in self.well_known_files))
-        return any(self.holds is None or self.holds(model_dir / name) for name in fitting)
+        fits = _matcher(self.well_known_files)
+        return any(fits(name) and (self.holds is None or self.holds(model_dir / name)) for name in names)
+
+
+@cache
+def _matcher(patterns: tuple[str, ...]) -> Callable[[str], object]:
+    return re.compile("|".join(map(translate, patterns)) or "(?!)").match
 
 
 def first_bytes(path: Path, count: int) -> bytes:

@@ -10,7 +10,6 @@ Serves       GET /metrics on each LISTENER, a descriptor; a scrape is worded as 
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import signal
@@ -21,6 +20,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from mme.capacity.memory import SystemMemory
+from mme.libc import LIBC
 from mme.logs import configure_logging
 from mme.metrics.container import ContainerMetrics, ContainerReader
 from mme.metrics.emf import EmfWriter
@@ -111,7 +111,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 def main() -> None:
     """Serves until the process is ended."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     supervisor, runtime_dir, statistics, records, *listeners = sys.argv[1:]
     if os.getppid() != int(supervisor):
         return  # it had died before we could be told

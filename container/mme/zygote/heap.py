@@ -10,10 +10,11 @@ Not glibc (musl, another allocator): nothing happens here.
 
 from __future__ import annotations
 
-import ctypes
 import math
 import time
 from collections.abc import Callable
+
+from mme.libc import LIBC
 
 # <malloc.h>
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
@@ -34,7 +35,7 @@ IDLE_UNDER_PRESSURE_S = 0.2
 def keep_freed_memory() -> None:
     """Called before the model is loaded: what one step of loading frees is what the next one needs."""
     try:
-        mallopt = ctypes.CDLL(None).mallopt
+        mallopt = LIBC.mallopt
     except AttributeError:
         return
     mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD_BYTES)
@@ -45,7 +46,7 @@ def keep_freed_memory() -> None:
 def trim() -> None:
     """Returns the free pages of the heap to the kernel."""
     try:
-        ctypes.CDLL(None).malloc_trim(0)
+        LIBC.malloc_trim(0)
     except AttributeError:
         pass
 

@@ -90,8 +90,8 @@ class LoadPolicy:
 
     def folder_of(self, path: str) -> Path:
         """A model's folder as the request named it, from the path that the front end has made of it."""
-        folder = Path(path)
-        return Path("/", folder.relative_to(self.store)) if folder.is_relative_to(self.store) else folder
+        folder, store = Path(path), str(self.store)
+        return Path("/", str(folder)[len(store) :].lstrip("/")) if _is_inside(str(folder), store) else folder
 
     def check(self, name: str, path: str, handler: str, search_path: Iterable[str]) -> Path:
         """The folder to load from, as ``folder_of`` words it. Raises ``ModelRefused`` (400) if it must not be loaded.
@@ -99,11 +99,11 @@ class LoadPolicy:
         ``search_path`` is where the handler's module will be looked for, made with ``python_path``.
         """
         check_name(name)
-        folder = self.folder_of(path)
+        folder = _Folder.of(self.folder_of(path))
         self._check_folder(folder)
         self._check_handler(handler, folder, search_path)
-        self._check_requirements(folder)
-        return folder
+        self._check_requirements(folder.path)
+        return folder.path
 
     def python_path(self, wanted: str, path: str) -> str:
         """``wanted``, a PYTHONPATH, without folders that are neither the server's nor inside the model at ``path``.
@@ -111,37 +111,41 @@ class LoadPolicy:
         The model's ``code`` is added where there is one, after what is the server's and before the model's own folder,
         which the front end has put last.
         """
-        folder = self.folder_of(path)
+        folder = _Folder.of(self.folder_of(path))
         entries = [entry for entry in wanted.split(os.pathsep) if entry]
         entries = [entry for entry in entries if self._may_import_from(entry, folder)]
-        code = folder / _CODE
-        if self._may_import_from(str(code), folder) and code.is_dir() and str(code) not in entries:
-            is_models = [(folder / entry).resolve() == folder.resolve() for entry in entries]
+        code = folder.path / _CODE
+        if str(code) not in entries and code.is_dir() and self._may_import_from(str(code), folder):
+            is_models = [str((folder.path / entry).resolve()) == folder.real for entry in entries]
             entries.insert(is_models.index(True) if True in is_models else len(entries), str(code))
         return os.pathsep.join(entries)
 
-    def _may_import_from(self, entry: str, folder: Path) -> bool:
-        there = folder / entry  # MMS starts the worker in the model's folder
+    def _may_import_from(self, entry: str, folder: _Folder) -> bool:
+        there = folder.path / entry  # MMS starts the worker in the model's folder
         if there in self.trusted_folders:
             return True
         if self.refuses_code:
             return False
-        return self.is_below_root(folder) and there.resolve().is_relative_to(folder.resolve())
+        return self._is_below_root(folder) and folder.holds(there)
 
     def is_below_root(self, folder: Path) -> bool:
         """Whether it may be loaded from there, with symlinks resolved."""
-        real = folder.resolve()
-        roots = self.roots if self.rehearsal is None else (*self.roots, self.rehearsal)
-        return any(real.is_relative_to(root) and (real != root or self.itself_allowed) for root in roots)
+        return self._is_below_root(_Folder.of(folder))
 
-    def _check_folder(self, folder: Path) -> None:
-        if not self.is_below_root(folder):
+    def _is_below_root(self, folder: _Folder) -> bool:
+        roots = self.roots if self.rehearsal is None else (*self.roots, self.rehearsal)
+        return any(
+            _is_inside(folder.real, str(root)) and (folder.real != str(root) or self.itself_allowed) for root in roots
+        )
+
+    def _check_folder(self, folder: _Folder) -> None:
+        if not self._is_below_root(folder):
             raise ModelRefused(
-                f"{str(folder)!r}, which is really {str(folder.resolve())!r}, is not below "
+                f"{str(folder.path)!r}, which is really {folder.real!r}, is not below "
                 f"{' or '.join(map(str, self.roots))}. MME_MODEL_ROOTS allows more folders."
             )
-        if not folder.is_dir():
-            raise ModelRefused(f"{str(folder)!r} is no folder that can be read.")
+        if not folder.path.is_dir():
+            raise ModelRefused(f"{str(folder.path)!r} is no folder that can be read.")
 
     def _check_requirements(self, folder: Path) -> None:
         if self.requirements == "install" or self.itself_allowed or requirements_of(folder) is None:
@@ -154,18 +158,18 @@ class LoadPolicy:
             )
         logger.warning("the packages that %s asks for are ignored: MME_MODEL_REQUIREMENTS=ignore", folder)
 
-    def _check_handler(self, handler: str, folder: Path, search_path: Iterable[str]) -> None:
+    def _check_handler(self, handler: str, folder: _Folder, search_path: Iterable[str]) -> None:
         if not handler.isprintable():
             raise ModelRefused(f"the handler {handler!r} has characters that cannot be printed.")
         if self.refuses_code and self._is_models_own(handler, folder, search_path):
             raise ModelRefused(
-                f"{str(folder)!r} brings code (its handler {handler!r}), which MME_MODEL_CODE=refuse does not let run. "
-                "Load the model's files without it, in a format that is data alone (docs/security.md lists them)."
+                f"{str(folder.path)!r} brings code (its handler {handler!r}), which MME_MODEL_CODE=refuse does not let "
+                "run. Load the model's files without it, in a format that is data alone (docs/security.md lists them)."
             )
-        if _is_legacy(folder):
+        if _is_legacy(folder.path):
             # mms.model_loader.LegacyModelLoader executes the file of this name
-            file = folder / (handler if handler.endswith(".py") else f"{handler}.py")
-            if not file.resolve().is_relative_to(folder.resolve()):
+            file = folder.path / (handler if handler.endswith(".py") else f"{handler}.py")
+            if not folder.holds(file):
                 raise ModelRefused(f"the handler {handler!r} is outside of the model's folder.")
             return
         own_folder = _folder_of_handler(handler)
@@ -176,19 +180,42 @@ class LoadPolicy:
         module = _file_of_module(_module_of_handler(handler), search_path)
         if module is None:
             return  # part of the interpreter, or missing, as the import will say
-        is_models_own = any(module.absolute().is_relative_to(each) for each in (folder, folder.resolve()))
-        if is_models_own and not module.resolve().is_relative_to(folder.resolve()):
+        is_models_own = any(_is_inside(str(module.absolute()), each) for each in (str(folder.path), folder.real))
+        if is_models_own and not folder.holds(module):
             raise ModelRefused(f"the handler {handler!r} is a link that leads out of the model's folder.")
 
     @staticmethod
-    def _is_models_own(handler: str, folder: Path, search_path: Iterable[str]) -> bool:
+    def _is_models_own(handler: str, folder: _Folder, search_path: Iterable[str]) -> bool:
         """Is the handler a file of the model? The server's own is found first."""
-        if _is_legacy(folder) or (folder / (_folder_of_handler(handler) or "/")).resolve().is_relative_to(
-            folder.resolve()
-        ):
+        path = folder.path
+        if _is_legacy(path) or folder.holds(path / (_folder_of_handler(handler) or "/")):
             return True
-        module = _file_of_module(_module_of_handler(handler), [*search_path, str(folder), str(folder / _CODE)])
-        return module is not None and module.resolve().is_relative_to(folder.resolve())
+        module = _file_of_module(_module_of_handler(handler), [*search_path, str(path), str(path / _CODE)])
+        return module is not None and folder.holds(module)
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """A model's folder as the request named it, and what that really is: a worker that wakes asks for it ten times."""
+
+    path: Path
+    real: str  # with symlinks resolved
+
+    @classmethod
+    def of(cls, path: Path) -> _Folder:
+        return cls(path, str(path.resolve()))
+
+    def holds(self, path: Path) -> bool:
+        """Whether ``path`` is the folder or inside, with symlinks resolved."""
+        return _is_inside(str(path.resolve()), self.real)
+
+
+def _is_inside(path: str, folder: str) -> bool:
+    """Whether ``path`` is ``folder`` or inside. Both are absolute, and as ``Path`` words them.
+
+    (``Path.is_relative_to`` makes a ``Path`` of each folder above, which takes thirty times as long.)
+    """
+    return path == folder or path.startswith(folder.rstrip("/") + "/")
 
 
 def check_name(name: str) -> None:

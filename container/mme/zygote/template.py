@@ -30,7 +30,7 @@ from mme.zygote.launcher import Launch, start_time
 from mme.zygote.load_policy import LoadPolicy
 from mme.zygote.model_slot import ModelSlot, SessionHandle, WorkerHandle, was_listened_for
 from mme.zygote.nursery import Nursery
-from mme.zygote.processes import kill, kill_group, name_process, reap
+from mme.zygote.processes import close_from, kill, kill_group, name_process, reap
 from mme.zygote.session_records import MOST_SESSIONS, SessionRecords, WorkerState
 from mme.zygote.shared_kernels import SharedKernels
 from mme.zygote.template_preparation import PartFailed, prepare
@@ -123,7 +123,7 @@ def _reset_after_fork(keep: set[int]) -> None:
     for number in sorted(keep):
         os.closerange(first, number)
         first = number + 1
-    os.closerange(first, 1 + max(int(entry) for entry in os.listdir("/proc/self/fd")))  # noqa: PTH208
+    close_from(first)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
 

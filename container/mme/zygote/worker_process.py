@@ -33,7 +33,7 @@ from mme.zygote.launcher import Launch
 from mme.zygote.load_policy import LoadPolicy
 from mme.zygote.loaded_files import check_folder
 from mme.zygote.output import let_output_be_read
-from mme.zygote.processes import forbid_new_privileges, name_process, raise_oom_score
+from mme.zygote.processes import close_from, forbid_new_privileges, name_process, raise_oom_score
 from mme.zygote.protocol import Load
 from mme.zygote.session_records import SessionRecord, SessionRecords, WorkerState
 from mme.zygote.sleepers import Sleepers
@@ -244,8 +244,7 @@ def reset_descriptors(output: tuple[int, int], keep: Iterable[int]) -> None:
     for number in sorted(kept for kept in keep if kept >= first):
         os.closerange(first, number)
         first = number + 1
-    highest = max(map(int, os.listdir("/proc/self/fd")))  # noqa: PTH208 (a template has some for each model)
-    os.closerange(first, highest + 1)
+    close_from(first)
     sys.stdin = io.TextIOWrapper(io.FileIO(0, closefd=False))
     for name, number in (("stdout", 1), ("stderr", 2)):
         raw = io.BufferedWriter(io.FileIO(number, "w", closefd=False))

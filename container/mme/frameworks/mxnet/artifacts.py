@@ -26,7 +26,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -38,6 +38,7 @@ _LIST_MAGIC, _MAGIC_V1, _MAGIC_V2, _MAGIC_V3 = 0x112, 0xF993FAC8, 0xF993FAC9, 0x
 # type flags of mshadow (base.h) -> bytes per element: float32, float64, float16, uint8, int32, int8, int64, bool
 _ELEMENT_BYTES = {0: 4, 1: 8, 2: 2, 3: 1, 4: 4, 5: 1, 6: 8, 7: 1}
 _MOST_DIMENSIONS = 32
+_READ_BYTES = 4096  # at once: the longest head has 280
 _INPUT_DTYPES = ("float16", "float32", "float64", "int8", "int32", "int64", "uint8")
 # Of all inputs for one pass as declared. The largest in use, volumes of 512³ numbers, take half of it; what claims more
 # would end as a lack of memory, for which the platform unloads other models in vain.
@@ -58,24 +59,32 @@ _EPOCH = re.compile(rf"-(\d{{4,}}){re.escape(PARAMS_SUFFIX)}")
 
 def find(model_dir: Path) -> Artifacts:
     """Finds the files of the model. Raises ``ModelLoadError`` for one that is missing or not the only one."""
-    symbols = sorted(model_dir.glob(f"*{SYMBOL_SUFFIX}"))
+    try:
+        names = sorted(os.listdir(model_dir))  # noqa: PTH208 (once: a glob lists the folder for each ending)
+    except OSError:
+        names = []
+
+    def ending(suffix: str) -> list[Path]:
+        return [model_dir / name for name in names if name.endswith(suffix)]
+
+    symbols = ending(SYMBOL_SUFFIX)
     if len(symbols) != 1:
         raise ModelLoadError(
             f"{model_dir} holds {len(symbols)} files *{SYMBOL_SUFFIX} ({_names(symbols)}); a model has exactly one."
         )
     prefix = symbols[0].name.removesuffix(SYMBOL_SUFFIX)
     epochs = {
-        int(match[1]): path
-        for path in model_dir.iterdir()
-        if path.name.startswith(prefix) and (match := _EPOCH.fullmatch(path.name, len(prefix)))
+        int(match[1]): model_dir / name
+        for name in names
+        if name.startswith(prefix) and (match := _EPOCH.fullmatch(name, len(prefix)))
     }
     if not epochs:
-        others = sorted(model_dir.glob(f"*{PARAMS_SUFFIX}"))
+        others = ending(PARAMS_SUFFIX)
         raise ModelLoadError(
             f"{model_dir} holds {symbols[0].name} but no {prefix}-NNNN{PARAMS_SUFFIX} with its parameters"
             + (f" (there is {_names(others)}: rename it)." if others else ". Add it to the archive.")
         )
-    shapes = sorted(model_dir.glob(f"*{SHAPES_SUFFIX}"))
+    shapes = ending(SHAPES_SUFFIX)
     if len(shapes) != 1:
         raise ModelLoadError(
             f"{model_dir} holds {len(shapes)} files *{SHAPES_SUFFIX} ({_names(shapes)}); a model has exactly one, "
@@ -202,25 +211,26 @@ def check_params(path: Path) -> bool:
 
     Returns whether it was saved under MXNet's NumPy semantics (``npx.set_np()``), under which it must be loaded, too.
     """
-    with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
+    with path.open("rb", buffering=0) as file:
+        heads = _Heads(file.fileno())
         try:
-            magic, _, count = _unpack(file, "<QQQ")
+            magic, _, count = heads.unpack("<QQQ")
             if magic != _LIST_MAGIC:
                 raise _Broken("it is not a file of MXNet parameters")
-            if count > size:
+            if count > heads.size:
                 raise _Broken("its number of arrays is garbled")
-            magics = {_skip_array(file, size) for _ in range(count)}
-            (names,) = _unpack(file, "<Q")
+            magics = {_skip_array(heads) for _ in range(count)}
+            (names,) = heads.unpack("<Q")
             if names != count:
                 raise _Broken("its parameters have no names" if names == 0 else "its number of names is garbled")
             for _ in range(names):
-                (length,) = _unpack(file, "<Q")
-                _skip(file, length, size)
+                (length,) = heads.unpack("<Q")
+                heads.skip(length)
             return _MAGIC_V3 in magics
         except _Broken as broken:
             raise ModelLoadError(
-                f"{path}: {broken} ({size} bytes). It is truncated or not written by MXNet; make the archive again."
+                f"{path}: {broken} ({heads.size} bytes). It is truncated or not written by MXNet; make the archive "
+                "again."
             ) from None
 
 
@@ -228,52 +238,70 @@ class _Broken(Exception):
     """Says what is wrong with a file of parameters."""
 
 
-def _skip_array(file: BinaryIO, size: int) -> int:
+class _Heads:
+    """Reads what lies between the data in a file: one system call for all that is near, none for what is skipped.
+
+    A worker does this when a request waits for it. (A mapped file would kill it that is cut meanwhile.)
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self.size = os.fstat(descriptor).st_size
+        self._descriptor = descriptor
+        self._at = 0  # where the next head begins
+        self._read = b""  # what has been read …
+        self._read_from = 0  # … from here on
+
+    def unpack(self, form: str) -> tuple[int, ...]:
+        """The numbers that are next, as ``struct`` has it."""
+        wanted = struct.calcsize(form)
+        offset = self._at - self._read_from
+        if offset + wanted > len(self._read):
+            self._read, self._read_from = os.pread(self._descriptor, _READ_BYTES, self._at), self._at
+            offset = 0
+            if wanted > len(self._read):
+                raise _Broken("it ends too early")
+        self._at += wanted
+        return struct.unpack_from(form, self._read, offset)
+
+    def skip(self, length: int) -> None:
+        """Goes on behind the next ``length`` bytes."""
+        if length > self.size - self._at:
+            raise _Broken("it ends too early")
+        self._at += length
+
+
+def _skip_array(heads: _Heads) -> int:
     """Goes to the end of an array, and returns its magic number."""
-    (magic,) = _unpack(file, "<I")
+    (magic,) = heads.unpack("<I")
     dimensions: tuple[int, ...]
     if magic in (_MAGIC_V2, _MAGIC_V3):
-        (storage,) = _unpack(file, "<i")
+        (storage,) = heads.unpack("<i")
         if storage != 0:
             raise _Broken("it holds a sparse array" if storage in (1, 2) else "the head of an array is garbled")
-        dimensions = _shape(file, "q", *_unpack(file, "<i"))
+        dimensions = _shape(heads, "q", *heads.unpack("<i"))
     elif magic == _MAGIC_V1:
-        dimensions = _shape(file, "q", *_unpack(file, "<i"))
+        dimensions = _shape(heads, "q", *heads.unpack("<i"))
     else:
-        dimensions = _shape(file, "I", magic)
+        dimensions = _shape(heads, "I", magic)
     if not dimensions and magic != _MAGIC_V3:
         return magic  # an array that was never filled
-    _, _, element = _unpack(file, "<iii")
+    _, _, element = heads.unpack("<iii")
     if element not in _ELEMENT_BYTES:
         raise _Broken("the type of an array is garbled")
     length = _ELEMENT_BYTES[element]
     for dimension in dimensions:
         length *= dimension
-    _skip(file, length, size)
+    heads.skip(length)
     return magic
 
 
-def _shape(file: BinaryIO, code: str, dimensions: int) -> tuple[int, ...]:
+def _shape(heads: _Heads, code: str, dimensions: int) -> tuple[int, ...]:
     if not 0 <= dimensions <= _MOST_DIMENSIONS:
         raise _Broken("the shape of an array is garbled")
-    shape = _unpack(file, f"<{dimensions}{code}")
+    shape = heads.unpack(f"<{dimensions}{code}")
     if any(size < 0 for size in shape):
         raise _Broken("the shape of an array is garbled")
     return shape
-
-
-def _unpack(file: BinaryIO, form: str) -> tuple[int, ...]:
-    wanted = struct.calcsize(form)
-    data = file.read(wanted)
-    if len(data) < wanted:
-        raise _Broken("it ends too early")
-    return struct.unpack(form, data)
-
-
-def _skip(file: BinaryIO, length: int, size: int) -> None:
-    if length > size - file.tell():
-        raise _Broken("it ends too early")
-    file.seek(length, os.SEEK_CUR)
 
 
 def _parse_json(text: bytes, wrong: Callable[[str], ModelLoadError]) -> Any:

@@ -40,6 +40,8 @@ class Weights:
 class Inferred:
     """Shapes and types of a network's parts for one pass as declared. Types are empty where MXNet cannot tell them."""
 
+    argument_shapes: list[tuple[int, ...]]
+    output_shapes: list[tuple[int, ...]]
     argument_types: tuple[Any, ...]
     state_shapes: tuple[tuple[int, ...], ...]
     state_types: tuple[Any, ...]
@@ -71,7 +73,8 @@ def load(
     convert_dtypes(network, weights, inferred)
     add_missing_states(mx, network, weights, inferred, device)
     return MXNetModel(
-        mx, network.symbol, inputs, weights.arguments, weights.states, graph.head_ops[0], device, settings
+        *(mx, network.symbol, inputs, weights.arguments, weights.states, graph.head_ops[0], device, settings),
+        declared=(inferred.argument_shapes, inferred.output_shapes),
     )
 
 
@@ -153,7 +156,7 @@ def infer(mx: Any, network: Network, weights: Weights, inputs: Inputs, files: Ar
         ) from None
     if not all(is_known(shape) for shape in [*arguments, *outputs]):
         raise ModelLoadError(f"{files.shapes}: it leaves shapes in {files.symbol.name} open; does it name all inputs?")
-    return Inferred(tuple(types or ()), tuple(states), tuple(state_types or ()))
+    return Inferred(arguments, outputs, tuple(types or ()), tuple(states), tuple(state_types or ()))
 
 
 def check_states(network: Network, weights: Weights, inferred: Inferred, files: Artifacts) -> None:

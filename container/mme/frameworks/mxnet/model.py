@@ -29,6 +29,9 @@ _PROBABILITIES = {"SoftmaxOutput", "Softmax", "SoftmaxActivation", "softmax", "s
 _PROBABILITIES |= {"sigmoid", "_npx_sigmoid", "hard_sigmoid", "LogisticRegressionOutput"}
 
 
+Shapes = tuple[list[tuple[int, ...]], list[tuple[int, ...]]]
+
+
 class _Bound:
     """The network bound for one batch size: weights are shared with all others.
 
@@ -102,7 +105,10 @@ class MXNetModel(Predictor):
         head_op: str,
         device: Any,
         settings: Settings,
+        *,
+        declared: Shapes | None = None,
     ) -> None:
+        """``declared``: shapes of arguments and outputs of a pass as declared, where they have been inferred."""
         self._mx = mx
         self._symbol = symbol
         self._arguments = arguments
@@ -117,11 +123,11 @@ class MXNetModel(Predictor):
         self.inputs = inputs
         self.output_names = tuple(name.removesuffix("_output") for name in symbol.list_outputs())
         self.image_codec = MXNetImageCodec(mx)
-        self._inferred: dict[int, tuple[list[tuple[int, ...]], list[tuple[int, ...]]]] = {}  # that a pass will need
+        batch = inputs[0].shape[0]
+        self._inferred: dict[int, Shapes] = {} if declared is None else {batch: declared}  # that a pass will need
         self._fixed_batch: int | None = None
-        declared = inputs[0].shape[0]
-        if not self._takes_batch(1 if declared > 1 else 2, declared):
-            self._fixed_batch = declared
+        if not self._takes_batch(1 if batch > 1 else 2, batch):
+            self._fixed_batch = batch
 
     def predict(self, arrays: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         samples = len(arrays[self.inputs[0].name])
@@ -214,7 +220,8 @@ class MXNetModel(Predictor):
         """Does the graph work for ``batch`` samples too, with outputs that grow and shrink with it?"""
         try:
             _, outputs = self._infer(batch)
-            self._inferred[declared] = self._infer(declared)
+            if declared not in self._inferred:
+                self._inferred[declared] = self._infer(declared)
             _, declared_outputs = self._inferred[declared]
         except self._mx.base.MXNetError:
             return False
@@ -223,7 +230,7 @@ class MXNetModel(Predictor):
             for shape, declared_shape in zip(outputs, declared_outputs, strict=True)
         )
 
-    def _infer(self, batch: int) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
+    def _infer(self, batch: int) -> Shapes:
         """Shapes of arguments and outputs of a pass. Raises ``MXNetError``.
 
         ``infer_shape_partial`` raises as ``infer_shape`` does, but does not print all parameters.
