@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import random
 import select
@@ -20,6 +21,7 @@ from mme.settings import Settings
 from mme.supervisor.zygote_handle import ZygoteHandle
 from mme.zygote.heap import IdleTrim
 from mme.zygote.idle import FallsAsleep, Idle
+from mme.zygote.session import LoadedModel
 from mme.zygote.session_records import SessionRecord, SessionRecords, WorkerState, make_shared, model_key
 from mme.zygote.sleepers import SLEEP_SIGNAL, Sleepers
 from tests.harness.front_end import Connection, FrontEnd, worker_of
@@ -414,3 +416,25 @@ def test_the_template_that_dies_leaves_no_session_that_counts_as_loaded(world: W
     assert world.zygote.has_loaded_worker()
     os.kill(world.record().owner, signal.SIGKILL)
     wait_until(lambda: not world.zygote.has_loaded_worker(), "nothing is loaded")
+
+
+@pytest.mark.parametrize("is_own", [True, False])
+def test_the_end_takes_a_models_code_apart_and_not_the_servers(tmp_path: Path, is_own: bool) -> None:
+    """That would copy the pages of all of it for a process that ends: 2 ms of each wake-up."""
+    from mms.model_loader import MmsModelLoader
+
+    import model_handler
+
+    theirs = tmp_path / "model_handler.py"
+    theirs.write_text("handle = print")
+    spec = importlib.util.spec_from_file_location("model_handler", theirs)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    loader = MmsModelLoader()
+    loader.module = model_handler if is_own else module
+    model = LoadedModel()
+    model._loader, model._service = loader, object()
+    model.unload()
+    assert hasattr(model_handler, "handle")
+    assert hasattr(module, "handle") is is_own

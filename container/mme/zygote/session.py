@@ -30,6 +30,7 @@ from typing import Any
 from mms.model_loader import ModelLoaderFactory
 from mms.service import Service
 
+import mme
 from mme.capacity.admission import Admission, Holders, Reservation
 from mme.capacity.footprint import Artifact, survey
 from mme.capacity.memory import MIB
@@ -38,6 +39,7 @@ from mme.capacity.process_memory import anonymous_bytes
 from mme.errors import InsufficientMemory, MmeError, ModelChanged, Refusal
 from mme.frameworks.serving import ServingProperties
 from mme.handler import wake_up
+from mme.settings import DEFAULT_HANDLER
 from mme.zygote import heap, protocol
 from mme.zygote.hang_up import OrphanLimit, end_of
 from mme.zygote.idle import FallsAsleep, Idle
@@ -54,6 +56,7 @@ _FILES_POLLS = 1000
 # How long the code of a model that falls asleep may take to give up what it holds.
 _UNLOAD_S = 5.0
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_OWN_HANDLER = str(Path(mme.__file__).parent.with_name(f"{DEFAULT_HANDLER}.py"))
 
 
 class LoadFailed(Exception):
@@ -359,7 +362,10 @@ class LoadedModel:
             emit_metrics(self._service, handler_s)
 
     def unload(self) -> None:
-        """As MMS does at the end: the handler's module loses what it holds."""
+        """As MMS does at the end: the handler's module loses what it holds. The server's own holds nothing but code."""
+        module = getattr(self._loader, "module", None)
+        if getattr(module, "__file__", None) == _OWN_HANDLER:
+            return
         if self._service is not None and hasattr(self._loader, "unload"):
             try:
                 self._loader.unload()
