@@ -28,7 +28,7 @@ from mme.capacity.memory import MemorySample
 from mme.capacity.policy import decide, load_growth_bytes, request_growth_bytes, reserve_bytes
 from mme.capacity.process_memory import ProcessId
 from mme.capacity.reservations import Book, Loading, Reservations, new_key
-from mme.capacity.rlimit import RequestLimit, limit_worker, limited_growth, thread_stacks_bytes
+from mme.capacity.rlimit import RequestLimit, _data_bytes, limit_worker, limited_growth, thread_stacks_bytes
 from mme.errors import InsufficientMemory, ModelLoadError
 from mme.frameworks import xgboost
 from mme.settings import Settings
@@ -726,6 +726,23 @@ def test_a_request_may_allocate_half_of_what_is_free_and_later_ones_as_much_as_t
         memory.used_mib = 0
         guard.renew()
         assert allocate(400)[0] == 1
+
+    in_child(work)
+
+
+@pytest.mark.parametrize("limit_mb", [None, 100_000])
+def test_the_first_request_is_bounded_by_what_was_found_when_its_load_was_settled(
+    tmp_path: Path, declaring: Callable[[int], Path], limit_mb: int | None
+) -> None:
+    """It was looked at a moment ago; the server's own limit is none that requests are held to."""
+    admission = Admission(Settings(memory_limit_mb=limit_mb), tmp_path, server_pid=os.getpid())
+    with admission.loading("m", declaring(1)) as reservation:
+        pass
+    assert (reservation.settled_sample is None) is (limit_mb is not None)
+
+    def work() -> None:
+        RequestLimit(Settings(), FakeMemory(1000)).renew(sample_of(700, 0))
+        assert resource.getrlimit(resource.RLIMIT_DATA)[0] < _data_bytes() + thread_stacks_bytes() + 800 * MIB
 
     in_child(work)
 

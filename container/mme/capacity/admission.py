@@ -256,6 +256,8 @@ class Admission:
             verdict = self._judge(book, rest_bytes, reservation.reserve_share)
         if not verdict.decision.admitted and reservation.neighbours is not None:
             verdict = self._restore_reserve(reservation, rest_bytes, reservation.neighbours)
+        if self._settings.memory_limit_mb is None:  # else it is not of the kernel's limits alone
+            reservation.settled_sample = verdict.sample
         if not reservation.request_waits:
             self._reservations.learn(reservation.artifact.identity, taken_bytes)
         if verdict.decision.admitted:
@@ -302,6 +304,7 @@ class Reservation:
     neighbours: Neighbours | None = None  # that may be put to sleep for it
     request_waits: bool = False  # a part of what it needs is taken after the load
     taken_bytes: int = 0  # known once it is settled
+    settled_sample: MemorySample | None = None  # what was free then, by the kernel's limits
 
     @property
     def growth_bytes(self) -> int:

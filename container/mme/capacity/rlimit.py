@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from mme.capacity.memory import MIB, MemoryReader
+from mme.capacity.memory import MIB, MemoryReader, MemorySample
 from mme.capacity.policy import request_growth_bytes, reserve_bytes
 from mme.settings import Settings
 
@@ -67,12 +67,16 @@ class RequestLimit:
         self._renew_at_s = 0.0
         self.is_memory_short = False  # when it was last looked at: requests live on the reserve
 
-    def renew(self) -> None:
-        """Looks at what is free and sets the limit, at most every 100 ms; else it takes no time."""
+    def renew(self, sample: MemorySample | None = None) -> None:
+        """Looks at what is free and sets the limit, at most every 100 ms; else it takes no time.
+
+        ``sample``: what has been found just now, by the kernel's limits alone.
+        """
         now_s = time.monotonic()
         if now_s < self._renew_at_s:
             return
-        sample = self._memory.read()
+        if sample is None:
+            sample = self._memory.read()
         reserve = reserve_bytes(self._settings, sample)
         self._renew_at_s = now_s + RENEW_S
         self.is_memory_short = sample.free_bytes < reserve

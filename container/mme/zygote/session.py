@@ -33,7 +33,7 @@ from mms.service import Service
 import mme
 from mme.capacity.admission import Admission, Holders, Reservation
 from mme.capacity.footprint import Artifact, survey
-from mme.capacity.memory import MIB
+from mme.capacity.memory import MIB, MemorySample
 from mme.capacity.overcommit import Neighbours
 from mme.capacity.process_memory import anonymous_bytes
 from mme.errors import InsufficientMemory, MmeError, ModelChanged, Refusal
@@ -312,7 +312,9 @@ class LoadedModel:
                 heap.trim()  # what loading has freed is not the model's
         if reservation:
             self.taken_mib = reservation.taken_bytes // MIB
-        self.renew_limit()  # the first request does not have to be the first to do this
+        self.renew_limit(
+            reservation.settled_sample if reservation else None
+        )  # so that the first request does not have to
         # A wake-up is no news, and each line takes the front end's time, too.
         logger.log(logging.DEBUG if wake_up.request_waits else logging.INFO, "Model %s loaded.", self.name)
 
@@ -351,10 +353,10 @@ class LoadedModel:
         self._time_limits.set_for(properties)
         return self._time_limits.of_load
 
-    def renew_limit(self) -> None:
+    def renew_limit(self, sample: MemorySample | None = None) -> None:
         """See ``RequestLimit.renew``."""
         if self._admission and self._is_bounded:
-            self._admission.request_limit.renew()
+            self._admission.request_limit.renew(sample)
 
     def emit_metrics(self, handler_s: float | None = None) -> None:
         """See ``prediction.emit_metrics``."""
