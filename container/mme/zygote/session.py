@@ -312,9 +312,8 @@ class LoadedModel:
                 heap.trim()  # what loading has freed is not the model's
         if reservation:
             self.taken_mib = reservation.taken_bytes // MIB
-        self.renew_limit(
-            reservation.settled_sample if reservation else None
-        )  # so that the first request does not have to
+        # now, so that the first request does not have to
+        self.renew_limit(reservation.settled_sample if reservation else None)
         # A wake-up is no news, and each line takes the front end's time, too.
         logger.log(logging.DEBUG if wake_up.request_waits else logging.INFO, "Model %s loaded.", self.name)
 
