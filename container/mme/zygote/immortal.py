@@ -24,6 +24,8 @@ _FIRST_VERSION = (3, 12)
 _SIGN = 1 << 31  # a count that is negative as an int32_t, so this or more, is that of an immortal object
 _PROBE_REFERENCES = 1000
 _BATCH = 4096  # objects
+_COUNT_BYTES = ctypes.sizeof(_Count)
+_FIRST_ADDRESS, _LAST_ADDRESS = 16, 1 << 62  # objects begin at multiples of 16
 
 
 def why_not() -> str | None:
@@ -49,19 +51,19 @@ def make_all_immortal() -> int:
     """Makes every object immortal that exists, and returns how many these were. ``why_not`` must have said None."""
     immortal = _immortal_count()
     # Called for each of hundreds of thousands of objects.
-    count_at, references_of = _Count.from_address, sys.getrefcount
+    counts, references_of = _counts(), sys.getrefcount
     # No set of what has been seen: it would be as large as the heap. An object's count says it.
     found = gc.get_objects()
     made = 0
     while found:
-        batch = []
+        batch: list[object] = []
         for each in found[-_BATCH:]:
             if references_of(each) < _SIGN:
-                count_at(id(each)).value = immortal
+                counts[(id(each) - _FIRST_ADDRESS) // _COUNT_BYTES] = immortal
                 batch.append(each)
         del found[-_BATCH:]
         made += len(batch)
-        found += map(type, batch)
+        found += set(map(type, batch))
         found += gc.get_referents(*batch)
         for each in batch:
             if isinstance(each, CodeType):  # the collector does not look into it
@@ -77,6 +79,12 @@ def is_immortal(thing: object) -> bool:
 
 def _immortal_count() -> int:
     return _count_of(None).value
+
+
+def _counts() -> memoryview:
+    """All memory as counts, the first of which is at ``_FIRST_ADDRESS``: a quarter quicker than an object for each."""
+    everything = (_Count * (_LAST_ADDRESS // _COUNT_BYTES)).from_address(_FIRST_ADDRESS)
+    return memoryview(everything).cast("B").cast("I")
 
 
 def _count_of(thing: object) -> ctypes.c_uint32:
