@@ -162,7 +162,7 @@ def test_a_request_that_is_taken_after_the_end_of_its_connection_is_anothers(tmp
 def test_the_log_has_a_line_or_an_object_for_each_message_that_is_asked_for(tmp_path: Path) -> None:
     files = []
     for log_format in ("text", "json"):
-        file = tmp_path / log_format
+        file = tmp_path / f"{log_format} é.properties"
         settings = Settings.from_environment({"MME_LOG_FORMAT": log_format})
         file.write_text(mms_config.log_properties(settings), encoding="latin-1")
         files.append(str(file))

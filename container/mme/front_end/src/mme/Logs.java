@@ -5,7 +5,8 @@ import java.io.FileOutputStream;
 import java.io.IOException;
 import java.io.InputStream;
 import java.net.URI;
-import java.net.URL;
+import java.nio.file.Files;
+import java.nio.file.Path;
 import java.util.Properties;
 import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.ConcurrentMap;
@@ -33,7 +34,8 @@ import org.apache.logging.log4j.spi.LoggerContextFactory;
  * cannot be read, the JVM ends.
  */
 public final class Logs implements LoggerContextFactory, LoggerContext {
-    private static final String FILE = "log4j.configurationFile"; // its URL; MMS sets it (--log-config)
+    private static final String FILE = "log4j.configurationFile"; // MMS sets it (--log-config) to SCHEME and the path
+    private static final String SCHEME = "file://"; // the path is as it is, blanks and all: this is no URL
 
     private final ConcurrentMap<String, LineLogger> loggers = new ConcurrentHashMap<>();
     private final Properties configuration = new Properties();
@@ -41,8 +43,9 @@ public final class Logs implements LoggerContextFactory, LoggerContext {
     private final LogOutput output;
 
     /** Called once, by Log4j, for the first logger. */
-    public Logs() throws IOException {
-        try (InputStream file = new URL(System.getProperty(FILE)).openStream()) {
+    public Logs() {
+        Path path = Path.of(System.getProperty(FILE, "").replaceFirst("^" + SCHEME, ""));
+        try (InputStream file = Files.newInputStream(path)) {
             configuration.load(file);
         } catch (IOException | RuntimeException e) {
             Agent.fail(e); // Log4j would go on, and say nothing
