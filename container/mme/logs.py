@@ -1,4 +1,4 @@
-"""The log lines of our own processes, in the same two formats as the front end's (``mms_config.log4j2_xml``)."""
+"""The log lines of our own processes, in the same two formats as the front end's (front_end/src/mme/LogFormat.java)."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ class TextFormatter(logging.Formatter):
 def relay_as_json(descriptor: int, source: str) -> None:
     """Copies the lines of ``descriptor`` to standard output; what is no JSON object becomes one, of logger ``source``.
 
-    Runs in a thread of the supervisor. The front end prints a few lines past log4j (the JVM's warnings, MMS's banner),
-    and in the zygote MXNet's library does so; in the ``json`` format these would not parse.
+    Runs in a thread of the supervisor. The front end prints a few lines past its log (the JVM's warnings, MMS's
+    banner), and in the zygote MXNet's library does so; in the ``json`` format these would not parse.
     """
     logger = logging.getLogger(source)
     with open(descriptor, "rb") as lines:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -12,6 +13,8 @@ import mms
 import pytest
 
 from mme.front_end import AGENT_JAR, PLUGIN_CLASS, PLUGIN_SERVICE, source_digest
+from mme.settings import Settings
+from mme.supervisor import mms_config
 
 BUILD = AGENT_JAR.with_name("build")
 MMS_JAR = Path(mms.__file__).parent / "frontend" / "model-server.jar"
@@ -69,6 +72,28 @@ final class LastReply {
             replies.poll(1, TimeUnit.SECONDS);
         } catch (InterruptedException e) {
             System.out.println("interrupted");
+        }
+    }
+}
+"""
+
+# What loggers say, in the formats of the configurations that are the arguments.
+LOG = """
+package mme;
+
+final class Log {
+    public static void main(String[] configurations) throws Exception {
+        for (String file : configurations) {
+            System.setProperty("log4j.configurationFile", "file://" + file);
+            Logs logs = new Logs();
+            logs.getLogger("com.x.Known").info("Model {}: {}", "a\\u0130\\"\\n[ERROR]", "\\u001b[31m\\ttab");
+            logs.getLogger("com.x.Known").debug("too much detail");
+            logs.getLogger("com.x.Known").warn("thrown", new IllegalStateException("the reason"));
+            logs.getLogger("com.amazonaws.ml.mms.ModelServer").info("one\\ntwo");
+            logs.getLogger("ACCESS_LOG").info("/127.0.0.1:1 \\"GET /ping HTTP/1.1\\" 200 0");
+            logs.getLogger("ACCESS_LOG").info("/127.0.0.1:1 \\"GET /models/m HTTP/1.1\\" 200 0");
+            logs.getLogger("io.netty.channel.Deep").warn("netty warns");
+            logs.getLogger("io.netty.channel.Deep").error("netty fails");
         }
     }
 }
@@ -132,3 +157,40 @@ def test_a_request_that_is_taken_after_the_end_of_its_connection_is_anothers(tmp
     """The worker's thread may take it before it hears of the end. What was sent before may have been begun."""
     said = run_in_agent(tmp_path, TAKEN_TOO_LATE, "TakenTooLate", "disconnected", "session ended")
     assert said == ["answered", "never sent", "not begun", "never sent"]
+
+
+def test_the_log_has_a_line_or_an_object_for_each_message_that_is_asked_for(tmp_path: Path) -> None:
+    files = []
+    for log_format in ("text", "json"):
+        file = tmp_path / f"{log_format} é.properties"
+        settings = Settings.from_environment({"MME_LOG_FORMAT": log_format})
+        file.write_text(mms_config.log_properties(settings), encoding="latin-1")
+        files.append(str(file))
+    lines = run_in_agent(tmp_path, LOG, "Log", *files)
+
+    objects = [json.loads(line) for line in lines if line.startswith("{")]
+    for each in objects:
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d{4}", each["time"])
+    access = '/127.0.0.1:1 "GET /models/m HTTP/1.1" 200 0'
+    thrown = objects[1]["message"].splitlines()
+    assert [(each["level"], each["logger"], each["thread"], each["message"]) for each in objects] == [
+        ("INFO", "Known", "main", 'Model a\u0130"\n[ERROR]: \x1b[31m\ttab'),
+        ("WARN", "Known", "main", "\n".join(thrown)),
+        ("INFO", "ModelServer", "main", "one\ntwo"),
+        ("INFO", "ACCESS_LOG", "main", access),
+        ("ERROR", "Deep", "main", "netty fails"),
+    ]
+    assert thrown[:2] == ["thrown", "java.lang.IllegalStateException: the reason"]
+
+    text = [line for line in lines if not line.startswith("{")]
+    stamps = [line[:23] for line in text if "] " in line]
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d,\d{3}", stamp) for stamp in stamps)
+    assert [line[24:] if line[:1].isdigit() else line for line in text] == [
+        '[INFO ] Known - Model a\u0130"\\n[ERROR]: ?[31m\ttab',
+        "[WARN ] Known - thrown",
+        *thrown[1:],
+        "[INFO ] ModelServer - one",
+        "two",
+        f"[INFO ] ACCESS_LOG - {access}",
+        "[ERROR] Deep - netty fails",
+    ]

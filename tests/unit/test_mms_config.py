@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import pytest
 
@@ -88,11 +87,16 @@ def test_the_users_heap_comes_last_and_so_wins() -> None:
     assert [each for each in arguments if each.startswith("-Xmx")][-1] == "-Xmx2g"
 
 
-@pytest.mark.parametrize("log_format", ["text", "json"])
-@pytest.mark.parametrize("level", ["10", "20", "30", "40", "50"])
-def test_the_log_configuration_is_well_formed(log_format: str, level: str) -> None:
-    settings = Settings.from_environment({"MME_LOG_FORMAT": log_format, "SAGEMAKER_CONTAINER_LOG_LEVEL": level})
-    ElementTree.fromstring(mms_config.log4j2_xml(settings))
+@pytest.mark.parametrize(
+    ("level", "root", "access", "workers"),
+    [("10", "debug", "info", "debug"), ("20", "info", "info", "info"), ("40", "error", "off", "warn")],
+)
+def test_the_log_says_what_is_of_the_level_asked_for(level: str, root: str, access: str, workers: str) -> None:
+    settings = Settings.from_environment({"MME_LOG_FORMAT": "json", "SAGEMAKER_CONTAINER_LOG_LEVEL": level})
+    found = dict(line.split("=", 1) for line in mms_config.log_properties(settings).splitlines())
+    assert (found["format"], found["level"], found["level.ACCESS_LOG"]) == ("json", root, access)
+    assert found["level.com.amazonaws.ml.mms.wlm.WorkerLifeCycle"] == workers
+    assert ("deny.ACCESS_LOG" in found) is (level != "10")
 
 
 def environment(inherited: dict[str, str], **settings: str) -> dict[str, str]:

@@ -3,7 +3,7 @@
 MMS 1.1.11 is configured in three places, each of which this module words:
 
 - ``properties``: the file named by ``--mms-config`` (upstream: frontend/.../util/ConfigManager.java);
-- ``log4j2_xml``: the file named by ``--log-config``;
+- ``log_properties``: the file named by ``--log-config``, which the front end's agent reads (Logs.java);
 - ``environment``: what the JVM, and through it every worker, inherits, but for ``own_variables``.
 """
 
@@ -14,7 +14,6 @@ import platform
 import re
 import sys
 from collections.abc import Iterable, Mapping
-from html import escape
 from pathlib import Path
 
 from mme import threads
@@ -27,7 +26,7 @@ from mme.settings import DEFAULT_HANDLER, Settings
 
 # Files in the server's private folder.
 PROPERTIES_FILE = "mms.properties"
-LOG_CONFIG_FILE = "log4j2.xml"
+LOG_CONFIG_FILE = "log.properties"
 
 # The front end's heap in MiB, FRONT_END_BODIES aside (MMS-27). Left alone, the JVM takes up to a quarter of the
 # machine, whatever the container's limit. 1,000 loaded models fill 130 MiB (measured, -Xlog:gc).
@@ -47,13 +46,8 @@ _MALLOC_ARENAS = {"MALLOC_ARENA_MAX": "2"}
 # of the five threads that a model has. So few are allowed on x86-64 alone.
 _SMALL_STACKS = "-XX:StackShadowPages=10 " if platform.machine() == "x86_64" else ""
 _LOG4J_LEVELS = {10: "debug", 20: "info", 30: "warn", 40: "error", 50: "fatal"}
-_LOG4J_TEXT = "%d{ISO8601} [%-5p] %c{1} - MESSAGE%n"
-_LOG4J_JSON = (
-    '{"time": "%d{yyyy-MM-dd\'T\'HH:mm:ss.SSSZ}", "level": "%p", "logger": "%enc{%c{1}}{JSON}", '
-    '"thread": "%enc{%t}{JSON}", "message": "%enc{%m%notEmpty{%n%xEx}}{JSON}"}%n'
-)
-# A name or URL in a message comes from a request: it must not begin a line of its own, nor steer a terminal.
-_LOG4J_ONE_LINE = "%replace{%enc{%m}{CRLF}}{[\\x00-\\x08\\x0b-\\x1f\\x7f]}{?}"
+# Our own part below Log4j's interface. Log4j's core took a third of the JVM's start to put itself together.
+_LOGS = "-Dlog4j2.loggerContextFactory=mme.Logs "
 # What stock MMS logs as several lines, none of it from a request: its configuration.
 _LOG4J_SEVERAL_LINES = "com.amazonaws.ml.mms.ModelServer"
 # The platform asks for these every few seconds (CONTRACT: /ping, and GET /models on a multi-model endpoint; /metrics
@@ -93,7 +87,7 @@ def properties(
         "default_response_timeout_seconds": settings.worker_response_timeout_s,
         "max_request_size": max_payload_bytes,
         "max_response_size": max_payload_bytes,
-        "async_logging": "true",
+        "async_logging": "false",  # that of Log4j's core; ours is (LogOutput.java)
         # Bodies reach the handler as bytes, whatever their type; it decodes them itself and answers 400 if it cannot.
         "decode_input_request": "false",
         "blacklist_env_vars": "|".join(hidden_variables),
@@ -153,8 +147,7 @@ def jvm_arguments(settings: Settings) -> str:
     """The JVM's arguments: ours, which have no effect on what it serves, then those of the settings."""
     # PerfData would be left in /tmp by a killed JVM, and cannot be written on a read-only file system.
     heap_mib = HEAP_MIB + FRONT_END_BODIES * -(-settings.max_body_bytes // 2**20)
-    # Log4j's beans for JMX, which nothing reads, take a tenth of the JVM's start.
-    ours = f"-XX:-UsePerfData -Dlog4j2.disable.jmx=true {_SMALL_STACKS}{_TIGHT_HEAP}-Xmx{heap_mib}m"
+    ours = f"-XX:-UsePerfData {_LOGS}{_SMALL_STACKS}{_TIGHT_HEAP}-Xmx{heap_mib}m"
     return f"{ours} {settings.jvm_arguments}"
 
 
@@ -172,59 +165,34 @@ def _utf16(character: str) -> list[int]:
     return [int.from_bytes(encoded[at : at + 2], "big") for at in range(0, len(encoded), 2)]
 
 
-def log4j2_xml(settings: Settings) -> str:
-    """The text of log4j's configuration: everything to standard output, in the format and from the level asked for.
+def log_properties(settings: Settings) -> str:
+    """The text of the log's configuration: everything to standard output, in the format and from the level asked for.
 
     Stock MMS writes six rotating files below its working directory, which a container neither shows nor keeps (MMS-26).
     """
-    pattern = _LOG4J_JSON if settings.log_format == "json" else _LOG4J_TEXT
-    exceptions = "false" if settings.log_format == "json" else "true"
     level = _LOG4J_LEVELS[settings.log_level]
     # what stock MMS keeps out of its console: a line per metric and per request
     detail = "info" if settings.logs_metrics else "warn"
-    polls = (
-        ""
-        if settings.log_level <= 10
-        else f'<RegexFilter regex="{escape(_PLATFORM_POLLS)}" onMatch="DENY" onMismatch="NEUTRAL"/>'
-    )
-    chatter = (
-        ""
-        if settings.log_level <= 10
-        else f'<RegexFilter regex="{escape(_chatter())}" onMatch="DENY" onMismatch="NEUTRAL"/>'
-    )
-    # what workers say arrives as INFO from standard output, as WARN from standard error (configure_worker_logging)
-    output = level if settings.log_level <= 20 else "warn"
-    access = "info" if settings.log_level <= 20 else "off"
-    return f"""<?xml version="1.0" encoding="UTF-8"?>
-<Configuration status="error">
-  <Appenders>
-    <Console name="stdout" target="SYSTEM_OUT">
-      <PatternLayout alwaysWriteExceptions="{exceptions}">
-        <Pattern>{escape(pattern.replace("MESSAGE", _LOG4J_ONE_LINE))}</Pattern>
-      </PatternLayout>
-    </Console>
-    <Console name="several_lines" target="SYSTEM_OUT">
-      <PatternLayout alwaysWriteExceptions="{exceptions}">
-        <Pattern>{escape(pattern.replace("MESSAGE", "%m"))}</Pattern>
-      </PatternLayout>
-    </Console>
-  </Appenders>
-  <Loggers>
-    <Logger name="ACCESS_LOG" level="{access}">{polls}</Logger>
-    <Logger name="{_LOG4J_SEVERAL_LINES}" level="{level}" additivity="false"><AppenderRef ref="several_lines"/></Logger>
-    <Logger name="MODEL_METRICS" level="{detail}"/>
-    <Logger name="MMS_METRICS" level="{detail}"/>
-    <Logger name="com.amazonaws.ml.mms.wlm.WorkerLifeCycle" level="{output}">{chatter}</Logger>
-    <Logger name="com.amazonaws.ml.mms.wlm.WorkerThread" level="{level}">{chatter}</Logger>
-    <Logger name="com.amazonaws.ml.mms.http.HttpRequestHandler" level="warn"/>
-    <Logger name="io.netty" level="error"/>
-    <Logger name="org.apache" level="off"/>
-    <Root level="{level}">
-      <AppenderRef ref="stdout"/>
-    </Root>
-  </Loggers>
-</Configuration>
-"""
+    wlm = "com.amazonaws.ml.mms.wlm"
+    values = {
+        "format": settings.log_format,
+        "level": level,
+        "several_lines": _LOG4J_SEVERAL_LINES,
+        f"level.{_LOG4J_SEVERAL_LINES}": level,
+        "level.ACCESS_LOG": "info" if settings.log_level <= 20 else "off",
+        "level.MODEL_METRICS": detail,
+        "level.MMS_METRICS": detail,
+        # what workers say arrives as INFO from standard output, as WARN from standard error (configure_worker_logging)
+        f"level.{wlm}.WorkerLifeCycle": level if settings.log_level <= 20 else "warn",
+        f"level.{wlm}.WorkerThread": level,
+        "level.com.amazonaws.ml.mms.http.HttpRequestHandler": "warn",
+        "level.io.netty": "error",
+        "level.org.apache": "off",
+    }
+    if settings.log_level > 10:
+        values["deny.ACCESS_LOG"] = _PLATFORM_POLLS
+        values[f"deny.{wlm}.WorkerLifeCycle"] = values[f"deny.{wlm}.WorkerThread"] = _chatter()
+    return "".join(f"{key}={_escaped(value)}\n" for key, value in values.items())
 
 
 def environment(

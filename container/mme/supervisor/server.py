@@ -136,8 +136,8 @@ class Server:
             ),
             encoding="latin-1",
         )
-        log_config = mms_config.log4j2_xml(self.settings)
-        (self.runtime_dir / mms_config.LOG_CONFIG_FILE).write_text(log_config, encoding="utf-8")
+        log_config = mms_config.log_properties(self.settings)
+        (self.runtime_dir / mms_config.LOG_CONFIG_FILE).write_text(log_config, encoding="latin-1")
         (self.runtime_dir / WORKING_FOLDER).mkdir()
         (self.runtime_dir / PLUGINS_FOLDER).mkdir()
         (self.runtime_dir / PLUGINS_FOLDER / AGENT_JAR.name).symlink_to(AGENT_JAR)

@@ -6,7 +6,8 @@ installs packages, looks through all processes of the machine, and forgets the e
 its module when it comes to it, so we set
 
 - three paths: ``MODEL_STORE``, ``MMS_CONFIG_FILE``, ``DEFAULT_MMS_LOG_FILE`` are ours, below the private folder;
-- ``subprocess``: its ``Popen`` runs the script with our Python for MMS, and waits until it has started the JVM;
+- ``subprocess``: its ``Popen`` runs the script in a fork (an interpreter of its own would cost a start 0.1 s of
+  processor time), with our Python for MMS, and waits until it has started the JVM;
 - five steps that are done already, or by the supervisor: they do nothing;
 - three modules that it imports for these steps and for a handler that we do not name: they are empty.
 
@@ -15,10 +16,13 @@ All this happens in a child process: neither these changes nor what the toolkit 
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -53,14 +57,6 @@ _STEPS_DONE = (
 _UNUSED_MODULES = ("boto3", "pkg_resources", "sagemaker_inference.default_handler_service")
 # Where the multi-model-server script writes the JVM's process number, below TMPDIR.
 _PID_FILE = ".model_server.pid"
-# The multi-model-server script, with the Python that MMS is to run, and a descriptor for the JVM to inherit.
-_SCRIPT = """
-import functools, subprocess, sys, types
-sys.executable, inherited = sys.argv.pop(1), int(sys.argv.pop(1))
-from mms import model_server
-model_server.subprocess = types.SimpleNamespace(Popen=functools.partial(subprocess.Popen, pass_fds=[inherited]))
-model_server.start()
-"""
 
 
 class FailedStart(OSError):
@@ -179,17 +175,31 @@ class FrontEnd:
         The script ends when it has started the JVM, whose output goes where the script's went.
         """
         try:
-            subprocess.run(
-                [sys.executable, "-P", "-c", _SCRIPT, str(self.python), str(self.statistics), *command[1:]],
-                env=environment_for_models(self.settings),
-                stdout=output,
-                stderr=output,
-                pass_fds=[self.statistics],
-                timeout=self.settings.startup_timeout_s,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            raise FailedStart(f"no JVM within {self.settings.startup_timeout_s} s") from None
+            processes.run_in_child(lambda: self._become_script(command, output))
+        except OSError as error:
+            # No process number is written then, which is what the start fails of.
+            logger.warning("multi-model-server: %s", error)
+
+    def _become_script(self, command: list[str], output: int | None) -> None:
+        variables = environment_for_models(self.settings)
+        os.environ.clear()
+        os.environ.update(variables)
+        tempfile.tempdir = None  # it has been looked up, in another environment
+        if output is not None:
+            os.dup2(output, 1)
+            os.dup2(output, 2)
+        sys.argv = command
+        sys.executable = str(self.python)
+        signal.alarm(self.settings.startup_timeout_s)  # ends this process, not the JVM
+        from mms import model_server
+
+        # A descriptor for the JVM to inherit.
+        start = functools.partial(subprocess.Popen, pass_fds=[self.statistics])
+        model_server.subprocess = SimpleNamespace(Popen=start)
+        try:
+            model_server.start()
+        finally:
+            sys.stdout.flush()
 
     def _wait_until_serving(self, pid: int) -> None:
         deadline_s = time.monotonic() + self.settings.startup_timeout_s

@@ -72,8 +72,10 @@ def prepare(
     search_path = _search_path_without(settings.python_path)
     before = _open_descriptors()
     handler = settings.handler
-    for module in (*_COMMON_MODULES, *_image_modules(), DEFAULT_HANDLER, *(_TOOLKIT_MODULES if handler else ())):
+    for module in (*_COMMON_MODULES, DEFAULT_HANDLER, *(_TOOLKIT_MODULES if handler else ())):
         _import(module)
+    if handler or (framework and registry.description(framework).runs_code):
+        _import_image_plugins()
     if handler and handler not in left_out:
         on_part(handler)
         _import(handler)
@@ -138,14 +140,13 @@ def _warm(framework: str, settings: Settings, runtime_dir: Path) -> None:
         raise PartFailed(framework, f"{type(error).__name__}: {error}") from None
 
 
-def _image_modules() -> tuple[str, ...]:
-    """Pillow and those of its plugins that it would import at the first image."""
-    if importlib.util.find_spec("PIL") is None:
-        return ()
-    from PIL import Image
+def _import_image_plugins() -> None:
+    """Those that Pillow would import at the first image that is none of the usual ones. Our handler names what it reads
+    (handler/images.py), and has it imported."""
+    if importlib.util.find_spec("PIL") is not None:
+        from PIL import Image
 
-    Image.init()
-    return ("PIL.Image", "PIL.ImageFile", "PIL.ImageOps")
+        Image.init()
 
 
 def _import(module: str) -> None:
