@@ -51,7 +51,10 @@ def test_a_rehearsal_that_there_is_no_memory_for_keeps_no_server_from_serving() 
     [Settings(multi_model=False), Settings(workers="spawn"), Settings(handler="/opt/program/serve.py:handle")],
     ids=["one model", "spawned workers", "a handler of the user's own"],
 )
-def test_there_is_none_where_a_sample_would_be_out_of_place(tmp_path: Path, settings: Settings) -> None:
+def test_there_is_none_where_a_sample_would_be_out_of_place(
+    tmp_path: Path, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
     rehearsal.prepare(settings, tmp_path)
     rehearsal.rehearse(settings, tmp_path)
     assert list(tmp_path.iterdir()) == []
+    assert caplog.text == ""

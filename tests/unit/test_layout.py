@@ -14,7 +14,7 @@ LEVELS = {
     "mme": (
         {"errors"},
         {"settings"},
-        {"before_import", "imports", "logs", "threads", "front_end", "runtime_dir"},
+        {"before_import", "imports", "libc", "logs", "threads", "front_end", "runtime_dir"},
         {"frameworks"},
         {"capacity", "handler", "packages"},
         {"zygote"},

@@ -352,6 +352,17 @@ def test_embedded_metrics_are_valid_and_say_what_was_added(descriptor: int, writ
     assert set(emf_lines(emf)) == {"Container"}
 
 
+def test_what_arrived_in_one_period_and_was_answered_in_the_next_is_in_a_line(descriptor: int, writer: Writer) -> None:
+    source = exporter(descriptor)
+    emf = EmfWriter(source.settings, source.read)
+    writer.write("a", arrivals=1, waiting=1)
+    assert emf_lines(emf)["a"]["Requests"] == 0
+    writer.write("a", arrivals=1, answers_2xx=1)
+    assert emf_lines(emf)["a"]["Requests"] == 1
+    writer.write("a", arrivals=1, answers_2xx=1, busy_ns=10**9)
+    assert set(emf_lines(emf)) == {"Container"}
+
+
 def test_the_manual_lists_each_metric_of_cloudwatch(descriptor: int, writer: Writer) -> None:
     source = exporter(descriptor)
     writer.write("a", answers_2xx=1, arrivals=1)

@@ -54,7 +54,8 @@ class EmfWriter:
         for model in models:
             name = OTHERS if model.name is None else model.name.encode("ascii", "backslashreplace").decode()
             added = self._added(name, model.counters)
-            if added["arrivals"] or added["loads"] or added["unloads"]:
+            # whatever it is: a request may arrive in one period, and be answered in the next
+            if any(count for field, count in added.items() if not field.endswith("_ns")):
                 yield _line(now_ms, "ModelName", name, _of_model(added, model))
 
     def _added(self, name: str, counters: list[int]) -> dict[str, int]:

@@ -43,6 +43,8 @@ def prepare(settings: Settings, runtime_dir: Path) -> None:
 def rehearse(settings: Settings, runtime_dir: Path) -> None:
     """Plays it, if a template has left a sample. What fails is logged, and keeps no server from serving."""
     folder = runtime_dir / REHEARSAL
+    if not folder.is_dir():
+        return  # there is to be none
     try:
         sample = next(iter(sorted(path for path in folder.iterdir() if path.is_dir())), None)
         if sample is not None:
