@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -551,6 +552,20 @@ def test_a_ledger_that_cannot_be_written_stops_no_load(admission: Admission, tmp
     (tmp_path / "runtime/learnt").unlink()
     with admission.loading("a", tmp_path):
         pass
+
+
+def test_a_ledger_that_somebody_has_removed_is_begun_anew(tmp_path: Path) -> None:
+    memory, folder = tmp_path / "shared memory", tmp_path / "memory"
+    memory.mkdir()
+    folder.symlink_to(memory)
+    reservations = Reservations(folder)
+    shutil.rmtree(memory)
+    with reservations.open() as book:
+        book.keep(Loading("model", os.getpid(), 1, MIB, 0))
+    with reservations.open() as book:
+        assert len(book.loading) == 1
+    reservations.learn("abc-1", 5)
+    assert reservations.learnt_bytes("abc-1") == 5
 
 
 def test_the_latest_size_is_remembered_under_the_whole_identity_in_a_bounded_file(tmp_path: Path) -> None:

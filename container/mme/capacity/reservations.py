@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 from mme.capacity.process_memory import ProcessId, anonymous_bytes
 
@@ -114,6 +115,7 @@ class Reservations:
     """The files. Several processes, and several objects in one process, may use them at the same time."""
 
     def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._file = folder / "loading.json"
         self._lock = folder / "loading.lock"
         self._learnt = folder / "learnt"
@@ -131,7 +133,7 @@ class Reservations:
         ``wait`` this raises ``BlockingIOError`` where others have it for longer than a few of those.
         """
         # opened anew each time: a lock goes with the open file, which a forked child would share
-        with self._lock.open("ab") as lock:
+        with self._open_lock() as lock:
             if wait:
                 fcntl.flock(lock, fcntl.LOCK_EX)
             else:
@@ -145,6 +147,15 @@ class Reservations:
             finally:
                 if book.loading != before:
                     _replace(self._file, json.dumps({key: asdict(load) for key, load in book.loading.items()}))
+
+    def _open_lock(self) -> BinaryIO:
+        try:
+            return self._lock.open("ab")
+        except FileNotFoundError:
+            # Somebody has cleared the shared memory. systemd-logind does, when a user has logged out.
+            logger.warning("%s was removed by somebody else; what it held is forgotten", self._folder)
+            self._folder.resolve().mkdir(mode=0o700, exist_ok=True)
+            return self._lock.open("ab")
 
     def _read(self) -> Book:
         try:
@@ -161,9 +172,11 @@ class Reservations:
         """Remembers what the artifact took. A file system that is full loses it."""
         line = f"{identity} {taken_bytes}".ljust(_LINE_BYTES - 1) + "\n"
         try:
-            with self._learnt.open("r+b", buffering=0) as table:
-                table.seek(_line_of(identity))
-                table.write(line.encode())
+            descriptor = os.open(self._learnt, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                os.pwrite(descriptor, line.encode(), _line_of(identity))
+            finally:
+                os.close(descriptor)
         except OSError as error:
             logger.warning("%s cannot be written: %s", self._learnt, error)
 
