@@ -180,10 +180,10 @@ final class FrontEnd {
 
     /** New connections are refused from here on, new requests on open ones are answered 503. */
     void drain() throws InterruptedException {
-        traffic.drain();
         for (Channel listener : listeners) {
             listener.close().sync();
         }
+        traffic.drain(); // last: who is answered 503 is not to find the listener open once more
     }
 
     void scale(String model, int workers) {
