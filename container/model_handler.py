@@ -70,7 +70,7 @@ class ModelHandler:
         self._labels_file: Path | None = None  # that is yet to be read: the first output says what is in it
 
     def initialize(self, context: Any) -> None:
-        """Loads the model in ``model_dir`` and runs it once, so that the first request finds it warm.
+        """Loads the model in ``model_dir``, and runs it once unless its ``output_shape`` is known, so that it is warm.
 
         Raises ``ModelLoadError`` (MMS answers the load with 500) or ``InsufficientMemory`` (507); both are logged.
         """
@@ -132,31 +132,35 @@ class ModelHandler:
             self._responder = _responder_for(model, None)
             self._labels_file = model_dir / LABELS_FILE
             return
-        arrays = model.sample()
-        if images is not None:
-            arrays[spec.name] = images.warm_up().astype(spec.dtype, copy=False)
-        outputs = self._first_pass(arrays)
-        if model.table is None and outputs is not None:
-            self.labels = _labels_for(outputs[0], model_dir / LABELS_FILE)
-        self._responder = _responder_for(model, self.labels)
-        if outputs is not None:
-            self._responder.respond(outputs, self._responder.negotiate("", None))
+        image = images.warm_up() if images is not None else None
+        if model.output_shape is not None:
+            self._use_labels(model.output_shape, model_dir / LABELS_FILE)
+        else:
+            sample = model.sample() if image is None else {spec.name: image.astype(spec.dtype, copy=False)}
+            self._run_once(sample, model_dir)
         self._warm_up(warmup.EchoModel() if model.table is None else warmup.EchoTable())
+
+    def _run_once(self, sample: dict[str, np.ndarray], model_dir: Path) -> None:
+        """The first pass and its answer, unless the model cannot use what was made up: it wants dates, say."""
+        self._responder = _responder_for(self.model, None)
+        try:
+            outputs = self.model.predict(sample)
+        except BadRequest as error:
+            logger.info("Model %s is not run in advance: %s", self.model_name, error)
+            return
+        if self.model.table is None:
+            self._use_labels(outputs[0].shape[1:], model_dir / LABELS_FILE)
+        self._responder.respond(outputs, self._responder.negotiate("", None))
 
     def _see(self, outputs: list[np.ndarray]) -> None:
         """The first outputs of a model that was woken: now its labels can be told."""
         if self._labels_file is not None:
-            self.labels = _labels_for(outputs[0], self._labels_file)
-            self._responder = _responder_for(self.model, self.labels)
+            self._use_labels(outputs[0].shape[1:], self._labels_file)
             self._labels_file = None
 
-    def _first_pass(self, arrays: dict[str, np.ndarray]) -> list[np.ndarray] | None:
-        """The outputs for a made-up sample; None where the model cannot use that: it wants dates, say."""
-        try:
-            return self.model.predict(arrays)
-        except BadRequest as error:
-            logger.info("Model %s is not run in advance: %s", self.model_name, error)
-            return None
+    def _use_labels(self, output_shape: tuple[int, ...], path: Path) -> None:
+        self.labels = _labels_for(output_shape, path)
+        self._responder = _responder_for(self.model, self.labels)
 
     def _warm_up(self, stand_in: warmup.EchoModel) -> None:
         """Answers a few tiny requests, by a handler without a subclass's own steps: those see real requests alone."""
@@ -304,23 +308,23 @@ def _joined(arrays: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     return {name: np.concatenate([each[name] for each in arrays]) for name in arrays[0]}
 
 
-def _labels_for(scores: np.ndarray, path: Path) -> list[str] | None:
+def _labels_for(output_shape: tuple[int, ...], path: Path) -> list[str] | None:
     """The labels of the classes, one per line of the file; None without file, or where the output is no list of scores.
 
-    Raises ``ModelLoadError`` where there are not as many labels as classes.
+    ``output_shape`` is that of one sample. Raises ``ModelLoadError`` where there are not as many labels as classes.
     """
     if not path.exists():
         return None
-    if scores.ndim != 2:
+    if len(output_shape) != 1:
         logger.warning("%s is not used: the model's output (N, …) is no score for each class.", path)
         return None
     try:
         labels = [line.strip() for line in path.read_text(encoding="utf-8-sig").rstrip().splitlines()]
     except UnicodeDecodeError:
         raise ModelLoadError(f"{path} is not text in UTF-8. Save it as such, one label a line.") from None
-    if len(labels) != scores.shape[1]:
+    if len(labels) != output_shape[0]:
         raise ModelLoadError(
-            f"{path} has {len(labels)} labels, the model's output {scores.shape[1]} classes. Each class needs one line."
+            f"{path} has {len(labels)} labels, the model's output {output_shape[0]} classes. Each class needs one line."
         )
     return labels
 

@@ -7,8 +7,11 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import onnx
@@ -22,6 +25,7 @@ from mme.errors import ModelLoadError
 from mme.frameworks import registry
 from mme.frameworks.onnx import graph_file, sample
 from mme.frameworks.onnx.adapter import ADAPTER
+from mme.frameworks.onnx.model import OnnxModel
 from mme.settings import Settings
 from scripts.programs.model_check import try_model
 from tests.harness import onnx_models as models
@@ -268,6 +272,36 @@ def test_probabilities_are_seen_through_what_changes_a_shape(tmp_path: Path) -> 
     ]
     models.write(tmp_path, nodes, {"data": (models.FLOAT, ["N", 3])}, {"scores": (models.FLOAT, ["N", 3])})
     assert graph_file.head_operators(tmp_path / "model.onnx") == ("Softmax",)
+
+
+@pytest.mark.parametrize(
+    ("write", "is_run"),
+    [
+        (models.onnx_linear, False),
+        (partial(models.onnx_linear, batch=1), False),
+        (partial(models.onnx_means, shape=("N", 3, 8, 8)), False),
+        (models.onnx_two_heads, False),
+        (models.onnx_means, True),  # an image of any size
+        (partial(models.onnx_linear, batch=2), True),  # filled up
+        (models.onnx_zipmap, True),  # its maps are of any length
+    ],
+)
+def test_a_load_runs_the_model_only_where_the_session_leaves_a_shape_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[Path], Path], is_run: bool
+) -> None:
+    run_pass = Mock(wraps=OnnxModel.run_pass)
+    monkeypatch.setattr(OnnxModel, "run_pass", lambda *given: run_pass(*given))
+    write(tmp_path)
+    load(tmp_path)
+    assert run_pass.called == is_run
+
+
+@pytest.mark.parametrize("batch", ["N", 2])  # without a pass, and by what one gives
+def test_labels_that_do_not_fit_the_outputs_are_refused_at_the_load(tmp_path: Path, batch: str | int) -> None:
+    models.onnx_linear(tmp_path, labels=True, batch=batch)
+    (tmp_path / "synset.txt").write_text("one\ntwo\n")
+    with pytest.raises(ModelLoadError, match="2 labels, the model's output 3 classes"):
+        load(tmp_path)
 
 
 def test_external_data_beside_the_model_is_read(tmp_path: Path) -> None:

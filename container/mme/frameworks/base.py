@@ -95,6 +95,9 @@ class Predictor(ABC):
     native: Any = None  # the library's own object (an estimator, a booster), which a script beside the files is given
     image_codec: ImageCodec | None = None
     table: Table | None = None
+    # Of a sample of the first output, where loading the model has told that, and that it runs: it needs no first pass
+    # then. A session of ONNX Runtime, for one, has a kernel for each node, and shapes that fit from end to end.
+    output_shape: tuple[int, ...] | None = None
 
     @abstractmethod
     def predict(self, arrays: Mapping[str, np.ndarray]) -> list[np.ndarray]:

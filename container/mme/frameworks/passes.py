@@ -41,6 +41,11 @@ class PassPredictor(Predictor):
         )
         self._types = {each.name: each.dtype for each in self.inputs}
 
+    @property
+    def takes_samples_of_one_shape(self) -> bool:
+        """Is everything about the inputs known, and their first axis that of the samples?"""
+        return not self._without_axis and not self._is_filled_up and not any(each.is_free for each in self.inputs)
+
     @abstractmethod
     def run_pass(self, feed: Mapping[str, np.ndarray]) -> Sequence[Any]:
         """Runs arrays of the declared shapes. Raises ``BadRequest`` for what the network cannot do with."""
