@@ -38,6 +38,7 @@ from local_endpoint.storage.state import KeepingS3, StateFolder, reset_moto
 from local_endpoint.telemetry.logs import Logs
 from local_endpoint.telemetry.metric_store import MetricStore
 from local_endpoint.telemetry.metrics import Metrics
+from local_endpoint.telemetry.percentiles import Percentiles
 from local_endpoint.training.job import JobContext
 
 logger = logging.getLogger(__name__)
@@ -137,8 +138,9 @@ class LocalEndpoint:
         logs, store = Logs(), MetricStore()
         logs.start()
         cleanup.callback(logs.stop)
-        store.install()
-        cleanup.callback(store.uninstall)
+        for added in (store, Percentiles()):
+            added.install()
+            cleanup.callback(added.uninstall)
         context = HostingContext(runtime, objects, configuration.limits, self.events, work_dir, logs)
         self._endpoints = Endpoints(resources, context)
         metrics = Metrics(store, Utilisation(self._endpoints.fleets).look, configuration.metric_period_s)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import datetime
+import math
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
+from hypothesis import given
+from hypothesis import strategies as st
 
 from local_endpoint.telemetry import metric_store
 from local_endpoint.telemetry.metric_store import Aggregate, MetricStore, Series
-from tests.endpoint.local import ROLE, Local, behaving, pack, refused
+from local_endpoint.telemetry.percentiles import of_data
+from tests.endpoint.local import ROLE, Local, behaving, message, pack, refused
 from tests.endpoint.test_programs import call
 from tests.harness.waiting import wait_until
 
@@ -47,6 +52,19 @@ def statistics(local: Local, name: str, namespace: str = "AWS/SageMaker", **valu
     )["Datapoints"]
     assert len(points) <= 1
     return points[0] if points else {}
+
+
+def percentiles(local: Local, name: str, namespace: str, *wanted: str, **values: str) -> list[float | None]:
+    """Of two hours, in one."""
+    (point,) = local.client("cloudwatch").get_metric_statistics(
+        Namespace=namespace,
+        MetricName=name,
+        Dimensions=dimensions(**values),
+        Period=7200,
+        ExtendedStatistics=list(wanted),
+        **window(),
+    )["Datapoints"]
+    return [point.get("ExtendedStatistics", {}).get(each) for each in wanted]
 
 
 def wait_for_count(local: Local, name: str, count: int, namespace: str = "AWS/SageMaker", **values: str) -> Any:
@@ -220,6 +238,67 @@ def test_what_clients_put_is_there_too(local: Local) -> None:
     assert statistics(local, "m", "Mine", a="b")["Sum"] == 7
     listed = local.client("cloudwatch").list_metrics(Namespace="Mine")["Metrics"]
     assert [each["MetricName"] for each in listed] == ["m"]
+
+
+def test_percentiles_of_what_clients_put_are_among_its_values(local: Local) -> None:
+    cloudwatch = local.client("cloudwatch")
+    for value in range(1, 101):
+        cloudwatch.put_metric_data(Namespace="shares", MetricData=[{"MetricName": "mine", "Value": float(value)}])
+    assert percentiles(local, "mine", "shares", "p0", "p50", "p99", "p99.9", "p100") == [1, 50, 99, 100, 100]
+    query = {
+        "Id": "q",
+        "MetricStat": {"Metric": {"Namespace": "shares", "MetricName": "mine"}, "Period": 7200, "Stat": "p90"},
+    }
+    (result,) = cloudwatch.get_metric_data(MetricDataQueries=[query], **window())["MetricDataResults"]
+    assert result["Values"] == [90]
+
+
+def test_percentiles_of_latencies_are_there(local: Local) -> None:
+    local.upload("models/m.tar.gz", behaving())
+    local.deploy("shares")
+    for _ in range(20):
+        local.invoke("m.tar.gz", endpoint="shares")
+    where = {"EndpointName": "shares", "VariantName": "AllTraffic"}
+    found = wait_for_count(local, "ModelLatency", 20, **where)
+    low, middle, high = percentiles(local, "ModelLatency", "AWS/SageMaker", "p0", "p50", "p100", **where)
+    assert low is not None and middle is not None and high is not None
+    assert low == pytest.approx(found["Minimum"], rel=0.01) and high == pytest.approx(found["Maximum"], rel=0.01)
+    assert low <= middle <= high
+
+
+def test_a_percentile_of_a_summary_is_not_known(local: Local) -> None:
+    summary = {"SampleCount": 3.0, "Sum": 6.0, "Minimum": 1.0, "Maximum": 3.0}
+    local.client("cloudwatch").put_metric_data(
+        Namespace="summaries", MetricData=[{"MetricName": "mine", "StatisticValues": summary}]
+    )
+    assert percentiles(local, "mine", "summaries", "p50") == [None]
+
+
+@pytest.mark.parametrize("statistic", ["p101", "p", "tm90", "Median"])
+def test_a_statistic_that_is_not_there_is_refused_by_its_name(local: Local, statistic: str) -> None:
+    with pytest.raises(ClientError) as refusal:
+        percentiles(local, "Invocations", "AWS/SageMaker", statistic)
+    assert refusal.value.response["ResponseMetadata"]["HTTPStatusCode"] == 400
+    assert statistic in message(refusal.value.response) and "p99.9" in message(refusal.value.response)
+    metric = {"Namespace": "AWS/SageMaker", "MetricName": "Invocations"}
+    query = {"Id": "q", "MetricStat": {"Metric": metric, "Period": 60, "Stat": statistic}}
+    with pytest.raises(ClientError, match=f"The statistic {statistic} is not supported"):
+        local.client("cloudwatch").get_metric_data(MetricDataQueries=[query], **window())
+
+
+@given(
+    st.lists(st.floats(-1e9, 1e9, allow_subnormal=False), min_size=1, max_size=200),
+    st.integers(0, 1000).map(lambda tenths: tenths / 10),
+)
+def test_a_percentile_of_an_aggregate_is_within_one_part_in_a_hundred(values: list[float], percent: float) -> None:
+    aggregate = Aggregate()
+    for value in values:
+        aggregate.add(value)
+    series = Series("us-east-1", "n", "m", (), "None")
+    datum = metric_store._datum(series, datetime.datetime(2026, 1, 1), aggregate)
+    rank = max(1, math.ceil(percent / 100 * len(values)))
+    found = of_data([datum], f"p{percent:g}")
+    assert found == pytest.approx(sorted(values)[rank - 1], rel=0.0101)
 
 
 def test_the_number_of_points_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
