@@ -78,6 +78,19 @@ print("done")
     assert run(python, program) == "done"
 
 
+def test_no_code_of_an_object_is_run(python: str) -> None:
+    program = """
+from mme.zygote import immortal
+class Deprecated:
+    __class__ = property(lambda self: print("asked what it is"))
+thing = Deprecated()
+immortal.make_all_immortal()
+assert immortal.is_immortal(thing)
+print("done")
+"""
+    assert run(python, program) == "done"
+
+
 def test_a_forked_child_runs_and_frees_its_own_objects(python: str) -> None:
     program = """
 import collections, decimal, gc, io, itertools, json, os, re, threading, weakref

@@ -148,6 +148,38 @@ def test_shapes_that_do_not_fit_torchscript_are_refused(tmp_path: Path) -> None:
         load(script(tmp_path, linear(), shapes, torch.zeros(1, 4)))
 
 
+def run(program: str, temporary_dir: Path, *folders: Path) -> subprocess.CompletedProcess[str]:
+    """``torch.export`` leaves a folder in the temporary one."""
+    return subprocess.run(
+        [sys.executable, "-c", program, *map(str, folders)],
+        env={**os.environ, "TMPDIR": str(temporary_dir)},
+        text=True,
+        capture_output=True,
+    )
+
+
+def test_what_reading_an_exported_program_imports_is_in_the_template(tmp_path: Path) -> None:
+    for name in ("model", "runtime"):
+        (tmp_path / name).mkdir()
+    export(tmp_path / "model", linear(), torch.zeros(1, 4))
+    program = """
+import os, sys
+os.environ["OMP_NUM_THREADS"] = "1"
+from pathlib import Path
+from mme.frameworks.pytorch.adapter import ADAPTER
+from mme.settings import Settings
+from mme.zygote.template_warmup import warm_up_template
+folder, runtime_dir = map(Path, sys.argv[1:])
+ADAPTER.warm_template(Settings())
+warm_up_template("pytorch", "model_handler", runtime_dir, Settings(), rounds=1)
+before = set(sys.modules)
+ADAPTER.load(folder, Settings())
+print(sorted(set(sys.modules) - before))
+"""
+    done = run(program, tmp_path, tmp_path / "model", tmp_path / "runtime")
+    assert done.stdout.splitlines()[-1:] == ["[]"], done.stdout + done.stderr
+
+
 def test_a_template_has_one_thread_and_its_children_predict(tmp_path: Path) -> None:
     program = """
 import os, sys
@@ -166,5 +198,5 @@ if os.fork() == 0:
     os._exit(0)
 print(threads, os.read(reader, 100).decode())
 """
-    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], text=True, capture_output=True)
+    done = run(program, tmp_path, tmp_path)
     assert done.stdout == "1 (1, 8)\n", done.stderr

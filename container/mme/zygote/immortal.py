@@ -64,7 +64,7 @@ def make_all_immortal() -> int:
         found += map(type, batch)
         found += gc.get_referents(*batch)
         for each in batch:
-            if isinstance(each, CodeType):  # the collector does not look into it
+            if type(each) is CodeType:  # the collector does not look into it (and isinstance runs code of some objects)
                 found += (each.co_consts, each.co_names, each.co_filename, each.co_name, each.co_qualname)
                 found += (each.co_linetable, each.co_exceptiontable)
     return made

@@ -7,10 +7,9 @@ model.py        a loaded model
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ _CLASSES = 8
 _LONGEST_WORDS = 300
 # read by torch.load at each call: no pickle of anything but weights, whatever its caller asks for
 _WEIGHTS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+_CACHE_DIR = "TORCHINDUCTOR_CACHE_DIR"  # which an export makes; by itself beside other programs' temporary files
 
 
 class PyTorchAdapter(Adapter):
@@ -70,10 +70,13 @@ class PyTorchAdapter(Adapter):
             _network(torch)(torch.zeros(_SAMPLE_SHAPE))
 
     def write_sample(self, folder: Path, settings: Settings) -> None:
+        """An exported program: reading one imports a thousand modules more than ``torch`` does, which take a second."""
         torch = self.import_framework(settings)
-        torch.jit.trace(_network(torch), torch.zeros(_SAMPLE_SHAPE)).save(str(folder / f"sample{SCRIPTS[0]}"))
-        shapes = [{"name": "image", "shape": [None, *_SAMPLE_SHAPE[1:]]}]
-        (folder / f"sample{SHAPES_SUFFIX}").write_text(json.dumps(shapes))
+        samples = torch.export.Dim("samples", min=1, max=64)
+        images = torch.zeros((2, *_SAMPLE_SHAPE[1:]))
+        with _variable(_CACHE_DIR, str(folder)):
+            program = torch.export.export(_network(torch), (images,), dynamic_shapes=({0: samples},))
+            torch.export.save(program, str(folder / f"sample{EXPORTED}"))
         (folder / "synset.txt").write_text("".join(f"class {number}\n" for number in range(_CLASSES)))
 
 
@@ -147,19 +150,22 @@ def _dtype(path: Path, name: str, dtype: Any) -> np.dtype:
         ) from None
 
 
-@contextmanager
-def weights_only(settings: Settings) -> Iterator[None]:
+def weights_only(settings: Settings) -> AbstractContextManager[None]:
     """Where models are data alone, keeps PyTorch from unpickling anything but weights."""
-    before = dict(os.environ)
-    if settings.refuses_model_code:
-        os.environ[_WEIGHTS_ONLY] = "1"
+    return _variable(_WEIGHTS_ONLY, "1") if settings.refuses_model_code else nullcontext()
+
+
+@contextmanager
+def _variable(name: str, value: str) -> Iterator[None]:
+    """Sets a variable of the environment inside; whatever becomes of it there, it is as before afterwards."""
+    before = os.environ.get(name)
+    os.environ[name] = value
     try:
         yield
     finally:
-        if _WEIGHTS_ONLY not in before:
-            os.environ.pop(_WEIGHTS_ONLY, None)
-        else:
-            os.environ[_WEIGHTS_ONLY] = before[_WEIGHTS_ONLY]
+        os.environ.pop(name, None)
+        if before is not None:
+            os.environ[name] = before
 
 
 @contextmanager
