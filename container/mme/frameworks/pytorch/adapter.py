@@ -158,7 +158,7 @@ def weights_only(settings: Settings) -> AbstractContextManager[None]:
 @contextmanager
 def _variable(name: str, value: str) -> Iterator[None]:
     """Sets a variable of the environment inside; whatever becomes of it there, it is as before afterwards."""
-    before = os.environ.get(name)
+    before = os.environ.pop(name, None)
     os.environ[name] = value
     try:
         yield
