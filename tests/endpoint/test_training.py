@@ -180,6 +180,7 @@ def test_a_clients_expressions_find_metrics(local: Local) -> None:
 
 
 @pytest.mark.usefixtures("data")
+@pytest.mark.ci  # waits for long
 def test_an_expression_that_never_ends_costs_the_jobs_own_metrics_alone(local: Local) -> None:
     """The server goes on meanwhile, and so does the training."""
     endless = algorithm(endless="([^x]+)+!", error=r"train-rmse:(\S+)")
@@ -435,6 +436,7 @@ def test_every_hyperparameter_can_be_given() -> None:
     assert set(values) == set(HYPERPARAMETERS)
 
 
+@pytest.mark.ci  # trains for long
 def test_a_job_in_progress_is_failed_after_a_restart(tmp_path: Path) -> None:
     state = tmp_path / "state"
     first = Program(tmp_path, "--state", str(state))

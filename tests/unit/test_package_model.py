@@ -329,6 +329,7 @@ def test_a_request_that_fails_is_told_with_its_reason(tmp_path: Path) -> None:
     assert "the model loads, but answers its sample with 400" in said
 
 
+@pytest.mark.ci  # installs
 def test_packages_are_installed_where_that_is_asked_for(tmp_path: Path) -> None:
     folder = scripts.script(
         tmp_path / "model", "import only_here\ndef model_fn(model_dir):\n    return lambda data: only_here.ANSWER\n"

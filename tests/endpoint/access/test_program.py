@@ -40,6 +40,7 @@ def aws(program: Program, key: str, secret: str, *arguments: str) -> subprocess.
     )
 
 
+@pytest.mark.ci  # a dozen programs that import a second each
 def test_the_cli_with_the_printed_key_and_one_of_a_user(program: Program) -> None:
     found = re.search(r"AWS_ACCESS_KEY_ID=(AKIA[A-Z2-7]{16}) AWS_SECRET_ACCESS_KEY=(\S{40})", program.log.read_text())
     assert found
