@@ -1,8 +1,9 @@
 """Which files a model was loaded from, so that it never wakes with others: size, time of change and inode of each.
 
-Sixteen bytes in the session's record say it: a digest of all files, and up to which time of change files count. Those
-that are written later, by the model's own code say, are none of the model's. One of the model's own that is written to,
-exchanged or removed is missed among the older ones, and so the digest is another.
+Sixteen bytes in the session's record say it: a digest of all files, and up to which time of change files count. A model
+that is data alone has all of them counted, for one that is added would be read, too. Where a model has code, that may
+write to the folder: what is written later is none of the model's. One of the model's own that is written to, exchanged
+or removed is missed among the older ones, and so the digest is another.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from mme.errors import ModelChanged
 from mme.zygote.session_records import SessionRecord
 
 _DIGEST_BYTES = 8
+_FOR_EVER = (1 << 64) - 1  # later than any file
 
 
 @dataclass(frozen=True)
@@ -27,11 +29,16 @@ class LoadedFiles:
 
     @classmethod
     def of(cls, artifact: Artifact, until_ns: int | None = None) -> LoadedFiles:
-        """Those that a load is about to read; or those of ``artifact`` that are as old."""
+        """Those that a load of a program is about to read; or those of ``artifact`` that are as old."""
         if until_ns is None:
             until_ns = max([time.time_ns(), *(changed_ns for _, _, changed_ns, _ in artifact.files)])
         counted = [each for each in artifact.files if each[2] <= until_ns]
         return cls(until_ns, int.from_bytes(digest(counted, _DIGEST_BYTES)))
+
+    @classmethod
+    def of_data(cls, artifact: Artifact) -> LoadedFiles:
+        """Those of a model that is data alone."""
+        return cls.of(artifact, _FOR_EVER)
 
     @classmethod
     def in_record(cls, record: SessionRecord) -> LoadedFiles:

@@ -37,9 +37,10 @@ from mme.capacity.memory import MIB, MemorySample
 from mme.capacity.overcommit import Neighbours
 from mme.capacity.process_memory import anonymous_bytes
 from mme.errors import InsufficientMemory, MmeError, ModelChanged, Refusal
+from mme.frameworks import registry
 from mme.frameworks.serving import ServingProperties
 from mme.handler import wake_up
-from mme.settings import DEFAULT_HANDLER
+from mme.settings import DEFAULT_HANDLER, Settings
 from mme.zygote import heap, protocol
 from mme.zygote.hang_up import OrphanLimit, end_of
 from mme.zygote.idle import FallsAsleep, Idle
@@ -308,6 +309,8 @@ class LoadedModel:
             self.never_sleeps = properties.never_sleep
             with self._in_time(properties):
                 self._service = self._loader.load(self.name, folder, message.handler, message.gpu, message.batch_size)
+            if files is None and not self._runs_code(model_dir):
+                self.files = LoadedFiles.of_data(artifact)
             if not wake_up.request_waits:  # (a request uses it, and a pause comes after that)
                 heap.trim()  # what loading has freed is not the model's
         if reservation:
@@ -364,14 +367,23 @@ class LoadedModel:
 
     def unload(self) -> None:
         """As MMS does at the end: the handler's module loses what it holds. The server's own holds nothing but code."""
-        module = getattr(self._loader, "module", None)
-        if getattr(module, "__file__", None) == _OWN_HANDLER:
+        if self._has_servers_handler():
             return
         if self._service is not None and hasattr(self._loader, "unload"):
             try:
                 self._loader.unload()
             except Exception:
                 logger.exception("The handler's module could not be unloaded.")
+
+    def _has_servers_handler(self) -> bool:
+        return getattr(getattr(self._loader, "module", None), "__file__", None) == _OWN_HANDLER
+
+    def _runs_code(self, model_dir: Path) -> bool:
+        """Does the model bring a program, or is it served by a handler of the user's own?"""
+        if not self._has_servers_handler():
+            return True
+        found = registry.frameworks_of(model_dir, Settings.from_environment())
+        return any(registry.description(each).runs_code for each in found)
 
 
 class LogFiles:
