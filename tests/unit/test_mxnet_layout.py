@@ -189,6 +189,23 @@ def recurrent_start(mx: Any, data: Any, layout: str) -> Any:
     return mx.sym.concat(first, first, dim=2)
 
 
+def test_a_ctc_loss_tells_that_the_time_is_first_and_needs_its_labels(tmp_path: Path) -> None:
+    mx = import_mxnet(Settings())
+    data = mx.sym.Variable("data")
+    net = mx.sym.Group([mx.sym.softmax(data), mx.sym.CTCLoss(data, mx.sym.Variable("label"))])
+    folder = models.write_model(tmp_path, net, {"data": (5, 1, 6), "label": (1, 2)})
+    entry = {"name": "data", "shape": [5, 1, 6]}
+    declare(folder, entry)
+    words = reason(folder)
+    assert "CTC loss, which compares with label" in words and "scores alone" in words
+    declare(folder, {**entry, "batch_axis": 1}, {"name": "label", "shape": [1, 2]})
+    arrays = {"data": numbers(3, 5, 6), "label": np.array([[1, 2], [3, 0], [5, 5]], np.float32)}
+    scores, losses = load(folder).predict(arrays)
+    expected = run_directly(folder, {**arrays, "data": arrays["data"].swapaxes(0, 1)})
+    np.testing.assert_allclose(scores, expected[0].swapaxes(0, 1), rtol=1e-5)
+    np.testing.assert_allclose(losses, expected[1], rtol=1e-5)
+
+
 @pytest.mark.parametrize("swaps", [False, True])
 def test_rows_of_several_samples_that_lie_between_each_other_are_run_one_by_one(tmp_path: Path, swaps: bool) -> None:
     """(time * batch, scores), as a language model ends: the rows of a sample are not next to each other."""

@@ -157,8 +157,8 @@ _NEUTRAL = {"_mul_scalar": 1, "_div_scalar": 1, "_power_scalar": 1, "_plus_scala
 
 
 # Operators whose first input is (time, batch, …).
-_TIME_MAJOR = {"RNN", "_npx_rnn", "_contrib_quantized_rnn", "_foreach"}
-_TIME_MAJOR |= {"CTCLoss", "ctc_loss", "_contrib_CTCLoss", "_contrib_ctc_loss"}
+CTC_LOSSES = {"CTCLoss", "ctc_loss", "_contrib_CTCLoss", "_contrib_ctc_loss"}
+_TIME_MAJOR = CTC_LOSSES | {"RNN", "_npx_rnn", "_contrib_quantized_rnn", "_foreach"}
 _TIME_MAJOR |= {f"_contrib_interleaved_matmul_{kind}" for kind in ("selfatt_qk", "selfatt_valatt", "encdec_qk")}
 # those whose first input is so unless they have another axis for the time
 _TIME_ON_AXIS = {"SequenceLast", "SequenceMask", "SequenceReverse", "_npx_sequence_mask"}

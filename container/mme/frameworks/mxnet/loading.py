@@ -12,7 +12,7 @@ import numpy as np
 
 from mme.errors import ModelLoadError
 from mme.frameworks.base import means_no_memory
-from mme.frameworks.mxnet.artifacts import Artifacts, Graph
+from mme.frameworks.mxnet.artifacts import CTC_LOSSES, Artifacts, Graph
 from mme.frameworks.mxnet.layout import Ambiguous, Input, Layout, Shapes, is_known, tell
 from mme.frameworks.mxnet.model import MXNetModel
 from mme.settings import Settings
@@ -68,6 +68,7 @@ def load(
         weights = load_weights(mx, network, files, device)
     check_inputs(network, weights, inputs, files)
     check_no_weight_is_missing(network, weights, inputs, files)
+    check_no_label_is_missing(network, inputs, graph, files)
     check_batches_agree(inputs, graph, files)
     inferred = infer(mx, network, weights, inputs, files)
     check_states(network, weights, inferred, files)
@@ -132,6 +133,19 @@ def check_no_weight_is_missing(network: Network, weights: Weights, inputs: Input
         raise ModelLoadError(
             f"{files.params}: it lacks {_some(missing)}, which {files.symbol.name} needs. If one of these is an "
             f"input, add it to {files.shapes.name}; else save the parameters of this network again."
+        )
+
+
+def check_no_label_is_missing(network: Network, inputs: Inputs, graph: Graph, files: Artifacts) -> None:
+    """Labels of a loss that does not pass scores on are inputs; of others MXNet tells the shape."""
+    if not graph.operators & CTC_LOSSES:
+        return
+    declared = {each.name for each in inputs}
+    missing = [name for name in network.arguments if is_label(name) and name not in declared]
+    if missing:
+        raise ModelLoadError(
+            f"{files.symbol}: it ends in a CTC loss, which compares with {_some(missing)}. Save the network with its "
+            f"scores alone, in front of the loss; or add {_some(missing)} to {files.shapes.name} if requests have it."
         )
 
 
