@@ -83,8 +83,13 @@ def convert(folder: Path, out: Path, sample: Path | None) -> float:
         unfinished.chmod(0o755)
         print(f"  exporting {name}", flush=True)
         with kept_from_the_terminal():
-            model = mxnet_export.export(files, inputs)
             original = MXNET.load(folder, Settings.from_environment())
+            if not original.has_samples_first:
+                raise Failure(
+                    f"{name} counts samples by another dimension than the first: what converts it does not. Transpose "
+                    "its inputs and outputs in the network."
+                )
+            model = mxnet_export.export(files, inputs)
             original.predict(original.sample())
         for kept in KEPT_FILES:
             if (folder / kept).is_file():

@@ -81,6 +81,14 @@ def test_operators_that_cannot_be_converted_are_named_with_their_nodes(tmp_path:
     assert [path.name for path in tmp_path.iterdir()] == ["mxnet"]
 
 
+def test_a_model_that_has_the_batch_elsewhere_than_first_is_refused(tmp_path: Path) -> None:
+    mx = import_mxnet(Settings())
+    models.write_model(tmp_path / "mxnet", mx.sym.transpose(mx.sym.Variable("data")), {"data": (1, 3)})
+    with pytest.raises(Failure, match="another dimension than the first"):
+        convert_to_onnx.convert(tmp_path / "mxnet", tmp_path / "onnx", None)
+    assert not (tmp_path / "onnx").exists()
+
+
 def test_a_model_that_would_answer_differently_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     export = convert_to_onnx.mxnet_export.export
 

@@ -8,6 +8,8 @@ process that ran a model may still fork.
     __init__.py      what is known of MXNet without importing it
     artifacts.py     the files, read and checked without MXNet
     loading.py       from the files to a model, in phases
+    layout.py        which axis counts the samples
+    training.py      what only a training needs, cut off
     kernels.py       machine code that workers of networks alike share
     model.py         a loaded model
     sample.py        the model that a template runs once
@@ -25,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from mme.frameworks.base import Adapter, TensorSpec, memory_errors
+from mme.frameworks.base import Adapter, memory_errors
 from mme.frameworks.mxnet import (
     DESCRIPTION,
     PARAMS_SUFFIX,
@@ -38,6 +40,7 @@ from mme.frameworks.mxnet import (
     optional_imports,
     sample,
 )
+from mme.frameworks.mxnet.layout import Input, Layout
 from mme.frameworks.mxnet.model import MXNetModel
 from mme.settings import Settings
 
@@ -87,8 +90,8 @@ class MXNetAdapter(Adapter):
         """Runs what happens once per process, so that forked workers share the pages that it fills."""
         mx = self.import_framework(settings)
         net, arguments, states = sample.network(mx)
-        inputs = (TensorSpec("data", sample.SHAPE),)
-        model = MXNetModel(mx, net, inputs, arguments, states, "SoftmaxOutput", mx.cpu(), settings)
+        layout = Layout((Input("data", sample.SHAPE),), (0,), None)
+        model = MXNetModel(mx, net, layout, arguments, states, "SoftmaxOutput", mx.cpu(), settings)
         for samples in (1, 2):
             model.predict({"data": np.zeros((samples, *sample.SHAPE[1:]), np.float32)})
 

@@ -5,7 +5,8 @@ graph that has a cycle); what this module lets through is at least consistent in
 
     PREFIX-symbol.json   the network
     PREFIX-NNNN.params   its parameters after epoch NNNN; the highest epoch counts
-    PREFIX-shapes.json   its inputs: [{"name": "data", "shape": [1, 3, 224, 224]}], the batch first; "dtype" optional
+    PREFIX-shapes.json   its inputs: [{"name": "data", "shape": [1, 3, 224, 224]}], the batch first or on "batch_axis";
+                         "dtype" optional
 
 A .params file (ndarray.cc, NDArray::Load and ::Save), little endian:
 
@@ -31,12 +32,14 @@ from typing import Any
 import numpy as np
 
 from mme.errors import ModelLoadError
-from mme.frameworks.base import TensorSpec
 from mme.frameworks.mxnet import PARAMS_SUFFIX, SHAPES_SUFFIX, SYMBOL_SUFFIX
+from mme.frameworks.mxnet.layout import Input
+from mme.frameworks.mxnet.training import TARGETS, cut_to_detections
 
 _LIST_MAGIC, _MAGIC_V1, _MAGIC_V2, _MAGIC_V3 = 0x112, 0xF993FAC8, 0xF993FAC9, 0xF993FACA
 # type flags of mshadow (base.h) -> bytes per element: float32, float64, float16, uint8, int32, int8, int64, bool
 _ELEMENT_BYTES = {0: 4, 1: 8, 2: 2, 3: 1, 4: 4, 5: 1, 6: 8, 7: 1}
+_BFLOAT16 = 12  # which neither NumPy nor a request has
 _MOST_DIMENSIONS = 32
 _READ_BYTES = 4096  # at once: the longest head has 280
 _INPUT_DTYPES = ("float16", "float32", "float64", "int8", "int32", "int64", "uint8")
@@ -97,36 +100,39 @@ def _names(paths: list[Path]) -> str:
     return ", ".join(path.name for path in paths) or "none"
 
 
-def read_inputs(path: Path) -> tuple[TensorSpec, ...]:
+def read_inputs(path: Path) -> tuple[Input, ...]:
     """Reads *-shapes.json. Raises ``ModelLoadError``."""
 
     def wrong(what: str) -> ModelLoadError:
         return ModelLoadError(
             f'{path}: {what}. It must be a list with one entry per input: [{{"name": "data", "shape": '
-            "[1, 3, 224, 224]}], each dimension a whole number of at least 1, the batch first."
+            '[1, 3, 224, 224]}], each dimension a whole number of at least 1, the batch first or on "batch_axis".'
         )
 
     entries = _parse_json(path.read_bytes(), wrong)
     if not isinstance(entries, list) or not entries:
         raise wrong("it is not a list of inputs")
-    inputs: list[TensorSpec] = []
+    inputs: list[Input] = []
     total_bytes = 0
     for entry in entries:
         if not isinstance(entry, dict) or not isinstance(entry.get("name"), str) or not entry["name"]:
             raise wrong(f"{_short(entry)} has no name")
         name, shape, dtype = entry["name"], entry.get("shape"), entry.get("dtype", "float32")
+        axis = entry.get("batch_axis")
         if not isinstance(shape, list) or not shape or len(shape) > _MOST_DIMENSIONS:
             raise wrong(f"the shape of input {name!r} is {_short(shape)}")
         if any(not isinstance(size, int) or isinstance(size, bool) or size < 1 for size in shape):
             raise wrong(f"the shape of input {name!r} is {_short(shape)}")
         if dtype not in _INPUT_DTYPES:
             raise wrong(f"the dtype of input {name!r} is {_short(dtype)}, not one of {', '.join(_INPUT_DTYPES)}")
+        if "batch_axis" in entry and not (type(axis) is int and 0 <= axis < len(shape)):
+            raise wrong(f"the batch_axis of input {name!r} is {_short(axis)}, none of 0 to {len(shape) - 1}")
         total_bytes += math.prod(shape) * np.dtype(dtype).itemsize
         if total_bytes > _MOST_INPUT_BYTES:
             raise wrong(f"with input {name!r}, {_short(shape)}, a pass takes more than {_MOST_INPUT_BYTES >> 30} GiB")
         if any(name == other.name for other in inputs):
             raise wrong(f"input {name!r} is there twice")
-        inputs.append(TensorSpec(name, tuple(shape), np.dtype(dtype)))
+        inputs.append(Input.declared(name, tuple(shape), np.dtype(dtype), axis))
     return tuple(inputs)
 
 
@@ -137,6 +143,7 @@ class Graph:
     text: str
     head_ops: tuple[str, ...]  # operator of each output, seen through those that only change a shape or a type
     operators: frozenset[str] = frozenset()  # all; "null" stands for what the network is given
+    time_major: str | None = None  # the part that ends in what ``_TIME_MAJOR`` is fed, where there is any
 
 
 # Operators behind which a probability is still one: they pass numbers on as they are, perhaps not all or in another
@@ -149,8 +156,16 @@ _TRANSPARENT |= {"_np_copy", "_np_reshape", "_npx_reshape", "_np_squeeze", "_np_
 _NEUTRAL = {"_mul_scalar": 1, "_div_scalar": 1, "_power_scalar": 1, "_plus_scalar": 0, "_minus_scalar": 0}
 
 
+# Operators whose first input is (time, batch, …).
+CTC_LOSSES = {"CTCLoss", "ctc_loss", "_contrib_CTCLoss", "_contrib_ctc_loss"}
+_TIME_MAJOR = CTC_LOSSES | {"RNN", "_npx_rnn", "_contrib_quantized_rnn", "_foreach"}
+_TIME_MAJOR |= {f"_contrib_interleaved_matmul_{kind}" for kind in ("selfatt_qk", "selfatt_valatt", "encdec_qk")}
+# those whose first input is so unless they have another axis for the time
+_TIME_ON_AXIS = {"SequenceLast", "SequenceMask", "SequenceReverse", "_npx_sequence_mask"}
+
+
 def read_graph(path: Path) -> Graph:
-    """Reads and checks *-symbol.json. Raises ``ModelLoadError``."""
+    """Reads and checks *-symbol.json; of a training network, the part that predicts. Raises ``ModelLoadError``."""
 
     def wrong(what: str) -> ModelLoadError:
         return ModelLoadError(f"{path}: {what}. Save the network again with Symbol.save or HybridBlock.export.")
@@ -170,7 +185,22 @@ def read_graph(path: Path) -> Graph:
     if not _are_entries(heads, len(nodes)):
         raise wrong("a head is not one of the nodes")
     operators = frozenset(node["op"] for node in nodes)
-    return Graph(text.decode(), tuple(_head_op(nodes, head[0]) for head in heads), operators)
+    network = text.decode()
+    if operators & TARGETS:
+        heads = cut_to_detections(path, graph)
+        operators, network = frozenset(node["op"] for node in nodes), json.dumps(graph)
+    timed = [node["inputs"][0] for node in nodes if _has_time_first(node) and node["inputs"]]
+    return Graph(
+        network,
+        tuple(_head_op(nodes, head[0]) for head in heads),
+        operators,
+        json.dumps({**graph, "heads": timed}) if timed else None,
+    )
+
+
+def _has_time_first(node: dict[str, Any]) -> bool:
+    on_axis = node["op"] in _TIME_ON_AXIS and str(_attributes(node).get("axis", 0)) == "0"
+    return on_axis or node["op"] in _TIME_MAJOR
 
 
 def _are_entries(entries: Any, below: int) -> bool:
@@ -228,14 +258,17 @@ def check_params(path: Path) -> bool:
                 heads.skip(length)
             return _MAGIC_V3 in magics
         except _Broken as broken:
-            raise ModelLoadError(
-                f"{path}: {broken} ({heads.size} bytes). It is truncated or not written by MXNet; make the archive "
-                "again."
-            ) from None
+            raise ModelLoadError(f"{path}: {broken} ({heads.size} bytes). {broken.remedy}") from None
 
 
 class _Broken(Exception):
-    """Says what is wrong with a file of parameters."""
+    """Says what is wrong with a file of parameters, and what to do about it."""
+
+    def __init__(
+        self, what: str, remedy: str = "It is truncated or not written by MXNet; make the archive again."
+    ) -> None:
+        super().__init__(what)
+        self.remedy = remedy
 
 
 class _Heads:
@@ -277,7 +310,9 @@ def _skip_array(heads: _Heads) -> int:
     if magic in (_MAGIC_V2, _MAGIC_V3):
         (storage,) = heads.unpack("<i")
         if storage != 0:
-            raise _Broken("it holds a sparse array" if storage in (1, 2) else "the head of an array is garbled")
+            if storage in (1, 2):
+                raise _Broken("it holds a sparse array", 'Make it dense with tostype("default") before you save it.')
+            raise _Broken("the head of an array is garbled")
         dimensions = _shape(heads, "q", *heads.unpack("<i"))
     elif magic == _MAGIC_V1:
         dimensions = _shape(heads, "q", *heads.unpack("<i"))
@@ -286,6 +321,8 @@ def _skip_array(heads: _Heads) -> int:
     if not dimensions and magic != _MAGIC_V3:
         return magic  # an array that was never filled
     _, _, element = heads.unpack("<iii")
+    if element == _BFLOAT16:
+        raise _Broken("it holds parameters of bfloat16", "Cast them to float32 or float16 before you save them.")
     if element not in _ELEMENT_BYTES:
         raise _Broken("the type of an array is garbled")
     length = _ELEMENT_BYTES[element]

@@ -19,8 +19,9 @@ import numpy as np
 
 from mme.errors import InsufficientMemory
 from mme.frameworks.mxnet import artifacts
+from mme.frameworks.mxnet.layout import Shapes, is_known, tell
 from mme.frameworks.mxnet.loading import parse_network
-from mme.frameworks.mxnet.model import MXNetModel, is_known
+from mme.frameworks.mxnet.model import MXNetModel
 from mme.settings import Settings
 
 MOST_WEIGHTS_BYTES = 64 << 20
@@ -54,10 +55,10 @@ def generate(mx: Any, model_dir: Path, settings: Settings, room_bytes: int) -> b
     files = artifacts.find(model_dir)
     inputs = artifacts.read_inputs(files.shapes)
     graph = artifacts.read_graph(files.symbol)
-    if not graph.operators <= _OPERATORS or any(each.dtype != np.float32 for each in inputs):
+    if not graph.operators <= _OPERATORS or any(each.dtype != np.float32 or each.axis for each in inputs):
         return False
     network = parse_network(mx, graph, files)
-    known = {each.name: each.shape for each in inputs}
+    known = {each.name: each.pass_shape for each in inputs}
     arguments, outputs, states = network.symbol.infer_shape_partial(**known)
     _, values, _ = network.symbol.get_internals().infer_shape_partial(**known)
     if not all(is_known(shape) for shape in [*arguments, *outputs, *values]):
@@ -71,7 +72,9 @@ def generate(mx: Any, model_dir: Path, settings: Settings, room_bytes: int) -> b
     for name in known:
         del weights[name]
     auxiliary = {name: mx.nd.zeros(shape) for name, shape in zip(network.states, states, strict=True)}
-    model = MXNetModel(mx, network.symbol, inputs, weights, auxiliary, graph.head_ops[0], mx.cpu(), settings)
+    shapes = Shapes(mx, network.symbol, {name: value.shape for name, value in weights.items()})
+    layout = tell(shapes, inputs, graph.operators, outputs)
+    model = MXNetModel(mx, network.symbol, layout, weights, auxiliary, graph.head_ops[0], mx.cpu(), settings)
     model.predict(model.sample())
     model.unload()
     return True

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from mme.errors import ModelLoadError
-from mme.frameworks.base import TensorSpec, means_no_memory
-from mme.frameworks.mxnet.artifacts import Artifacts, Graph
-from mme.frameworks.mxnet.model import MXNetModel, is_known
+from mme.frameworks.base import means_no_memory
+from mme.frameworks.mxnet.artifacts import CTC_LOSSES, Artifacts, Graph
+from mme.frameworks.mxnet.layout import Ambiguous, Input, Layout, Shapes, is_known, tell
+from mme.frameworks.mxnet.model import MXNetModel
 from mme.settings import Settings
 
-Inputs = tuple[TensorSpec, ...]
+Inputs = tuple[Input, ...]
 
 
 @dataclass(frozen=True)
@@ -67,13 +68,15 @@ def load(
         weights = load_weights(mx, network, files, device)
     check_inputs(network, weights, inputs, files)
     check_no_weight_is_missing(network, weights, inputs, files)
-    check_batches_agree(inputs, files)
+    check_no_label_is_missing(network, inputs, graph, files)
+    check_batches_agree(inputs, graph, files)
     inferred = infer(mx, network, weights, inputs, files)
     check_states(network, weights, inferred, files)
     convert_dtypes(network, weights, inferred)
     add_missing_states(mx, network, weights, inferred, device)
+    layout = tell_layout(mx, network, weights, inputs, graph, inferred, files)
     return MXNetModel(
-        *(mx, network.symbol, inputs, weights.arguments, weights.states, graph.head_ops[0], device, settings),
+        *(mx, network.symbol, layout, weights.arguments, weights.states, graph.head_ops[0], device, settings),
         declared=(inferred.argument_shapes, inferred.output_shapes),
     )
 
@@ -133,18 +136,44 @@ def check_no_weight_is_missing(network: Network, weights: Weights, inputs: Input
         )
 
 
-def check_batches_agree(inputs: Inputs, files: Artifacts) -> None:
-    """All inputs declare the same batch."""
-    if len({each.shape[0] for each in inputs}) > 1:
+def check_no_label_is_missing(network: Network, inputs: Inputs, graph: Graph, files: Artifacts) -> None:
+    """Labels of a loss that does not pass scores on are inputs; of others MXNet tells the shape."""
+    if not graph.operators & CTC_LOSSES:
+        return
+    declared = {each.name for each in inputs}
+    missing = [name for name in network.arguments if is_label(name) and name not in declared]
+    if missing:
         raise ModelLoadError(
-            f"{files.shapes}: the inputs disagree on the batch, the first dimension ({', '.join(map(str, inputs))})."
+            f"{files.symbol}: it ends in a CTC loss, which compares with {_some(missing)}. Save the network with its "
+            f"scores alone, in front of the loss; or add {_some(missing)} to {files.shapes.name} if requests have it."
         )
+
+
+def check_batches_agree(inputs: Inputs, graph: Graph, files: Artifacts) -> None:
+    """All inputs declare the same batch, unless the graph may tell that another dimension counts samples."""
+    if len({each.shape[0] for each in inputs}) == 1:
+        return
+    if graph.time_major is None or any(each.batch_axis is not None for each in inputs):
+        raise _ambiguous(files, _disagreement(inputs))
+
+
+def _disagreement(inputs: Inputs) -> str:
+    sizes = ", ".join(f"{each.shape[0]} by dimension {each.axis} of {each.name}" for each in inputs)
+    return f"the inputs disagree on the batch ({sizes})"
+
+
+def _ambiguous(files: Artifacts, why: str) -> ModelLoadError:
+    return ModelLoadError(
+        f"{files.shapes}: {why}. Say which dimension of an input counts samples, and declare 1 there: "
+        f'add "batch_axis": 1 to the entry of each input that is (time, batch, …) or (layers, batch, …), '
+        f'"batch_axis": 0 where it is the first.'
+    )
 
 
 def infer(mx: Any, network: Network, weights: Weights, inputs: Inputs, files: Artifacts) -> Inferred:
     """What MXNet makes of the shapes and types of inputs and weights; every shape must be known then."""
     shapes = {name: value.shape for name, value in weights.arguments.items()}
-    shapes |= {each.name: each.shape for each in inputs}
+    shapes |= {each.name: each.pass_shape for each in inputs}
     try:
         # (infer_shape would print all parameters where it fails)
         arguments, outputs, states = network.symbol.infer_shape_partial(**shapes)
@@ -157,6 +186,22 @@ def infer(mx: Any, network: Network, weights: Weights, inputs: Inputs, files: Ar
     if not all(is_known(shape) for shape in [*arguments, *outputs]):
         raise ModelLoadError(f"{files.shapes}: it leaves shapes in {files.symbol.name} open; does it name all inputs?")
     return Inferred(arguments, outputs, tuple(types or ()), tuple(states), tuple(state_types or ()))
+
+
+def tell_layout(
+    mx: Any, network: Network, weights: Weights, inputs: Inputs, graph: Graph, inferred: Inferred, files: Artifacts
+) -> Layout:
+    """Which dimensions count the samples: from *-shapes.json, the network's shapes and its operators."""
+    shapes = {name: value.shape for name, value in weights.arguments.items()}
+    time_major = None
+    if graph.time_major is not None:
+        part = mx.sym.load_json(graph.time_major)
+        time_major = Shapes(mx, part, {name: shapes[name] for name in part.list_arguments() if name in shapes})
+    try:
+        return tell(Shapes(mx, network.symbol, shapes), inputs, graph.operators, inferred.output_shapes, time_major)
+    except Ambiguous as error:
+        agree = len({each.shape[0] for each in inputs}) == 1
+        raise _ambiguous(files, str(error) if agree else _disagreement(inputs)) from None
 
 
 def check_states(network: Network, weights: Weights, inferred: Inferred, files: Artifacts) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from mme.errors import InsufficientMemory
-from mme.frameworks.base import Predictor, TensorSpec, means_no_memory, memory_errors, softmax
+from mme.frameworks.base import Predictor, means_no_memory, memory_errors, softmax
+from mme.frameworks.mxnet.layout import Layout, Shapes
 from mme.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -28,8 +30,8 @@ _MOST_DEVIATION = 1e-5
 _PROBABILITIES = {"SoftmaxOutput", "Softmax", "SoftmaxActivation", "softmax", "softmin", "_npx_softmax"}
 _PROBABILITIES |= {"sigmoid", "_npx_sigmoid", "hard_sigmoid", "LogisticRegressionOutput"}
 
-
-Shapes = tuple[list[tuple[int, ...]], list[tuple[int, ...]]]
+# of the arguments and outputs of a pass
+Inferred = tuple[list[tuple[int, ...]], list[tuple[int, ...]]]
 
 
 class _Bound:
@@ -99,14 +101,14 @@ class MXNetModel(Predictor):
         self,
         mx: Any,
         symbol: Any,
-        inputs: tuple[TensorSpec, ...],
+        layout: Layout,
         arguments: dict[str, Any],
         auxiliary: dict[str, Any],
         head_op: str,
         device: Any,
         settings: Settings,
         *,
-        declared: Shapes | None = None,
+        declared: Inferred | None = None,
     ) -> None:
         """``declared``: shapes of arguments and outputs of a pass as declared, where they have been inferred."""
         self._mx = mx
@@ -119,15 +121,20 @@ class MXNetModel(Predictor):
         self._bound: dict[int, _Bound] = {}
         self._may_fuse = settings.mxnet_fuse == "auto"
         self._fused: _Bound | None = None  # one of the above
-        self._weight_shapes = {name: value.shape for name, value in arguments.items()}  # each asks MXNet
-        self.inputs = inputs
-        self.output_names = tuple(name.removesuffix("_output") for name in symbol.list_outputs())
+        self._shapes = Shapes(mx, symbol, {name: value.shape for name, value in arguments.items()})  # each asks MXNet
+        self.inputs = self._inputs = layout.inputs
+        self.output_names = _unique([name.removesuffix("_output") for name in symbol.list_outputs()])
         self.image_codec = MXNetImageCodec(mx)
-        batch = inputs[0].shape[0]
-        self._inferred: dict[int, Shapes] = {} if declared is None else {batch: declared}  # that a pass will need
-        self._fixed_batch: int | None = None
-        if not self._takes_batch(1 if batch > 1 else 2, batch):
-            self._fixed_batch = batch
+        batch = layout.inputs[0].shape[0]
+        self._inferred: dict[int, Inferred] = {} if declared is None else {batch: declared}  # that a pass will need
+        self._fixed_batch = layout.fixed_batch
+        self._moved_inputs = layout.moved_inputs
+        self._moved_outputs = layout.outputs if any(layout.outputs) else ()
+
+    @property
+    def has_samples_first(self) -> bool:
+        """Are samples counted by the first dimension of all inputs and outputs, in the network as in requests?"""
+        return not self._moved_inputs and not self._moved_outputs
 
     def predict(self, arrays: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         samples = len(arrays[self.inputs[0].name])
@@ -163,10 +170,15 @@ class MXNetModel(Predictor):
         bound = self._bound.get(batch) or self._bind(batch)
         if count < batch:
             arrays = {name: _filled_up(arrays[name], batch) for name in arrays}
+        if self._moved_inputs:
+            arrays = {name: np.moveaxis(rows, 0, self._moved_inputs.get(name, 0)) for name, rows in arrays.items()}
         outputs = bound.run(arrays)
         bound.passes += 1
         if self._may_fuse and bound.passes >= PASSES_BEFORE_FUSING and self._fused not in self._bound.values():
             self._fuse(batch, arrays, outputs)  # for one size alone: each would have a copy of the weights
+        if self._moved_outputs:
+            moved = zip(outputs, self._moved_outputs, strict=True)
+            outputs = [np.ascontiguousarray(np.moveaxis(rows, axis, 0)) for rows, axis in moved]
         if count < batch:  # an output may have several rows for each sample
             outputs = [rows[: len(rows) // batch * count] for rows in outputs]
         return [rows.astype(np.float32) if rows.dtype == np.float16 else rows for rows in outputs]
@@ -199,8 +211,8 @@ class MXNetModel(Predictor):
         if self._bound and batch > max(self._bound):
             self._bound.clear()
         mx, symbol = self._mx, self._symbol if symbol is None else symbol
-        dtypes = {each.name: each.dtype for each in self.inputs}
-        shapes, _ = self._inferred.pop(batch) if batch in self._inferred else self._infer(batch)
+        dtypes = {each.name: each.dtype for each in self._inputs}
+        shapes, _ = self._inferred.pop(batch) if batch in self._inferred else self._shapes.infer(self._inputs, batch)
         arguments, inputs = {}, {}
         for name, shape in zip(symbol.list_arguments(), shapes, strict=True):
             if name in self._arguments:
@@ -215,31 +227,6 @@ class MXNetModel(Predictor):
         )
         self._bound[batch] = _Bound(mx, executor, inputs)
         return self._bound[batch]
-
-    def _takes_batch(self, batch: int, declared: int) -> bool:
-        """Does the graph work for ``batch`` samples too, with outputs that grow and shrink with it?"""
-        try:
-            _, outputs = self._infer(batch)
-            if declared not in self._inferred:
-                self._inferred[declared] = self._infer(declared)
-            _, declared_outputs = self._inferred[declared]
-        except self._mx.base.MXNetError:
-            return False
-        return all(
-            is_known(shape) and shape[0] * declared == declared_shape[0] * batch and shape[1:] == declared_shape[1:]
-            for shape, declared_shape in zip(outputs, declared_outputs, strict=True)
-        )
-
-    def _infer(self, batch: int) -> Shapes:
-        """Shapes of arguments and outputs of a pass. Raises ``MXNetError``.
-
-        ``infer_shape_partial`` raises as ``infer_shape`` does, but does not print all parameters.
-        """
-        arguments, outputs, _ = self._symbol.infer_shape_partial(**self._known_shapes(batch))
-        return arguments, outputs
-
-    def _known_shapes(self, batch: int) -> dict[str, tuple[int, ...]]:
-        return self._weight_shapes | {each.name: (batch, *each.sample_shape) for each in self.inputs}
 
 
 def _pays_to_fuse(device: Any, weights: Sequence[Any]) -> bool:
@@ -265,6 +252,15 @@ def pass_size(samples: int, most: int) -> int:
     power = 1 << (samples - 1).bit_length()
     three_quarters = power * 3 // 4
     return min(three_quarters if power > 2 and samples <= three_quarters else power, most)
+
+
+def _unique(names: Sequence[str]) -> tuple[str, ...]:
+    """The names; the second of one name has ``_2`` behind it, and so on, so that an answer has each output."""
+    unique: dict[str, None] = {}
+    for name in names:
+        others = (f"{name}_{number}" for number in itertools.count(2))
+        unique[next(each for each in others if each not in {*unique, *names}) if name in unique else name] = None
+    return tuple(unique)
 
 
 def _filled_up(rows: np.ndarray, count: int) -> np.ndarray:
@@ -314,8 +310,3 @@ class MXNetImageCodec:
         array = self._mx.nd.empty(pixels.shape, dtype=np.uint8)
         array._sync_copyfrom(np.ascontiguousarray(pixels))
         return array
-
-
-def is_known(shape: tuple[int, ...]) -> bool:
-    """Is this a whole shape? MXNet 1 says () or a dimension of 0 for what it could not infer."""
-    return len(shape) > 0 and 0 not in shape
