@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +16,7 @@ from mme.capacity.memory import MIB
 from mme.packages import sets
 from mme.packages.install_set import DiskFull, install
 from mme.packages.sets import PackageSet, cache_in_use, make_room
+from mme.supervisor.own_programs import PACKAGE_DIR
 from tests.harness.wheels import write_wheel
 
 EVERYTHING = 1 << 60
@@ -130,3 +133,57 @@ def test_an_unused_set_makes_room_for_one_that_the_disk_does_not_hold_beside_it(
     write_wheel(model / "code" / "wheels", "large_of_a_test", f"TEXT = '{os.urandom(4 * MIB).hex()}'\n")
     install(small_disk, "key", model, os.environ)
     assert PackageSet(small_disk, "key").is_complete() and not PackageSet(small_disk, "unused").is_complete()
+
+
+# ---- what is installed ----
+
+
+@pytest.fixture
+def silent_index() -> Iterator[socket.socket]:
+    """An index that nobody may ask: it would not answer."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        yield listener
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+
+
+def environment_of(index: socket.socket) -> dict[str, str]:
+    return {**os.environ, "UV_DEFAULT_INDEX": f"http://127.0.0.1:{index.getsockname()[1]}/", "UV_HTTP_TIMEOUT": "20"}
+
+
+def test_what_the_container_has_is_used_without_an_index(tmp_path: Path, silent_index: socket.socket) -> None:
+    model = write_model(tmp_path / "model", "numpy>=1\n")
+    install(tmp_path / "sets", "key", model, environment_of(silent_index))
+    assert names(PackageSet(tmp_path / "sets", "key").site) == []
+
+
+def test_wheels_of_the_model_that_need_what_the_container_has_are_installed_without_an_index(
+    tmp_path: Path, silent_index: socket.socket
+) -> None:
+    model = write_model(tmp_path / "model", "greeting_of_a_test\n")
+    write_wheel(model / "code" / "wheels", "greeting_of_a_test", "X = 1\n", requires="numpy>=1")
+    install(tmp_path / "sets", "key", model, environment_of(silent_index))
+    installed = names(PackageSet(tmp_path / "sets", "key").site)
+    assert "greeting_of_a_test.py" in installed and not any("numpy" in name for name in installed)
+
+
+def test_packages_come_from_where_the_requirements_say(tmp_path: Path, silent_index: socket.socket) -> None:
+    model = write_model(tmp_path / "model", "--no-index\n--find-links elsewhere\ngreeting_of_a_test\n")
+    write_wheel(model / "code" / "elsewhere", "greeting_of_a_test", "X = 1\n")
+    install(tmp_path / "sets", "key", model, environment_of(silent_index))
+    assert (PackageSet(tmp_path / "sets", "key").site / "greeting_of_a_test.py").exists()
+
+
+def test_two_servers_that_share_the_folder_install_once(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "model", "greeting_of_a_test\n")
+    write_wheel(model / "code" / "wheels", "greeting_of_a_test", "X = 1\n")
+    program = [sys.executable, "-m", "mme.packages.install_set", str(tmp_path / "sets"), "key", str(model), "2"]
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE_DIR)}
+    both = [
+        subprocess.Popen(program, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for _ in range(2)
+    ]
+    said = "".join(each.communicate(timeout=60)[0] for each in both)
+    assert [each.returncode for each in both] == [0, 0], said
+    assert said.count("the packages of ") == 1, said

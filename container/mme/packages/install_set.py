@@ -49,6 +49,8 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 _SAYS_FULL = re.compile("|".join(rf"\(os error {code}\)" for code in _FULL))
 _ALL_BYTES = sys.maxsize  # more than any disk has
 _REASON_LINES = 6
+_REASON_BUILD_LINES = 2
+_SAYS_NO_REASON = ("Using ", "Resolved ", "Building ", "warning:", "hint:")
 _REASON_CHARACTERS = 700
 # pip's variables, which people set in images and which uv does not read, and uv's own that mean the same.
 _AS_UV_HAS_IT = {
@@ -59,6 +61,7 @@ _AS_UV_HAS_IT = {
     "PIP_CERT": "SSL_CERT_FILE",
 }
 _FRAME = re.compile(r"^[\s×╰─▶│├]+")  # what uv draws in front of the steps of an explanation
+_WOULD_INSTALL = re.compile(r"^ [+~] (?P<name>\S+)==(?P<version>\S+)(?: \(from (?P<url>.+)\))?$")
 _PINNED = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)==(?P<version>[^\s;\\]+)")
 
 
@@ -191,20 +194,39 @@ class _Uv:
             # What is pinned with hashes is complete, and installed as it is.
             self._run(["pip", "install", *self._into(), *links, "--require-hashes", *asked])
             return
-        try:  # where it brings wheels, without the network
-            offline = ["--no-index", *links] if links else []
-            source, missing = offline, self._resolve(requirements, offline, fixed)
-        except InstallationFailed:
-            if not links:
-                raise
+        source, missing = ["--offline", "--no-index", *links], self._resolve_offline(asked, links, fixed)
+        if missing is None:
             source, missing = links, self._resolve(requirements, links, fixed)
         resolved = self._folder / "resolved.txt"
-        resolved.write_text("\n".join(missing) + "\n")
+        resolved.write_text("\n".join([*requirements.sources, *missing]) + "\n")
         (self._folder / SITE).mkdir()
         if missing:
-            said = [line for line in missing if not line.startswith("-")]
-            logger.info("the packages of %s: %s", self._model_dir, " ".join(said))
+            logger.info("the packages of %s: %s", self._model_dir, " ".join(missing))
             self._run(["pip", "install", *self._into(), *source, "--no-deps", "--requirement", str(resolved)])
+
+    def _resolve_offline(self, asked: list[str], links: list[str], fixed: Path) -> list[str] | None:
+        """What is missing, where the container and the model's own wheels have all that is wanted; else None."""
+        # Nothing is changed, so it may be the system's Python.
+        options = [
+            "--python",
+            sys.executable,
+            "--break-system-packages",
+            "--offline",
+            "--no-index",
+            *links,
+            "--constraint",
+            str(fixed),
+        ]
+        try:
+            lines = self._run(["pip", "install", "--dry-run", *options, *asked], is_attempt=True)
+        except DiskFull:
+            raise
+        except InstallationFailed:
+            return None
+        new = [match for match in map(_WOULD_INSTALL.match, lines) if match]
+        return [
+            f"{each['name']} @ {each['url']}" if each["url"] else f"{each['name']}=={each['version']}" for each in new
+        ]
 
     def _resolve(self, requirements: Requirements, source: list[str], fixed: Path) -> list[str]:
         """The lines of what is wanted that the container does not have. Raises ``InstallationFailed``."""
@@ -220,7 +242,8 @@ class _Uv:
     def _into(self) -> list[str]:
         return ["--python", sys.executable, "--target", str(self._folder / SITE), "--compile-bytecode"]
 
-    def _run(self, arguments: list[str]) -> None:
+    def _run(self, arguments: list[str], *, is_attempt: bool = False) -> list[str]:
+        """What uv says. Raises ``InstallationFailed``, of which nothing is logged where this ``is_attempt``."""
         uv = subprocess.run(
             [*_uv(), *arguments],
             cwd=self._model_dir,
@@ -234,21 +257,33 @@ class _Uv:
         )
         lines = [line.rstrip() for line in uv.stdout.splitlines() if line.strip()]
         failed = uv.returncode != 0
-        for line in lines if failed or arguments[1] == "install" else ():
+        for line in lines if not is_attempt and (failed or arguments[1] == "install") else ():
             logger.log(logging.ERROR if failed else logging.INFO, "uv: %s", line)
         if failed and _SAYS_FULL.search(uv.stdout):
             raise DiskFull(self._folder.parent)
         if failed:
             raise InstallationFailed(reason(lines, self._folder))
+        return lines
 
 
 def reason(lines: Iterable[str], folder: Path) -> str:
     """What uv says first, as one line without its frames, and without our folder's name."""
-    words = []
+    words: list[str] = []
+    output_at = trace_indent = None  # where a build's output begins; how deep a stack trace is
     for line in lines:
-        text = _FRAME.sub("", line).strip().replace(f"{folder}/", "")
-        if text and not text.startswith(("Using ", "Resolved ", "warning:", "hint:")):
+        frame = _FRAME.match(line)
+        indent = frame.end() if frame else 0
+        text = line[indent:].strip().replace(f"{folder}/", "")
+        if trace_indent is not None and indent > trace_indent:
+            continue
+        trace_indent = indent if text.startswith("Traceback ") else None
+        if text in ("[stdout]", "[stderr]"):
+            output_at = len(words) if output_at is None else output_at
+            del words[output_at:]  # of a build that fails, the last lines tell
+        elif text and trace_indent is None and not text.startswith(_SAYS_NO_REASON):
             words.append(text.removeprefix("error: ").removeprefix("cause: "))
+    if output_at is not None:
+        words[output_at:] = words[output_at:][-_REASON_BUILD_LINES:]
     return " ".join(words[:_REASON_LINES])[:_REASON_CHARACTERS].rstrip(". ") or "uv says nothing"
 
 
