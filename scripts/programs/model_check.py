@@ -114,19 +114,30 @@ def _kill_group(pid: int) -> None:
 def packages_of(folder: Path, *, install: bool) -> Iterator[PackageSet | None]:
     """The packages that the model asks for, for as long as they are needed; says it where they are not installed.
 
-    Raises ``Failure`` with uv's reason where they cannot be installed.
+    Raises ``Failure`` with uv's reason where they cannot be installed, or where a container with the settings of this
+    environment refuses them.
     """
     wanted = requirements_of(folder)
-    if wanted is None or not install:
-        if wanted is not None:
-            names = " and ".join(str(file.relative_to(folder)) for file in wanted.files)
-            print(f"  not installed: the packages of {names} (--with-packages installs them for the check)", flush=True)
+    if wanted is None:
+        yield None
+        return
+    settings = Settings.from_environment()
+    names = " and ".join(str(file.relative_to(folder)) for file in wanted.files)
+    if settings.refuses_model_code or settings.model_requirements == "refuse":
+        setting = "MME_MODEL_CODE" if settings.refuses_model_code else "MME_MODEL_REQUIREMENTS"
+        raise Failure(f"the model asks for packages ({names}), and {setting}=refuse. Take the file out.")
+    if settings.model_requirements == "ignore":
+        print(f"  ignored: the packages of {names} (MME_MODEL_REQUIREMENTS=ignore)", flush=True)
+        yield None
+        return
+    if not install:
+        print(f"  not installed: the packages of {names} (--with-packages installs them for the check)", flush=True)
         yield None
         return
     with tempfile.TemporaryDirectory(prefix="packages-") as temporary:
         try:
             install_apart(
-                *(Path(temporary), wanted.key, folder.absolute(), Settings.from_environment().packages_timeout_s),
+                *(Path(temporary), wanted.key, folder.absolute(), settings.packages_timeout_s),
                 log=subprocess.DEVNULL,
             )
         except InstallationFailed as error:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import io
 import json
 import shutil
 import socket
+import tarfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -64,6 +68,14 @@ def said(server: ServerProcess, name: str) -> str:
     return answer.text
 
 
+def another_model(server: ServerProcess) -> str:
+    """One that is loaded, now or by a test before."""
+    if not server.invoke("another", b"x", "text/plain").ok:
+        write_model(server, "another", "greeting_of_a_test==1.0")
+        load(server, "another")
+    return "another"
+
+
 @pytest.fixture(scope="module")
 def packages_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("packages")
@@ -99,7 +111,73 @@ def test_what_cannot_be_installed_fails_that_load_with_the_reason(server: Server
             "_", "-"
         )
         assert str(server.folder) not in message
-    assert said(server, "one").startswith("version 1.0")
+    assert said(server, another_model(server)).startswith("version 1.0")
+
+
+VERSION = """
+import importlib.metadata, retrying
+
+def handle(data, context):
+    if data is None:
+        return None
+    return [f"{importlib.metadata.version('retrying')} {getattr(retrying, 'TEXT', 'of the container')}" for _ in data]
+"""
+
+
+def test_a_model_has_another_version_of_what_the_container_has_and_nobody_else_notices(server: ServerProcess) -> None:
+    folder = write_model(server, "other_version", "retrying<1", handler=VERSION)
+    write_wheel(folder / "code" / "wheels", "retrying", "TEXT = 'of the model'\n", version="0.0.1")
+    write_model(server, "containers_version", None, handler=VERSION)
+    for name in ("other_version", "containers_version"):
+        load(server, name)
+    assert said(server, "other_version") == "0.0.1 of the model"
+    assert said(server, "containers_version") == f"{importlib.metadata.version('retrying')} of the container"
+
+
+def test_two_loads_wait_for_one_installation(server: ServerProcess) -> None:
+    names = ("both_one", "both_two")
+    for name in names:
+        write_model(server, name, "greeting_of_a_test<2")
+    with ThreadPoolExecutor(2) as pool:
+        answers = list(pool.map(server.load, names))
+    assert [answer.status_code for answer in answers] == [200, 200], server.log_tail()
+    assert server.log().count(f"the packages of {server.models_dir}/both_") == 1
+
+
+BUILD = """
+import os, subprocess
+
+def build_wheel(*arguments, **options):
+    os.environ["PATH"] = ""
+    subprocess.run(["cc", "-c", "fast.c"], check=True)
+"""
+
+
+def write_source_distribution(folder: Path, name: str, build: str) -> None:
+    """One that ``build``, a module with functions of PEP 517, makes a wheel of."""
+    members = {
+        "pyproject.toml": '[build-system]\nrequires = []\nbuild-backend = "build_of_a_test"\nbackend-path = ["."]\n'
+        f'[project]\nname = "{name}"\nversion = "1.0"\n',
+        "PKG-INFO": f"Metadata-Version: 2.2\nName: {name}\nVersion: 1.0\n",
+        "build_of_a_test.py": build,
+    }
+    with tarfile.open(folder / f"{name}-1.0.tar.gz", "w:gz") as archive:
+        for path, text in members.items():
+            member = tarfile.TarInfo(f"{name}-1.0/{path}")
+            member.size = len(text)
+            archive.addfile(member, io.BytesIO(text.encode()))
+
+
+def test_requirements_that_need_a_compiler_which_is_not_there_fail_that_load_with_the_reason(
+    server: ServerProcess,
+) -> None:
+    folder = write_model(server, "compiled", "compiled_of_a_test")
+    write_source_distribution(folder / "code" / "wheels", "compiled_of_a_test", BUILD)
+    answer = server.load("compiled")
+    assert answer.status_code == 500
+    for text in (answer.json()["message"], server.log()):
+        assert "compiled" in text and "No such file or directory: 'cc'" in text, text
+    assert said(server, another_model(server)).startswith("version 1.0")
 
 
 def test_the_second_model_of_a_set_finds_it_installed_and_imported(packages_dir: Path, tmp_path: Path) -> None:

@@ -326,6 +326,21 @@ def test_a_refusal_is_logged_and_says_all_that_it_was_decided_by(
     assert refusal.value.status == 507
 
 
+def test_memory_is_short_where_the_reserve_is_used_or_loads_under_way_will_use_it(
+    admission: Admission, declaring: Callable[[int], Path], memory: FakeMemory
+) -> None:
+    memory.used_mib = 900
+    assert not admission.is_memory_short()
+    memory.used_mib = 901
+    assert admission.is_memory_short()
+    memory.used_mib = 300
+    reservation = admission.admit("m", declaring(600))
+    memory.used_mib = 310  # by another process
+    assert admission.is_memory_short()
+    reservation.release()
+    assert not admission.is_memory_short()
+
+
 def test_loads_under_way_count_until_they_are_settled_or_released(
     admission: Admission, declaring: Callable[[int], Path], memory: FakeMemory
 ) -> None:

@@ -137,8 +137,15 @@ def test_a_handler_in_a_model_that_is_data_alone_is_refused(tmp_path: Path, mode
     (model / "code/coded.py").touch()
     rules = load_policy(tmp_path, model_code="refuse")
     for search_path in ([], [str(model)]):
-        with pytest.raises(ModelRefused, match=r"brings code .*MME_MODEL_CODE=refuse"):
+        with pytest.raises(ModelRefused, match=r"brings code .*MME_MODEL_CODE=refuse.*: ONNX, skops, "):
             rules.check("m", str(model), handler, search_path)
+
+
+def test_packages_of_a_model_that_is_data_alone_are_refused(tmp_path: Path, model: Path) -> None:
+    (model / "requirements.txt").write_text("numpy\n")
+    rules = load_policy(tmp_path, model_code="refuse", handler="server:handle")
+    with pytest.raises(ModelRefused, match=r"asks for packages .*MME_MODEL_CODE=refuse"):
+        rules.check("m", str(model), "server:handle", [])
 
 
 def test_an_old_manifest_in_a_model_that_is_data_alone_is_refused(tmp_path: Path, model: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from scripts.programs.archives import entries, sha256_of, write_archive
 from scripts.programs.console import Failure, readable_size
+from scripts.programs.model_check import packages_of
 from tests.harness import scripts, tables
 from tests.harness.models import tiny_classifier, two_input_model
 from tests.harness.program_calls import call
@@ -327,6 +328,26 @@ def test_a_request_that_fails_is_told_with_its_reason(tmp_path: Path) -> None:
     (tmp_path / "sample.json").write_text("{")
     said = refuse(scripts.adder(tmp_path / "model"), tmp_path, "--sample", str(tmp_path / "sample.json"))
     assert "the model loads, but answers its sample with 400" in said
+
+
+@pytest.mark.parametrize("setting", ["MME_MODEL_REQUIREMENTS", "MME_MODEL_CODE"])
+def test_packages_that_the_container_refuses_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str
+) -> None:
+    (tmp_path / "requirements.txt").write_text("only_here\n")
+    monkeypatch.setenv(setting, "refuse")
+    with pytest.raises(Failure, match=rf"asks for packages \(requirements.txt\), and {setting}=refuse"):
+        packages_of(tmp_path, install=True).__enter__()
+
+
+def test_packages_that_the_container_ignores_are_ignored_and_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "requirements.txt").write_text("only_here\n")
+    monkeypatch.setenv("MME_MODEL_REQUIREMENTS", "ignore")
+    with packages_of(tmp_path, install=True) as packages:
+        assert packages is None
+    assert "ignored: the packages of requirements.txt (MME_MODEL_REQUIREMENTS=ignore)" in capsys.readouterr().out
 
 
 @pytest.mark.ci  # installs

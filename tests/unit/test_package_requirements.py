@@ -57,6 +57,15 @@ def test_what_a_file_includes_and_the_wheels_beside_it_belong_to_the_set(tmp_pat
     assert key(folder) != with_wheel
 
 
+def test_a_wheel_of_a_test_is_the_same_bytes_whenever_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = write_wheel(tmp_path / "now", "a", "X = 1").read_bytes()
+    monkeypatch.setattr("zipfile.time.time", lambda: 1_000_000_000.0)
+    monkeypatch.setattr("zipfile.time.localtime", lambda *_: (2001, 9, 9, 1, 46, 40, 6, 252, 0))
+    assert write_wheel(tmp_path / "then", "a", "X = 1").read_bytes() == now
+
+
 def test_a_package_of_the_models_own_folder_is_shared_with_nobody(tmp_path: Path) -> None:
     assert key(model(tmp_path / "one", "./mine")) != key(model(tmp_path / "two", "./mine"))
 
@@ -75,14 +84,25 @@ def test_sets_that_nobody_uses_make_room_oldest_first(tmp_path: Path, monkeypatc
         package_set.site.mkdir(parents=True, exist_ok=True)
         os.utime(package_set.folder, (1000 - age * (name != "kept"), 1000 - age * (name != "kept")))
     os.utime(tmp_path / "kept", (2000, 2000))
-    free = iter((0, 0, 0, 10))
+    free = iter((0, 0, 0, 0, 10))
     monkeypatch.setattr(sets.shutil, "disk_usage", lambda _: SimpleNamespace(free=next(free)))
     assert sets.make_room(tmp_path, 10) == ["old", "new"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["kept", "used"]
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["kept", "used"]
 
 
 def test_the_reason_is_what_uv_says_without_its_frames_and_our_folder() -> None:
     said = ["  × No solution found:", "  ╰─▶ Because a==3 is not in /somewhere/resolved.txt, all fails.", "hint: none"]
     assert install_set.reason(said, Path("/somewhere")) == (
         "No solution found: Because a==3 is not in resolved.txt, all fails"
+    )
+
+
+def test_the_reason_of_a_build_that_fails_is_the_end_of_what_it_says_without_its_stack() -> None:
+    said = ["  × Failed to build `a==1`", "  ╰─▶ Call to `b.build_wheel` failed (exit status: 1)", "      [stdout]"]
+    said += [f"      running step {number}" for number in range(9)]
+    said += ["      [stderr]", "      Traceback (most recent call last):", '        File "b.py", line 1, in <module>']
+    said += ["      FileNotFoundError: [Errno 2] No such file or directory: 'cc'", "      hint: none"]
+    assert install_set.reason(said, Path("/somewhere")) == (
+        "Failed to build `a==1` Call to `b.build_wheel` failed (exit status: 1) "
+        "FileNotFoundError: [Errno 2] No such file or directory: 'cc'"
     )

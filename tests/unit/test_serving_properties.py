@@ -38,7 +38,7 @@ def of(folder: Path, text: str) -> ServingProperties:
 
 def test_each_of_djls_names_is_read(tmp_path: Path) -> None:
     assert of(tmp_path, EVERY_NAME) == ServingProperties(
-        *("Python", "serve.py", "joblib", 1, 4, 8, 50, 60, 1000, 300, 120, 240)
+        *("Python", "serve.py", 1, 4, 8, 50, 60, 1000, 300, 120, 240), others=("option.model_format",)
     )
 
 
@@ -78,11 +78,11 @@ def test_the_last_of_several_counts(tmp_path: Path) -> None:
 
 def test_what_nobody_reads_is_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     tables.sklearn_model(tmp_path)
-    (tmp_path / "serving.properties").write_text("engine=sklearn\ntranslatorFactory=a.B\noption.rolling_batch=auto\n")
+    (tmp_path / "serving.properties").write_text("engine=sklearn\ntranslatorFactory=a.B\noption.model_format=joblib\n")
     with caplog.at_level(logging.WARNING):
         LoadedModel(tmp_path)
     (said,) = [each.getMessage() for each in caplog.records if "serving.properties" in each.getMessage()]
-    assert said.endswith("nothing here reads translatorFactory, option.rolling_batch.")
+    assert said.endswith("nothing here reads translatorFactory, option.model_format.")
 
 
 def test_the_engine_of_another_framework_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

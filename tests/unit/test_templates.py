@@ -7,6 +7,7 @@ import resource
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import count, islice
 from pathlib import Path
 
@@ -192,6 +193,51 @@ def test_a_template_that_dies_is_replaced_and_its_models_are_taken_on(
     assert templates(zygote)["plain"] == before["plain"]
     kept = front_end.connect("other")
     assert worker_of(kept.load(other, "o")).ppid() == before["plain"].pid
+
+
+IMPATIENT = """
+import os, sys
+if "mme.zygote.root" in sys.orig_argv:
+    from mme.zygote import template
+    template._LOOK_AT_MEMORY_S = 0.05
+    template._IDLE_S = {idle_s}
+    template.Admission.is_memory_short = lambda self: os.path.exists({flag!r})
+"""
+
+
+@pytest.mark.parametrize("why", ["had no model for a while", "memory is short"])
+def test_a_template_without_models_ends_after_a_while_and_where_memory_becomes_short(
+    settings: Settings, runtime_dir: Path, tmp_path: Path, why: str
+) -> None:
+    flag = tmp_path / "memory_is_short"
+    idle_s = 0.5 if why == "had no model for a while" else 600.0
+    with (Path(settings.python_path) / "sitecustomize.py").open("a") as file:
+        file.write(IMPATIENT.format(idle_s=idle_s, flag=str(flag)))
+    with impatient_zygote(settings, runtime_dir) as (zygote, front_end):
+        model = make_model_of(tmp_path, "good")
+        load(front_end, model, "a")
+        template = templates(zygote)["good"]
+        front_end.stop()
+        if why == "memory is short":
+            assert set(templates(zygote)) == {"good", "plain"}
+            flag.touch()
+        wait_until(lambda: is_gone(template), why)
+        assert set(templates(zygote)) == {"plain"}, "what is preloaded stays"
+        front_end.launchers.clear()
+        assert load(front_end, model, "b").ppid() == templates(zygote)["good"].pid
+
+
+@contextmanager
+def impatient_zygote(settings: Settings, runtime_dir: Path) -> Iterator[tuple[ZygoteHandle, FrontEnd]]:
+    process = ZygoteHandle(settings, runtime_dir)
+    process.start()
+    process.wait_until_ready()
+    running = FrontEnd(runtime_dir, process.environment_for(os.environ))
+    try:
+        yield process, running
+    finally:
+        running.stop()
+        process.stop(time.monotonic() + 20)
 
 
 def try_to_connect(front_end: FrontEnd, name: str) -> Connection | None:

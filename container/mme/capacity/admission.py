@@ -227,6 +227,11 @@ class Admission:
             verdict = self._judge(book, 0, 1.0)
         return max(0, verdict.sample.free_bytes - verdict.promised_bytes - verdict.reserve_bytes)
 
+    def is_memory_short(self) -> bool:
+        """Is less free than the reserve, with what loads under way will take? Raises as ``keep``."""
+        with self._reservations.open(wait=False) as book:
+            return not self._judge(book, 0, 1.0).decision.admitted
+
     def _judge(self, book: Book, need_bytes: int, reserve_share: float) -> _Verdict:
         sample = self._memory.read()
         whole_reserve = reserve_bytes(self._settings, sample)

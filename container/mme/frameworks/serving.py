@@ -42,7 +42,7 @@ _NUMBERS = {
     "option.predict_timeout": _Number("predict_timeout_s", "how long an answer may take, in s", 1, 86400),
     "option.model_loading_timeout": _Number("model_loading_timeout_s", "how long a load may take, in s", 1, 86400),
 }
-_TEXTS = {"engine": "engine", "option.entryPoint": "entry_point", "option.model_format": "model_format"}
+_TEXTS = {"engine": "engine", "option.entryPoint": "entry_point"}
 _FLAGS = {"option.never_sleep": "never_sleep"}
 _FLAG_VALUES = {"true": True, "false": False}
 
@@ -53,7 +53,6 @@ class ServingProperties:
 
     engine: str | None = None
     entry_point: str | None = None
-    model_format: str | None = None
     min_workers: int | None = None
     max_workers: int | None = None
     batch_size: int | None = None

@@ -27,7 +27,16 @@ from mme.errors import MmeError, StartError
 from mme.logs import configure_logging
 from mme.packages.installation import code_artifact_index
 from mme.packages.requirements import Requirements, requirements_of
-from mme.packages.sets import SITE, PackageSet, failure, make_room, remove_abandoned
+from mme.packages.sets import (
+    CACHE,
+    SITE,
+    PackageSet,
+    cache_in_use,
+    failure,
+    make_room,
+    new_folder,
+    remove_abandoned,
+)
 from mme.settings import Settings
 
 logger = logging.getLogger("mme.packages")
@@ -35,7 +44,13 @@ logger = logging.getLogger("mme.packages")
 _CONTAINER = Path(__file__).resolve().parents[2]
 # The server's worker is made of these; a model that brings others would not be served.
 _FIXED = ("multi-model-server", "sagemaker-inference")
+# How uv words it that the disk is full, and what Python has for it.
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_SAYS_FULL = re.compile("|".join(rf"\(os error {code}\)" for code in _FULL))
+_ALL_BYTES = sys.maxsize  # more than any disk has
 _REASON_LINES = 6
+_REASON_BUILD_LINES = 2
+_SAYS_NO_REASON = ("Using ", "Resolved ", "Building ", "warning:", "hint:")
 _REASON_CHARACTERS = 700
 # pip's variables, which people set in images and which uv does not read, and uv's own that mean the same.
 _AS_UV_HAS_IT = {
@@ -46,11 +61,22 @@ _AS_UV_HAS_IT = {
     "PIP_CERT": "SSL_CERT_FILE",
 }
 _FRAME = re.compile(r"^[\s×╰─▶│├]+")  # what uv draws in front of the steps of an explanation
+_WOULD_INSTALL = re.compile(r"^ [+~] (?P<name>\S+)==(?P<version>\S+)(?: \(from (?P<url>.+)\))?$")
 _PINNED = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)==(?P<version>[^\s;\\]+)")
 
 
 class InstallationFailed(MmeError):
     """Says in a few lines, made for who wrote the requirements, why they cannot be installed."""
+
+
+class DiskFull(InstallationFailed):
+    """The disk is full, or the user's part of it."""
+
+    def __init__(self, packages_dir: Path) -> None:
+        super().__init__(
+            f"the disk of {packages_dir} is full. Ask for less, unload models with packages of their own, or name a "
+            "folder on a larger disk in MME_PACKAGES_DIR."
+        )
 
 
 def install(packages_dir: Path, key: str, model_dir: Path, environment: Mapping[str, str]) -> None:
@@ -63,9 +89,7 @@ def install(packages_dir: Path, key: str, model_dir: Path, environment: Mapping[
         packages_dir.mkdir(parents=True, exist_ok=True)
         lock = os.open(packages_dir / f"{key}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
-        raise InstallationFailed(
-            f"packages cannot be written to {packages_dir}: {error.strerror}. Name another folder in MME_PACKAGES_DIR."
-        ) from None
+        raise InstallationFailed(_unusable(packages_dir, error)) from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if package_set.is_complete():
@@ -74,17 +98,41 @@ def install(packages_dir: Path, key: str, model_dir: Path, environment: Mapping[
         if requirements is None:
             raise InstallationFailed(f"{model_dir} asks for no packages any more.")
         remove_abandoned(packages_dir, key)
-        if removed := make_room(packages_dir):
-            logger.info("the disk is nearly full: removed the sets %s, which no model uses", ", ".join(removed))
-        new = Path(tempfile.mkdtemp(prefix=f"{key}.new-", dir=packages_dir))
+        _make_room(packages_dir)
+        try:
+            _install_anew(package_set, requirements, model_dir, environment)
+        except DiskFull:
+            _make_room(packages_dir, _ALL_BYTES)
+            _install_anew(package_set, requirements, model_dir, environment)
+    except DiskFull:
+        _make_room(packages_dir, _ALL_BYTES)  # nothing is left of what has filled it
+        raise
+    finally:
+        os.close(lock)
+
+
+def _make_room(packages_dir: Path, least_free_bytes: int | None = None) -> None:
+    if removed := make_room(packages_dir, least_free_bytes):
+        logger.info("the disk is nearly full: removed the sets %s, which no model uses", ", ".join(removed))
+
+
+def _install_anew(
+    package_set: PackageSet, requirements: Requirements, model_dir: Path, environment: Mapping[str, str]
+) -> None:
+    """Raises ``InstallationFailed``; then nothing is left of it but what uv's cache has."""
+    packages_dir = package_set.folder.parent
+    with cache_in_use(packages_dir):
+        new = new_folder(packages_dir, package_set.key)
         try:
             _Uv(packages_dir, new, model_dir, environment).install(requirements)
             new.chmod(0o755)
             new.rename(package_set.folder)
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            raise DiskFull(packages_dir) from None
         finally:
             shutil.rmtree(new, ignore_errors=True)
-    finally:
-        os.close(lock)
 
 
 def install_apart(packages_dir: Path, key: str, model_dir: Path, timeout_s: float, *, log: int | None = None) -> None:
@@ -130,7 +178,7 @@ class _Uv:
             **{name: value for name, value in translated.items() if name not in environment},
             "HOME": str(folder),
             "TMPDIR": str(folder),
-            "UV_CACHE_DIR": str(packages_dir / "cache"),
+            "UV_CACHE_DIR": str(packages_dir / CACHE),
             "UV_PYTHON_DOWNLOADS": "never",
             "UV_NO_PROGRESS": "1",
             "NO_COLOR": "1",
@@ -146,20 +194,39 @@ class _Uv:
             # What is pinned with hashes is complete, and installed as it is.
             self._run(["pip", "install", *self._into(), *links, "--require-hashes", *asked])
             return
-        try:  # where it brings wheels, without the network
-            offline = ["--no-index", *links] if links else []
-            source, missing = offline, self._resolve(requirements, offline, fixed)
-        except InstallationFailed:
-            if not links:
-                raise
+        source, missing = ["--offline", "--no-index", *links], self._resolve_offline(asked, links, fixed)
+        if missing is None:
             source, missing = links, self._resolve(requirements, links, fixed)
         resolved = self._folder / "resolved.txt"
-        resolved.write_text("\n".join(missing) + "\n")
+        resolved.write_text("\n".join([*requirements.sources, *missing]) + "\n")
         (self._folder / SITE).mkdir()
         if missing:
-            said = [line for line in missing if not line.startswith("-")]
-            logger.info("the packages of %s: %s", self._model_dir, " ".join(said))
+            logger.info("the packages of %s: %s", self._model_dir, " ".join(missing))
             self._run(["pip", "install", *self._into(), *source, "--no-deps", "--requirement", str(resolved)])
+
+    def _resolve_offline(self, asked: list[str], links: list[str], fixed: Path) -> list[str] | None:
+        """What is missing, where the container and the model's own wheels have all that is wanted; else None."""
+        # Nothing is changed, so it may be the system's Python.
+        options = [
+            "--python",
+            sys.executable,
+            "--break-system-packages",
+            "--offline",
+            "--no-index",
+            *links,
+            "--constraint",
+            str(fixed),
+        ]
+        try:
+            lines = self._run(["pip", "install", "--dry-run", *options, *asked], is_attempt=True)
+        except DiskFull:
+            raise
+        except InstallationFailed:
+            return None
+        new = [match for match in map(_WOULD_INSTALL.match, lines) if match]
+        return [
+            f"{each['name']} @ {each['url']}" if each["url"] else f"{each['name']}=={each['version']}" for each in new
+        ]
 
     def _resolve(self, requirements: Requirements, source: list[str], fixed: Path) -> list[str]:
         """The lines of what is wanted that the container does not have. Raises ``InstallationFailed``."""
@@ -175,7 +242,8 @@ class _Uv:
     def _into(self) -> list[str]:
         return ["--python", sys.executable, "--target", str(self._folder / SITE), "--compile-bytecode"]
 
-    def _run(self, arguments: list[str]) -> None:
+    def _run(self, arguments: list[str], *, is_attempt: bool = False) -> list[str]:
+        """What uv says. Raises ``InstallationFailed``, of which nothing is logged where this ``is_attempt``."""
         uv = subprocess.run(
             [*_uv(), *arguments],
             cwd=self._model_dir,
@@ -189,19 +257,33 @@ class _Uv:
         )
         lines = [line.rstrip() for line in uv.stdout.splitlines() if line.strip()]
         failed = uv.returncode != 0
-        for line in lines if failed or arguments[1] == "install" else ():
+        for line in lines if not is_attempt and (failed or arguments[1] == "install") else ():
             logger.log(logging.ERROR if failed else logging.INFO, "uv: %s", line)
+        if failed and _SAYS_FULL.search(uv.stdout):
+            raise DiskFull(self._folder.parent)
         if failed:
             raise InstallationFailed(reason(lines, self._folder))
+        return lines
 
 
 def reason(lines: Iterable[str], folder: Path) -> str:
     """What uv says first, as one line without its frames, and without our folder's name."""
-    words = []
+    words: list[str] = []
+    output_at = trace_indent = None  # where a build's output begins; how deep a stack trace is
     for line in lines:
-        text = _FRAME.sub("", line).strip().replace(f"{folder}/", "")
-        if text and not text.startswith(("Using ", "Resolved ", "warning:", "hint:")):
+        frame = _FRAME.match(line)
+        indent = frame.end() if frame else 0
+        text = line[indent:].strip().replace(f"{folder}/", "")
+        if trace_indent is not None and indent > trace_indent:
+            continue
+        trace_indent = indent if text.startswith("Traceback ") else None
+        if text in ("[stdout]", "[stderr]"):
+            output_at = len(words) if output_at is None else output_at
+            del words[output_at:]  # of a build that fails, the last lines tell
+        elif text and trace_indent is None and not text.startswith(_SAYS_NO_REASON):
             words.append(text.removeprefix("error: ").removeprefix("cause: "))
+    if output_at is not None:
+        words[output_at:] = words[output_at:][-_REASON_BUILD_LINES:]
     return " ".join(words[:_REASON_LINES])[:_REASON_CHARACTERS].rstrip(". ") or "uv says nothing"
 
 
@@ -240,6 +322,10 @@ def _uv() -> list[str]:
     return [str(uv.find_uv_bin())]
 
 
+def _unusable(packages_dir: Path | str, error: OSError) -> str:
+    return f"packages cannot be written to {packages_dir}: {error.strerror}. Name another folder in MME_PACKAGES_DIR."
+
+
 def main() -> int:
     """See the module."""
     settings = Settings.from_environment()
@@ -251,8 +337,7 @@ def main() -> int:
     except (InstallationFailed, StartError) as error:
         said = str(error)
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        said = f"{packages_dir} {'is full' if full else 'cannot be used'}: {error.strerror}"
+        said = str(DiskFull(Path(packages_dir))) if error.errno in _FULL else _unusable(packages_dir, error)
     else:
         return 0
     os.write(int(reason_descriptor), said.encode(errors="replace"))

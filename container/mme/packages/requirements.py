@@ -21,6 +21,10 @@ _MOST_BYTES = 1 << 20  # of all requirements files of a model
 _TABLE_OF_CONTENTS_BYTES = 256 * 1024  # from the end of an archive
 # A line that names another file, and one that names a package on the disk, which is the model's alone.
 _INCLUDED = re.compile(r"^\s*(?:-r|-c|--requirement|--constraint)[ =]?\s*(?P<path>\S+)")
+# Where packages are to come from.
+_SOURCE = re.compile(
+    r"^\s*(?:(?P<option>-i|-f|--index-url|--extra-index-url|--find-links)[ =]?\s*(?P<value>\S+)|(?P<flag>--no-index))"
+)
 _LOCAL = re.compile(r"^\s*(?:-e\b|--editable\b|\.{1,2}/|/|file:)|@\s*(?:file:|\.{1,2}/|/)")
 
 
@@ -30,6 +34,7 @@ class Requirements:
 
     files: tuple[Path, ...]
     wheels: Path | None
+    sources: tuple[str, ...]  # lines of the files that say where packages come from, with whole paths
     key: str  # 20 hexadecimal digits: the same for the same contents on the same Python
 
 
@@ -53,7 +58,17 @@ def requirements_of(model_dir: str | os.PathLike[str]) -> Requirements | None:
     if any(_LOCAL.search(line) for line in lines):
         about = folder.stat()
         digest.update(repr((os.path.realpath(folder), about.st_mtime_ns)).encode())
-    return Requirements(files, wheels, digest.hexdigest())
+    return Requirements(files, wheels, _sources(texts, folder), digest.hexdigest())
+
+
+def _sources(texts: dict[Path, str], model_dir: Path) -> tuple[str, ...]:
+    found = []
+    for file, text in texts.items():
+        for match in filter(None, map(_SOURCE.match, text.splitlines())):
+            option, value = match["option"] or match["flag"], match["value"] or ""
+            folders = [each for each in (file.parent / value, model_dir / value) if value and each.is_dir()]
+            found.append(f"{option} {folders[0].absolute() if folders else value}".rstrip())
+    return tuple(found)
 
 
 def _read_with_included(file: Path, texts: dict[Path, str]) -> None:

@@ -4,10 +4,11 @@ MME_PACKAGES_DIR/
   KEY/                 a set that is complete: it was renamed when it was
     site/              what comes first on the search path of its models' workers
     modules.json       what the first model imported, for the template to import before it forks
-    in-use             locked as long as a template has the set
+    in-use             locked as long as a template, or a spawned worker, has the set
   KEY.lock             held while it is installed, by whichever server does it
-  KEY.new-*/           a set that is being installed, or whose installation was killed
+  KEY.new-*/           a set that is being installed, or removed, or whose installation was killed
   cache/               uv's: sets share the files of equal packages (hard links)
+  cache.lock           shared by installations, which use the cache; held alone by who makes room
 """
 
 from __future__ import annotations
@@ -19,13 +20,17 @@ import shutil
 import site
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from mme.settings import Settings
 
 PACKAGES = "packages"  # in the server's private folder, where MME_PACKAGES_DIR names no other
 SITE = "site"
+CACHE = "cache"
+_UNFINISHED = ".new-"  # in the names of sets that are not complete
 _MODULES = "modules.json"
 _IN_USE = "in-use"
 LEAST_FREE_BYTES = 1 << 30  # of the disk, before an installation: unused sets go until there is so much
@@ -43,6 +48,7 @@ class PackageSet:
         self.key = key
         self.folder = packages_dir / key
         self.site = self.folder / SITE
+        self._in_use = -1  # descriptor
 
     def is_complete(self) -> bool:
         """Whether it is installed."""
@@ -55,14 +61,15 @@ class PackageSet:
         new = [entry for entry in sys.path if entry not in before]
         sys.path[:] = [*before[:position], *new, *before[position:]]
 
-    def use(self) -> None:
-        """Keeps it from being removed (``make_room``) as long as this process lives."""
+    def use(self) -> bool:
+        """Keeps it from being removed (``make_room``) as long as this process lives. False where it is not there."""
         try:
-            descriptor = os.open(self.folder / _IN_USE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            fcntl.flock(descriptor, fcntl.LOCK_SH)
+            if self._in_use < 0:
+                self._in_use = _locked(self.folder / _IN_USE, fcntl.LOCK_SH)
             os.utime(self.folder)
         except OSError:
             pass  # on a disk that cannot be written to nothing is removed either
+        return self.is_complete()
 
     def modules(self) -> tuple[str, ...]:
         """What a model of this set has imported; nothing where none has loaded yet."""
@@ -105,29 +112,82 @@ def modules_of_packages(before: Iterable[str], roots: Sequence[str]) -> list[str
     return found
 
 
-def make_room(packages_dir: Path, least_free_bytes: int = LEAST_FREE_BYTES) -> list[str]:
-    """Removes sets that no template uses, least recently used first, until the disk has room. Returns their keys."""
-    removed = []
-    sets = [each.parent for each in packages_dir.glob(f"*/{SITE}")]
-    for folder in sorted(sets, key=lambda each: each.stat().st_mtime):
-        if shutil.disk_usage(packages_dir).free >= least_free_bytes:
-            break
-        try:
-            descriptor = os.open(folder / _IN_USE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except OSError:
-            continue
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder, ignore_errors=True)
-            removed.append(folder.name)
-        except BlockingIOError:
-            pass  # it is in use
-        finally:
-            os.close(descriptor)
-    return removed
+@contextmanager
+def cache_in_use(packages_dir: Path) -> Iterator[None]:
+    """Inside, uv's cache is not removed."""
+    lock = _locked(packages_dir / f"{CACHE}.lock", fcntl.LOCK_SH)
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
+def make_room(packages_dir: Path, least_free_bytes: int | None = None) -> list[str]:
+    """Removes what no process uses until the disk has room: uv's cache, then sets, least recently used first.
+
+    Waits for installations that use the cache: as long as it has a set's files too, removing the set frees nothing.
+    Returns the keys of the sets that were removed.
+    """
+    if least_free_bytes is None:
+        least_free_bytes = LEAST_FREE_BYTES
+    if _free_bytes(packages_dir) >= least_free_bytes:
+        return []
+    lock = _locked(packages_dir / f"{CACHE}.lock", fcntl.LOCK_EX)
+    try:
+        shutil.rmtree(packages_dir / CACHE, ignore_errors=True)
+        for folder in packages_dir.glob(f"*{_UNFINISHED}*"):
+            _remove_if_unlocked(folder, packages_dir / f"{folder.name.partition(_UNFINISHED)[0]}.lock")
+        removed = []
+        sets = [each.parent for each in packages_dir.glob(f"*/{SITE}") if _UNFINISHED not in each.parent.name]
+        for folder in sorted(sets, key=lambda each: each.stat().st_mtime):
+            if _free_bytes(packages_dir) >= least_free_bytes:
+                break
+            if _remove_if_unlocked(folder, folder / _IN_USE):
+                removed.append(folder.name)
+        return removed
+    finally:
+        os.close(lock)
 
 
 def remove_abandoned(packages_dir: Path, key: str) -> None:
     """Removes what killed installations of the set have left. To be called with its lock held."""
-    for folder in packages_dir.glob(f"{key}.new-*"):
+    for folder in packages_dir.glob(f"{key}{_UNFINISHED}*"):
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def new_folder(packages_dir: Path, key: str) -> Path:
+    """An empty folder for a set that is not complete yet. Raises ``OSError``."""
+    return Path(tempfile.mkdtemp(prefix=f"{key}{_UNFINISHED}", dir=packages_dir))
+
+
+def _remove_if_unlocked(folder: Path, lock: Path) -> bool:
+    """Removes ``folder`` unless somebody has locked ``lock``. Returns whether it did."""
+    try:
+        descriptor = _locked(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # it is in use, or this user may not remove it
+        return False
+    try:
+        # At once no longer a set, whoever is killed: half of one would be taken for a whole.
+        key = folder.name.partition(_UNFINISHED)[0]
+        going = folder.rename(folder.with_name(f"{key}{_UNFINISHED}gone-{os.getpid()}-{time.monotonic_ns()}"))
+        shutil.rmtree(going, ignore_errors=True)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _locked(path: Path, how: int) -> int:
+    """A descriptor of the file, locked. Raises ``OSError``."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, how)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _free_bytes(folder: Path) -> int:
+    return shutil.disk_usage(folder).free

@@ -164,7 +164,8 @@ class LoadPolicy:
         if self.refuses_code and self._is_models_own(handler, folder, search_path):
             raise ModelRefused(
                 f"{str(folder.path)!r} brings code (its handler {handler!r}), which MME_MODEL_CODE=refuse does not let "
-                "run. Load the model's files without it, in a format that is data alone (docs/security.md lists them)."
+                "run. Load the model's files without it, in a format that is data alone: ONNX, skops, XGBoost's ubj or "
+                "json, LightGBM's text, MXNet, torch.export (docs/security.md)."
             )
         if _is_legacy(folder.path):
             # mms.model_loader.LegacyModelLoader executes the file of this name

@@ -77,7 +77,7 @@ class PackageTemplate(Template):
         model = self._models.get(pid)
         if model is None or self._state in (PackagesState.INSTALLING, PackagesState.READY):
             return
-        if self._packages.is_complete():
+        if self._packages.use():
             self._get_ready()
         else:
             self._start_installer(model.launch.working_dir)
@@ -160,7 +160,7 @@ class PackageTemplate(Template):
         self._installer = -1
         self._loop.cancel("installer")
         kill_group(pid)  # what a package's own set-up has started
-        if status == 0 and self._packages.is_complete():
+        if status == 0 and self._packages.use():
             self._get_ready()
             return
         # The reason may still be in its pipe, which is read in this round of the loop.
@@ -195,7 +195,6 @@ class PackageTemplate(Template):
 
     def _prepare(self) -> None:
         """Imports all that a worker needs."""
-        self._packages.use()
         self._packages.enter()
         importlib.invalidate_caches()  # its files have come while we run
         forget_shadowed_modules([str(self._packages.site)])

@@ -81,7 +81,11 @@ class Packages:
         wanted = requirements_of(model_dir)
         if wanted is not None:
             install_apart(self._dir, wanted.key, model_dir, self._timeout_s)
-            PackageSet(self._dir, wanted.key).enter(self._position)
+            packages = PackageSet(self._dir, wanted.key)
+            if not packages.use():  # removed for want of room, in this moment
+                install_apart(self._dir, wanted.key, model_dir, self._timeout_s)
+                packages.use()
+            packages.enter(self._position)
 
 
 def _run(

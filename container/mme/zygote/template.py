@@ -17,6 +17,7 @@ import resource
 import select
 import signal
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,9 +45,9 @@ _HOLD_TRIES = 20
 _HOLD_AGAIN_S = 0.05
 # How long until something is tried again that another process, or a lack of descriptors, is in the way of.
 _AGAIN_S = 1.0
-# How long a template without models is kept for those to come.
+# How long a template without models is kept for those to come; how often it looks whether memory is short meanwhile.
 _IDLE_S = 300.0
-_IDLE_UNDER_PRESSURE_S = 5.0
+_LOOK_AT_MEMORY_S = 5.0
 _SIGNALS = {signal.SIGTERM, signal.SIGCHLD}
 
 
@@ -250,13 +251,26 @@ class Template:
         for key in list(model.kept):
             self._release_memory(model, key)
         if not self._models:
-            short = self._admission.request_limit.is_memory_short
-            self._loop.after(_IDLE_UNDER_PRESSURE_S if short else _IDLE_S, "idle", self._offer_to_end)
+            ends_at_s = time.monotonic() + _IDLE_S
+            self._loop.after(_LOOK_AT_MEMORY_S, "idle", lambda: self._look_whether_to_end(ends_at_s))
 
-    def _offer_to_end(self) -> None:
-        """It has had no model for a while. The root decides, as it may just have sent another."""
-        if not self._models:
+    def _look_whether_to_end(self, ends_at_s: float) -> None:
+        """It has no model: at ``ends_at_s``, or where memory is short, it may end.
+
+        The root decides, as it may just have sent another one.
+        """
+        if self._models:
+            return
+        if time.monotonic() >= ends_at_s or self._is_memory_short():
             self._say(f"idle {self._launchers}")
+        else:
+            self._loop.after(_LOOK_AT_MEMORY_S, "idle", lambda: self._look_whether_to_end(ends_at_s))
+
+    def _is_memory_short(self) -> bool:
+        try:
+            return self._admission.is_memory_short()
+        except (OSError, MmeError):  # others have the reservations just now: it is looked at again
+            return False
 
     # ---- workers ----
 
