@@ -7,6 +7,9 @@
     multiplier-N    four numbers times N: right answers can be computed
     house_xgboost   house prices by six features, 100 trees, as SageMaker's container saves them
     house_sklearn   the same by a linear model, as joblib saves it
+    house_script    the same file beside code/inference.py, which loads it with joblib
+    script_plain    code/inference.py of a few lines
+    script_packaged the same, with a package of its own that it imports (code/requirements.txt, code/wheels)
 
 Weights come from a fixed seed. MXNet is imported only where models are made, in a process of its own:
 ``python -m benchmarks.models NAME…``.
@@ -47,8 +50,33 @@ TITLES = {"tiny": "tiny", "squeezenet": "SqueezeNet 1.0", "resnet_18": "ResNet-1
 ONNX = "_onnx"  # the end of a converted model's name
 TITLES |= {name + ONNX: f"{title} (ONNX)" for name, title in TITLES.items()}
 TITLES |= {"house_xgboost": "house prices (XGBoost)", "house_sklearn": "house prices (scikit-learn)"}
+TITLES |= {"house_script": "house prices (script)"}
+TITLES |= {"script_plain": "a script", "script_packaged": "a script with packages"}
 HOUSE = b"1999.0,1850.0,3.0,2.5,0.25,2.0"  # the toolkit makes no array of whole numbers among others
 HOUSE_TYPE = "text/csv"
+# What users of the toolkit write; its defaults read and write. One row of CSV is a flat array to them.
+SCRIPT = """\
+import os
+
+import joblib
+
+
+def model_fn(model_dir):
+    return joblib.load(os.path.join(model_dir, "model.joblib"))
+
+
+def predict_fn(data, model):
+    return model.predict(data.reshape(1, -1))
+"""
+PACKAGE = "package_of_a_benchmark"
+TINY_SCRIPT = """\
+def model_fn(model_dir):
+    return 2
+
+
+def predict_fn(data, model):
+    return data * model
+"""
 
 
 def ensure(names: Sequence[str]) -> dict[str, Path]:
@@ -75,7 +103,7 @@ def weights_bytes(folder: Path) -> int:
 
 def request_for(name: str) -> tuple[bytes, str]:
     """What a model is sent, and its type: a photo, or a house."""
-    return (HOUSE, HOUSE_TYPE) if name.startswith("house_") else (photo(), PHOTO_TYPE)
+    return (HOUSE, HOUSE_TYPE) if name.startswith(("house_", "script_")) else (photo(), PHOTO_TYPE)
 
 
 def multiplier(factor: int) -> str:
@@ -115,6 +143,8 @@ def make(name: str) -> None:
             _make_tiny(unfinished)
         elif name.startswith("house_"):
             _make_houses(name, unfinished)
+        elif name.startswith("script_"):
+            _make_script(name, unfinished)
         else:
             _make_multiplier(unfinished, int(name.removeprefix(multiplier(0)[:-1])))
         unfinished.chmod(0o755)
@@ -177,6 +207,21 @@ def _make_houses(name: str, folder: Path) -> None:
     from sklearn.linear_model import LinearRegression
 
     joblib.dump(LinearRegression().fit(rows, prices), folder / "model.joblib")
+    if name == "house_script":
+        (folder / "code").mkdir()
+        (folder / "code" / "inference.py").write_text(SCRIPT)
+
+
+def _make_script(name: str, folder: Path) -> None:
+    from tests.harness.wheels import write_wheel
+
+    code = folder / "code"
+    code.mkdir()
+    (code / "inference.py").write_text(TINY_SCRIPT)
+    if name == "script_packaged":
+        write_wheel(code / "wheels", PACKAGE, "")
+        (code / "requirements.txt").write_text(f"{PACKAGE}==1.0\n")
+        (code / "inference.py").write_text(f"import {PACKAGE}\n\n\n{TINY_SCRIPT}")
 
 
 def _make_multiplier(folder: Path, factor: int) -> None:

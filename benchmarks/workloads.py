@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 PLAIN_MXNET = "benchmarks.plain_handler:handle"
 PLAIN_TABLES = "benchmarks.plain_tables:handle"
+PLAIN_SCRIPT = "benchmarks.plain_script:handle"
 
 
 @dataclass(frozen=True)
@@ -51,4 +52,12 @@ WORKLOADS = {
         )
         for framework, model in (("xgboost", "house_xgboost"), ("sklearn", "house_sklearn"))
     },
+    "script": Workload(
+        cold_models=("house_script",),
+        cold_ratios={"house_script": 10},
+        memory_models=("house_script",),
+        further_bytes={"house_script": 5.5e6},
+        stock_handler=PLAIN_SCRIPT,
+        preload={"MME_PRELOAD": "sklearn"},  # whose file lies beside the script
+    ),
 }

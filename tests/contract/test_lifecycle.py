@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
-from tests.harness import models
+from tests.harness import models, onnx_models, scripts, tables
 from tests.harness.server import ServerProcess
 
 Loader = Callable[..., str]
 ONE_ROW = json.dumps([[1.0, 2.0, 3.0, 4.0]])
+NO_JSON = "not JSON"
 LONGER_THAN_A_TEST_MS = 600_000
 BATCH_IS_AWAITED_S = 1.0  # for so long no request of an unfinished batch is answered
 
@@ -51,6 +55,68 @@ def test_a_model_lives_from_load_to_unload(server: ServerProcess, name: str) -> 
     assert server.describe(name).status_code == 404
     assert server.invoke(name, ONE_ROW).status_code == 404
     assert server.unload(name).status_code == 404
+
+
+def torch_linear(folder: Path) -> Path:
+    """Twice what it is sent, as ``torch.export`` writes it; skipped where PyTorch is not."""
+    torch: Any = pytest.importorskip("torch", reason="PyTorch is not in the default image: FLAVOUR=torch brings it")
+
+    class Twice(torch.nn.Module):
+        def forward(self, data: Any) -> Any:
+            return 2 * data
+
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.export.save(torch.export.export(Twice(), (torch.zeros(1, 2),)), str(folder / "model.pt2"))
+    return folder
+
+
+# What makes a model of each framework, what it is sent, what it answers, and a request that it cannot answer.
+HOUSE = tables.houses(1, seed=1)[0].astype(float)
+FRAMEWORKS: dict[str, tuple[Callable[[Path], Path], Any, Callable[[], Any], Any]] = {
+    "mxnet": (models.multiplier, [[1, 2, 3, 4]], lambda: {"predictions": [[2, 4, 6, 8]]}, [[1, 2]]),
+    "onnx": (onnx_models.onnx_double, [[1, 2]], lambda: {"predictions": [[2, 4]]}, [[1]]),
+    "xgboost": (
+        tables.xgboost_model,
+        HOUSE.tolist(),
+        lambda: pytest.approx(tables.booster().inplace_predict(HOUSE.astype(np.float32)).tolist()),
+        [[1, 2]],
+    ),
+    "sklearn": (
+        tables.sklearn_model,
+        HOUSE.tolist(),
+        lambda: pytest.approx(tables.linear_model().predict(HOUSE).tolist()),
+        [[1, 2]],
+    ),
+    "lightgbm": (
+        tables.lightgbm_model,
+        HOUSE.tolist(),
+        lambda: pytest.approx(tables.lightgbm_booster().predict(HOUSE).tolist()),
+        [[1, 2]],
+    ),
+    "pytorch": (torch_linear, [[1, 2]], lambda: {"predictions": [[2, 4]]}, [[1, 2, 3]]),
+    "script": (scripts.adder, [1, 2], lambda: [2, 3], NO_JSON),
+    "djl": (scripts.thousand_models, [[3]], lambda: pytest.approx(6), [[]]),
+    "mms": (scripts.reverser, "[1, 2]", lambda: "]2 ,1[", ""),
+}
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_a_model_of_every_framework_lives_from_load_to_unload(server: ServerProcess, name: str, framework: str) -> None:
+    make, body, expected, bad_body = FRAMEWORKS[framework]
+    make(server.model_dir(name))
+    sent, bad = (each if isinstance(each, str) else json.dumps(each) for each in (body, bad_body))
+    assert server.load(name).status_code == 200, server.log_tail()
+    assert server.load(name).status_code == 409
+    for _ in range(2):  # what is refused in between changes nothing
+        answer = server.invoke(name, sent)
+        assert answer.status_code == 200, f"{answer.text}\n{server.log_tail()}"
+        assert (answer.text if isinstance(body, str) else answer.json()) == expected()
+        refused = server.invoke(name, bad)
+        assert 400 <= refused.status_code < 500, refused.text
+        assert "Traceback" not in refused.text
+    assert server.unload(name).status_code == 200
+    assert server.invoke(name, sent).status_code == 404
+    assert server.describe(name).status_code == 404
 
 
 def test_a_model_can_be_loaded_again_after_unload(server: ServerProcess, name: str) -> None:

@@ -19,11 +19,11 @@ def test_scripts_of_the_toolkit_serve_side_by_side(server: ServerProcess, loaded
     assert server.invoke(names[1], b"", "image/png").status_code == 415
 
 
-def test_the_archive_of_awss_sample_of_a_thousand_models_serves_unchanged(
+def test_the_calls_of_awss_sample_of_a_thousand_models_are_answered(
     server: ServerProcess, loaded: Callable[..., str]
 ) -> None:
     names = {number: loaded(scripts.thousand_models, coefficient=float(number)) for number in (2, 3)}
     for number, name in names.items():
-        answer = server.invoke(name, '{"inputs": [[1], [2]]}')
+        answer = server.invoke(name, "[[0.5]]")
         assert answer.status_code == 200, answer.text
-        assert answer.json() == {"prediction": pytest.approx([number, 2 * number])}
+        assert answer.json() == pytest.approx(number / 2)

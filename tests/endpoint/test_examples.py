@@ -36,6 +36,9 @@ def test_house_prices_by_training_jobs_of_sagemakers_xgboost(sdk_python: Path) -
     said = tell("housing", "--with-training", "--sdk-python", str(sdk_python))
     assert len(re.findall(r"fit: \w+: \d+ rounds, validation:rmse [\d,]+, s3://\S+/output/model.tar.gz", said)) == 3
     assert len(re.findall(r"predict: \w+: wrong by [\d.]+ % on 100 houses", said)) == 3
+    assert "  add_model, list_models: ['house.tar.gz']\n" in said  # MultiDataModel, in with_sdk.py
+    by_boto3 = re.findall(r"^  NewYork_NY +([\d,]+) USD   first call", said, re.MULTILINE)
+    assert re.findall(r"predict: ([\d,]+) USD, (?:first|second) call \d+ ms", said) == by_boto3 * 2 != []
 
 
 def test_regressors_in_the_layout_of_djl_are_invoked_at_random() -> None:

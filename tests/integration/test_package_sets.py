@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import requests
 
+from tests.harness.scripts import thousand_models
 from tests.harness.server import ServerProcess
 from tests.harness.waiting import wait_until
 from tests.harness.wheels import write_wheel
@@ -244,6 +245,9 @@ def test_requirements_are_refused_or_ignored_with_a_word(setting: str, status: i
         assert words in (answer.json()["message"] if status == 400 else server.log())
         if status == 200:
             assert said(server, "one").startswith("No module named")
+            thousand_models(server.model_dir("aws"), requirements=True)  # they cannot be installed on this Python
+            load(server, "aws")
+            assert server.invoke("aws", "[[0.5]]").json() == pytest.approx(1.0)
 
 
 HOSTILE = {

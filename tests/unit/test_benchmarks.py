@@ -27,17 +27,18 @@ from benchmarks.connection import Connection
 from benchmarks.failure import BenchmarkError
 from benchmarks.load.client import Report
 from benchmarks.options import Options
-from benchmarks.scenarios import cold_load, integrity, latency, targets
+from benchmarks.scenarios import cold_load, integrity, latency, package_sets, targets
 from benchmarks.scenarios import memory as memory_scenario
 from benchmarks.servers import base
 from benchmarks.summary import Ratio, Summary, percentile
+from tests.harness.loaded_model import LoadedModel
 from tests.harness.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCH = [sys.executable, "-P", "-m", "scripts.programs.bench"]
 SCENARIOS = (
     *("cold_load", "memory", "many_models", "latency", "integrity", "targets", "endpoint_overhead"),
-    *("traffic", "overcommit"),
+    *("traffic", "overcommit", "package_sets"),
 )
 
 
@@ -259,6 +260,22 @@ def test_the_first_load_after_a_start_is_held_against_the_fourth() -> None:
     assert target.met is False
 
 
+def test_a_second_model_of_a_set_is_held_against_one_without_packages() -> None:
+    result = report.Result("package_sets", {})
+    times_s = {package_sets.PLAIN: [0.02, 0.03, 0.04], package_sets.PACKAGED: [0.03, 0.06, 0.04]}
+    package_sets.report(times_s, 1.5, 4, result)
+    (target,) = result.targets
+    assert target.value == pytest.approx(4 / 3) and target.met
+    assert target.spread == "(1.00–2.00)"
+    assert [row["failed_rounds"] for row in result.rows] == [1, 1]
+
+
+def test_a_set_of_packages_that_no_round_loaded_is_not_measured() -> None:
+    result = report.Result("package_sets", {})
+    package_sets.report({package_sets.PLAIN: [], package_sets.PACKAGED: []}, 1.5, 4, result)
+    assert [target.met for target in result.targets] == [None]
+
+
 def test_the_targets_of_scenarios_are_gathered_with_their_errors() -> None:
     part = report.Result("latency", {}, rows=[{"a": 1}], errors=["ours: 500"])
     part.targets = [report.Target("one", 1.0, "≥", 2), report.Target("two", 3.0, "≥", 2)]
@@ -282,6 +299,7 @@ def test_targets_measure_memory_of_ours_alone_and_all_else_beside_stock() -> Non
         latency.LatencyOptions.parse([]),
         cold_load.ColdLoadOptions.parse([]),
         memory_scenario.MemoryOptions.parse([]),
+        package_sets.PackageSetsOptions.parse([]),
     ],
 )
 def test_options_are_recorded_and_nothing_changes_them(options: Options) -> None:
@@ -352,6 +370,33 @@ def test_the_photo_is_the_same_jpeg_of_640_by_480_every_time() -> None:
     assert models.photo() == body
     with Image.open(io.BytesIO(body)) as picture:
         assert (picture.format, picture.size, picture.mode) == ("JPEG", (640, 480), "RGB")
+
+
+def test_the_script_of_house_prices_answers_alike_in_stock_and_in_ours(tmp_path: Path) -> None:
+    program = """
+import sys
+from pathlib import Path
+from benchmarks import models
+from benchmarks.plain_script import handle
+from tests.harness import requests
+models._make_houses("house_script", Path(sys.argv[1]))
+context = requests.context_for(Path(sys.argv[1]))
+handle(None, context)
+body, content_type = models.request_for("house_script")
+print(requests.call(handle, context, ({"Content-Type": content_type}, body))[0][2])
+"""
+    done = subprocess.run([sys.executable, "-c", program, tmp_path], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    (stock,) = json.loads(done.stdout)
+    (ours,) = LoadedModel(tmp_path).answer(*models.request_for("house_script"))
+    assert ours == pytest.approx(stock)
+
+
+def test_the_packages_of_the_measured_script_are_in_its_archive(tmp_path: Path) -> None:
+    models._make_script("script_packaged", tmp_path)
+    assert [each.name for each in (tmp_path / "code/wheels").iterdir()] == [f"{models.PACKAGE}-1.0-py3-none-any.whl"]
+    assert (tmp_path / "code/requirements.txt").read_text() == f"{models.PACKAGE}==1.0\n"
+    assert f"import {models.PACKAGE}" in (tmp_path / "code/inference.py").read_text()
 
 
 def test_what_configures_servers_is_not_inherited(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,11 +87,16 @@ def test_two_programs_are_refused_by_name(tmp_path: Path) -> None:
 # ---- load ----
 
 
-def test_the_archive_of_awss_sample_of_a_thousand_models_serves_unchanged(tmp_path: Path) -> None:
-    context = load(thousand_models(tmp_path, 2.5))
-    status, content_type, body = ask(context, '{"inputs": [[1], [2]]}')
+def test_the_calls_of_awss_sample_of_a_thousand_models_are_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(thousand_models(tmp_path, 2.5))  # a worker's working folder
+    context = load(tmp_path)
+    status, content_type, body = ask(context, "[[0.5]]")
     assert (status, content_type) == (200, "application/json")
-    assert json.loads(body) == {"prediction": pytest.approx([2.5, 5.0])}
+    assert json.loads(body) == pytest.approx(1.25)
+    assert "Found array with 0 feature" in ask(context, "[[]]")[2].decode()
+    assert ask(context, "[[]]")[0] == 424
 
 
 SEEN = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -19,6 +20,7 @@ from mme.frameworks.pytorch.adapter import ADAPTER
 from mme.settings import Settings
 
 torch: Any = pytest.importorskip("torch", reason="PyTorch is not in the default image: FLAVOUR=torch brings it")
+MANUAL = Path(__file__).resolve().parents[2] / "docs" / "frameworks.md"
 ROWS = np.random.RandomState(0).normal(0, 1, (3, 4)).astype(np.float32)
 
 
@@ -99,6 +101,32 @@ def test_lengths_that_a_program_does_not_take_are_the_fault_of_the_request(tmp_p
     model = load(export(tmp_path, linear(), torch.zeros(1, 4)))
     with pytest.raises(BadRequest, match="does not take these inputs"):
         model.predict({"input": ROWS[:, :3]})
+
+
+@pytest.mark.parametrize("way", ["export", "script"])
+def test_a_truncated_file_fails_the_load_with_a_reason(tmp_path: Path, way: str) -> None:
+    if way == "export":
+        file = export(tmp_path, linear(), torch.zeros(1, 4)) / "model.pt2"
+    else:
+        shapes = [{"name": "row", "shape": [None, 4]}]
+        file = script(tmp_path, linear(), shapes, torch.zeros(1, 4)) / "model.pt"
+    whole = file.read_bytes()
+    for length in (0, 1, 50, len(whole) // 3, len(whole) // 2, len(whole) - 1):
+        file.write_bytes(whole[:length])
+        with pytest.raises(ModelLoadError, match=file.name):
+            load(tmp_path)
+
+
+def test_the_example_of_the_manual_answers_as_it_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (text,) = re.findall(r"^## pytorch\n(.*?)^## ", MANUAL.read_text(), re.DOTALL | re.MULTILINE)
+    (source,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    exec(compile(source, str(MANUAL), "exec"), {})
+    ((request, answer),) = re.findall(r"`(\{[^`]*\})` is answered `(\{[^`]*\})`", text)
+    houses = np.array(json.loads(request)["instances"], np.float32)
+    model = load(tmp_path)
+    (prices,) = model.predict({model.inputs[0].name: houses})
+    assert prices.tolist() == json.loads(answer)["predictions"]
 
 
 class Planted:

@@ -173,6 +173,72 @@ def test_rows_that_the_model_cannot_use_are_answered_400_with_its_reason(
     assert message in linear.refusal(body)
 
 
+def missing_rows() -> np.ndarray:
+    """Four houses: the first two lack a number each."""
+    rows = ROWS.copy()
+    rows[0, 2] = rows[1, 5] = np.nan
+    return rows
+
+
+def bodies_with_missing(rows: np.ndarray) -> list[tuple[Any, str]]:
+    """The same rows in each format, with what says there that a value is missing."""
+    array = io.BytesIO()
+    np.save(array, rows)
+    lists = [[None if np.isnan(cell) else cell for cell in row] for row in rows.tolist()]
+    return [
+        (lists, "application/json"),
+        ({"instances": lists}, "application/json"),
+        ("".join(json.dumps(row) + "\n" for row in lists), "application/jsonlines"),
+        (as_csv(rows), "text/csv"),
+        (array.getvalue(), "application/x-npy"),
+    ]
+
+
+@pytest.mark.parametrize("kind", ["HistGradientBoostingRegressor", "DecisionTreeRegressor", "imputer"])
+def test_missing_values_are_answered_as_by_an_estimator_that_allows_them(tmp_path: Path, kind: str) -> None:
+    from sklearn.ensemble import HistGradientBoostingRegressor
+    from sklearn.impute import SimpleImputer
+    from sklearn.pipeline import make_pipeline
+    from sklearn.tree import DecisionTreeRegressor
+
+    estimator = {
+        "HistGradientBoostingRegressor": HistGradientBoostingRegressor(max_iter=5, random_state=0),
+        "DecisionTreeRegressor": DecisionTreeRegressor(max_depth=4, random_state=0),
+        "imputer": make_pipeline(SimpleImputer(), tables.linear_model()),
+    }[kind]
+    rows, prices = tables.houses(missing=0.1)
+    estimator.fit(rows.astype(float), prices)
+    expected = estimator.predict(missing_rows())
+    assert not np.isnan(expected).any()
+    model = LoadedModel(tables.sklearn_model(tmp_path, model=estimator))
+    for body, content_type in bodies_with_missing(missing_rows()):
+        np.testing.assert_array_equal(model.answer(body, content_type), expected, err_msg=content_type)
+
+
+def test_missing_values_are_refused_by_an_estimator_that_does_not_allow_them(linear: LoadedModel) -> None:
+    for body, content_type in bodies_with_missing(missing_rows()):
+        assert "contains NaN" in linear.refusal(body, content_type)
+    assert linear.answer(ROWS.tolist()) == tables.linear_model().predict(ROWS).tolist()
+
+
+def test_a_missing_value_by_name_is_answered_as_by_the_library(tmp_path: Path) -> None:
+    import pandas as pd
+    from sklearn.ensemble import HistGradientBoostingRegressor
+
+    rows, prices = tables.houses(missing=0.1)
+    frame = pd.DataFrame(rows.astype(float), columns=list(tables.FEATURES))
+    estimator = HistGradientBoostingRegressor(max_iter=5, random_state=0).fit(frame, prices)
+    model = LoadedModel(tables.sklearn_model(tmp_path, model=estimator))
+    asked = pd.DataFrame(missing_rows(), columns=list(tables.FEATURES))
+    expected = estimator.predict(asked).tolist()
+    for body, content_type in [
+        (asked.to_json(orient="split"), "application/json"),
+        (asked.to_json(orient="records"), "application/json"),
+        (asked.to_csv(index=False), "text/csv"),
+    ]:
+        assert model.answer(body, content_type) == expected, content_type
+
+
 def test_a_data_frame_is_read_as_pandas_writes_it(framed: LoadedModel) -> None:
     frame = tables.house_frame()
     expected = tables.frame_pipeline().predict(frame).tolist()
