@@ -32,6 +32,7 @@ import numpy as np
 
 from mme.errors import ModelLoadError
 from mme.frameworks.base import TensorSpec
+from mme.frameworks.description import names_in
 from mme.frameworks.mxnet import PARAMS_SUFFIX, SHAPES_SUFFIX, SYMBOL_SUFFIX
 
 _LIST_MAGIC, _MAGIC_V1, _MAGIC_V2, _MAGIC_V3 = 0x112, 0xF993FAC8, 0xF993FAC9, 0xF993FACA
@@ -60,7 +61,7 @@ _EPOCH = re.compile(rf"-(\d{{4,}}){re.escape(PARAMS_SUFFIX)}")
 def find(model_dir: Path) -> Artifacts:
     """Finds the files of the model. Raises ``ModelLoadError`` for one that is missing or not the only one."""
     try:
-        names = sorted(os.listdir(model_dir))  # noqa: PTH208 (once: a glob lists the folder for each ending)
+        names = names_in(model_dir)
     except OSError:
         names = []
 
