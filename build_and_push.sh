@@ -121,5 +121,18 @@ fi
 docker tag "$name:$tag" "$image" || fail "docker tag $name:$tag $image"
 say "pushing $image"
 docker push "$image" >&2 || fail "docker push $image"
+# Whatever built it: the registry says what CreateModel is going to read.
+inspect=(docker manifest inspect)
+[[ $to_ecr == yes ]] || inspect+=(--insecure)  # a registry on this machine may have no TLS
+manifest=$("${inspect[@]}" "$image" 2>/dev/null) || manifest=''
+case $manifest in
+  *vnd.oci.image.*|*manifest.list.v2*)
+    fail "$image is there with an OCI manifest or an index, and CreateModel takes neither. Run it again with" \
+      "DOCKER_BUILDKIT=0 and without --output, --provenance or --platform lists in DOCKER_BUILD_OPTIONS, or switch off" \
+      "Docker's containerd image store."
+    ;;
+  *distribution.manifest.v2+json*) ;;
+  *) say "warning: docker manifest inspect does not say of which media type $image is; CreateModel takes Docker's alone" ;;
+esac
 say "pushed $image"
 echo "$image"

@@ -10,15 +10,19 @@ import stat
 import tarfile
 import tempfile
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple, cast
 
+from mme.frameworks.description import MACOS_PREFIX
 from scripts.programs.console import Failure
 
 # What editors, notebooks and file managers leave behind, and no model needs.
 LITTER = {".DS_Store", "__pycache__", ".ipynb_checkpoints", ".git", "Thumbs.db", "__MACOSX"}
+MANIFEST = Path("MAR-INF", "MANIFEST.json")  # of a model that names a handler of its own
 COMPRESSION_LEVEL = 6  # weights shrink by 7 % at any level, and level 6 is no slower on them than 1 (measured)
 CHUNK_BYTES = 1 << 20
+# Of a packed model: as deep as FOLDER/code/inference.py, and as much as a registry asks for, or serving.properties has.
+OUTLINE_DEPTH, OUTLINE_BYTES = 3, 4096
 
 
 class Entry(NamedTuple):
@@ -52,7 +56,7 @@ def entries(folder: Path) -> tuple[list[Entry], list[str]]:
             path = Path(each.path)
             name = path.relative_to(folder).as_posix()
             mode = each.stat(follow_symlinks=False).st_mode
-            if each.name in LITTER or each.name.startswith("._"):
+            if each.name in LITTER or each.name.startswith(MACOS_PREFIX):
                 litter.append(name)
             elif stat.S_ISLNK(mode):
                 raise Failure(
@@ -140,3 +144,25 @@ def sha256_of(path: Path) -> str:
         while chunk := file.read(CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def write_outline(archive: Path, folder: Path) -> list[str]:
+    """Writes to ``folder`` what tells of which framework a packed model is: the beginning of each file near the top.
+
+    Returns the names of all members. Raises what ``tarfile`` raises for what is no whole tar.gz, and ``OSError``.
+    """
+    names = []
+    with tarfile.open(archive, "r|gz") as tar:
+        for member in tar:
+            names.append(member.name)
+            parts = PurePosixPath(member.name).parts
+            file = tar.extractfile(member) if member.isreg() else None
+            if file is None or not 0 < len(parts) <= OUTLINE_DEPTH or {"/", ".."} & set(parts):
+                continue
+            path = folder.joinpath(*parts)
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(file.read(OUTLINE_BYTES))
+            except (FileExistsError, IsADirectoryError, NotADirectoryError):
+                continue  # a file and a folder of one name: the endpoint will say so
+    return names

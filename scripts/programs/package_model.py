@@ -9,14 +9,13 @@ from pathlib import Path
 from mme.errors import ModelLoadError
 from mme.frameworks.registry import adapter_for
 from mme.settings import Settings
-from scripts.programs.archives import Archive, Entry, entries, write_archive
+from scripts.programs.archives import MANIFEST, Archive, Entry, entries, write_archive
 from scripts.programs.console import Failure, readable_size, run
 from scripts.programs.model_check import Sample, packages_of, try_model
 from scripts.programs.model_files import check_file
 from scripts.programs.progress import bytes_bar
 
 SUFFIX = ".tar.gz"
-MANIFEST = Path("MAR-INF", "MANIFEST.json")
 
 
 def main() -> int:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import tarfile
-from pathlib import Path
+import tempfile
+import zlib
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from botocore.exceptions import ClientError
 
+from mme.frameworks.description import MACOS_PREFIX
+from mme.frameworks.registry import folder_of_model, too_deep
+from mme.settings import Settings
+from scripts.programs.archives import MANIFEST, write_outline
 from scripts.programs.aws import client, parse_s3_url, plain_errors
 from scripts.programs.console import Failure, readable_size, run
 from scripts.programs.progress import bytes_bar
@@ -18,7 +25,7 @@ def main() -> int:
     """Returns 0 once all archives are there."""
     arguments = parse()
     bucket, prefix = parse_s3_url(arguments.destination)
-    for file in arguments.files:
+    for file in arguments.files if arguments.check else ():
         check_archive(file)
     s3 = client("s3")
     with plain_errors(f"looking at bucket {bucket}"):
@@ -45,18 +52,40 @@ def parse() -> argparse.Namespace:
         action="store_true",
         help="replace models that are there (an endpoint may go on serving the old one: use a new name instead)",
     )
+    parser.add_argument(
+        "--no-check",
+        dest="check",
+        action="store_false",
+        help="do not look into the archives (for a container with a handler of its own that expects another layout)",
+    )
     return parser.parse_args()
 
 
 def check_archive(file: Path) -> None:
-    """Raises ``Failure`` if the first member of a tar.gz cannot be read."""
+    """Raises ``Failure`` for what is no whole tar.gz, and for a model whose files are in a folder of it.
+
+    Reads the archive once, and unpacks no more than the beginning of the files near its top.
+    """
     if not file.is_file():
         raise Failure(f"there is no file {file}.")
-    try:
-        with tarfile.open(file, "r:gz") as archive:
-            archive.next()
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise Failure(f"{file} is not a tar.gz archive ({error}). Make one with ./scripts/package_model.") from None
+    with tempfile.TemporaryDirectory(prefix="outline-") as outline:
+        try:
+            names = write_outline(file, Path(outline))
+        except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+            raise Failure(f"{file} is not a tar.gz archive ({error}). Make one with ./scripts/package_model.") from None
+        has_manifest = Path(outline, MANIFEST).is_file()  # and with it a handler of its own, which knows where to look
+        folder = None if has_manifest else folder_of_model(outline, Settings())
+    if folder is not None:
+        raise Failure(
+            f"{file}: {too_deep(folder)} Or pack it with ./scripts/package_model. --no-check uploads it as it is."
+        )
+    litter = [name for name in names if PurePosixPath(name).name.startswith(MACOS_PREFIX)]
+    if litter:
+        print(
+            f"{file} holds {len(litter)} files ._* of macOS. The container passes over them; COPYFILE_DISABLE=1 before "
+            "tar, or ./scripts/package_model, leaves them out.",
+            file=sys.stderr,
+        )
 
 
 def ensure_bucket(s3: Any, bucket: str, create: bool) -> None:

@@ -58,7 +58,8 @@ def test_errors_of_the_container_and_its_models_arrive_as_boto3s_own(
     response = refused(served, "ModelError", 424, "broken.tar.gz", ROW)
     answered = json.loads(response["OriginalMessage"])  # the container's own words
     assert response["OriginalStatusCode"] == answered["code"]
-    assert answered["message"]
+    assert "truncated or not written by MXNet" in answered["message"]
+    assert "model-0000.params" in response["OriginalMessage"]
     assert f'with message "{response["OriginalMessage"]}"' in message(response)
     assert not any("broken.tar.gz" in served.loaded(each) for each in served.instances())
 

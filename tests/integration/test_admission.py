@@ -92,7 +92,10 @@ def test_a_full_server_answers_507_keeps_its_reserve_and_takes_the_model_after_u
     message = refusals(server, refused)[0]
     for part in ("(learnt)", "free are", f"{RESERVE_MB} MiB are reserved", "MME_MEMORY_LIMIT_MB"):
         assert part in message, message
-    assert server.load(refused).status_code == 507, "a second try is no conflict"
+    again = server.load(refused)
+    assert again.status_code == 507, "a second try is no conflict"
+    for part in (repr(refused), "(learnt)", f"{RESERVE_MB} MiB are reserved", "are missing. Unload other models"):
+        assert part in again.json()["message"], again.text
     assert all(answers(server, name) for name in loaded)
     assert server.unload(loaded[0]).status_code == 200
     assert server.load(refused).status_code == 200, server.log_tail()
@@ -104,8 +107,13 @@ def test_a_model_that_declares_more_than_there_is_is_refused_before_it_is_read(s
     (folder / "serving.properties").write_text(f"option.required_memory_mb={LIMIT_MB}\n")
     for broken in folder.glob("*.params"):
         broken.write_bytes(b"broken: reading it would be answered 500")
-    assert server.load("modest").status_code == 507
+    refused = server.load("modest")
+    assert refused.status_code == 400, "507 would have the platform unload others in vain"
+    for part in (f"it needs {LIMIT_MB} MiB (declared)", "unloading others does not help. Use a larger instance"):
+        assert part in refused.json()["message"], refused.text
     wait_until(lambda: "(declared)" in "".join(refusals(server, "modest")), "the refusal is logged")
+    (folder / "serving.properties").write_text(f"option.required_memory_mb={LIMIT_MB - RESERVE_MB}\n")
+    assert server.load("modest").status_code == 507, "that fits into a server without models and without itself"
 
 
 def test_a_declaration_that_is_no_number_fails_the_load_and_not_for_memory(server: ServerProcess) -> None:

@@ -24,10 +24,12 @@ REGISTRY = "123456789012.dkr.ecr.us-west-2.amazonaws.com"
 # Notes its arguments, a line per call; fails where they start with $FAILING; keeps what comes on standard input. It has
 # BuildKit where $BUILDX says which options that has; questions about it are not noted.
 DOCKER = """#!/bin/bash
+PLAIN=application/vnd.docker.distribution.manifest.v2+json
 case "$1 $2 $3" in
   "buildx version "*) [[ -n $BUILDX ]]; exit ;;
   "buildx build --help") echo "$BUILDX"; exit ;;
   "context show "*) echo a-context; exit ;;
+  "manifest inspect "*) [[ -n ${MANIFEST-x} ]] && echo "{\\"mediaType\\": \\"${MANIFEST-$PLAIN}\\"}"; exit ;;
 esac
 echo "docker $*" >>"$CALLS"
 [[ $1 == login ]] && cat >"$CALLS.password"
@@ -300,6 +302,32 @@ def test_an_answer_that_is_no_account_is_refused_before_the_build(workplace: Wor
     assert run.exit_code == 1
     assert "answered 'None'" in run.stderr
     assert run.calls == []
+
+
+@pytest.mark.parametrize(
+    "media_type",
+    [
+        "application/vnd.oci.image.manifest.v1+json",
+        "application/vnd.oci.image.index.v1+json",
+        "application/vnd.docker.distribution.manifest.list.v2+json",
+    ],
+)
+def test_a_pushed_manifest_that_createmodel_refuses_is_refused_with_the_remedy(
+    workplace: Workplace, media_type: str
+) -> None:
+    for arguments in ([], ["--registry", "localhost:5001"]):
+        run = workplace.run(*arguments, MANIFEST=media_type)
+        assert run.exit_code == 1
+        assert run.stdout == ""
+        assert "with an OCI manifest or an index, and CreateModel takes neither." in run.stderr.splitlines()[-1]
+        assert "DOCKER_BUILDKIT=0" in run.stderr.splitlines()[-1]
+
+
+def test_a_manifest_that_cannot_be_looked_at_is_a_warning(workplace: Workplace) -> None:
+    run = workplace.run(MANIFEST="")
+    assert run.exit_code == 0, run.stderr
+    assert "warning: docker manifest inspect does not say" in run.stderr
+    assert "warning" not in workplace.run().stderr
 
 
 # ---- to another registry ----

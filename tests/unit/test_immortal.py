@@ -150,3 +150,33 @@ print(immortal.why_not())
 def test_python_3_11_says_what_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "version_info", (3, 11, 7, "final", 0))
     assert why_not() == "it takes CPython 3.12 or later"
+
+
+PREPARE = """
+import logging, os, sys, tempfile
+from pathlib import Path
+from mme import threads
+threads.set_default(os.environ)
+from mme.settings import Settings
+from mme.zygote import immortal, template_preparation
+logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+if {reason!r}:
+    immortal.why_not = lambda: {reason!r}
+with tempfile.TemporaryDirectory() as folder:
+    template_preparation.prepare("", frozenset(), Settings(), Path(folder), lambda part: None)
+import model_handler, numpy
+found = [numpy.__dict__, numpy.zeros, model_handler.__dict__, model_handler.ModelHandler, sys.modules, Settings]
+print([immortal.is_immortal(each) for each in found])
+"""
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="objects cannot be made immortal before Python 3.12")
+def test_the_objects_of_a_real_template_are_immortal() -> None:
+    said = run(sys.executable, PREPARE.format(reason=""))
+    assert "objects are counted" not in said
+    assert said.splitlines()[-1] == str([True] * 6)
+
+
+def test_a_template_says_why_its_objects_are_counted() -> None:
+    said = run(sys.executable, PREPARE.format(reason="it was switched off"))
+    assert "objects are counted, which costs each worker a few MB: it was switched off" in said

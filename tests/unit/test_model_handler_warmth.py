@@ -16,7 +16,7 @@ from mme.handler.payload import Request
 from model_handler import ModelHandler, entry_point
 from tests.harness import models
 from tests.harness import requests as golden
-from tests.harness.programs import run_python
+from tests.harness.programs import run_python, run_with_mxnet
 
 IMAGE, ROW = (1, 3, 224, 224), (1, 3, 32, 32)
 
@@ -138,3 +138,28 @@ def test_a_model_whose_images_are_not_resized_loads(tmp_path: Path) -> None:
     context = golden.context_for(tmp_path)
     model_handler.handle(None, context)
     assert context._model_service.initialized
+
+
+OPENED = """
+import json
+import os
+import sys
+from pathlib import Path
+import mxnet
+import model_handler
+from tests.harness import requests as golden
+from tests.harness.bodies import body
+
+context = golden.context_for(Path(sys.argv[1]))
+sent = {"Content-Type": "application/json"}, body("application/json", (1, 4))
+model_handler.handle(None, context)
+opened = []
+sys.addaudithook(lambda event, arguments: opened.append(str(arguments[0])) if event == "open" else None)
+for _ in range(50):
+    assert golden.call(model_handler.handle, context, sent)[0][0] == 200
+print(json.dumps(opened))
+"""
+
+
+def test_warm_requests_open_no_file(tmp_path: Path) -> None:
+    assert json.loads(run_with_mxnet(OPENED, models.tiny_mlp(tmp_path)).splitlines()[-1]) == []

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from scripts.programs.archives import entries, sha256_of, write_archive
+from scripts.programs.archives import entries, sha256_of, write_archive, write_outline
 from scripts.programs.console import Failure, readable_size
 from scripts.programs.model_check import packages_of
+from scripts.programs.upload_models import check_archive
 from tests.harness import scripts, tables
 from tests.harness.models import tiny_classifier, two_input_model
 from tests.harness.program_calls import call
@@ -113,6 +114,62 @@ def test_every_byte_is_reported_for_the_progress_bar(model: Path, tmp_path: Path
     assert sum(told) == sum(path.stat().st_size for path in model.iterdir())
 
 
+# ---- before an upload ----
+
+
+def packed(folder: Path, out: Path, top: str = "") -> Path:
+    """As a user's own ``tar`` packs it, below ``top``."""
+    with tarfile.open(out, "w:gz") as tar:
+        tar.add(folder, arcname=top or ".")
+    return out
+
+
+def test_an_archive_with_its_files_at_the_top_passes_the_check_of_uploads(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    check_archive(packed(model, tmp_path / "m.tar.gz"))
+    assert capsys.readouterr().err == ""
+
+
+def test_an_archive_one_folder_too_deep_is_not_uploaded(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(Failure, match=r"m\.tar\.gz: The model's files are in the folder digits/.*--no-check"):
+        check_archive(packed(model, tmp_path / "m.tar.gz", top="digits"))
+
+
+def test_a_script_one_folder_too_deep_is_told_too_and_a_handler_of_ones_own_is_not(tmp_path: Path) -> None:
+    outer = tmp_path / "outer"
+    scripts.adder(outer / "adder")
+    with pytest.raises(Failure, match="in the folder adder/"):
+        check_archive(packed(outer, tmp_path / "m.tar.gz"))
+    (outer / "MAR-INF").mkdir()
+    (outer / "MAR-INF" / "MANIFEST.json").write_text("{}")
+    check_archive(packed(outer, tmp_path / "m.tar.gz"))
+
+
+def test_files_of_macos_are_named_before_an_upload(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (model / "._model-symbol.json").write_bytes(b"x")
+    check_archive(packed(model, tmp_path / "m.tar.gz"))
+    assert "holds 1 files ._* of macOS" in capsys.readouterr().err
+
+
+def test_an_archive_that_was_cut_short_is_not_uploaded(model: Path, tmp_path: Path) -> None:
+    whole = packed(model, tmp_path / "m.tar.gz").read_bytes()
+    (tmp_path / "m.tar.gz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(Failure, match=r"m\.tar\.gz is not a tar\.gz archive"):
+        check_archive(tmp_path / "m.tar.gz")
+
+
+def test_members_that_lead_elsewhere_are_not_written_by_the_check(tmp_path: Path) -> None:
+    (tmp_path / "outline").mkdir()
+    with tarfile.open(tmp_path / "m.tar.gz", "w:gz") as tar:
+        for name in ("../outside", "/outside", "a/../../outside", "a/b/c/d"):
+            tar.addfile(tarfile.TarInfo(name))
+    assert len(write_outline(tmp_path / "m.tar.gz", tmp_path / "outline")) == 4
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["m.tar.gz", "outline"]
+
+
 # ---- what is refused ----
 
 
@@ -168,6 +225,14 @@ def test_a_model_that_does_not_load_is_refused_with_the_reason(model: Path, tmp_
     shapes = [{"name": "data", "shape": [1, 3, 28, 28]}]  # the weights are for one channel
     (model / "model-shapes.json").write_text(json.dumps(shapes))
     assert "the model does not load" in refuse(model, tmp_path)
+
+
+def test_a_model_in_a_folder_inside_is_refused_with_the_folders_name(model: Path, tmp_path: Path) -> None:
+    outer = tmp_path / "outer"
+    outer.mkdir()
+    model.rename(outer / "digits")
+    said = refuse(outer, tmp_path, "--no-load")
+    assert "The model's files are in the folder digits/, and must be at the top of the archive." in said
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
-"""Which framework a folder is for, by file names alone."""
+"""Which framework a folder is for: by the names of its files, and by first bytes where a name does not tell."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,28 @@ import pytest
 from mme.errors import ModelLoadError
 from mme.frameworks import registry
 from mme.settings import Settings
+from tests.harness import models, onnx_models, scripts, tables
+
+
+def exported_program(folder: Path) -> Path:
+    """As far as PyTorch's adapter looks at it without PyTorch."""
+    folder.mkdir(parents=True)
+    with zipfile.ZipFile(folder / "model.pt2", "w") as archive:
+        archive.writestr("model/archive_format", "pt2")
+    return folder
+
+
+# A model of each framework, by the endings of its files that any name may have.
+MODELS: dict[str, Callable[[Path], Path]] = {
+    "mxnet": models.tiny_mlp,
+    "onnx": onnx_models.onnx_linear,
+    "xgboost": lambda folder: tables.xgboost_model(folder, file="house.ubj"),
+    "sklearn": lambda folder: tables.sklearn_model(folder, file="house.joblib"),
+    "lightgbm": lambda folder: tables.lightgbm_model(folder, file="house.lgb"),
+    "pytorch": exported_program,
+    "script": scripts.adder,
+    "djl": lambda folder: scripts.djl(folder, "def handle(inputs): return None"),
+}
 
 
 @pytest.mark.parametrize(
@@ -86,3 +110,42 @@ print(sorted(sys.modules.keys() & {{"numpy", "mxnet", "mms", "boto3", "psutil", 
 """
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
     assert ended.stdout == "[]\n", ended.stderr or ended.stdout
+
+
+def add_macos_files(folder: Path) -> None:
+    """What macOS's ``tar`` adds: a file of attributes beside each file and folder."""
+    for path in list(folder.rglob("*")):
+        path.with_name(f"._{path.name}").write_bytes(b"\0\x05\x16\x07\0\x02\0\0Mac OS X        ")
+
+
+@pytest.mark.parametrize("framework", registry.ADAPTERS)
+def test_what_macos_adds_to_an_archive_is_none_of_the_models_files(tmp_path: Path, framework: str) -> None:
+    folder = MODELS[framework](tmp_path / "model")
+    before = registry.frameworks_of(folder, Settings())
+    add_macos_files(folder)
+    assert framework in before
+    assert registry.frameworks_of(folder, Settings()) == before
+    registry.adapter(framework).check_folder(folder)
+
+
+@pytest.mark.parametrize("name", ["._net-symbol.json", "._m.onnx", "._m.ubj", "._m.joblib", "._m.lgb", "._m.pt2"])
+def test_macos_files_alone_are_no_model(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    assert registry.frameworks_of(tmp_path, Settings()) == ()
+
+
+@pytest.mark.parametrize("framework", registry.ADAPTERS)
+def test_the_folder_that_a_model_was_packed_with_is_named(tmp_path: Path, framework: str) -> None:
+    MODELS[framework](tmp_path / "digits")
+    (tmp_path / "__MACOSX").mkdir()
+    add_macos_files(tmp_path)
+    with pytest.raises(ModelLoadError, match=r"in the folder digits/.*tar czf model\.tar\.gz -C digits \."):
+        registry.adapter_for(tmp_path, Settings())
+
+
+def test_of_two_folders_with_models_none_is_named(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "m.onnx").touch()
+    with pytest.raises(ModelLoadError, match=r"Found: one/, two/\. .* must be at the top of the archive"):
+        registry.adapter_for(tmp_path, Settings())

@@ -17,6 +17,7 @@ import pytest
 from mme.settings import Settings
 from mme.supervisor.own_programs import PACKAGE_DIR
 from mme.supervisor.zygote_handle import ZygoteHandle
+from mme.zygote import template_warmup
 from tests.harness.scripted_handler import command, make_model
 from tests.harness.waiting import wait_until
 from tests.harness.workers import is_gone
@@ -166,6 +167,30 @@ def test_a_framework_that_cannot_be_preloaded_is_left_out_and_its_models_load(
     assert set(templates(zygote)) == {"plain"}
     assert worker.ppid() == templates(zygote)["plain"].pid
     assert zygote.is_alive()
+
+
+@pytest.mark.parametrize("settings", ["threaded", "broken", "crashing"], indirect=True)
+def test_a_framework_whose_preloading_fails_is_left_out_and_the_zygote_gets_ready(
+    settings: Settings,
+    runtime_dir: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
+) -> None:
+    framework = request.node.callspec.params["settings"]
+    zygote = ZygoteHandle(settings, runtime_dir)
+    zygote.start()
+    try:
+        zygote.wait_until_ready()  # before any model is there
+        assert f"{framework} is left out of what workers are forked from" in "".join(capfd.readouterr())
+        front_end = FrontEnd(runtime_dir, zygote.environment_for(os.environ))
+        try:
+            worker = load(front_end, make_model_of(tmp_path, framework), "m")
+            assert worker.ppid() in {each.pid for each in templates(zygote).values()}
+        finally:
+            front_end.stop()
+    finally:
+        zygote.stop(time.monotonic() + 20)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV])
@@ -360,3 +385,11 @@ def test_a_worker_of_a_zygote_that_has_died_still_counts_as_busy(
     assert zygote.has_loaded_worker()
     worker.kill()
     wait_until(lambda: not zygote.has_loaded_worker(), "what a killed worker has left behind counts no more")
+
+
+def test_a_template_of_images_is_warmed_with_each_content_type_that_they_come_in() -> None:
+    types = [content_type for content_type, _ in template_warmup._bodies((1, 3, 8, 8))]
+    assert types == [
+        *("application/json", "text/csv", "application/x-npy", "application/x-npz", "application/jsonlines"),
+        *("image/jpeg", "image/png", "application/json"),  # the last one with an image in base64
+    ]

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from mme.frameworks.growth import Growth
     from mme.settings import Settings
 
+MACOS_PREFIX = "._"
+
 
 def _no_variables(_: Settings) -> Mapping[str, str]:
     return {}
@@ -55,6 +57,21 @@ class Description:
 @cache
 def _matcher(patterns: tuple[str, ...]) -> Callable[[str], object]:
     return re.compile("|".join(map(translate, patterns)) or "(?!)").match
+
+
+def names_in(model_dir: str | os.PathLike[str]) -> list[str]:
+    """What lies at the top of a model's folder, sorted. Raises ``OSError``.
+
+    All that ask what a model consists of ask here. Names that begin with ``._`` are none of its own: macOS's ``tar``
+    puts such a file of attributes beside each, with the same ending.
+    """
+    names = os.listdir(model_dir)  # noqa: PTH208 (names are all that is wanted)
+    return sorted(name for name in names if not name.startswith(MACOS_PREFIX))
+
+
+def paths_in(model_dir: Path) -> list[Path]:
+    """The same as paths."""
+    return [model_dir / name for name in names_in(model_dir)]
 
 
 def first_bytes(path: Path, count: int) -> bytes:

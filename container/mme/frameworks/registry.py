@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from mme.errors import ModelLoadError
+from mme.frameworks.description import names_in
 from mme.settings import Settings
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ ADAPTERS = {
 def frameworks_of(model_dir: str | os.PathLike[str], settings: Settings) -> tuple[str, ...]:
     """All frameworks that the model in ``model_dir`` has files of, by their names, or their first bytes at most."""
     try:
-        names = sorted(os.listdir(model_dir))  # noqa: PTH208 (names are all that is wanted)
+        names = names_in(model_dir)
     except OSError:
         return ()
     return tuple(each for each in ADAPTERS if description(each).recognises(Path(model_dir), names, settings))
@@ -105,7 +106,7 @@ def adapter_for(model_dir: Path, settings: Settings) -> AnyAdapter:
     found = frameworks_of(model_dir, settings)
     found = tuple(each for each in found if description(each).runs_code) or found
     if not found:
-        raise ModelLoadError(_of_no_framework(model_dir))
+        raise ModelLoadError(_of_no_framework(model_dir, settings))
     if len(found) > 1:
         each = "; ".join(f"{name}: {adapter(name).artifacts}" for name in found)
         programs = any(description(name).runs_code for name in found)
@@ -150,8 +151,33 @@ def data_adapter_for(model_dir: Path, settings: Settings) -> Adapter:
     return cast("Adapter", found)
 
 
-def _of_no_framework(model_dir: Path) -> str:
-    found = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in model_dir.iterdir())
+def folder_of_model(model_dir: str | os.PathLike[str], settings: Settings) -> str | None:
+    """The one folder in ``model_dir`` that holds a model, where ``model_dir`` itself is to; None where it is not so.
+
+    People pack a folder where its content is meant.
+    """
+    if frameworks_of(model_dir, settings):
+        return None
+    try:
+        folders = [each for each in names_in(model_dir) if frameworks_of(Path(model_dir, each), settings)]
+    except OSError:
+        return None
+    return folders[0] if len(folders) == 1 else None
+
+
+def too_deep(folder: str) -> str:
+    """What is wrong with a model whose files are in ``folder`` of its archive, and the remedy."""
+    return (
+        f"The model's files are in the folder {folder}/, and must be at the top of the archive. Pack what is in the "
+        f"folder, not the folder itself: tar czf model.tar.gz -C {folder} ."
+    )
+
+
+def _of_no_framework(model_dir: Path, settings: Settings) -> str:
+    folder = folder_of_model(model_dir, settings)
+    if folder is not None:
+        return f"{model_dir} holds no model at its top. {too_deep(folder)}"
+    found = [name + ("/" if (model_dir / name).is_dir() else "") for name in names_in(model_dir)]
     known = "; ".join(f"{each.name}: {each.artifacts}" for each in adapters())
     holds = ", ".join(found[:10]) + (" …" if len(found) > 10 else "") if found else "nothing"
     return (

@@ -6,6 +6,7 @@ byte code. Done before the fork, it costs each worker neither time nor memory.
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import logging
@@ -119,6 +120,10 @@ def _bodies(shape: tuple[int, ...]) -> Iterator[tuple[str, bytes]]:
     array = io.BytesIO()
     np.save(array, zeros)
     yield "application/x-npy", array.getvalue()
+    arrays = io.BytesIO()
+    np.savez(arrays, zeros)
+    yield "application/x-npz", arrays.getvalue()
+    yield "application/jsonlines", json.dumps(zeros[0].tolist()).encode() + b"\n"
     if len(shape) == 4 and shape[1] == 3:
         yield from _images(height=shape[2], width=2 * shape[3])
 
@@ -133,6 +138,8 @@ def _images(*, height: int, width: int) -> Iterator[tuple[str, bytes]]:
         encoded = io.BytesIO()
         image.save(encoded, kind)
         yield f"image/{kind}", encoded.getvalue()
+    text = base64.b64encode(encoded.getvalue()).decode()
+    yield "application/json", json.dumps({"instances": [{"b64": text}]}).encode()
 
 
 @contextmanager

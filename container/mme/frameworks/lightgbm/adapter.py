@@ -12,6 +12,7 @@ import numpy as np
 from mme import threads
 from mme.errors import ModelLoadError
 from mme.frameworks.base import Adapter, Predictor, TensorSpec, means_no_memory, memory_errors
+from mme.frameworks.description import paths_in
 from mme.frameworks.lightgbm import BEGINNING, DESCRIPTION, SUFFIX, TEXT_FILE, holds
 from mme.frameworks.table import DATA, Table
 from mme.settings import Settings
@@ -88,8 +89,8 @@ class LightGBMAdapter(Adapter):
 
 def find(model_dir: Path) -> Path:
     """The one file of the model. Raises ``ModelLoadError`` where there are several."""
-    candidates = (path for path in model_dir.iterdir() if path.name == TEXT_FILE or path.suffix == SUFFIX)
-    found = sorted(path for path in candidates if holds(path))
+    candidates = (path for path in paths_in(model_dir) if path.name == TEXT_FILE or path.suffix == SUFFIX)
+    found = [path for path in candidates if holds(path)]
     if len(found) != 1:
         names = ", ".join(path.name for path in found) or "none"
         raise ModelLoadError(f"{model_dir} must hold one model of LightGBM ({TEXT_FILE}, *{SUFFIX}); found: {names}.")

@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 
 from mme.errors import ModelLoadError
+from mme.frameworks.description import names_in
 from mme.frameworks.mxnet import PARAMS_SUFFIX, SHAPES_SUFFIX, SYMBOL_SUFFIX
 from mme.frameworks.mxnet.layout import Input
 from mme.frameworks.mxnet.training import TARGETS, cut_to_detections
@@ -63,7 +64,7 @@ _EPOCH = re.compile(rf"-(\d{{4,}}){re.escape(PARAMS_SUFFIX)}")
 def find(model_dir: Path) -> Artifacts:
     """Finds the files of the model. Raises ``ModelLoadError`` for one that is missing or not the only one."""
     try:
-        names = sorted(os.listdir(model_dir))  # noqa: PTH208 (once: a glob lists the folder for each ending)
+        names = names_in(model_dir)
     except OSError:
         names = []
 

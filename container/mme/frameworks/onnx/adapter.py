@@ -22,6 +22,7 @@ import numpy as np
 from mme import threads
 from mme.errors import ModelLoadError
 from mme.frameworks.base import Adapter, memory_errors, says_no_memory
+from mme.frameworks.description import paths_in
 from mme.frameworks.onnx import DESCRIPTION, SUFFIX, graph_file, sample
 from mme.frameworks.onnx.model import OnnxModel, brief
 from mme.settings import Settings
@@ -86,7 +87,7 @@ ADAPTER = OnnxAdapter()
 
 def find(model_dir: Path) -> Path:
     """The model's file. Raises ``ModelLoadError`` where there is not exactly one."""
-    found = sorted(path for path in model_dir.glob(f"*{SUFFIX}"))
+    found = [path for path in paths_in(model_dir) if path.name.endswith(SUFFIX)]
     if len(found) != 1:
         names = ", ".join(path.name for path in found) or "none"
         raise ModelLoadError(

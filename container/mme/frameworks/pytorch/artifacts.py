@@ -20,6 +20,7 @@ import numpy as np
 
 from mme.errors import ModelLoadError, ModelRefused
 from mme.frameworks.base import FREE
+from mme.frameworks.description import paths_in
 from mme.frameworks.pytorch import EXPORTED, SCRIPTS, SHAPES_SUFFIX
 from mme.settings import Settings
 
@@ -38,7 +39,7 @@ class Artifacts:
 
 def find(model_dir: Path, settings: Settings) -> Artifacts:
     """The model's file. Raises ``ModelLoadError``, and ``ModelRefused`` where models may not bring code."""
-    found = sorted(path for suffix in (EXPORTED, *SCRIPTS) for path in model_dir.glob(f"*{suffix}"))
+    found = [path for path in paths_in(model_dir) if path.name.endswith((EXPORTED, *SCRIPTS))]
     if len(found) != 1:
         names = ", ".join(path.name for path in found) or "none"
         raise ModelLoadError(

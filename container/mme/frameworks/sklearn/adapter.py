@@ -14,6 +14,7 @@ from typing import Any
 
 from mme.errors import ModelLoadError
 from mme.frameworks.base import Adapter, memory_errors
+from mme.frameworks.description import paths_in
 from mme.frameworks.sklearn import DESCRIPTION, JOBLIB_SUFFIX, PICKLE_FILE, SKOPS_SUFFIX, loading
 from mme.frameworks.sklearn.model import SklearnModel
 from mme.settings import Settings
@@ -105,9 +106,9 @@ def _sample_pipeline() -> Any:
 
 def find(model_dir: Path) -> Path:
     """The one file of the model. Raises ``ModelLoadError`` where there are several."""
-    found = sorted(
-        path for path in model_dir.iterdir() if path.suffix in (SKOPS_SUFFIX, JOBLIB_SUFFIX) or path.name == PICKLE_FILE
-    )
+    found = [
+        path for path in paths_in(model_dir) if path.suffix in (SKOPS_SUFFIX, JOBLIB_SUFFIX) or path.name == PICKLE_FILE
+    ]
     if len(found) != 1:
         names = ", ".join(path.name for path in found) or "none"
         raise ModelLoadError(

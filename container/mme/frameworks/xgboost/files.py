@@ -15,6 +15,7 @@ from typing import Literal
 
 from mme.errors import ModelLoadError
 from mme.frameworks import pickles
+from mme.frameworks.description import paths_in
 from mme.frameworks.xgboost import JSON_SUFFIX, MODEL_FILE, UBJ_SUFFIX, holds, is_json
 from mme.settings import Settings
 
@@ -27,11 +28,11 @@ _CONSTANTS = (b"Z", b"T", b"F", b"N")
 
 def find(model_dir: Path) -> Path:
     """The one file of the model. Raises ``ModelLoadError`` where there are several."""
-    found = sorted(
+    found = [
         path
-        for path in model_dir.iterdir()
+        for path in paths_in(model_dir)
         if path.name == MODEL_FILE or (path.suffix in (UBJ_SUFFIX, JSON_SUFFIX) and holds(path))
-    )
+    ]
     if len(found) != 1:
         names = ", ".join(path.name for path in found) or "none"
         raise ModelLoadError(
