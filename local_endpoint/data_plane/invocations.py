@@ -61,6 +61,8 @@ class Invocation:
     region: str | None
     headers: Mapping[str, str]
     body: bytes
+    deadline_s: float
+    """By when it is to be answered (monotonic), counted from before its body was read."""
     body_is_too_large: bool = False
     request_id: str = field(default_factory=lambda: str(uuid.uuid4()))
 
@@ -91,8 +93,12 @@ class _Timing:
         return sum(call.latency_s for call in self.calls)
 
     def grant_least(self) -> None:
-        """What has been waited for is there: it gets some time, however late it is."""
-        self.answer_deadline_s = max(self.answer_deadline_s, time.monotonic() + LEAST_INVOCATION_S)
+        """What has been waited for is there: it gets some time, however late it is.
+
+        Nothing is waited for after the deadline. So the time is granted once, however often a request is tried again.
+        """
+        granted_s = min(time.monotonic(), self.deadline_s) + LEAST_INVOCATION_S
+        self.answer_deadline_s = max(self.answer_deadline_s, granted_s)
 
 
 class DataPlane:
@@ -153,7 +159,7 @@ class DataPlane:
 
     def _serve(self, request: Invocation, fleet: Fleet, hops: Sequence[Hop]) -> Answer:
         started_s = time.monotonic()
-        deadline_s = started_s + self._limits.response_timeout_s
+        deadline_s = request.deadline_s
         timing = _Timing(deadline_s, deadline_s)
         instance: Instance | None = None
         status = 500
