@@ -170,7 +170,8 @@ def _check_together(values: Mapping[str, Any]) -> None:
     ):
         if name in values and values.get("tree_method") not in methods:
             raise HyperparameterError(
-                f"{name} can be used only when the tree_method parameter is set to either {_quoted(methods[:-1])} or '{methods[-1]}'."
+                f"{name} can be used only when the tree_method parameter is set to either {_quoted(methods[:-1])} or "
+                f"'{methods[-1]}'."
             )
 
 
