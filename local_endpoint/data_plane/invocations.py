@@ -115,10 +115,8 @@ class DataPlane:
         with self._endpoints.request(request.region, request.endpoint) as deployment:
             if deployment is None:
                 raise validation_error(f"Endpoint {request.endpoint} of account {ACCOUNT} not found.")
-            self._refuse_unsupported(request)
             fleet = self._choose_fleet(request, deployment)
-            target = Target(request.endpoint, request.request_id, request.target_model, request.target_container)
-            answer = self._serve(request, fleet, route(target, fleet.definition))
+            answer = self._serve(request, fleet, self._route(request, fleet))
         return Answer(answer.status, self._response_headers(answer, fleet), answer.body)
 
     # ---- checks ----
@@ -154,6 +152,23 @@ class DataPlane:
         if fleet is None:
             raise validation_error(f"Variant {variant} not found for endpoint {request.endpoint} of account {ACCOUNT}.")
         return fleet
+
+    def _route(self, request: Invocation, fleet: Fleet) -> Sequence[Hop]:
+        """Raises ``AwsError``: such an invocation counts like others."""
+        started_s = time.monotonic()
+        target = Target(request.endpoint, request.request_id, request.target_model, request.target_container)
+        try:
+            self._refuse_unsupported(request)
+            return route(target, fleet.definition)
+        except AwsError as error:
+            its = fleet.definition
+            where = Where(its.region, its.endpoint, its.name, None)
+            overhead_s = time.monotonic() - started_s
+            self._events.emit(
+                # without its target, which the client made up
+                Invoked(where, None, error.status, True, 0.0, 0.0, overhead_s, instances=fleet.desired_count)
+            )
+            raise
 
     # ---- serving ----
 
