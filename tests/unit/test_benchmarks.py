@@ -37,7 +37,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BENCH = [sys.executable, "-P", "-m", "scripts.programs.bench"]
 SCENARIOS = (
     *("cold_load", "memory", "many_models", "latency", "integrity", "targets", "endpoint_overhead"),
-    *("traffic", "overcommit"),
+    *("traffic", "overcommit", "endpoint_clients"),
 )
 
 
