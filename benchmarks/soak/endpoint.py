@@ -9,12 +9,14 @@ What a client may be answered beside its right answer, and nothing else (docs/lo
     ModelNotReadyException 429  its model was not loaded in time, on an instance that takes a dead one's place
     ModelError 424              a container was killed in that moment: its workers ended a little before what answers
 
-All three only around a kill of an instance of that endpoint. CloudWatch must have counted every invocation.
+All three only from a kill of an instance of that endpoint until another has taken its place, and how many they were is
+told. CloudWatch must have counted every invocation.
 """
 
 from __future__ import annotations
 
 import datetime
+import math
 import os
 import random
 import signal
@@ -22,8 +24,10 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import psutil
@@ -43,9 +47,24 @@ PAUSE_S = 0.02
 UP_TIMEOUT_S, GONE_TIMEOUT_S, SETTLE_S = 240.0, 120.0, 30.0
 PROGRESS_S = 10.0
 _POLL_S = 0.25
-# How long after a kill a client may be told so, by the error's code.
+# How long after a kill a client may be told so at most, by the error's code: it ends when the endpoint is whole again.
 EXCUSED_S = {"ServiceUnavailable": 90.0, "ModelNotReadyException": 90.0, "ModelError": 1.0}
 MOST_INSTANCES = 3
+
+
+@dataclass
+class Kill:
+    """One instance's. Moments are monotonic."""
+
+    endpoint: str
+    at_s: float
+    done_s: float = math.inf
+    whole_s: float = math.inf
+    """When the endpoint was seen with all of its instances again."""
+
+    def excuses(self, code: str, from_s: float, to_s: float) -> bool:
+        until_s = min(self.whole_s, self.at_s + EXCUSED_S.get(code, -math.inf))
+        return self.at_s <= to_s and from_s <= until_s
 
 
 class Record:
@@ -55,7 +74,7 @@ class Record:
         self.counts: Counter[str] = Counter()
         self.violations: list[str] = []
         self.violation_count = 0
-        self.kills: list[tuple[str, float]] = []
+        self.kills: list[Kill] = []
         self.longest_s = 0.0
         self._lock = threading.Lock()
 
@@ -69,19 +88,30 @@ class Record:
             if len(self.violations) < MOST_EXAMPLES:
                 self.violations.append(f"{datetime.datetime.now():%H:%M:%S} {text}")
 
-    def killed(self, endpoint: str) -> None:
+    def killed(self, endpoint: str) -> Kill:
         """An instance is about to be killed."""
+        kill = Kill(endpoint, time.monotonic())
         with self._lock:
-            self.kills.append((endpoint, time.monotonic()))
+            self.kills.append(kill)
             self.counts[f"instances of {endpoint} killed"] += 1
+        return kill
+
+    def broken(self) -> set[str]:
+        """Endpoints that have not been seen whole since a kill."""
+        with self._lock:
+            return {each.endpoint for each in self.kills if math.isinf(each.whole_s)}
+
+    def is_whole(self, endpoint: str, looked_s: float, now_s: float) -> None:
+        """It has all of its instances; the look at it began at ``looked_s``."""
+        with self._lock:
+            for each in self.kills:
+                if each.endpoint == endpoint and each.done_s < looked_s and math.isinf(each.whole_s):
+                    each.whole_s = now_s
 
     def excuses(self, endpoint: str, code: str, from_s: float, to_s: float) -> bool:
         """Whether a call between these moments (monotonic) may have been answered so."""
         with self._lock:
-            return any(
-                name == endpoint and code in EXCUSED_S and at_s <= to_s and from_s <= at_s + EXCUSED_S[code]
-                for name, at_s in self.kills
-            )
+            return any(each.excuses(code, from_s, to_s) for each in self.kills if each.endpoint == endpoint)
 
 
 class Soak:
@@ -178,11 +208,12 @@ class Soak:
         if not containers:
             return
         pid, endpoint = chance.choice(containers)
-        self.record.killed(endpoint)
+        kill = self.record.killed(endpoint)
         try:
             os.killpg(pid, signal.SIGKILL)
         except ProcessLookupError:
             self.record.count("killed too late")
+        kill.done_s = time.monotonic()
 
     def containers(self) -> list[tuple[int, str]]:
         """First processes of the containers, with their endpoints."""
@@ -251,6 +282,10 @@ class Soak:
         while (now_s := time.monotonic()) < began_s + self.options.minutes * 60:
             if not self.process.is_running():
                 raise BenchmarkError("the local endpoint ended")
+            for name in self.record.broken():
+                looked_s = time.monotonic()
+                if self.is_up(name):
+                    self.record.is_whole(name, looked_s, time.monotonic())
             if now_s - told_s >= PROGRESS_S:
                 told_s = now_s
                 counts = self.record.counts
@@ -273,20 +308,22 @@ class Soak:
     def wait_until_up(self) -> None:
         """All endpoints are in service, with as many containers as they should have."""
 
-        def is_up() -> bool:
-            alive = Counter(name for _, name in self.containers())
-            for name in NAMES:
-                its = self.sagemaker.describe_endpoint(EndpointName=name)
-                if its["EndpointStatus"] == "Failed":
-                    raise BenchmarkError(f"{name} failed: {its.get('FailureReason')}")
-                variants = its.get("ProductionVariants") or [{}]
-                wanted = variants[0].get("DesiredInstanceCount", INSTANCES[name])
-                is_there = variants[0].get("CurrentInstanceCount") == wanted
-                if its["EndpointStatus"] != "InService" or not is_there or alive[name] != wanted * CONTAINERS[name]:
-                    return False
-            return True
+        self.wait(
+            lambda: all(self.is_up(name) for name in NAMES),
+            UP_TIMEOUT_S,
+            "the endpoints are not in service, or not with all of their containers",
+        )
 
-        self.wait(is_up, UP_TIMEOUT_S, "the endpoints are not in service, or not with all of their containers")
+    def is_up(self, name: str) -> bool:
+        """Raises ``BenchmarkError`` where it failed."""
+        alive = sum(its == name for _, its in self.containers())
+        described = self.sagemaker.describe_endpoint(EndpointName=name)
+        if described["EndpointStatus"] == "Failed":
+            raise BenchmarkError(f"{name} failed: {described.get('FailureReason')}")
+        variants = described.get("ProductionVariants") or [{}]
+        wanted = variants[0].get("DesiredInstanceCount", INSTANCES[name])
+        is_there = variants[0].get("CurrentInstanceCount") == wanted
+        return described["EndpointStatus"] == "InService" and is_there and alive == wanted * CONTAINERS[name]
 
     def check_metrics(self, started: datetime.datetime) -> None:
         """Every invocation was counted once."""
@@ -339,15 +376,26 @@ class Soak:
     def judge(self, start: dict[str, int], end: dict[str, int]) -> None:
         """Fills the result."""
         record, result = self.record, self.result
+        excused = sum(count for name, count in record.counts.items() if name.startswith("excused: "))
         result.headers = ["", ""]
         rows = [
             *sorted(record.counts.items()),
+            ("answers excused", str(excused)),
+            ("whole again after a kill, s", in_seconds(each.whole_s - each.at_s for each in record.kills)),
             ("longest right answer, s", f"{record.longest_s:.1f}"),
             ("at the start", in_words(start)),
             ("at the end", in_words(end)),
         ]
         result.table = [[name, str(value)] for name, value in rows]
-        result.rows = [{"counts": dict(record.counts), "start": start, "end": end, "violations": record.violations}]
+        result.rows = [
+            {
+                "counts": dict(record.counts),
+                "excused": excused,
+                "start": start,
+                "end": end,
+                "violations": record.violations,
+            }
+        ]
         result.targets = [Target("answers that are wrong, missing or not excused", record.violation_count, "≤", 0.0)]
         for each in ("processes", "descriptors", "threads", "folders"):
             result.targets.append(Target(f"{each} left", float(end[each] - start[each]), "≤", 0.0))
@@ -355,6 +403,12 @@ class Soak:
                 record.violates(f"{end[each]} {each}, {start[each]} at the start")
         result.notes.append(f"memory: {(end['memory_bytes'] - start['memory_bytes']) / 1e6:+.0f} MB")
         result.errors = [f"NOT MET: {text}" for text in record.violations]
+
+
+def in_seconds(times_s: Iterable[float]) -> str:
+    """The median and the longest of those that ended."""
+    ended_s = [each for each in times_s if math.isfinite(each)]
+    return f"{median(ended_s):.1f}, {max(ended_s):.1f} at most" if ended_s else "none"
 
 
 def in_words(census: dict[str, int]) -> str:

@@ -38,9 +38,8 @@ class Endpoints:
         answer = self._records.describe(ENDPOINT, call)
         deployment = self._hosted.deployment(call.region, call.parameters["EndpointName"])
         if deployment is not None:
-            config = self._records.resources.get(ENDPOINT_CONFIG.key, call.region, deployment.config_name) or {}
-            answer["ProductionVariants"] = summaries(deployment, answer["CreationTime"], config)
-            answer.update(shown_of_config(config))
+            answer["ProductionVariants"] = summaries(deployment, answer["CreationTime"])
+            answer.update(shown_of_config(deployment.config))
         return answer
 
     def list_endpoints(self, call: Call) -> Parameters:
@@ -158,9 +157,9 @@ def shown_of_config(config: Parameters) -> Parameters:
     return shown
 
 
-def summaries(deployment: Deployment, resolution_time: float, config: Parameters) -> list[Parameters]:
+def summaries(deployment: Deployment, resolution_time: float) -> list[Parameters]:
     """A ProductionVariantSummary per variant that serves."""
-    configured = {each["VariantName"]: each for each in config.get("ProductionVariants", [])}
+    configured = {each["VariantName"]: each for each in deployment.config["ProductionVariants"]}
     return [
         {
             **_common("ProductionVariantSummary", configured.get(name, {})),

@@ -12,12 +12,21 @@ def refuse_sagemaker_in_stacks() -> None:
 
     Raises ``ModuleNotFoundError`` where moto's CloudFormation lacks packages. To import it takes seconds.
     """
+    from moto.cloudformation.models import CloudFormationBackend, Stack
     from moto.cloudformation.parsing import ResourceMap
 
     if getattr(ResourceMap.load, "refuses_sagemaker", False):
         return
     for name in ("load", "update"):
         setattr(ResourceMap, name, _checked(getattr(ResourceMap, name)))
+    create_change_set: Any = CloudFormationBackend.create_change_set
+
+    def checked(self: Any, stack_name: str, change_set_name: str, template: str, **more: Any) -> Any:
+        """moto makes the stack of a change set before it looks at the template."""
+        _check(Stack.parse_template(template))
+        return create_change_set(self, stack_name, change_set_name, template, **more)
+
+    setattr(CloudFormationBackend, "create_change_set", checked)  # noqa: B010  # an assignment has no type
 
 
 def _checked(method: Any) -> Any:

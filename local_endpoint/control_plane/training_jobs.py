@@ -23,7 +23,8 @@ from local_endpoint.training.log_metrics import LogMetrics, NotInTime
 logger = logging.getLogger(__name__)
 
 TRAINING_JOB = Kind("training-job", "training job", "TrainingJob")
-IMAGE = re.compile(r"(?:.+/)?(?:sagemaker-)?xgboost(?:[:@].+)?")
+# SageMaker's own images are in ECR, in an account of each region.
+IMAGE = re.compile(r"\d{12}\.dkr\.ecr\.[\w-]+\.amazonaws\.com(?:\.cn)?/(?:sagemaker-)?xgboost(?:[:@].+)?")
 CHANNELS = ("train", "validation")
 # What would change the outcome and is not done here.
 UNAVAILABLE = (
@@ -244,7 +245,7 @@ def check(request: Parameters) -> None:
     if not IMAGE.fullmatch(image):
         raise ValidationException(
             f"Training image {image} is not available on this local endpoint, which trains SageMaker's XGBoost "
-            "algorithm only (….dkr.ecr.REGION.amazonaws.com/sagemaker-xgboost:VERSION). Train elsewhere, and "
+            "algorithm only (ACCOUNT.dkr.ecr.REGION.amazonaws.com/sagemaker-xgboost:VERSION). Train elsewhere, and "
             "upload the model."
         )
     if algorithm["TrainingInputMode"] == "Pipe":

@@ -61,6 +61,8 @@ class Invocation:
     region: str | None
     headers: Mapping[str, str]
     body: bytes
+    deadline_s: float
+    """By when it is to be answered (monotonic), counted from before its body was read."""
     body_is_too_large: bool = False
     request_id: str = field(default_factory=lambda: str(uuid.uuid4()))
 
@@ -91,8 +93,12 @@ class _Timing:
         return sum(call.latency_s for call in self.calls)
 
     def grant_least(self) -> None:
-        """What has been waited for is there: it gets some time, however late it is."""
-        self.answer_deadline_s = max(self.answer_deadline_s, time.monotonic() + LEAST_INVOCATION_S)
+        """What has been waited for is there: it gets some time, however late it is.
+
+        Nothing is waited for after the deadline. So the time is granted once, however often a request is tried again.
+        """
+        granted_s = min(time.monotonic(), self.deadline_s) + LEAST_INVOCATION_S
+        self.answer_deadline_s = max(self.answer_deadline_s, granted_s)
 
 
 class DataPlane:
@@ -109,10 +115,8 @@ class DataPlane:
         with self._endpoints.request(request.region, request.endpoint) as deployment:
             if deployment is None:
                 raise validation_error(f"Endpoint {request.endpoint} of account {ACCOUNT} not found.")
-            self._refuse_unsupported(request)
             fleet = self._choose_fleet(request, deployment)
-            target = Target(request.endpoint, request.request_id, request.target_model, request.target_container)
-            answer = self._serve(request, fleet, route(target, fleet.definition))
+            answer = self._serve(request, fleet, self._route(request, fleet))
         return Answer(answer.status, self._response_headers(answer, fleet), answer.body)
 
     # ---- checks ----
@@ -149,11 +153,28 @@ class DataPlane:
             raise validation_error(f"Variant {variant} not found for endpoint {request.endpoint} of account {ACCOUNT}.")
         return fleet
 
+    def _route(self, request: Invocation, fleet: Fleet) -> Sequence[Hop]:
+        """Raises ``AwsError``: such an invocation counts like others."""
+        started_s = time.monotonic()
+        target = Target(request.endpoint, request.request_id, request.target_model, request.target_container)
+        try:
+            self._refuse_unsupported(request)
+            return route(target, fleet.definition)
+        except AwsError as error:
+            its = fleet.definition
+            where = Where(its.region, its.endpoint, its.name, None)
+            overhead_s = time.monotonic() - started_s
+            self._events.emit(
+                # without its target, which the client made up
+                Invoked(where, None, error.status, True, 0.0, 0.0, overhead_s, instances=fleet.desired_count)
+            )
+            raise
+
     # ---- serving ----
 
     def _serve(self, request: Invocation, fleet: Fleet, hops: Sequence[Hop]) -> Answer:
         started_s = time.monotonic()
-        deadline_s = started_s + self._limits.response_timeout_s
+        deadline_s = request.deadline_s
         timing = _Timing(deadline_s, deadline_s)
         instance: Instance | None = None
         status = 500

@@ -27,7 +27,7 @@ from local_endpoint.events import Where
 from local_endpoint.hosting.context import HostingContext
 from local_endpoint.hosting.definitions import ContainerDefinition, VariantDefinition
 from local_endpoint.hosting.runtimes import LaunchSpec, RunningContainer
-from local_endpoint.model_cache.artifacts import ArtifactStore, download_refused
+from local_endpoint.model_cache.artifacts import DISK_FULL_CODE, ArtifactStore, download_refused
 from local_endpoint.model_cache.cache import ModelCache
 from local_endpoint.model_cache.eviction import CacheContext
 from local_endpoint.storage.location import S3Location
@@ -113,6 +113,8 @@ class Container:
         except AwsError as error:
             if error.message == download_refused(location).message:
                 raise StartFailure(missing_model_data(location, self._name)) from None
+            if error.code == DISK_FULL_CODE:
+                raise StartFailure(error.message) from None
             reason = error.message.partition(" Reason: ")[2]
             raise StartFailure(
                 f'Failed to extract model data archive for container "{self._name}" from URL "{location.url}". '

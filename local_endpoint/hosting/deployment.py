@@ -16,8 +16,9 @@ from local_endpoint.hosting.waiting import wait_until
 class Deployment:
     """``start`` → ``request`` for every invocation → ``retire``, or ``stop`` where it need not be waited for."""
 
-    def __init__(self, config_name: str, variants: list[dict[str, Any]], fleets: dict[str, Fleet]) -> None:
-        self.config_name = config_name
+    def __init__(self, config: dict[str, Any], variants: list[dict[str, Any]], fleets: dict[str, Fleet]) -> None:
+        """``config`` is the whole configuration, which may be deleted while it serves; ``variants`` are as they run."""
+        self.config = config
         self.endpoint = next(iter(fleets.values())).definition.endpoint if fleets else ""
         self.fleets = fleets
         self.weights = {each["VariantName"]: float(each.get("InitialVariantWeight", 1.0)) for each in variants}
@@ -26,6 +27,10 @@ class Deployment:
         self._in_flight = 0
         self._retired = False
         self._lock = threading.Lock()
+
+    @property
+    def config_name(self) -> str:
+        return str(self.config["EndpointConfigName"])
 
     def start(self) -> None:
         """Raises ``StartFailure``; the caller is to ``stop`` it then."""

@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 # Our own member of an endpoint's record: what UpdateEndpointWeightsAndCapacities has made of its variants.
 PRESENT_NUMBERS = "PresentNumbers"
+# Another: the configuration that serves, which may have been deleted since.
+SERVING_CONFIG = "ServingConfig"
 IN_PROGRESS = ("Creating", "Updating", "RollingBack", "SystemUpdating", "Deleting")
 
 
@@ -153,12 +155,14 @@ class Endpoints:
         config_name: str,
         retained: Collection[str] = (),
         kept: Mapping[str, Mapping[str, Any]] | None = None,
+        kept_config: dict[str, Any] | None = None,
     ) -> Deployment:
         """Brings the configuration up. Raises ``StartFailure`` when nothing of it runs any more.
 
-        ``kept`` are members of its variants, by their names, that count more than the configuration's.
+        ``kept`` are members of its variants, by their names, that count more than the configuration's; ``kept_config``
+        is the configuration as it served before a restart.
         """
-        config = self._resources.get("endpoint-config", region, config_name)
+        config = kept_config or self._resources.get("endpoint-config", region, config_name)
         if config is None:
             raise StartFailure(f"The endpoint configuration {config_name} was deleted.")
         variants = config["ProductionVariants"]
@@ -171,7 +175,7 @@ class Endpoints:
             definition = self._definition(region, name, variant)
             context = self._context_of(region, variant)
             fleets[variant["VariantName"]] = Fleet(definition, variant.get("InitialInstanceCount", 1), context)
-        deployment = Deployment(config["EndpointConfigName"], variants, fleets)
+        deployment = Deployment(config, variants, fleets)
         with self._lock:
             if self._closing.is_set():
                 raise StartFailure("The local endpoint is being stopped.")
@@ -210,7 +214,13 @@ class Endpoints:
         if record is None:
             return
         try:
-            deployment = self._deploy(region, name, record["EndpointConfigName"], kept=record.get(PRESENT_NUMBERS))
+            deployment = self._deploy(
+                region,
+                name,
+                record["EndpointConfigName"],
+                kept=record.get(PRESENT_NUMBERS),
+                kept_config=record.get(SERVING_CONFIG),
+            )
         except StartFailure as failure:
             if not self._closing.is_set():
                 logger.warning("endpoint %s failed: %s", name, failure)
@@ -237,7 +247,7 @@ class Endpoints:
             name,
             EndpointStatus="InService",
             EndpointConfigName=deployment.config_name,
-            **{PRESENT_NUMBERS: deployment.present_numbers()},
+            **{PRESENT_NUMBERS: deployment.present_numbers(), SERVING_CONFIG: deployment.config},
             **members,
         )
         logger.info("endpoint %s is in service", name)

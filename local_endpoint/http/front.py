@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import logging
 import re
+import time
 import uuid
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -20,6 +22,7 @@ from local_endpoint.data_plane.invocations import DataPlane, Invocation
 from local_endpoint.errors import AwsError, validation_error
 from local_endpoint.http.gate import Gate
 from local_endpoint.http.s3_addressing import by_path
+from local_endpoint.http.server import READ_BY
 from local_endpoint.protocols import MEDIA_TYPES, Protocol, WireAnswer, WireError
 from local_endpoint.storage.object_files import Pieces, stream_body
 
@@ -36,6 +39,12 @@ CONTROL_BYTES = 6 * 1024 * 1024
 FOR_BROWSERS = (("Content-Security-Policy", "sandbox"), ("X-Content-Type-Options", "nosniff"))
 # of a body that is too large so much is read and thrown away, so that the client gets to read the answer
 DRAINED_BYTES = 64 * 1024 * 1024
+# In the environ: when the request is to be answered by (monotonic).
+DEADLINE_S = "local_endpoint.deadline_s"
+
+
+class BodyTooSlow(Exception):
+    """A body did not come whole in time."""
 
 
 class Front:
@@ -63,6 +72,7 @@ class Front:
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         path = environ.get("PATH_INFO", "")
+        environ[DEADLINE_S] = time.monotonic() + self._limits.response_timeout_s
         start_response = _for_browsers(start_response)
         reason = self._gate.refusal(environ)
         if reason is None:  # a bucket of the host's comes first in moto's path
@@ -90,6 +100,9 @@ class Front:
             return Pieces(self._moto(environ, start_response), environ)
         except EOFError as error:  # nobody reads the answer
             return _answer_error(start_response, validation_error(f"{error}."), Protocol.REST_JSON)
+        except BodyTooSlow:
+            text = f"The request's body did not come within {self._limits.response_timeout_s:g} s: send it faster."
+            return _answer_error(start_response, AwsError("RequestTimeout", 408, text), Protocol.REST_JSON)
         except Exception:
             logger.exception("%s %s failed", environ.get("REQUEST_METHOD"), path)
             failure = AwsError("InternalFailure", 500, "The request failed in the local endpoint: see its log.")
@@ -120,6 +133,7 @@ class Front:
             headers=headers,
             body=body,
             body_is_too_large=too_large,
+            deadline_s=environ[DEADLINE_S],
         )
         try:
             if environ["REQUEST_METHOD"] != "POST" or match["kind"] != "invocations":
@@ -199,7 +213,8 @@ def _for_browsers(start_response: StartResponse) -> StartResponse:
 
 def _answer_unread(start_response: StartResponse, environ: Environ, answer: WireAnswer) -> Iterable[bytes]:
     """What stayed unread is thrown away, so that the client gets to read the answer."""
-    read_body(environ, 0)
+    with contextlib.suppress(BodyTooSlow):  # the connection ends then
+        read_body(environ, 0)
     return answer.begin(start_response, environ["REQUEST_METHOD"])
 
 
@@ -246,28 +261,45 @@ def _text(value: str) -> str:
 
 
 def read_body(environ: Environ, limit_bytes: int) -> tuple[bytes, bool]:
-    """The body, and whether it is larger than allowed (it is empty then). Raises ``EOFError`` where it is cut short."""
+    """The body, and whether it is larger than allowed (it is empty then).
+
+    Raises ``EOFError`` where it is cut short, and ``BodyTooSlow`` where it has not come by ``DEADLINE_S``.
+    """
     length = environ.get("CONTENT_LENGTH")
     stream = environ["wsgi.input"]
-    if length:
-        if int(length) <= limit_bytes:
-            body = stream.read(int(length))
-            if len(body) < int(length):
-                raise EOFError(f"The request's body ended after {len(body):,} of {int(length):,} bytes")
-            return body, False
-    elif not environ.get("wsgi.input_terminated"):
+    if not length and not environ.get("wsgi.input_terminated"):
         return b"", False
-    else:
-        body = stream.read(limit_bytes + 1)
-        if len(body) <= limit_bytes:
-            return body, False
+    try:
+        with _timed(environ):
+            if not length:
+                body = stream.read(limit_bytes + 1)
+                if len(body) <= limit_bytes:
+                    return body, False
+            elif int(length) <= limit_bytes:
+                body = stream.read(int(length))
+                if len(body) < int(length):
+                    raise EOFError(f"The request's body ended after {len(body):,} of {int(length):,} bytes")
+                return body, False
+    except TimeoutError:
+        raise BodyTooSlow from None
+    with contextlib.suppress(TimeoutError), _timed(environ):
+        _drain(stream)
+    return b"", True
+
+
+def _timed(environ: Environ) -> contextlib.AbstractContextManager[None]:
+    """What is read of the body meanwhile comes in time, or raises ``TimeoutError``."""
+    read_by = environ.get(READ_BY)  # another server than ours has none
+    return contextlib.nullcontext() if read_by is None else read_by(environ[DEADLINE_S])
+
+
+def _drain(stream: Any) -> None:
     drained = 0
     while drained < DRAINED_BYTES:
         piece = stream.read(1024 * 1024)
         if not piece:
-            break
+            return
         drained += len(piece)
-    return b"", True
 
 
 def _answer_error(

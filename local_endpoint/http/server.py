@@ -6,7 +6,10 @@ import contextlib
 import functools
 import logging
 import select
+import socket
 import threading
+import time
+from collections.abc import Iterator
 from typing import Any
 
 from cheroot import wsgi
@@ -26,6 +29,11 @@ THREADS = 160
 # How long a thread waits for the next request of its connection before it gives it back: a client that calls again and
 # again is spared two changes of threads per request. One that pauses costs a thread for so long.
 LINGER_S = 0.02
+
+# How long a connection may stay silent: one invocation and a little more.
+SILENCE_S = 75
+# In the environ of a request: ``with environ[READ_BY](deadline_s)`` bounds what is read of its body meanwhile.
+READ_BY = "local_endpoint.read_by"
 
 _environ_key = functools.lru_cache(1024)(environ_key_for_header)
 _is_preserved = functools.lru_cache(1024)(should_preserve_original_header_name)
@@ -61,7 +69,42 @@ class _Gateway(wsgi.Gateway_10):
                 environ[key] = value
                 names[key] = name
         environ[PRESERVED_HEADER_NAMES_ENVIRON_KEY] = names
+        environ[READ_BY] = self._read_by
         return environ
+
+    @contextlib.contextmanager
+    def _read_by(self, deadline_s: float) -> Iterator[None]:
+        """What is read of the body is there by ``deadline_s`` (monotonic), or raises ``TimeoutError``.
+
+        The connection ends with the answer then: what of the body still comes would be taken for the next request.
+        """
+        connection = self.req.conn
+        connection.input.deadline_s = deadline_s
+        try:
+            yield
+        except TimeoutError:
+            self.req.close_connection = True
+            raise
+        finally:
+            connection.input.deadline_s = None
+            connection.socket.settimeout(SILENCE_S)
+
+
+class _Input(socket.SocketIO):
+    """Reads from a socket, with a deadline of its own where there is one: each piece may be quick, and all slow."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__(sock, "rb")
+        self._socket = sock
+        self.deadline_s: float | None = None
+
+    def readinto(self, buffer: Any) -> int | None:
+        if self.deadline_s is not None:
+            left_s = self.deadline_s - time.monotonic()
+            if left_s <= 0:
+                raise TimeoutError("the request's body did not come in time")
+            self._socket.settimeout(min(left_s, SILENCE_S))
+        return super().readinto(buffer)
 
 
 class _Connection(HTTPConnection):
@@ -71,6 +114,11 @@ class _Connection(HTTPConnection):
     and would send it when it is collected. By then the socket may be gone, and Python (from 3.13 on) prints a traceback
     about a bad file descriptor.
     """
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.input = _Input(self.socket)
+        self.rfile._raw = self.input  # cheroot's reader makes its own and takes no other
 
     def communicate(self) -> bool:
         while super().communicate():
@@ -114,7 +162,7 @@ class HttpServer:
             numthreads=THREADS,
             server_name="local-endpoint",
             request_queue_size=256,
-            timeout=75,  # one invocation and a little more: a connection may stay silent for so long
+            timeout=SILENCE_S,
             shutdown_timeout=2,
         )
         self._server.gateway = _Gateway

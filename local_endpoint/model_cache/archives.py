@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import shutil
 import tarfile
@@ -11,6 +12,8 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 COPY_BYTES = 256 * 1024
+# What a write says where the disk, or what this user may have of it, is used up.
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 # What tar itself needs: a member's headers and padding, and the end of the archive with one long name.
 MEMBER_OVERHEAD_BYTES = 4 * 1024
 ARCHIVE_OVERHEAD_BYTES = 1024 * 1024
@@ -101,8 +104,8 @@ def extract(
     """Unpacks ``archive`` into ``folder`` (made here) and returns the bytes of all files.
 
     Modes, owners and times of the archive are not kept: files are 0644, or 0755 where their owner may execute them.
-    ``check`` is called all the while and ends the work by raising. Raises ``BadArchive``; what has been unpacked by
-    then stays in ``folder``, for the caller to remove.
+    ``check`` is called all the while and ends the work by raising. Raises ``BadArchive``, and ``OSError`` of
+    ``DISK_FULL``; what has been unpacked by then stays in ``folder``, for the caller to remove.
     """
     folder.mkdir(parents=True, exist_ok=True)
     total = 0
@@ -141,6 +144,8 @@ def extract(
         # (tarfile calls itself for every header before a member's own)
         raise BadArchive(f"it is not a valid tar.gz archive ({error})") from None
     except (OSError, UnicodeError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno in DISK_FULL:  # not the archive's fault either
+            raise
         # a file where a folder should be, a name too long or not encodable
         raise BadArchive(f"it cannot be unpacked ({error})") from None
     return total

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from local_endpoint.configuration import Limits
 from local_endpoint.errors import AwsError, ContainerGone, validation_error
-from local_endpoint.model_cache.archives import BadArchive, extract
+from local_endpoint.model_cache.archives import DISK_FULL, BadArchive, extract
 from local_endpoint.storage.location import S3Location
 from local_endpoint.storage.objects import ObjectReader, ObjectUnavailable
 
@@ -35,6 +37,26 @@ def larger_than_disk(location: S3Location, archive_bytes: int, disk_bytes: int) 
         f"{archive_bytes:,} bytes, and the instance's disk {disk_bytes:,}. Give the production variant a larger "
         "VolumeSizeInGB."
     )
+
+
+DISK_FULL_CODE = "InsufficientStorage"
+
+
+@contextlib.contextmanager
+def told_if_full(location: S3Location, folder: Path) -> Iterator[None]:
+    """AWS has no such error: an instance's disk is its own, and this machine's may be full of other things."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        raise AwsError(
+            DISK_FULL_CODE,
+            507,
+            f"Failed to download model data(bucket: {location.bucket}, key: {location.key}): the disk is full "
+            f"({error.strerror}) in {folder}. Free space there, or start the local endpoint where there is more "
+            "(TMPDIR).",
+        ) from None
 
 
 class ArtifactStore:
@@ -63,7 +85,10 @@ class ArtifactStore:
 
         Raises ``AwsError``; after ``deadline_s`` (monotonic) ``TimeoutError``, and after ``close`` ``ContainerGone``.
         """
+        with told_if_full(location, self._downloads_dir):
+            return self._fetch(location, folder, deadline_s)
 
+    def _fetch(self, location: S3Location, folder: Path, deadline_s: float) -> int:
         def check() -> None:
             if self._closed.is_set():
                 raise ContainerGone("the instance was ended")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,6 +73,12 @@ METRICS = (
     "ndcg-", "map-", "poisson-nloglik", "gamma-nloglik", "gamma-deviance", "cox-nloglik", "tweedie-nloglik",
     "aft-nloglik", "interval-regression-accuracy",
 )  # fmt: skip
+# Kinds of updaters: those that grow trees, of which there may be one, and all others.
+GROWING = ("grow_colmaker", "distcol", "grow_histmaker", "grow_local_histmaker", "grow_quantile_histmaker")
+OF_TREES = (*GROWING, "grow_skmaker", "sync", "refresh", "prune")
+OF_UPDATES = ("refresh", "prune")
+LINEAR = ("shotgun", "coord_descent")
+THRESHOLD_METRICS = ("error", "ndcg", "map")
 HYPERPARAMETERS: dict[str, Hyperparameter] = {
     "num_round": Hyperparameter(int, POSITIVE),
     "csv_weights": Hyperparameter(int, SWITCH),
@@ -94,6 +100,8 @@ HYPERPARAMETERS: dict[str, Hyperparameter] = {
     "tree_method": Hyperparameter(_text, ("auto", "exact", "approx", "hist", "gpu_hist")),
     "sketch_eps": Hyperparameter(float, Interval(0, 1, low_open=True, high_open=True)),
     "scale_pos_weight": Hyperparameter(float, Interval(0, low_open=True)),
+    "updater": Hyperparameter(_names),
+    "dsplit": Hyperparameter(_text, ("row", "col")),
     "refresh_leaf": Hyperparameter(int, SWITCH),
     "process_type": Hyperparameter(_text, ("default", "update")),
     "grow_policy": Hyperparameter(_text, ("depthwise", "lossguide")),
@@ -107,6 +115,7 @@ HYPERPARAMETERS: dict[str, Hyperparameter] = {
     "rate_drop": Hyperparameter(float, FRACTION),
     "one_drop": Hyperparameter(int, SWITCH),
     "skip_drop": Hyperparameter(float, FRACTION),
+    "lambda_bias": Hyperparameter(float, FRACTION),
     "tweedie_variance_power": Hyperparameter(float, Interval(1, 2, low_open=True, high_open=True)),
     "objective": Hyperparameter(_text, OBJECTIVES),
     "num_class": Hyperparameter(int, Interval(2)),
@@ -117,7 +126,13 @@ HYPERPARAMETERS: dict[str, Hyperparameter] = {
     "save_model_on_termination": Hyperparameter(_text, ("true", "false")),
     "aft_loss_distribution": Hyperparameter(_text, ("normal", "logistic", "extreme")),
     "aft_loss_distribution_scale": Hyperparameter(float, Interval(0, low_open=True)),
+    "single_precision_histogram": Hyperparameter(_text, ("true", "false")),
+    "deterministic_histogram": Hyperparameter(_text, ("true", "false")),
+    "sampling_method": Hyperparameter(_text, ("uniform", "gradient_based")),
+    "prob_buffer_row": Hyperparameter(int, Interval(1, low_open=True)),
+    "silent": Hyperparameter(int, SWITCH),  # of 0.72; verbosity took its place
 }
+ALIASES = {"learning_rate": "eta", "min_split_loss": "gamma", "reg_lambda": "lambda", "reg_alpha": "alpha"}
 REQUIRED = "num_round"
 
 
@@ -126,7 +141,8 @@ def parsed(given: Mapping[str, str]) -> dict[str, Any]:
     if REQUIRED not in given:
         raise HyperparameterError(f"Missing required hyperparameter: {REQUIRED}")
     values: dict[str, Any] = {}
-    for name, text in given.items():
+    for given_name, text in given.items():
+        name = ALIASES.get(given_name, given_name)
         if name not in HYPERPARAMETERS:
             raise HyperparameterError(f"Extraneous hyperparameter found: {name}")
         try:
@@ -146,10 +162,62 @@ def _check_together(values: Mapping[str, Any]) -> None:
     objective = values.get("objective", "reg:squarederror")
     if objective in ("multi:softmax", "multi:softprob") and "num_class" not in values:
         raise HyperparameterError("Require input for parameter 'num_class' for multi-classification")
-    for metric in values.get("eval_metric", []):
-        if metric.partition("@")[0] not in METRICS:
+    _check_metrics(values.get("eval_metric", []), objective)
+    _check_updaters(values)
+    for name, methods in (
+        ("monotone_constraints", ("exact", "hist")),
+        ("interaction_constraints", ("exact", "hist", "approx")),
+    ):
+        if name in values and values.get("tree_method") not in methods:
             raise HyperparameterError(
-                f"Hyperparameter eval_metric: value {values['eval_metric']} not in range {list(METRICS)}"
+                f"{name} can be used only when the tree_method parameter is set to either {_quoted(methods[:-1])} or "
+                f"'{methods[-1]}'."
             )
-    if "auc" in values.get("eval_metric", []) and not objective.startswith(("binary:", "rank:", "multi:")):
+
+
+def _quoted(names: Sequence[str]) -> str:
+    return ", ".join(f"'{each}'" for each in names)
+
+
+def _check_metrics(metrics: list[str], objective: str) -> None:
+    for metric in metrics:
+        name, with_threshold, threshold = (each.strip() for each in metric.partition("@"))
+        if not with_threshold and metric not in METRICS:
+            raise HyperparameterError(f"Hyperparameter eval_metric: value {metrics} not in range {list(METRICS)}")
+        if with_threshold and name not in THRESHOLD_METRICS:
+            raise HyperparameterError(
+                f"Metric '{metric}' is not supported. Parameter 'eval_metric' with customized threshold should be one "
+                "of these options: 'error', 'ndcg', 'map'."
+            )
+        if with_threshold and not _is_number(threshold):
+            raise HyperparameterError(f"Threshold value 't' in '{name}@t' expects float input.")
+    if "auc" in metrics and not objective.startswith(("binary:", "rank:", "multi:")):
         raise HyperparameterError("Metric 'auc' can only be applied for classification and ranking problems.")
+    if "aft-nloglik" in metrics and objective != "survival:aft":
+        raise HyperparameterError("Metric 'aft-nloglik' can only be applied for 'survival:aft' objective.")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _check_updaters(values: Mapping[str, Any]) -> None:
+    updaters = values.get("updater")
+    if updaters is None:
+        return
+    if values.get("booster") == "gblinear":
+        if len(updaters) != 1 or updaters[0] not in LINEAR:
+            raise HyperparameterError("Linear updater should be one of these options: 'shotgun', 'coord_descent'.")
+    elif values.get("process_type") == "update":
+        if not set(updaters) <= set(OF_UPDATES):
+            raise HyperparameterError("process_type 'update' can only be used with updater 'refresh' and 'prune'")
+    elif not set(updaters) <= set(OF_TREES):
+        raise HyperparameterError(f"Tree updater should be selected from these options: {_quoted(OF_TREES)}.")
+    elif sum(each in GROWING for each in updaters) > 1:
+        raise HyperparameterError(
+            f"Only one tree grow plugin can be selected. Choose one from the following: {_quoted(GROWING)}"
+        )

@@ -25,8 +25,11 @@ MODEL = "xgboost-model"
 OUT_OF_MEMORY = (
     "Please use an instance type with more memory, or reduce the size of training data processed on an instance."
 )
-# Of SageMaker's algorithm, not of the library.
-OWN = ("num_round", "csv_weights", "early_stopping_rounds", "save_model_on_termination", "predictor", "sketch_eps")
+# Of SageMaker's algorithm, not of the library, or no longer of it.
+OWN = (
+    "num_round", "csv_weights", "early_stopping_rounds", "save_model_on_termination", "predictor", "sketch_eps",
+    "dsplit", "lambda_bias", "silent", "single_precision_histogram", "deterministic_histogram", "prob_buffer_row",
+)  # fmt: skip
 RENAMED = {"objective": {"reg:linear": "reg:squarederror"}, "tree_method": {"gpu_hist": "hist"}}
 
 
@@ -101,6 +104,8 @@ def train(folder: Path, hyperparameters: Mapping[str, Any], content_types: Mappi
 def parameters_of(hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
     """Those of the library, under the names and values that it knows today."""
     given = {name: value for name, value in hyperparameters.items() if name not in OWN}
+    if "updater" in given:
+        given["updater"] = ",".join(given["updater"])
     return {name: RENAMED[name].get(value, value) if name in RENAMED else value for name, value in given.items()}
 
 

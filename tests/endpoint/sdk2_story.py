@@ -54,9 +54,22 @@ def main(role: str, bucket: str, folder: Path) -> None:
         assert "Failed to download model data" in str(error)
     else:
         raise AssertionError("a missing model answered")
+    scale(predictor, session)
+    assert predictor.predict([[1, 2, 3, 4]], target_model="one.tar.gz") == {"predictions": [[1, 2, 3, 4]]}
     predictor.delete_model()
     predictor.delete_endpoint()
     print("the story is told")
+
+
+def scale(predictor: Predictor, session: Session) -> None:
+    """The SDK makes a new configuration of the one that serves, and leaves that behind."""
+    before = session.sagemaker_client.describe_endpoint(EndpointName="sdk-endpoint")["EndpointConfigName"]
+    predictor.update_endpoint(initial_instance_count=2, instance_type="ml.m5.xlarge", wait=False)
+    described = session.wait_for_endpoint("sdk-endpoint", poll=1)
+    assert described["EndpointStatus"] == "InService", described
+    assert described["EndpointConfigName"] != before, described
+    assert described["ProductionVariants"][0]["CurrentInstanceCount"] == 2, described
+    session.delete_endpoint_config(before)
 
 
 if __name__ == "__main__":

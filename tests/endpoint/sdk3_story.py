@@ -16,16 +16,20 @@ from botocore.exceptions import ClientError
 from sagemaker.core.deserializers import JSONDeserializer  # type: ignore[import-not-found]
 from sagemaker.core.resources import Endpoint, EndpointConfig, Model  # type: ignore[import-not-found]
 from sagemaker.core.serializers import JSONSerializer  # type: ignore[import-not-found]
-from sagemaker.core.shapes import ContainerDefinition, ProductionVariant  # type: ignore[import-not-found]
+from sagemaker.core.shapes import (  # type: ignore[import-not-found]
+    ContainerDefinition,
+    InferenceExecutionConfig,
+    ProductionVariant,
+)
 
 IMAGE = "123456789012.dkr.ecr.us-east-1.amazonaws.com/an-image:latest"
 NAME = "sdk3"
 
 
-def variant(instances: int) -> ProductionVariant:
+def variant(instances: int, model_name: str = NAME) -> ProductionVariant:
     return ProductionVariant(
         variant_name="AllTraffic",
-        model_name=NAME,
+        model_name=model_name,
         initial_instance_count=instances,
         instance_type="ml.m5.xlarge",
     )
@@ -74,7 +78,39 @@ def main(role: str, bucket: str, folder: Path) -> None:
     endpoint.wait_for_delete(poll=1, timeout=60)
     for each in (*configs, model):
         each.delete()
+    direct(role, f"s3://{bucket}/models/one.tar.gz")
     print("the story is told")
+
+
+def direct(role: str, url: str) -> None:
+    """Two containers of one endpoint, of which a request names one."""
+    name = f"{NAME}-direct"
+    containers = [
+        ContainerDefinition(container_hostname="first", image=IMAGE),
+        ContainerDefinition(container_hostname="second", image=IMAGE, model_data_url=url),
+    ]
+    mode = InferenceExecutionConfig(mode="Direct")
+    model = Model.create(
+        model_name=name, containers=containers, inference_execution_config=mode, execution_role_arn=role
+    )
+    config = EndpointConfig.create(endpoint_config_name=name, production_variants=[variant(1, name)])
+    endpoint = Endpoint.create(endpoint_name=name, endpoint_config_name=config)
+    endpoint.wait_for_status("InService", poll=1, timeout=60)
+    request = {"body": "[[1]]", "content_type": "application/json"}
+    answer = endpoint.invoke(**request, target_container_hostname="second")
+    assert json.loads(answer.body.read()) == {"predictions": [[1, 2, 3, 4]]}, answer
+    answer = endpoint.invoke(**request, target_container_hostname="first")
+    assert json.loads(answer.body.read())["path"] == "/invocations", answer
+    try:
+        endpoint.invoke(**request, target_container_hostname="third")
+    except ClientError as error:
+        assert "Container third not found for endpoint sdk3-direct of account" in str(error)
+    else:
+        raise AssertionError("a container that is not there answered")
+    endpoint.delete()
+    endpoint.wait_for_delete(poll=1, timeout=60)
+    for each in (config, model):
+        each.delete()
 
 
 if __name__ == "__main__":

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,13 @@ from tests.endpoint.local import KEYS, ROLE, Local, behaving, pack
 from tests.harness.waiting import wait_until
 
 AWS = Path(sys.executable).with_name("aws")
+
+
+@pytest.fixture(scope="module")
+def module_local() -> Iterator[Local]:
+    """One that publishes every second."""
+    with Local(metric_period_s=1, health_interval_s=0.2) as running:
+        yield running
 
 
 def environment_for(local: Local) -> dict[str, str]:
@@ -113,6 +122,26 @@ def test_an_endpoint_from_bucket_to_deletion(local: Local, tmp_path: Path) -> No
     wait_until(lambda: local.is_gone("cli"), "the endpoint is not gone", 60)
     aws(local, "sagemaker", "wait", "endpoint-deleted", "--endpoint-name", "cli")
     assert aws(local, "sts", "get-caller-identity")["Account"] == "123456789012"
+
+
+@pytest.mark.ci  # programs that import half a second each
+def test_invocations_are_counted_in_cloudwatch(local: Local) -> None:
+    local.upload("models/m.tar.gz", behaving())
+    local.deploy("counted")
+    for _ in range(2):
+        local.invoke_raw("m.tar.gz", endpoint="counted")
+    now, hour = datetime.datetime.now(datetime.UTC), datetime.timedelta(hours=1)
+    statistics = (
+        "cloudwatch", "get-metric-statistics", "--namespace", "AWS/SageMaker", "--metric-name", "Invocations",
+        "--dimensions", "Name=EndpointName,Value=counted", "Name=VariantName,Value=AllTraffic",
+        "--start-time", (now - hour).isoformat(), "--end-time", (now + hour).isoformat(),
+        "--period", "7200", "--statistics", "Sum",
+    )  # fmt: skip
+    wait_until(
+        lambda: [each["Sum"] for each in aws(local, *statistics)["Datapoints"]] == [2.0],
+        "the two invocations are not counted",
+        60,
+    )
 
 
 @pytest.mark.ci  # needs a second CLI, a large one

@@ -212,6 +212,13 @@ def test_a_single_container_is_told_neither_hostname_nor_port(engine: Engine, ja
     assert not [each for each in created["Env"] if "PORT" in each]
 
 
+def test_the_engine_keeps_the_end_of_a_containers_log(engine: Engine, janitor: Janitor, tmp_path: Path) -> None:
+    DockerRuntime(janitor).start(spec(tmp_path)).stop(1)
+    (created,) = engine.created
+    wanted = {"Type": "json-file", "Config": {"max-size": "16m", "max-file": "2"}}
+    assert created["HostConfig"]["LogConfig"] == wanted
+
+
 def test_an_image_that_takes_no_port_may_not_run_beside_others(engine: Engine, janitor: Janitor) -> None:
     runtime = DockerRuntime(janitor)
     runtime.check("image:1", multi_model=False)

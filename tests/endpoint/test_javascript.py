@@ -20,4 +20,5 @@ def test_a_multi_model_endpoint_is_made_invoked_refused_and_deleted(local: Local
     (tmp_path / "one.tar.gz").write_bytes(behaving(invoke_body='{"predictions": [[1, 2, 3, 4]]}'))
     tell(local, ["node", str(STORY)], "javascript-bucket", tmp_path, NODE_PATH=str(packages))
     wait_until(lambda: local.is_gone("javascript"), "the endpoint is not gone")
+    wait_until(lambda: local.is_gone("javascript-direct"), "the endpoint of two containers is not gone")
     assert "javascript-bucket" not in [bucket["Name"] for bucket in local.s3.list_buckets()["Buckets"]]

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import os
+import select
 import signal
+import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
 import requests
 
+from local_endpoint.configuration import Limits
 from local_endpoint.data_plane import invocations
+from local_endpoint.data_plane.invocations import Invocation
+from local_endpoint.errors import validation_error
+from local_endpoint.http.front import Front
+from local_endpoint.http.gate import Gate
 from tests.endpoint.containers import behaving_container, deploy
 from tests.endpoint.local import Local, address, behaving, journal, message, on_disk, pack, pids, refused, targets
 from tests.harness.waiting import wait_until
@@ -241,3 +251,67 @@ def test_all_members_of_a_chain_share_the_time_of_a_request(monkeypatch: pytest.
         response = refused(local, "ModelError", 424)
         assert response["OriginalStatusCode"] == 0
         assert "timed out while waiting for a response from container second" in message(response)
+
+
+def trickled(local: Local, head: str) -> bytes:
+    """The answer to a request whose body comes byte by byte, until it is answered."""
+    with socket.create_connection(("127.0.0.1", int(local.url.rpartition(":")[2])), timeout=30) as client:
+        client.sendall(head.encode())
+        given_up_s = time.monotonic() + 20
+        while not select.select([client], [], [], 0.05)[0]:
+            assert time.monotonic() < given_up_s, "nothing was answered"
+            client.sendall(b"x")
+        with client.makefile("rb") as answer:  # to the end of the connection
+            return answer.read()
+
+
+def test_a_body_that_trickles_in_is_given_up() -> None:
+    to_list = "X-Amz-Target: SageMaker.ListModels\r\n"
+    whole, chunked = "Content-Length: 1000000\r\n\r\n", "Transfer-Encoding: chunked\r\n\r\nFFFF\r\n"
+    with Local(response_timeout_s=0.5) as local:
+        for path, rest in (
+            ("/endpoints/endpoint/invocations", whole),
+            ("/endpoints/endpoint/invocations", chunked),
+            ("/", to_list + whole),
+        ):
+            answer = trickled(local, f"POST {path} HTTP/1.1\r\nHost: localhost\r\n{rest}")
+            assert answer.startswith(b"HTTP/1.1 408 "), rest
+            assert b"The request's body did not come within 0.5 s" in answer
+
+
+def test_the_time_of_an_invocation_begins_before_its_body_is_read() -> None:
+    seen: list[float] = []
+
+    class Body(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            seen.append(time.monotonic())
+            return super().read(size)
+
+    def invoke(request: Invocation) -> Any:
+        seen.append(request.deadline_s)
+        raise validation_error("enough")
+
+    nobody: Any = None
+    plane: Any = SimpleNamespace(invoke=invoke)
+    front = Front(nobody, nobody, plane, Limits(), Gate("127.0.0.1"))
+    front.is_ready = True
+    path = "/endpoints/endpoint/invocations"
+    environ = {
+        "REQUEST_METHOD": "POST",
+        "PATH_INFO": path,
+        "HTTP_HOST": "localhost",
+        "CONTENT_LENGTH": "2",
+        "wsgi.input": Body(b"{}"),
+    }
+    front({**environ, "wsgi.input": Body(b"{}")}, lambda *_: None)
+    read_s, deadline_s = seen
+    assert deadline_s <= read_s + Limits().response_timeout_s
+
+
+def test_the_least_time_is_granted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 0.0
+    monkeypatch.setattr(invocations, "time", SimpleNamespace(monotonic=lambda: now_s))
+    timing = invocations._Timing(60.0, 60.0)
+    for now_s, wanted_s in ((1.0, 60.0), (58.0, 66.0), (66.0, 68.0), (67.9, 68.0)):  # noqa: B007  # the lambda's
+        timing.grant_least()
+        assert timing.answer_deadline_s == wanted_s

@@ -147,6 +147,36 @@ def test_invocations_are_counted_by_what_the_model_answered(local: Local) -> Non
     assert statistics(local, "Invocations", "AWS/Other", **names) == {}
 
 
+def test_what_does_not_fit_the_endpoint_counts_as_an_invocation(local: Local) -> None:
+    local.upload("only.tar.gz", pack({"text": "it"}))
+    local.deploy("many")
+    local.deploy("single", url="s3://test-models/only.tar.gz", multi=False)
+    refused(local, "ValidationError", 400, endpoint="many")  # no TargetModel
+    refused(local, "ValidationError", 400, "m.tar.gz", endpoint="single")
+    for name in ("many", "single"):
+        names = {"EndpointName": name, "VariantName": "AllTraffic"}
+        assert wait_for_count(local, "Invocations", 1, **names)["Sum"] == 1
+        # these are by what a model answered, and none was asked
+        assert statistics(local, "Invocation4XXErrors", **names)["Sum"] == 0
+        assert statistics(local, "ModelLatency", **names) == {}
+        own = {**names, "TargetModel": "m.tar.gz"}
+        assert statistics(local, "Invocations", "LocalEndpoint/TargetModels", **own) == {}
+
+
+def test_an_unload_takes_time_that_is_counted(local: Local) -> None:
+    names = {"EndpointName": "tight", "VariantName": "AllTraffic"}
+    local.deploy("tight", Environment={"FAKE_CAPACITY": "1"})
+    for name in ("first", "second", "third"):
+        local.upload(f"models/{name}.tar.gz", pack({"text": name}))
+        local.invoke(f"{name}.tar.gz", endpoint="tight")
+    found = wait_for_count(local, "ModelUnloadingTime", 2, **names)
+    assert found["Unit"] == "Microseconds" and 0 < found["Minimum"] <= found["Maximum"] < 60e6
+    for name, count in (("first", 1), ("second", 1), ("third", None)):
+        own = {**names, "TargetModel": f"{name}.tar.gz"}
+        by_model = statistics(local, "ModelUnloadingTime", "LocalEndpoint/TargetModels", **own)
+        assert by_model.get("SampleCount") == count
+
+
 def test_instances_are_looked_at_every_period(local: Local) -> None:
     local.upload("models/m.tar.gz", pack({"text": "it", "large": b"\0" * 10_000_000}))
     local.deploy("looked-at", instances=2, variant={"VolumeSizeInGB": 1})

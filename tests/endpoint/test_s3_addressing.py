@@ -15,6 +15,7 @@ from botocore.config import Config
 from scripts.programs.aws import is_local
 from tests.endpoint.local import KEYS
 from tests.endpoint.program import Program
+from tests.harness.waiting import wait_until
 
 KEY = "folder/ü a+b.tar.gz"
 
@@ -53,7 +54,7 @@ def test_a_bucket_in_the_path_is_the_same_by_every_host(program: Program, host: 
 
 
 @pytest.mark.parametrize("base", ["localhost", "box.lan", "endpoint"])
-def test_a_bucket_in_the_host_is_that_of_the_path_and_outlives_a_restart(program: Program, base: str) -> None:
+def test_a_bucket_in_the_host_is_that_of_the_path_and_is_kept(program: Program, base: str) -> None:
     bucket, host = f"in-host-{base.replace('.', '-')}", f"in-host-{base.replace('.', '-')}.{base}:4566"
     headers = {"Host": host, "Authorization": SIGNED}
     assert requests.put(f"{program.url}/", headers=headers, timeout=10).status_code == 200
@@ -66,6 +67,25 @@ def test_a_bucket_in_the_host_is_that_of_the_path_and_outlives_a_restart(program
     assert list((state / bucket).glob("*.data")), "it is not kept"
     assert requests.delete(f"{program.url}/folder/%C3%BC%20a%2Bb", headers=headers, timeout=10).status_code == 204
     assert not list((state / bucket).glob("*.data"))
+
+
+def test_what_was_put_into_a_bucket_in_the_host_outlives_a_restart(tmp_path: Path) -> None:
+    headers = {"Host": "kept.localhost:4566", "Authorization": SIGNED}
+    arguments = ("--state", str(tmp_path / "state"))
+    before = Program(tmp_path, *arguments)
+    try:
+        assert requests.put(f"{before.url}/", headers=headers, timeout=10).status_code == 200
+        put = requests.put(f"{before.url}/folder/%C3%BC%20a%2Bb", data=b"data", headers=headers, timeout=10)
+        assert put.status_code == 200
+    finally:
+        before.kill()
+    after = Program(tmp_path, *arguments)
+    try:
+        wait_until(lambda: requests.get(after.url, timeout=10).status_code == 200, "it does not come up")
+        assert after.client("s3").get_object(Bucket="kept", Key="folder/ü a+b")["Body"].read() == b"data"
+        assert requests.get(f"{after.url}/folder/%C3%BC%20a%2Bb", headers=headers, timeout=10).content == b"data"
+    finally:
+        after.kill()
 
 
 @pytest.mark.usefixtures("_box_lan_is_here")

@@ -23,7 +23,7 @@ def sdk_python() -> Path:
     return python_with(SDK, name=f"sdk2-venv-{SDK.rpartition('=')[2]}")
 
 
-def test_multi_data_model_deploys_adds_lists_predicts_and_deletes(
+def test_multi_data_model_deploys_adds_lists_predicts_scales_and_deletes(
     local: Local, sdk_python: Path, tmp_path: Path
 ) -> None:
     for name, answer in (("one", "[[1, 2, 3, 4]]"), ("two", "[[2, 4, 6, 8]]")):

@@ -21,6 +21,6 @@ def test_a_multi_model_endpoint_deploys_predicts_is_updated_and_deleted(local: L
         archive = behaving(invoke_body=f'{{"predictions": {answer}}}')
         (tmp_path / f"{name}.tar.gz").write_bytes(archive)
     tell(local, [str(python), str(STORY)], "sdk3-story-bucket", tmp_path)
-    assert local.is_gone("sdk3")
+    assert local.is_gone("sdk3") and local.is_gone("sdk3-direct")
     assert not local.sagemaker.list_models()["Models"]
     assert not local.sagemaker.list_endpoint_configs()["EndpointConfigs"]

@@ -17,6 +17,7 @@ from local_endpoint.storage.object_files import ObjectFiles
 from local_endpoint.storage.state import StateFolder
 from tests.endpoint.containers import container, deploy
 from tests.endpoint.local import BUCKET, Local, behaving, pack
+from tests.endpoint.test_descriptions import CONFIG
 from tests.endpoint.test_programs import call
 from tests.harness.waiting import wait_until
 
@@ -94,6 +95,38 @@ def numbers(description: dict[str, Any]) -> dict[str, tuple[float, int]]:
     """Weight and number of instances of each variant."""
     variants = description["ProductionVariants"]
     return {each["VariantName"]: (each["CurrentWeight"], each["CurrentInstanceCount"]) for each in variants}
+
+
+def test_an_endpoint_serves_and_is_described_by_a_configuration_that_was_deleted(tmp_path: Path) -> None:
+    variant = {
+        "VariantName": "AllTraffic",
+        "ModelName": "m",
+        "InitialInstanceCount": 1,
+        "InstanceType": "ml.m5.large",
+        "RoutingConfig": {"RoutingStrategy": "LEAST_OUTSTANDING_REQUESTS"},
+        "ManagedInstanceScaling": {"Status": "ENABLED", "MinInstanceCount": 1, "MaxInstanceCount": 2},
+    }
+    members = {"ExplainerConfig", "MetricsConfig", "DataCaptureConfig"}
+    whole = {name: CONFIG[name] for name in members}
+    with Local(state_dir=tmp_path) as local:
+        local.create_model("m")
+        local.sagemaker.create_endpoint_config(EndpointConfigName="c", ProductionVariants=[variant], **whole)
+        local.sagemaker.create_endpoint(EndpointName="endpoint", EndpointConfigName="c")
+        before = local.wait("endpoint", "InService")
+        assert members <= set(before)
+        assert {"RoutingConfig", "ManagedInstanceScaling"} <= set(before["ProductionVariants"][0])
+        local.sagemaker.delete_endpoint_config(EndpointConfigName="c")
+        assert shown(local.describe("endpoint")) == shown(before)
+        local.upload("models/m.tar.gz", behaving())
+        local.invoke("m.tar.gz")
+    with Local(state_dir=tmp_path) as local:
+        assert shown(local.wait("endpoint", "InService")) == shown(before)
+        local.invoke("m.tar.gz")
+
+
+def shown(description: dict[str, Any]) -> dict[str, Any]:
+    """Without what each answer has of its own."""
+    return {name: its for name, its in description.items() if name not in ("ResponseMetadata", "LastModifiedTime")}
 
 
 def test_an_endpoint_of_several_containers_outlives_a_restart(tmp_path: Path) -> None:

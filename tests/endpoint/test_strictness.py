@@ -382,6 +382,25 @@ def test_a_stack_of_sagemakers_resources_is_refused_whole(shared: Local) -> None
     client.create_stack(StackName="stack", TemplateBody=json.dumps(allowed))
     _, text = refusal(client.update_stack, StackName="stack", TemplateBody=json.dumps(TEMPLATE))
     assert "AWS::SageMaker::Model" in text
+    # as CDK does: a change set makes the stack, or changes it
+    for name, kind in (("new", "CREATE"), ("stack", "UPDATE")):
+        change = {"StackName": name, "ChangeSetName": "change", "ChangeSetType": kind}
+        for template in ({"TemplateBody": json.dumps(TEMPLATE)}, {"TemplateURL": url}):
+            code, text = refusal(client.create_change_set, **change, **template)
+            assert code == "ValidationError"
+            assert text.startswith("AWS::SageMaker::Model cannot be made by a stack on this local endpoint.")
+    assert [each["StackName"] for each in client.list_stacks()["StackSummaries"]] == ["stack"]
+    client.create_change_set(**{**change, "TemplateBody": json.dumps({"Resources": {}})})
+
+
+POLICY = {
+    "PolicyType": "TargetTrackingScaling",
+    "TargetTrackingScalingPolicyConfiguration": {
+        "TargetValue": 70.0,
+        "PredefinedMetricSpecification": {"PredefinedMetricType": "SageMakerVariantInvocationsPerInstance"},
+    },
+}
+SCHEDULE = {"Schedule": "rate(1 day)", "ScalableTargetAction": {"MinCapacity": 1, "MaxCapacity": 2}}
 
 
 @pytest.mark.parametrize(
@@ -392,15 +411,23 @@ def test_a_stack_of_sagemakers_resources_is_refused_whole(shared: Local) -> None
         ("inference-component/none", "scalable targets are endpoint/NAME/variant/VARIANT"),
     ],
 )
-def test_what_does_not_exist_cannot_be_scaled(shared: Local, resource: str, text: str) -> None:
-    call = shared.client("application-autoscaling").register_scalable_target
-    dimension = "sagemaker:variant:DesiredInstanceCount"
-    arguments = {"ServiceNamespace": "sagemaker", "ScalableDimension": dimension, "MinCapacity": 1, "MaxCapacity": 2}
-    code, told = refusal(call, ResourceId=resource, **arguments)
+@pytest.mark.parametrize("operation", ["RegisterScalableTarget", "PutScalingPolicy", "PutScheduledAction"])
+def test_what_does_not_exist_cannot_be_scaled(shared: Local, operation: str, resource: str, text: str) -> None:
+    client = shared.client("application-autoscaling")
+    calls: dict[str, tuple[Any, dict[str, Any]]] = {
+        "RegisterScalableTarget": (client.register_scalable_target, {"MinCapacity": 1, "MaxCapacity": 2}),
+        "PutScalingPolicy": (client.put_scaling_policy, {"PolicyName": "policy", **POLICY}),
+        "PutScheduledAction": (client.put_scheduled_action, {"ScheduledActionName": "action", **SCHEDULE}),
+    }
+    call, arguments = calls[operation]
+    dimension = {"ServiceNamespace": "sagemaker", "ScalableDimension": "sagemaker:variant:DesiredInstanceCount"}
+    code, told = refusal(call, ResourceId=resource, **dimension, **arguments)
     assert code == "ValidationException"
-    assert told.startswith("RegisterScalableTarget: ")
+    assert told.startswith(f"{operation}: ")
     assert text in told
-    call(ResourceId="endpoint/serving/variant/AllTraffic", **arguments)
+    serving = {"ResourceId": "endpoint/serving/variant/AllTraffic", **dimension}
+    client.register_scalable_target(**serving, MinCapacity=1, MaxCapacity=2)
+    call(**serving, **arguments)
 
 
 # ---- descriptions ----

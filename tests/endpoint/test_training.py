@@ -20,6 +20,7 @@ from local_endpoint.control_plane import training_jobs
 from local_endpoint.storage.resources import Resources
 from local_endpoint.training import job, log_metrics
 from local_endpoint.training.hyperparameters import HYPERPARAMETERS, HyperparameterError, parsed
+from local_endpoint.training.program import parameters_of
 from tests.endpoint.local import BUCKET, KEYS, ROLE, Local
 from tests.endpoint.program import Program
 from tests.endpoint.test_metrics import statistics
@@ -415,11 +416,25 @@ def test_jobs_are_listed_and_their_names_are_taken(local: Local) -> None:
     assert caught.value.response["Error"]["Code"] == "ResourceInUse"
 
 
-def test_every_hyperparameter_can_be_given() -> None:
+# What AWS's container knows (algorithm_mode/hyperparameter_validation.py of sagemaker-xgboost-container), without the
+# three of cross-validation and tuning, which begin with an underscore; silent is of 0.72.
+AWS_NAMES = """
+    num_round csv_weights early_stopping_rounds booster verbosity nthread eta gamma max_depth min_child_weight
+    max_delta_step subsample colsample_bytree colsample_bylevel colsample_bynode lambda alpha tree_method sketch_eps
+    scale_pos_weight updater dsplit refresh_leaf process_type grow_policy max_leaves max_bin predictor
+    monotone_constraints interaction_constraints sample_type normalize_type rate_drop one_drop skip_drop lambda_bias
+    tweedie_variance_power objective num_class base_score eval_metric seed num_parallel_tree save_model_on_termination
+    aft_loss_distribution aft_loss_distribution_scale single_precision_histogram deterministic_histogram
+    sampling_method prob_buffer_row silent
+"""
+
+
+def test_every_hyperparameter_of_aws_can_be_given() -> None:
+    assert set(AWS_NAMES.split()) == set(HYPERPARAMETERS)
     samples = {
         "eval_metric": "rmse", "objective": "reg:squarederror", "booster": "dart",
         "interaction_constraints": "[[0, 1]]", "monotone_constraints": "(1,0,-1)", "num_class": "2",
-        "tree_method": "hist", "process_type": "default",
+        "tree_method": "hist", "process_type": "default", "updater": "grow_colmaker,prune", "prob_buffer_row": "2",
     }  # fmt: skip
     values = {}
     for name, hyperparameter in HYPERPARAMETERS.items():
@@ -427,13 +442,82 @@ def test_every_hyperparameter_can_be_given() -> None:
         text = samples.get(name) or (allowed[0] if isinstance(allowed, tuple) else "1")
         for each in (text, "0.5", "1.5"):
             try:
-                values.update(parsed({"num_round": "1", name: each}))
+                values.update(parsed({"num_round": "1", "tree_method": "hist", name: each}))
                 break
             except HyperparameterError:
                 continue
         else:
             raise AssertionError(name)
     assert set(values) == set(HYPERPARAMETERS)
+
+
+def test_a_hyperparameter_has_the_librarys_other_name() -> None:
+    names = {"learning_rate": "0.5", "min_split_loss": "1", "reg_lambda": "2", "reg_alpha": "3"}
+    assert parsed({"num_round": "1", **names}) == {
+        "num_round": 1,
+        "eta": 0.5,
+        "gamma": 1.0,
+        "lambda": 2.0,
+        "alpha": 3.0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"updater": "shotgun"}, "Tree updater should be selected from these options: "),
+        ({"updater": "grow_colmaker,grow_histmaker"}, "Only one tree grow plugin can be selected."),
+        ({"updater": "prune", "booster": "gblinear"}, "Linear updater should be one of these options: 'shotgun', 'coo"),
+        ({"updater": "grow_colmaker", "process_type": "update"}, "process_type 'update' can only be used with updater"),
+        ({"monotone_constraints": "(1,0)"}, "monotone_constraints can be used only when the tree_method parameter is "),
+        ({"monotone_constraints": "(1,0)", "tree_method": "approx"}, "is set to either 'exact' or 'hist'."),
+        ({"interaction_constraints": "[[0, 1]]"}, "is set to either 'exact', 'hist' or 'approx'."),
+        ({"eval_metric": "aft-nloglik"}, "Metric 'aft-nloglik' can only be applied for 'survival:aft' objective."),
+        ({"eval_metric": "rmse@1"}, "Metric 'rmse@1' is not supported."),
+        ({"eval_metric": "error@x"}, "Threshold value 't' in 'error@t' expects float input."),
+        ({"dsplit": "both"}, "Hyperparameter dsplit: both is not in ['row', 'col']"),
+        ({"lambda_bias": "2"}, "Hyperparameter lambda_bias: 2.0 is not in [0, 1]"),
+    ],
+)
+def test_hyperparameters_that_do_not_go_together_are_refused(given: dict[str, str], text: str) -> None:
+    with pytest.raises(HyperparameterError) as caught:
+        parsed({"num_round": "1", **given})
+    assert text in str(caught.value)
+
+
+def test_hyperparameters_that_go_together_are_taken() -> None:
+    for given in (
+        {"updater": "coord_descent", "booster": "gblinear"},
+        {"updater": "refresh, prune", "process_type": "update"},
+        {"monotone_constraints": "(1,0)", "tree_method": "exact"},
+        {"interaction_constraints": "[[0, 1]]", "tree_method": "approx"},
+        {"eval_metric": "aft-nloglik", "objective": "survival:aft"},
+        {"eval_metric": "error@0.7,ndcg@3"},
+    ):
+        parsed({"num_round": "1", **given})
+    assert parameters_of(parsed({"num_round": "1", "updater": "grow_colmaker, prune", "dsplit": "row"})) == {
+        "updater": "grow_colmaker,prune"
+    }
+
+
+@pytest.mark.parametrize(
+    ("image", "is_one"),
+    [
+        ("683313688378.dkr.ecr.us-east-1.amazonaws.com/sagemaker-xgboost:1.7-1", True),
+        ("141502667606.dkr.ecr.eu-west-1.amazonaws.com/sagemaker-xgboost:1.5-1-cpu-py3", True),
+        ("226302683700.dkr.ecr.us-gov-west-1.amazonaws.com/sagemaker-xgboost@sha256:00", True),
+        ("450853457545.dkr.ecr.cn-north-1.amazonaws.com.cn/sagemaker-xgboost:1.7-1", True),
+        ("811284229777.dkr.ecr.us-east-1.amazonaws.com/xgboost:latest", True),
+        ("sagemaker-xgboost:1.7-1", False),
+        ("registry.example.com/sagemaker-xgboost:1.7-1", False),
+        ("registry.example.com/683313688378.dkr.ecr.us-east-1.amazonaws.com/sagemaker-xgboost:1.7-1", False),
+        ("683313688378.dkr.ecr.us-east-1.amazonaws.com.example.com/sagemaker-xgboost:1.7-1", False),
+        ("683313688378.dkr.ecr.us-east-1.amazonaws.com/team/sagemaker-xgboost:1.7-1", False),
+        ("683313688378.dkr.ecr.us-east-1.amazonaws.com/my-xgboost:1", False),
+    ],
+)
+def test_an_image_of_sagemakers_xgboost_is_known_by_its_address(image: str, is_one: bool) -> None:
+    assert bool(training_jobs.IMAGE.fullmatch(image)) is is_one
 
 
 @pytest.mark.ci  # trains for long

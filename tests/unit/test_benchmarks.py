@@ -39,6 +39,7 @@ BENCH = [sys.executable, "-P", "-m", "scripts.programs.bench"]
 SCENARIOS = (
     *("cold_load", "memory", "many_models", "latency", "integrity", "targets", "endpoint_overhead"),
     *("traffic", "overcommit", "package_sets"),
+    *("traffic", "overcommit", "endpoint_clients"),
 )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import docker
 from docker.errors import DockerException, ImageNotFound, NotFound
+from docker.types import LogConfig
 
 from local_endpoint.errors import StartFailure
 from local_endpoint.hosting.instance_types import memory_bytes
@@ -33,6 +34,8 @@ ENGINE_ERRORS = (DockerException, OSError)
 REMOVAL_PAUSES_S = (0.0, 1.0, 2.0)
 # The end of the log of a container that has ended comes within moments.
 LOG_END_S = 5.0
+# The engine keeps so much of a container's log, as a process's container.log: else it grows until the disk is full.
+LOG_OPTIONS = {"max-size": "16m", "max-file": "2"}
 
 
 @contextlib.contextmanager
@@ -217,6 +220,7 @@ class DockerRuntime:
                     mem_limit=memory,
                     memswap_limit=memory,
                     labels={OWN_LABEL: spec.name},
+                    log_config=LogConfig(type=LogConfig.types.JSON, config=LOG_OPTIONS),
                     **arguments,
                 )
         except StartFailure:

@@ -68,6 +68,8 @@ async function main(role, bucket, folder) {
     return true;
   });
 
+  await direct(sagemaker, runtime, role, `s3://${bucket}/models/nested/one.tar.gz`);
+
   await sagemaker.deleteEndpoint({ EndpointName: NAME });
   await sagemakerModule.waitUntilEndpointDeleted(
     { client: sagemaker, minDelay: 1, maxDelay: 1, maxWaitTime: 60 },
@@ -78,6 +80,44 @@ async function main(role, bucket, folder) {
   await s3.deleteObject({ Bucket: bucket, Key: "models/nested/one.tar.gz" });
   await s3.deleteBucket({ Bucket: bucket });
   console.log("the story is told");
+}
+
+// Two containers of one endpoint, of which a request names one.
+async function direct(sagemaker, runtime, role, url) {
+  const name = `${NAME}-direct`;
+  await sagemaker.createModel({
+    ModelName: name,
+    ExecutionRoleArn: role,
+    Containers: [
+      { ContainerHostname: "first", Image: IMAGE },
+      { ContainerHostname: "second", Image: IMAGE, ModelDataUrl: url },
+    ],
+    InferenceExecutionConfig: { Mode: "Direct" },
+  });
+  await sagemaker.createEndpointConfig({
+    EndpointConfigName: name,
+    ProductionVariants: [
+      { VariantName: "AllTraffic", ModelName: name, InitialInstanceCount: 1, InstanceType: "ml.m5.xlarge" },
+    ],
+  });
+  await sagemaker.createEndpoint({ EndpointName: name, EndpointConfigName: name });
+  await sagemakerModule.waitUntilEndpointInService(
+    { client: sagemaker, minDelay: 1, maxDelay: 1, maxWaitTime: 60 },
+    { EndpointName: name },
+  );
+  const request = { EndpointName: name, ContentType: "application/json", Body: "[[1, 2, 3, 4]]" };
+  const answer = await runtime.invokeEndpoint({ ...request, TargetContainerHostname: "second" });
+  assert.deepEqual(JSON.parse(answer.Body.transformToString()), { predictions: [[1, 2, 3, 4]] });
+  const other = await runtime.invokeEndpoint({ ...request, TargetContainerHostname: "first" });
+  assert.equal(JSON.parse(other.Body.transformToString()).path, "/invocations");
+  await assert.rejects(runtime.invokeEndpoint({ ...request, TargetContainerHostname: "third" }), (error) => {
+    assert.equal(error.name, "ValidationError");
+    assert.match(error.message, /^Container third not found for endpoint javascript-direct of account/);
+    return true;
+  });
+  await sagemaker.deleteEndpoint({ EndpointName: name });
+  await sagemaker.deleteEndpointConfig({ EndpointConfigName: name });
+  await sagemaker.deleteModel({ ModelName: name });
 }
 
 main(...process.argv.slice(2)).catch((error) => {
