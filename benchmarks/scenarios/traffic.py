@@ -4,11 +4,13 @@ Uniform over all models; the 11 most popular take 90 %; one takes 90 % (benchmar
 models: house prices by a linear model of scikit-learn, for which next to nothing is computed, and SqueezeNets, which
 keep a core busy. Ours holds all of them; then ours and stock Multi Model Server, with one and with two workers per
 model, hold as many as fit with stock. One server after the other, each alone on the machine, so that its memory is
-its own; the patterns take turns in blocks. At last a burst: how soon does the second worker of a model answer?
+its own; the patterns take turns in blocks. Meanwhile: what does the supervisor take, whose loop decides about workers?
+At last a burst: how soon does the second worker of a model answer, after the first request, and after the decision?
 """
 
 from __future__ import annotations
 
+import re
 import shutil
 import statistics
 import tempfile
@@ -16,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +47,13 @@ WANTED_HOT_OF_STOCK = 1.6
 WANTED_UNIFORM_OF_STOCK = 1.1
 MOST_PSS_OF_STOCK = 0.1
 MOST_BURST_S = 0.5
+MOST_AFTER_DECISION_S = 0.3
+MOST_OF_A_CORE = 0.01  # that the supervisor takes
 BURST_MODELS = 5
 BURST_CLIENTS = 8
 BURST_TIMEOUT_S = 10.0
+# The log's line of a decision (docs/scaling.md), as mme.logs words it: local time.
+_DECISION = r"^(\d{4}-\d\d-\d\d).(\d\d:\d\d:\d\d),(\d{3}) .*model %s: 2 workers instead of 1 "
 # 50 ms of a processor, and who took them: the toolkit's style of script, which our server serves.
 BURST_PROGRAM = """\
 import json, os, time
@@ -157,6 +164,7 @@ class Measured:
     reports: dict[str, list[Report]] = field(default_factory=lambda: {pattern: [] for pattern in PATTERNS})
     pss_bytes: dict[str, list[float]] = field(default_factory=lambda: {pattern: [] for pattern in PATTERNS})
     workers: dict[str, list[int]] = field(default_factory=lambda: {pattern: [] for pattern in PATTERNS})
+    supervisor_share: list[float] = field(default_factory=list)  # of one core, in each block
 
     def rates(self, pattern: str) -> list[float]:
         """Right answers per second of each round."""
@@ -199,7 +207,7 @@ def run(chosen: TrafficOptions) -> Result:
                 report_rows(KINDS[name], each, result)
             report_targets(name, {each.label: each for each in measured}, chosen, result)
     if "ours" in chosen.servers:
-        report_burst(measure_bursts(chosen, result), result)
+        report_bursts(measure_bursts(chosen, result), result)
     result.notes += [
         f"{chosen.clients} connections of one process, every answer checked; requests/s are right answers, the median "
         f"of {chosen.rounds} blocks of {chosen.seconds} s.",
@@ -263,7 +271,9 @@ def measure(
         generator.send(Load(**{**vars(load), "seconds": WARM_UP_S, "pattern": PATTERNS[0]}))
         for number in range(chosen.rounds):
             for pattern in PATTERNS:
+                before = _processor_s(server), time.monotonic()
                 sent = generator.send(Load(**{**vars(load), "pattern": pattern, "seed": number + 1}))
+                measured.supervisor_share.append((_processor_s(server) - before[0]) / (time.monotonic() - before[1]))
                 measured.reports[pattern].append(sent)
                 measured.pss_bytes[pattern].append(server.memory().total.pss_bytes)
                 measured.workers[pattern].append(len(worker_pids(server)))
@@ -271,6 +281,12 @@ def measure(
                 progress(f"  {label}, {pattern}, round {number + 1} of {chosen.rounds}: {done}")
                 result.errors += [f"{label}, {pattern}: {example}" for example in sent.examples]
     return measured
+
+
+def _processor_s(server: Server) -> float:
+    """What the server's first process, which is our supervisor, has taken so far."""
+    times = server.root_process().cpu_times()
+    return times.user + times.system
 
 
 def first_answers(server: Server, names: Sequence[str], kind: Kind, chosen: TrafficOptions, errors: list[str]) -> Load:
@@ -321,6 +337,7 @@ def report_rows(kind: Kind, measured: Measured, result: Result) -> None:
                 "pss_bytes": measured.pss_bytes[pattern],
                 "workers": measured.workers[pattern],
                 "client_cpu_share": cpu_share,
+                "supervisor_share": measured.supervisor_share,
             }
         )
 
@@ -337,6 +354,10 @@ def report_targets(kind: str, of: Mapping[str, Measured], chosen: TrafficOptions
     result.targets.append(Target(what, slowest, "≥", WANTED_SLOWEST_OF_FASTEST))
     errors = sum(each.errors for label, each in of.items() if label in (OURS, OURS_COMPARED))
     result.targets.append(Target(f"{title}: errors in all patterns, ours", float(errors), "≤", 0.0))
+    what = f"{ours.models:,} × {title}: the supervisor's part of a core, median of all blocks"
+    shares = ours.supervisor_share
+    spread = f"({min(shares):.2%}–{max(shares):.2%})"
+    result.targets.append(Target(what, statistics.median(shares), "≤", MOST_OF_A_CORE, spread=spread))
     same = of.get(OURS_COMPARED, ours)
     stock_1, stock_2 = of.get(STOCK_1), of.get(STOCK_2)
     if stock_1 is not None:
@@ -360,8 +381,16 @@ def _rates_target(title: str, pattern: str, ours: Measured, stock: Measured, wan
 # ---- bursts ----
 
 
-def measure_bursts(chosen: TrafficOptions, result: Result) -> list[float | None]:
-    """Of each model, seconds from its first request to the first answer of a second worker; None: there was none."""
+@dataclass(frozen=True)
+class Burst:
+    """Seconds until the first answer of a second worker, from the first request and from the decision."""
+
+    from_request_s: float
+    from_decision_s: float
+
+
+def measure_bursts(chosen: TrafficOptions, result: Result) -> list[Burst | None]:
+    """Of each model; None: it got no second worker."""
     progress(f"a burst of {BURST_CLIENTS} clients on each of {chosen.bursts} models")
     with OurServer({"MME_PRELOAD": "none"}) as server, tempfile.TemporaryDirectory(dir=server.base_dir) as folder:
         code = Path(folder) / "code"
@@ -377,14 +406,14 @@ def measure_bursts(chosen: TrafficOptions, result: Result) -> list[float | None]
     return taken
 
 
-def burst(server: Server, model: str, result: Result) -> float | None:
+def burst(server: Server, model: str, result: Result) -> Burst | None:
     """All clients send one request after the other, until two workers have answered or the time is up."""
     answered_s: dict[bytes, float] = {}
     lock = threading.Lock()
-    started_s = time.perf_counter()
+    started_s = time.time()  # the log's clock
 
     def is_over() -> bool:
-        return len(answered_s) > 1 or time.perf_counter() - started_s > BURST_TIMEOUT_S
+        return len(answered_s) > 1 or time.time() - started_s > BURST_TIMEOUT_S
 
     def ask() -> None:
         with Connection(server.port) as connection:
@@ -394,25 +423,42 @@ def burst(server: Server, model: str, result: Result) -> float | None:
                     if answer.status != 200:
                         result.errors.append(f"{model}: {answer.status} {answer.body[:200]!r}")
                         return
-                    answered_s.setdefault(answer.body, time.perf_counter() - started_s)
+                    answered_s.setdefault(answer.body, time.time())
 
     clients = [threading.Thread(target=ask) for _ in range(BURST_CLIENTS)]
     for client in clients:
         client.start()
     for client in clients:
         client.join()
-    return sorted(answered_s.values())[1] if len(answered_s) > 1 else None
+    decided_s = decision_s(server.log_file.read_text(errors="replace"), model)
+    if len(answered_s) < 2 or decided_s is None:
+        return None
+    second_s = sorted(answered_s.values())[1]
+    return Burst(second_s - started_s, second_s - decided_s)
 
 
-def report_burst(taken: Sequence[float | None], result: Result) -> None:
-    """The target; a model whose second worker never answered makes it unmeasured, and is a note."""
-    known = [value for value in taken if value is not None]
-    value = max(known) if known and len(known) == len(taken) else None
-    spread = f"({min(known):.2f}–{max(known):.2f})" if known else ""
-    what = "from a burst's first request to the second worker's first answer, longest"
-    result.targets.append(Target(what, value, "≤", MOST_BURST_S, "s", spread))
-    if len(known) < len(taken):
-        missing = len(taken) - len(known)
-        result.notes.append(f"{missing} of {len(taken)} models had no second worker within {BURST_TIMEOUT_S:g} s.")
-    row: dict[str, Any] = {"burst_s": list(taken)}
+def decision_s(log: str, model: str) -> float | None:
+    """When the log says that ``model`` is to have a second worker, as ``time.time()``; None: it does not."""
+    found = re.search(_DECISION % re.escape(model), log, re.MULTILINE)
+    return found and datetime.fromisoformat("{}T{}.{}".format(*found.groups())).timestamp()
+
+
+def report_bursts(bursts: Sequence[Burst | None], result: Result) -> None:
+    """The targets; a model whose second worker never answered makes them unmeasured, and is a note."""
+    known = [each for each in bursts if each is not None]
+    for what, limit_s, values_s in (
+        ("a burst's first request", MOST_BURST_S, [each.from_request_s for each in known]),
+        ("the decision", MOST_AFTER_DECISION_S, [each.from_decision_s for each in known]),
+    ):
+        value = max(values_s) if known and len(known) == len(bursts) else None
+        spread = f"({min(values_s):.2f}–{max(values_s):.2f})" if known else ""
+        said = f"from {what} to the second worker's first answer, longest"
+        result.targets.append(Target(said, value, "≤", limit_s, "s", spread))
+    if len(known) < len(bursts):
+        missing = len(bursts) - len(known)
+        result.notes.append(f"{missing} of {len(bursts)} models had no second worker within {BURST_TIMEOUT_S:g} s.")
+    row: dict[str, Any] = {
+        "burst_s": [each and each.from_request_s for each in bursts],
+        "after_decision_s": [each and each.from_decision_s for each in bursts],
+    }
     result.rows.append(row)

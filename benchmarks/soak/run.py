@@ -29,6 +29,7 @@ from benchmarks.soak.options import SoakOptions
 from benchmarks.soak.platform import Platform
 from benchmarks.soak.record import Record
 from benchmarks.soak.traffic import LOAD_HANG_S, Client
+from mme.settings import Settings
 
 Census = dict[str, Any]
 
@@ -47,6 +48,8 @@ PROGRESS_S = 10.0
 # So many violations are printed with all that happened around them; a file has all.
 SHOWN_VIOLATIONS = 3
 _SLEEPS = {"mme_model_sleeps": "models put to sleep", "mme_model_wake_ups": "models woken"}  # docs/metrics.md
+# From so long a run on, models that do not fit must have slept and woken: else it shows nothing of that.
+_SLEEPS_WITHIN_S = 60.0
 _POLL_S = 0.25
 # How long clients may take to get their last answers.
 _JOIN_S = 400.0
@@ -211,6 +214,8 @@ class Soak:
             record.violates("the server is healthy at the end", f"{ping.status} {ping.body!r}")
         if b'"modelName"' in listed.body:
             record.violates("the server is healthy at the end", f"models are left: {listed.body[:300]!r}")
+        for missing in missing_sleeps(record.counts, self.duration_s, Settings.from_environment()):
+            record.violates("models sleep and wake", missing)
         excused = sum(number for what, number in record.counts.items() if what.startswith("excused"))
         result.headers = ["", ""]
         rows: list[tuple[str, Any]] = [
@@ -259,6 +264,14 @@ class Soak:
             f"NOT MET: {each.requirement} ({record.violation_counts[each.requirement]} ×): {each.example}"
             for each in record.violations
         ]
+
+
+def missing_sleeps(counts: Mapping[str, int], duration_s: float, settings: Settings) -> list[str]:
+    """What did not happen in a run that is to show it. The server has the caller's ``settings``."""
+    if not settings.overcommit or settings.workers == "spawn" or duration_s < _SLEEPS_WITHIN_S:
+        return []
+    remedy = "take more --models, or less --memory"
+    return [f"no {what} in {duration_s:.0f} s: {remedy}" for what in _SLEEPS.values() if not counts.get(what)]
 
 
 def leaks(start: Census, end: Census) -> list[str]:

@@ -27,9 +27,11 @@ class SimulatedModel:
     least: int = 1
     most: int = 1024
     max_idle_s: float = 5.0
+    batch_size: int = 1  # requests that a worker takes at once, which takes it no longer than one
     clients: int = 0
     think_s: float = 0.0
     workers: list[float] = field(default_factory=list)  # service time that is left; 0: idle
+    taken: list[int] = field(default_factory=list)  # requests that each of them is at
     loading: list[tuple[float, bool]] = field(default_factory=list)  # when it ends, and whether there is memory
     waiting: int = 0
     thinking: list[float] = field(default_factory=list)  # when each client sends its next request
@@ -48,7 +50,7 @@ class SimulatedModel:
 
     @property
     def under_way(self) -> int:
-        return self.waiting + self.busy
+        return self.waiting + sum(self.taken)
 
     def sample(self) -> ModelSample:
         return ModelSample(
@@ -60,6 +62,7 @@ class SimulatedModel:
             all_busy_s=self.all_busy_s,
             least_workers=self.least,
             most_workers=self.most,
+            batch_size=self.batch_size,
             max_idle_s=self.max_idle_s,
         )
 
@@ -87,7 +90,7 @@ class SimulatedServer:
         self._memory: Memory = {}
         self._look_s: float | None = None
         for model in self.models.values():
-            model.workers = [0.0] * model.least
+            model.workers, model.taken = [0.0] * model.least, [0] * model.least
 
     def set_clients(self, clients: Mapping[str, int], think_s: float = 0.0) -> None:
         """From now on each model has so many clients; those that are too many go when they have their answers."""
@@ -136,13 +139,14 @@ class SimulatedServer:
             model.loading.remove(each)
             if each[1]:
                 model.workers.append(0.0)
+                model.taken.append(0)
 
     def _serve(self, model: SimulatedModel, speed: float) -> None:
         for at, left in enumerate(model.workers):
             if left > 0 and left - TICK_S * speed <= 1e-9:
-                model.workers[at] = 0.0
-                model.answered += 1
-                if model.under_way + len(model.thinking) < model.clients:
+                done, model.taken[at], model.workers[at] = model.taken[at], 0, 0.0
+                model.answered += done
+                for _ in range(min(done, model.clients - model.under_way - len(model.thinking))):
                     pause_s = self._random.expovariate(1 / model.think_s) if model.think_s else 0.0
                     heapq.heappush(model.thinking, self.now_s + pause_s)
             elif left > 0:
@@ -152,7 +156,8 @@ class SimulatedServer:
             model.waiting += 1
         for at, left in enumerate(model.workers):
             if left == 0 and model.waiting:
-                model.waiting -= 1
+                model.taken[at] = min(model.waiting, model.batch_size)
+                model.waiting -= model.taken[at]
                 model.workers[at] = model.service_s * self._random.uniform(0.5, 1.5)
         if model.busy == len(model.workers):
             model.all_busy_s = self.now_s
@@ -177,7 +182,8 @@ class SimulatedServer:
         for _ in range(workers - model.count):
             model.loading.append((self.now_s + LOAD_S, self.workers < self.memory_workers))
         while model.count > workers:
-            model.workers.remove(0.0)  # an idle one, of which there must be one
+            at = model.workers.index(0.0)  # an idle one, of which there must be one
+            del model.workers[at], model.taken[at]
 
 
 def model_with(name: str, **values: float) -> SimulatedModel:

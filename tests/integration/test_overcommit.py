@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import requests
 
+from mme.capacity.cores import usable_cores
 from tests.harness.models import heavy_model, link_files, tiny_classifier, tiny_mlp
 from tests.harness.scripted_handler import HANDLER, command, make_model
 from tests.harness.server import ServerProcess
@@ -35,7 +36,8 @@ def heavy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def server(heavy: Path) -> Iterator[ServerProcess]:
     """With twice as many models as fit, all loaded."""
-    with ServerProcess(MME_MEMORY_LIMIT_MB=str(LIMIT_MB), MME_MEMORY_RESERVE_MB=str(RESERVE_MB)) as running:
+    settings: dict[str, Any] = {"MME_MEMORY_LIMIT_MB": str(LIMIT_MB), "MME_MEMORY_RESERVE_MB": str(RESERVE_MB)}
+    with ServerProcess(MME_WORKERS_PER_CORE=f"{2.5 / usable_cores():.3f}", **settings) as running:  # two of a model
         for name in NAMES:
             folder = link_files(heavy, running.model_dir(name))
             if name in ONE_WORKER:
@@ -140,6 +142,54 @@ def test_a_model_that_must_not_be_ended_stays(server: ServerProcess) -> None:
         answers(server, name)
     assert server.invoke("stays", command("sleep", 0)).json() == pid
     assert server.unload("stays").status_code == 200
+
+
+def test_a_wake_up_that_there_is_no_memory_for_is_answered_507_until_there_is(server: ServerProcess) -> None:
+    """Awake, the two would take more than what is left of the limit; one of them may not sleep."""
+    for name, need_mb, properties in (("large", 180, ""), ("fixed", 200, "option.never_sleep=true\n")):
+        folder = make_model(server.model_dir(name), *(("hold", 190) if name == "fixed" else ()))
+        (folder / "serving.properties").write_text(f"option.required_memory_mb={need_mb}\n{properties}")
+    assert server.load("large", handler=HANDLER).status_code == 200, server.log_tail()
+    for name in NAMES:  # it is the one that was used longest ago then
+        answers(server, name)
+    wait_until(lambda: not workers(server, "large"), "it sleeps")
+    assert server.load("fixed", handler=HANDLER).status_code == 200, server.log_tail()
+    for _ in range(2):
+        refused = server.invoke("large", command("echo", 1))
+        assert refused.status_code == 507, refused.text
+        assert "model 'large' is refused: it needs 180 MiB" in refused.json()["message"]
+        assert server.describe("large").json()["asleep"] is True, "it is loaded, and sleeps on"
+    assert "large" in {model["modelName"] for model in server.list_models().json()["models"]}
+    assert server.invoke("fixed", command("echo", 1)).json() == 1
+    assert server.unload("fixed").status_code == 200
+    assert server.invoke("large", command("echo", 1)).json() == 1
+    assert server.unload("large").status_code == 200
+
+
+def test_a_further_worker_of_a_hot_model_puts_others_to_sleep(server: ServerProcess) -> None:
+    make_model(server.model_dir("hot"), "hold", WEIGHTS_MB)
+    assert server.load("hot", handler=HANDLER).status_code == 200, server.log_tail()
+    for name in NAMES:
+        answers(server, name)
+    server.invoke("hot", command("echo", 1))
+    before = awake(server)
+
+    def ask(_: int) -> int:
+        while len(processes) < 2:
+            answer = server.invoke("hot", command("sleep", 0.03))
+            if answer.status_code != 200:
+                return answer.status_code
+            processes.add(answer.json())
+        return 200
+
+    processes: set[int] = set()
+    with ThreadPoolExecutor(6) as pool:
+        assert list(pool.map(ask, range(6))) == [200] * 6, server.log_tail()
+    assert len(workers(server, "hot")) == 2
+    assert set(awake(server)) < set(before), "what was used longest ago has made room"
+    assert LIMIT_MB - used_mib(server) >= RESERVE_MB
+    assert all(answers(server, name) for name in NAMES)
+    assert server.unload("hot").status_code == 200
 
 
 @pytest.fixture(scope="module")

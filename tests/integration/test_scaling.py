@@ -250,6 +250,27 @@ def test_sagemakers_number_of_workers_fixes_it() -> None:
             assert sample_of(statistics, name).worker_loads == 2
 
 
+def test_settings_bound_workers_and_queue_of_models_that_do_not_say(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"MME_MIN_WORKERS": "2", "MME_MAX_WORKERS": "3", "MME_JOB_QUEUE_SIZE": "1"}
+    gate = tmp_path / "gate"
+    with start(**settings) as server, statistics_of(server) as statistics, ThreadPoolExecutor(4) as clients:
+        name, own = load(server), load(server, "minWorkers=1\nmaxWorkers=1\njob_queue_size=2\n")
+        for each, (least, most, queue_size) in ((name, (2, 3, 1)), (own, (1, 1, 2))):
+            wait_until(lambda each=each, least=least: bounds(server, each)[2] == least, "as many as it has at least")  # type: ignore[misc]
+            assert bounds(server, each) == (least, most, least)
+            assert sample_of(statistics, each).queue_size == queue_size
+        asking = []
+        for seen in ({"under_way": 1}, {"under_way": 2}, {"under_way": 3}, {"waiting": 1}):  # the third worker comes
+            asking.append(clients.submit(server.invoke, name, command("wait_for", str(gate))))
+            wait_for(statistics, name, **seen)
+        refused = server.invoke(name, command("echo", 1))
+        assert (refused.status_code, refused.headers["Retry-After"]) == (503, "1")
+        assert server.invoke(own, command("echo", 1)).json() == 1
+        assert bounds(server, name) == (2, 3, 3)
+        gate.touch()
+        assert [each.result().status_code for each in asking] == [200] * 4
+
+
 # ---- nothing is lost ----
 
 

@@ -154,3 +154,28 @@ def test_a_request_for_a_model_that_sleeps_is_the_next_workers(
     kill_template(server)
     assert asking.result().status_code == 200, asking.result().text
     assert asking.result().json() == 1
+
+
+@pytest.mark.parametrize(
+    ("on_wake_up", "status", "reason"),
+    [
+        (["fail", "the database is away"], 500, "ValueError: the database is away"),
+        (["wait_for", "/nowhere"], 507, "was killed while it loaded"),
+    ],
+    ids=["its load fails", "its worker is killed"],
+)
+def test_a_model_that_does_not_wake_answers_why_and_the_next_request_is_answered(
+    server: ServerProcess, client: ThreadPoolExecutor, on_wake_up: list[str], status: int, reason: str
+) -> None:
+    fails = server.folder / uuid.uuid4().hex
+    name = make(server, "once", str(fails), on_wake_up, properties="")
+    assert server.load(name).status_code == 200, server.log_tail()
+    wait_until(lambda: server.describe(name).json()["asleep"] and not workers(server, name), "it sleeps")
+    fails.touch()
+    asking = client.submit(server.invoke, name, command("echo", 1))
+    wait_until(lambda: not fails.exists(), "it wakes")
+    if status == 507:
+        worker(server, name).kill()
+    assert (asking.result().status_code, reason in asking.result().text) == (status, True), asking.result().text
+    assert server.invoke(name, command("echo", 2)).json() == 2, server.log_tail()
+    assert server.unload(name).status_code == 200

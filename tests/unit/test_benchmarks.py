@@ -38,8 +38,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BENCH = [sys.executable, "-P", "-m", "scripts.programs.bench"]
 SCENARIOS = (
     *("cold_load", "memory", "many_models", "latency", "integrity", "targets", "endpoint_overhead"),
-    *("traffic", "overcommit", "package_sets"),
-    *("traffic", "overcommit", "endpoint_clients"),
+    *("traffic", "overcommit", "package_sets", "endpoint_clients"),
 )
 
 

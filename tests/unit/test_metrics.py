@@ -19,12 +19,13 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from prometheus_client.registry import Collector
 
+from mme.metrics import models as models_module
 from mme.metrics.emf import EmfWriter
 from mme.metrics.exporter import Exporter
 from mme.metrics.families import CONTAINER_FAMILIES, MODEL_FAMILIES, OTHERS, Family, labels_of
 from mme.metrics.models import COUNTERS, GAUGES, ModelMetrics, ModelReader
 from mme.metrics.rendering import Renderer
-from mme.metrics.sessions import SessionReader
+from mme.metrics.sessions import SessionReader, Sessions
 from mme.settings import Settings
 from mme.supervisor.model_statistics import ModelStatistics, make_statistics
 from mme.zygote.session_records import SessionRecords, WorkerState, make_shared, model_key
@@ -211,6 +212,117 @@ def test_memory_is_that_of_workers_that_live(descriptor: int, writer: Writer) ->
         assert found.gauges[GAUGES.index("taken_mib")] == 7
     finally:
         os.close(shared)
+
+
+def slept(models: Sequence[ModelMetrics]) -> dict[str | None, tuple[int, int]]:
+    places = COUNTERS.index("sleeps"), COUNTERS.index("wake_ups")
+    return {each.name: (each.counters[places[0]], each.counters[places[1]]) for each in models}
+
+
+def end_session(records: SessionRecords, slot: int, model: str, sleeps: int, wake_ups: int) -> None:
+    """A session begins in a record, sleeps, and is over; nobody has looked meanwhile. Another takes its record."""
+    record = records.take(slot)
+    record.model, record.sleeps, record.wake_ups = model_key(model), sleeps, wake_ups
+    records.take(slot)
+
+
+def test_a_session_that_ends_between_two_scrapes_is_counted_also_by_the_next_exporter(
+    descriptor: int, writer: Writer
+) -> None:
+    shared = make_shared()
+    try:
+        records = SessionRecords(shared)
+        models = reader(descriptor, 5, records)
+        writer.write("a")
+        writer.write("b")
+        assert slept(models.read()) == {"a": (0, 0), "b": (0, 0)}
+        end_session(records, 0, "a", 3, 2)
+        end_session(records, 0, "b", 1, 1)
+        goes_on = records.take(1)
+        goes_on.model, goes_on.sleeps, goes_on.wake_ups = model_key("a"), 4, 4
+        for each in (models, reader(descriptor, 5, records)):
+            assert slept(each.read()) == {"a": (7, 6), "b": (1, 1)}
+    finally:
+        os.close(shared)
+
+
+SESSIONS = st.lists(st.tuples(st.integers(0, 2), st.sampled_from("ab"), st.integers(0, 3), st.booleans()), max_size=12)
+
+
+@given(events=SESSIONS)
+def test_sleeps_never_fall_whoever_takes_a_record_and_whenever_the_exporter_begins_anew(
+    events: list[tuple[int, str, int, bool]],
+) -> None:
+    descriptor, shared = make_statistics(), make_shared()
+    try:
+        writer, records = Writer(descriptor), SessionRecords(shared)
+        writer.write("a")
+        writer.write("b")
+        counted = {"a": 0, "b": 0}
+        models = reader(descriptor, 5, records)
+        for slot, name, sleeps, begins_anew in events:
+            record = records.take(slot)
+            record.model, record.sleeps, record.wake_ups = model_key(name), sleeps, max(0, sleeps - 1)
+            counted[name] += sleeps
+            if begins_anew:
+                models = reader(descriptor, 5, records)
+            assert {name: sleeps for name, (sleeps, _) in slept(models.read()).items()} == counted
+    finally:
+        os.close(descriptor)
+        os.close(shared)
+
+
+def test_a_scrape_while_a_template_adds_reads_once_more(
+    descriptor: int, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = make_shared()
+    try:
+        records = SessionRecords(shared)
+        writer.write("a")
+        record = records.take(0)
+        record.model, record.sleeps = model_key("a"), 2
+        found = SessionReader(records)
+        read_once = found._read_once
+
+        def interrupted(of: SessionRecords) -> dict[int, Sessions]:
+            sessions = read_once(of)
+            if record.sleeps:
+                records.take(0)  # meanwhile
+                sessions = {}  # neither there nor here
+            return sessions
+
+        monkeypatch.setattr(found, "_read_once", interrupted)
+        assert found.read()[model_key("a")].sleeps == 2
+        with records.ended.changing():  # for ever, as one that was killed
+            assert found.read()[model_key("a")].sleeps == 2
+    finally:
+        os.close(shared)
+
+
+# ---- how busy ----
+
+
+def test_the_busy_share_is_of_all_workers_time_over_five_seconds(
+    descriptor: int, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = 1000.0
+    monkeypatch.setattr(models_module.time, "monotonic_ns", lambda: int(now_s * 1e9))
+    models = reader(descriptor, 5)
+
+    def share(after_s: float, busy_s: float, workers: int = 2) -> float:
+        nonlocal now_s
+        now_s += after_s
+        writer.write("a", busy_ns=int(busy_s * 1e9), workers=workers)
+        (found,) = models.read()
+        return found.busy_share
+
+    assert share(0, 3) == 0, "what was before the first scrape is not known"
+    assert share(4, 7) == 0, "too short a time"
+    assert share(6, 8) == pytest.approx(5 / (2 * 10))
+    assert share(1, 10) == pytest.approx(5 / (2 * 10)), "as every other scraper sees it"
+    assert share(9, 28) == 1
+    assert share(5, 100) == 1, "no more than all: a batch counts when it ends"
+    assert share(5, 100, workers=0) == 0
 
 
 # ---- the text ----

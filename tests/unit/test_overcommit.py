@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -233,6 +234,28 @@ def test_models_in_use_that_fit_together_stay_awake(sizes: list[int], first: int
         fleet.step()
     fleet.run_until_quiet(5000)
     assert [each.wake_ups for each in fleet.models] == before
+
+
+@pytest.mark.parametrize("exponent", [1.1, 1.5])
+def test_under_zipf_traffic_the_hot_ones_stay_awake(exponent: float) -> None:
+    """Of four times as many as fit: nearly as many warm answers as if the hottest that fit never slept."""
+    models, capacity, requests = 80, 20, 1600
+    weights = [1 / rank**exponent for rank in range(1, models + 1)]
+    most_warm = sum(weights[:capacity]) / sum(weights)
+    fleet, chance = Fleet([1] * models, capacity), random.Random(1)
+    before: list[int] = []
+    for number in range(requests):
+        if number == requests // 4:  # it has settled
+            before = [each.wake_ups for each in fleet.models]
+        fleet.request(chance.choices(range(models), weights)[0])
+        for _ in range(6):  # until it is answered
+            fleet.step()
+    wake_ups = [each.wake_ups - earlier for each, earlier in zip(fleet.models, before, strict=True)]
+    asked = requests - requests // 4
+    assert (fleet.answered, fleet.refused) == (requests, 0)
+    assert 1 - sum(wake_ups) / asked >= most_warm - 0.13
+    assert wake_ups[0] == 0, "the hottest never sleeps"
+    assert sum(wake_ups[:3]) <= 0.02 * asked, "the next ones hardly ever"
 
 
 @given(st.permutations(range(11)))

@@ -167,13 +167,14 @@ TRAFFIC = st.lists(
 MODELS = st.fixed_dictionaries(
     {
         name: st.builds(
-            lambda name, service_s, least, most: model_with(
-                name, service_s=service_s, least=least, most=max(least, most)
+            lambda name, service_s, least, most, batch_size: model_with(
+                name, service_s=service_s, least=least, most=max(least, most), batch_size=batch_size
             ),
             st.just(name),
             st.sampled_from([0.02, 0.05, 0.4]),
             st.integers(1, 2),
             st.integers(1, 6),
+            st.sampled_from([1, 1, 4]),
         )
         for name in NAMES
     }
@@ -230,7 +231,7 @@ def test_under_constant_traffic_the_number_of_workers_settles(
     # Chance may show a need once in a while that lasts for an idle time: up and down again, and not more often.
     for model in models.values():
         late = [each_s for each_s in (*model.ups_s, *model.downs_s) if each_s > server.now_s - 40]
-        assert len(late) <= 2 * 40 / model.max_idle_s, late
+        assert len(late) <= 40 / model.max_idle_s, late
         for down_s in model.downs_s:
             up_s = max((up_s for up_s in model.ups_s if up_s <= down_s), default=-math.inf)
             assert down_s - up_s >= scaling.CONTENDED_IDLE_S, "taken as soon as it came"
@@ -247,6 +248,48 @@ def test_one_hot_model_gets_all_cores_and_keeps_them(clients: int, cores: int, s
     since_s = server.now_s
     server.run(60)
     assert not server.changes_s(since_s + 1), "no flapping"
+
+
+def test_batches_need_fewer_workers() -> None:
+    for batch_size, workers in ((16, {1, 2}), (1, {4})):
+        model = model_with("m0", batch_size=batch_size)
+        server = SimulatedServer({"m0": model}, Limits(4, 4), cores=4, seed=1)
+        server.set_clients({"m0": 12}, think_s=0.2)
+        server.run(20)
+        assert model.count in workers, batch_size
+
+
+@settings(max_examples=5, deadline=None)
+@given(clients=st.lists(st.integers(3, 12), min_size=6, max_size=6), cores=st.integers(2, 4), seed=st.integers(0, 1000))
+def test_of_more_saturated_models_than_workers_none_starves_and_none_flaps(
+    clients: list[int], cores: int, seed: int
+) -> None:
+    models = {name: SimulatedModel(name) for name in NAMES}
+    server = SimulatedServer(models, Limits(cores, cores), cores=cores, seed=seed)
+    server.check = assert_bounds
+    server.set_clients(dict(zip(NAMES, clients, strict=True)))
+    server.run(10)
+    since_s, before = server.now_s, {name: model.answered for name, model in models.items()}
+    server.run(20)
+    assert not server.changes_s(since_s), "who has a further worker and needs it keeps it: all cores are busy"
+    assert server.workers == len(models) + cores
+    one_workers_part = 20 / SimulatedModel("").service_s * cores / server.workers
+    for name, model in models.items():
+        assert model.answered - before[name] >= 0.7 * model.count * one_workers_part, "each of its workers has its part"
+
+
+def test_who_waits_longest_in_vain_gets_the_next_worker_that_is_given_back() -> None:
+    models = {name: SimulatedModel(name) for name in NAMES}
+    server = SimulatedServer(models, Limits(2, 2), cores=2, seed=1)
+    busy = {"m0": 4, "m1": 4}
+    server.set_clients(busy)
+    server.run(5)
+    server.set_clients({**busy, "m4": 5, "m5": 12})
+    server.run(20)
+    assert [models[name].count for name in ("m0", "m1", "m4", "m5")] == [2, 2, 1, 1]
+    server.set_clients({"m1": 4, "m4": 5, "m5": 12})
+    server.run_until(lambda: len(models["m5"].workers) == 2, timeout_s=2 * scaling.CONTENDED_IDLE_S + LOAD_S + 1)
+    assert (models["m0"].count, models["m4"].count) == (1, 1)
 
 
 @settings(max_examples=15, deadline=None)

@@ -7,6 +7,7 @@ import os
 import pytest
 
 from mme.errors import InsufficientMemory, ModelLoadError, ModelRefused, Refusal, public_message
+from mme.zygote import ended_sessions
 from mme.zygote.session_records import MOST_SESSIONS, SessionRecords, WorkerState, make_shared
 
 
@@ -51,6 +52,41 @@ def test_a_record_is_empty_for_the_next_session(records: SessionRecords) -> None
     record.refusal, record.requests, record.state = Refusal(400, "no"), 7, WorkerState.READY
     record = records.take(0)
     assert (record.refusal, record.requests, record.state) == (None, 0, WorkerState.STARTED)
+
+
+def test_what_sessions_that_are_over_have_counted_is_kept_by_model(
+    descriptor: int, records: SessionRecords, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other_template = SessionRecords(descriptor)
+    for each, slot, model, sleeps in (
+        (records, 0, 7, 2),
+        (other_template, 1, 8, 3),
+        (other_template, 2, 7, 4),
+        (records, 0, 9, 0),
+        (records, 3, 8, 1),
+    ):
+        record = each.take(slot)
+        record.model, record.sleeps, record.wake_ups = model, sleeps, sleeps - 1
+    for slot in range(4):
+        records.take(slot)
+    assert sorted(other_template.ended.counters()) == [(0, 0, 0), (7, 6, 4), (8, 4, 2)]
+    assert other_template.ended.version == 2 * 4, "once for each that had slept"
+    monkeypatch.setattr(ended_sessions, "MOST_MODELS", 3)
+    record = records.take(0)
+    record.model, record.sleeps, record.wake_ups = 10, 1, 1
+    records.take(0)
+    assert sorted(records.ended.counters()) == [(0, 1, 1), (7, 6, 4), (8, 4, 2)], "there is no place for another"
+
+
+def test_a_template_that_was_killed_while_it_added_leaves_no_trace_of_that(records: SessionRecords) -> None:
+    with records.ended.changing():
+        assert records.ended.version == 1
+    records.ended.changing().__enter__()  # and no more
+    assert records.ended.version % 2 == 1
+    record = records.take(0)
+    record.model, record.sleeps = 7, 1
+    records.take(0)
+    assert records.ended.version % 2 == 0
 
 
 @pytest.mark.parametrize("slot", [0, 7, MOST_SESSIONS - 1])

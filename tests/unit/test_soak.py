@@ -12,8 +12,9 @@ import pytest
 from benchmarks.soak import process_inspector
 from benchmarks.soak.options import SoakOptions
 from benchmarks.soak.record import INSTANT_S, Record
-from benchmarks.soak.run import leaks
+from benchmarks.soak.run import leaks, missing_sleeps
 from benchmarks.soak.timeline import Timeline
+from mme.settings import Settings
 
 
 @pytest.fixture
@@ -133,6 +134,17 @@ def test_options_of_a_soak_are_read_and_frozen() -> None:
     assert (options.minutes, options.memory_mb, options.busy_core, options.native) == (0.5, 1024, True, False)
     with pytest.raises(AttributeError):
         options.minutes = 1.0  # type: ignore[misc]
+
+
+def test_a_run_in_which_nobody_slept_or_woke_shows_nothing_and_says_so() -> None:
+    slept, woke = {"models put to sleep": 3}, {"models woken": 2}
+    (missing,) = missing_sleeps(slept, 600, Settings())
+    assert missing.startswith("no models woken in 600 s: take more --models")
+    assert len(missing_sleeps({}, 60, Settings())) == 2
+    assert missing_sleeps(slept | woke, 600, Settings()) == []
+    assert missing_sleeps({}, 30, Settings()) == [], "too short to show it"
+    assert missing_sleeps({}, 600, Settings(overcommit=False)) == []
+    assert missing_sleeps({}, 600, Settings(workers="spawn")) == []
 
 
 def test_a_census_names_the_descriptors_of_each_process_and_what_is_left_is_told() -> None:

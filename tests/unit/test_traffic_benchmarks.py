@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from benchmarks.report import Result
 from benchmarks.scenarios import many_models, overcommit, threads, traffic
 from benchmarks.scenarios.overcommit import SLEEPING, UNLOADING, ColdCalls, Outcome
 from benchmarks.servers.workers import process_name, started_ticks
+from mme.logs import TextFormatter
 from tests.harness.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,6 +50,7 @@ def measured(label: str, models: int, rates: dict[str, list[int]], pss_mb: float
         made.reports[pattern] = [Report(right=right, elapsed_s=1.0, times_s=[0.01], cpu_s=0.1) for right in each]
         made.pss_bytes[pattern] = [pss_mb * 1e6] * len(each)
         made.workers[pattern] = [models] * len(each)
+        made.supervisor_share += [0.002, 0.004, 0.012]
     return made
 
 
@@ -61,9 +64,10 @@ def test_traffic_is_held_against_stock_with_the_same_models() -> None:
     }
     result = Result("traffic", {})
     traffic.report_targets("squeezenets", of, traffic.TrafficOptions(), result)
-    spread, errors, hot, uniform, pss = result.targets
+    spread, errors, supervisor, hot, uniform, pss = result.targets
     assert spread.value == pytest.approx(99 / 110)
     assert (errors.value, errors.met) == (0, True)
+    assert (supervisor.value, supervisor.spread, supervisor.met) == (0.004, "(0.20%–1.20%)", True)
     assert (hot.value, hot.spread) == (pytest.approx(170 / 90), "(1.70–2.00)")
     assert uniform.value == pytest.approx(1)
     assert (pss.value, pss.met) == (pytest.approx(0.1), True)
@@ -71,11 +75,23 @@ def test_traffic_is_held_against_stock_with_the_same_models() -> None:
 
 def test_a_burst_without_a_second_worker_is_not_measured_and_noted() -> None:
     result = Result("traffic", {})
-    traffic.report_burst([0.2, None], result)
-    assert result.targets[0].met is None
+    one, other = traffic.Burst(0.2, 0.1), traffic.Burst(0.4, 0.35)
+    traffic.report_bursts([one, None], result)
+    assert [each.met for each in result.targets] == [None, None]
     assert "1 of 2 models had no second worker" in result.notes[0]
-    traffic.report_burst([0.2, 0.4], result)
-    assert (result.targets[1].value, result.targets[1].met) == (0.4, True)
+    traffic.report_bursts([one, other], result)
+    assert [(each.value, each.met) for each in result.targets[2:]] == [(0.4, True), (0.35, False)]
+
+
+def test_a_decision_is_read_from_the_servers_log() -> None:
+    model = "model m-1: %d workers instead of %d (5 requests wait, 1 workers are busy)"
+    lines = []
+    for created_s, message in ((90.0, model % (3, 2)), (100.25, model % (2, 1)), (101.0, model % (2, 1))):
+        record = logging.makeLogRecord({"name": "mme.supervisor.scaling", "levelname": "INFO", "msg": message})
+        record.created, record.msecs = created_s, created_s % 1 * 1000
+        lines.append(TextFormatter().format(record))
+    assert traffic.decision_s("\n".join(lines), "m-1") == 100.25
+    assert traffic.decision_s("\n".join(lines), "m") is None
 
 
 # ---- overcommit ----
@@ -181,7 +197,7 @@ def test_traffic_runs_and_leaves_its_record(tmp_path: Path) -> None:
     patterns = [row["pattern"] for row in record["rows"] if "pattern" in row]
     assert patterns == ["uniform", "popular", "hot"]
     assert all(min(row["workers"]) >= 2 for row in record["rows"] if "pattern" in row)
-    assert len(record["targets"]) == 3
+    assert len(record["targets"]) == 5
 
 
 @pytest.mark.ci

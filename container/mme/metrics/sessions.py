@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from mme.zygote.session_records import SessionRecord, SessionRecords, WorkerState
 
+# A template moves counters in a few microseconds; one that was killed meanwhile does not hold up a scrape.
+_READS = 5
+
 
 @dataclass
 class Sessions:
@@ -24,23 +27,35 @@ class Sessions:
 
 
 class SessionReader:
-    """Adds session records up by model. What a session had counted at the last look is kept when it ends."""
+    """Adds session records up by model, with what sessions that are over have counted. It remembers nothing."""
 
     def __init__(self, records: SessionRecords | None) -> None:
         """``records``: None where workers are spawned, which have none."""
         self._records = records
-        self._last: dict[int, tuple[int, int, int]] = {}  # by record: the model, its sleeps and wake-ups
-        self._ended: dict[int, Sessions] = {}  # by model
 
     def read(self) -> dict[int, Sessions]:
-        """By ``session_records.model_key``."""
+        """By ``session_records.model_key``; 0 are models that no counters are kept for."""
+        if self._records is None:
+            return {}
+        found: dict[int, Sessions] = {}
+        for _ in range(_READS):
+            version = self._records.ended.version
+            found = self._read_once(self._records)
+            if version % 2 == 0 and self._records.ended.version == version:
+                break
+        return found
+
+    @staticmethod
+    def _read_once(records: SessionRecords) -> dict[int, Sessions]:
         found: dict[int, Sessions] = {}
         processes: dict[int, bool] = {}
-        for slot in range(0 if self._records is None else self._records.used_records):
-            record = self._records[slot]  # type: ignore[index]
-            model = record.model
-            self._note_counters(slot, model, record.sleeps, record.wake_ups)
-            state = record.state
+        for model, *counted in records.ended.counters():
+            found.setdefault(model, Sessions()).count(*counted)
+        for slot in range(records.used_records):
+            record = records[slot]
+            model, state = record.model, record.state
+            if record.sleeps:  # whether or not it goes on
+                found.setdefault(model, Sessions()).count(record.sleeps, record.wake_ups)
             if not model or not state.has_loaded or not _is_current(record, processes):
                 continue
             sessions = found.setdefault(model, Sessions())
@@ -48,20 +63,7 @@ class SessionReader:
                 sessions.asleep += 1
             else:
                 sessions.taken_mib += record.taken_mib
-        for model, *counted in self._last.values():
-            found.setdefault(model, Sessions()).count(*counted)
-        for model, ended in self._ended.items():
-            found.setdefault(model, Sessions()).count(ended.sleeps, ended.wake_ups)
         return found
-
-    def _note_counters(self, slot: int, model: int, sleeps: int, wake_ups: int) -> None:
-        last = self._last.get(slot)
-        if last is None:
-            if not sleeps:
-                return  # as most
-        elif last[0] != model or last[1] > sleeps or last[2] > wake_ups:  # another session has the record now
-            self._ended.setdefault(last[0], Sessions()).count(*last[1:])
-        self._last[slot] = (model, sleeps, wake_ups)
 
 
 def _is_current(record: SessionRecord, processes: dict[int, bool]) -> bool:

@@ -1,9 +1,10 @@
 """What a zygote, its workers and the supervisor know in common: one record per session, in shared memory.
 
-``_SharedRecords`` is the layout: a header, then an array of ``SessionRecord``. A template claims records, gives
-each of its sessions one and reads it when the session ends; the session writes it; the supervisor looks at all of
-them. All templates of a server's life share them; ``claim`` alone is locked, for each field has one writer at a time.
-A record that nobody has used yet costs no memory.
+``_SharedRecords`` is the layout: a header, what sessions that are over had counted (``ended_sessions.py``), then an
+array of ``SessionRecord``. A template claims records, gives each of its sessions one and reads it when the session
+ends; the session writes it; the supervisor looks at all of them. All templates of a server's life share them; ``claim``
+and what ended sessions had counted are locked, for each field has one writer at a time. A record that nobody has used
+yet costs no memory. One that was used keeps what it says until the next session takes it, whoever has died meanwhile.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from contextlib import contextmanager
 
 from mme.capacity.process_memory import ProcessId
 from mme.errors import LONGEST_REFUSAL_BYTES, Refusal
+from mme.zygote import ended_sessions
+from mme.zygote.ended_sessions import EndedSessions
 
 MOST_SESSIONS = 65536
 
@@ -177,9 +180,11 @@ def model_key(name: str) -> int:
 class _SharedRecords(ctypes.Structure):
     _fields_ = [
         ("used_records", ctypes.c_uint32),  # records from here on have never been used
+        ("ended", ctypes.c_uint64 * (ended_sessions.BYTES // 8)),
         ("sessions", SessionRecord * MOST_SESSIONS),
     ]
     used_records: int
+    ended: ctypes.Array[ctypes.c_uint64]
     sessions: ctypes.Array[SessionRecord]
 
 
@@ -199,10 +204,11 @@ class SessionRecords:
     """The shared memory behind a descriptor of ``make_shared``; it stays when the descriptor is closed."""
 
     def __init__(self, descriptor: int) -> None:
-        """``descriptor`` has to stay open where ``claim`` is to be called."""
+        """``descriptor`` has to stay open where ``claim`` or ``take`` is to be called."""
         self._descriptor = descriptor
         self._bytes = memoryview(mmap.mmap(descriptor, SHARED_BYTES))
         self._shared = _SharedRecords.from_buffer(self._bytes)
+        self.ended = EndedSessions(memoryview(self._shared.ended))
 
     @property
     def used_records(self) -> int:
@@ -225,6 +231,7 @@ class SessionRecords:
                 slot = next((at for at in range(MOST_SESSIONS) if self._is_abandoned(self[at])), -1)
                 if slot < 0:
                     return None
+            self._keep_counters(self[slot])
             self[slot].clear()
             self[slot].owner = owner
             return slot
@@ -233,8 +240,18 @@ class SessionRecords:
         """Called by the template that has record ``slot``: empties it for a new session."""
         self._shared.used_records = max(self._shared.used_records, slot + 1)
         record = self[slot]
+        if record.sleeps:  # as few have
+            with self._lock():
+                self._keep_counters(record)
         record.clear()
         return record
+
+    def _keep_counters(self, record: SessionRecord) -> None:
+        """What the last session has counted, by whatever it ended. Called with the lock."""
+        if record.sleeps:
+            with self.ended.changing():
+                self.ended.add(record.model, record.sleeps, record.wake_ups)
+                record.sleeps = record.wake_ups = 0
 
     def living(self) -> Iterator[SessionRecord]:
         """The records of sessions whose worker process still runs."""
