@@ -162,12 +162,12 @@ class ModelHandler:
         self.labels = _labels_for(output_shape, path)
         self._responder = _responder_for(self.model, self.labels)
 
-    def _warm_up(self, stand_in: warmup.EchoModel) -> None:
+    def _warm_up(self, echo: warmup.EchoModel) -> None:
         """Answers a few tiny requests, by a handler without a subclass's own steps: those see real requests alone."""
         plain = ModelHandler(self.settings)
-        plain.model = stand_in
-        plain._reader = _reader_for(stand_in, None, most_unfolded_bytes(1))
-        plain._responder = _responder_for(stand_in, warmup.LABELS)
+        plain.model = echo
+        plain._reader = _reader_for(echo, None, most_unfolded_bytes(1))
+        plain._responder = _responder_for(echo, warmup.LABELS)
         warmup.answer_requests(plain.handle)
 
     def _response_type(self, request: Request) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from moto.moto_server import werkzeug_app
 
-from local_endpoint.access.guard import Guard
+from local_endpoint.access.authorizer import Authorizer
 from local_endpoint.access.identities import Directory
 from local_endpoint.access.moto_changes import changed_moto
 from local_endpoint.configuration import Configuration
@@ -28,7 +28,7 @@ from local_endpoint.hosting.janitor import Janitor
 from local_endpoint.hosting.runtimes import Runtime, make_runtime
 from local_endpoint.hosting.utilisation import Utilisation
 from local_endpoint.http.front import Front
-from local_endpoint.http.gate import Gate
+from local_endpoint.http.origin_policy import OriginPolicy
 from local_endpoint.http.server import HttpServer
 from local_endpoint.http.unavailable import unavailable
 from local_endpoint.storage.object_files import ObjectFiles
@@ -129,11 +129,11 @@ class LocalEndpoint:
         runtime = self._make_runtime(configuration, janitor)
         runtime.require()
         resources = Resources(state.resources_file if state else None)
-        guard = None
+        authorizer = None
         if configuration.root_key is not None:
-            guard = Guard(Directory(configuration.root_key), resources.tags)
+            authorizer = Authorizer(Directory(configuration.root_key), resources.tags)
             cleanup.enter_context(changed_moto())
-        role_may = guard.role_may if guard is not None else None
+        role_may = authorizer.role_may if authorizer is not None else None
         objects = ObjectReader(moto, role_may)
         logs, store = Logs(), MetricStore()
         logs.start()
@@ -152,8 +152,8 @@ class LocalEndpoint:
             ControlPlane(resources, self._endpoints, training, context),
             DataPlane(self._endpoints, configuration.limits, self.events),
             configuration.limits,
-            Gate(configuration.host, configuration.allowed_hosts, configuration.moto_api_is_open),
-            guard,
+            OriginPolicy(configuration.host, configuration.allowed_hosts, configuration.moto_api_is_open),
+            authorizer,
         )
         self._server = HttpServer(configuration.host, configuration.port, front)
         self._server.start()

@@ -18,7 +18,7 @@ from werkzeug.wrappers import Response
 from local_endpoint.access.identities import ROOT_ARN
 from local_endpoint.configuration import ACCOUNT
 
-# In a request's environ: what the guard authorized, and moto is about to do.
+# In a request's environ: what was authorized, and moto is about to do.
 OPERATION = "local_endpoint.operation"
 BUCKET = "local_endpoint.bucket"
 KEY = "local_endpoint.key"

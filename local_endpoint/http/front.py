@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterable
 from typing import Any
 from urllib.parse import unquote
 
-from local_endpoint.access.guard import Guard
+from local_endpoint.access.authorizer import Authorizer
 from local_endpoint.access.permissions import protocol_of
 from local_endpoint.configuration import DEFAULT_REGION, Limits
 from local_endpoint.control_plane import scaling
 from local_endpoint.control_plane.control_plane import SAGEMAKER_PREFIX, ControlPlane
 from local_endpoint.data_plane.invocations import DataPlane, Invocation
 from local_endpoint.errors import AwsError, validation_error
-from local_endpoint.http.gate import Gate
+from local_endpoint.http.origin_policy import OriginPolicy
 from local_endpoint.http.s3_addressing import by_path
 from local_endpoint.http.server import READ_BY
 from local_endpoint.protocols import MEDIA_TYPES, Protocol, WireAnswer, WireError
@@ -35,7 +35,7 @@ CREDENTIAL_SCOPE = re.compile(r"Credential=[^/,]*/\d*/(?P<region>[^/]*)/(?P<serv
 # Largest request of the control plane (our choice).
 CONTROL_BYTES = 6 * 1024 * 1024
 # A browser shows every answer as a document without scripts, of no origin: an object of S3 may be a page, and its
-# scripts would have this server's own origin, which the gate trusts.
+# scripts would have this server's own origin, which the policy trusts.
 FOR_BROWSERS = (("Content-Security-Policy", "sandbox"), ("X-Content-Type-Options", "nosniff"))
 # of a body that is too large so much is read and thrown away, so that the client gets to read the answer
 DRAINED_BYTES = 64 * 1024 * 1024
@@ -48,9 +48,9 @@ class BodyTooSlow(Exception):
 
 
 class Front:
-    """Dispatches requests. ``moto`` is a WSGI application. Foreign requests get no further than ``gate``.
+    """Dispatches requests. ``moto`` is a WSGI application. Foreign requests get no further than ``origin_policy``.
 
-    ``guard`` None lets everybody do everything.
+    ``authorizer`` None lets everybody do everything.
     """
 
     def __init__(
@@ -59,12 +59,12 @@ class Front:
         control_plane: ControlPlane,
         data_plane: DataPlane,
         limits: Limits,
-        gate: Gate,
-        guard: Guard | None = None,
+        origin_policy: OriginPolicy,
+        authorizer: Authorizer | None = None,
     ) -> None:
         self._moto = moto
-        self._gate = gate
-        self._guard = guard
+        self._origin_policy = origin_policy
+        self._authorizer = authorizer
         self._control_plane = control_plane
         self._data_plane = data_plane
         self._limits = limits
@@ -74,9 +74,9 @@ class Front:
         path = environ.get("PATH_INFO", "")
         environ[DEADLINE_S] = time.monotonic() + self._limits.response_timeout_s
         start_response = _for_browsers(start_response)
-        reason = self._gate.refusal(environ)
+        reason = self._origin_policy.refusal(environ)
         if reason is None:  # a bucket of the host's comes first in moto's path
-            reason = self._gate.refusal_of_path(by_path(environ, self._gate).get("PATH_INFO", ""))
+            reason = self._origin_policy.refusal_of_path(by_path(environ, self._origin_policy).get("PATH_INFO", ""))
         if reason is not None:
             return _answer_unread(start_response, environ, _forbidden(environ, reason))
         try:
@@ -84,9 +84,9 @@ class Front:
                 return _answer_starting(start_response)
             if path == "/" and _is_a_visit(environ):
                 return self._welcome(start_response)
-            if self._guard is not None:
-                answered = self._guard.answer(
-                    environ, lambda: self._read_whole(environ), lambda request: by_path(request, self._gate)
+            if self._authorizer is not None:
+                answered = self._authorizer.answer(
+                    environ, lambda: self._read_whole(environ), lambda request: by_path(request, self._origin_policy)
                 )
                 if answered is not None:
                     return _answer_unread(start_response, environ, answered)
@@ -94,7 +94,7 @@ class Front:
                 return self._invoke(environ, start_response, match)
             if environ.get("HTTP_X_AMZ_TARGET", "").startswith((SAGEMAKER_PREFIX, scaling.TARGET_PREFIX)):
                 return self._control(environ, start_response)
-            environ = by_path(environ, self._gate)
+            environ = by_path(environ, self._origin_policy)
             stream_body(environ)
             # moto raises where it knows no such service
             return Pieces(self._moto(environ, start_response), environ)

@@ -10,7 +10,7 @@ import re
 from typing import Any
 from urllib.parse import parse_qs
 
-from local_endpoint.http.gate import Gate, bare_host
+from local_endpoint.http.origin_policy import OriginPolicy, bare_host
 
 Environ = dict[str, Any]
 SCOPE = re.compile(r"/(?P<service>[^/]*)/aws4_request")
@@ -18,11 +18,11 @@ NEUTRAL_HOST = "localhost"  # in which moto looks for no bucket
 RAW_PATHS = ("REQUEST_URI", "RAW_URI")
 
 
-def by_path(environ: Environ, gate: Gate) -> Environ:
+def by_path(environ: Environ, origin_policy: OriginPolicy) -> Environ:
     """The request with its bucket in the path, and a host without one; any other than S3's as it is."""
     host = environ.get("HTTP_HOST", "")
     bare = bare_host(host)
-    base = gate.base_of(host)
+    base = origin_policy.base_of(host)
     bucket = bare.removesuffix(base).removesuffix(".") if base is not None else ""
     if not _is_s3(environ, bool(bucket)):
         return environ

@@ -21,7 +21,7 @@ from local_endpoint.data_plane import invocations
 from local_endpoint.data_plane.invocations import Invocation
 from local_endpoint.errors import validation_error
 from local_endpoint.http.front import Front
-from local_endpoint.http.gate import Gate
+from local_endpoint.http.origin_policy import OriginPolicy
 from tests.endpoint.containers import behaving_container, deploy
 from tests.endpoint.local import Local, address, behaving, journal, message, on_disk, pack, pids, refused, targets
 from tests.harness.waiting import wait_until
@@ -293,7 +293,7 @@ def test_the_time_of_an_invocation_begins_before_its_body_is_read() -> None:
 
     nobody: Any = None
     plane: Any = SimpleNamespace(invoke=invoke)
-    front = Front(nobody, nobody, plane, Limits(), Gate("127.0.0.1"))
+    front = Front(nobody, nobody, plane, Limits(), OriginPolicy("127.0.0.1"))
     front.is_ready = True
     path = "/endpoints/endpoint/invocations"
     environ = {

@@ -252,7 +252,7 @@ def test_sagemakers_number_of_workers_fixes_it() -> None:
 
 def test_settings_bound_workers_and_queue_of_models_that_do_not_say(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"MME_MIN_WORKERS": "2", "MME_MAX_WORKERS": "3", "MME_JOB_QUEUE_SIZE": "1"}
-    gate = tmp_path / "gate"
+    release = tmp_path / "release"
     with start(**settings) as server, statistics_of(server) as statistics, ThreadPoolExecutor(4) as clients:
         name, own = load(server), load(server, "minWorkers=1\nmaxWorkers=1\njob_queue_size=2\n")
         for each, (least, most, queue_size) in ((name, (2, 3, 1)), (own, (1, 1, 2))):
@@ -261,13 +261,13 @@ def test_settings_bound_workers_and_queue_of_models_that_do_not_say(tmp_path: Pa
             assert sample_of(statistics, each).queue_size == queue_size
         asking = []
         for seen in ({"under_way": 1}, {"under_way": 2}, {"under_way": 3}, {"waiting": 1}):  # the third worker comes
-            asking.append(clients.submit(server.invoke, name, command("wait_for", str(gate))))
+            asking.append(clients.submit(server.invoke, name, command("wait_for", str(release))))
             wait_for(statistics, name, **seen)
         refused = server.invoke(name, command("echo", 1))
         assert (refused.status_code, refused.headers["Retry-After"]) == (503, "1")
         assert server.invoke(own, command("echo", 1)).json() == 1
         assert bounds(server, name) == (2, 3, 3)
-        gate.touch()
+        release.touch()
         assert [each.result().status_code for each in asking] == [200] * 4
 
 
@@ -290,15 +290,17 @@ def test_workers_that_come_and_go_under_traffic_lose_nothing_and_run_nothing_twi
 
 def test_a_worker_that_is_taken_back_answers_first(server: ServerProcess, tmp_path: Path) -> None:
     name = load(server, initial_workers=2)
-    lines, gate = tmp_path / "lines", tmp_path / "gate"
-    body = command("sequence", ["append", str(lines), "begun"], ["wait_for", str(gate)], ["append", str(lines), "end"])
+    lines, release = tmp_path / "lines", tmp_path / "release"
+    body = command(
+        "sequence", ["append", str(lines), "begun"], ["wait_for", str(release)], ["append", str(lines), "end"]
+    )
     with ThreadPoolExecutor(2) as clients:
         asking = [clients.submit(server.invoke, name, body) for _ in range(2)]
         wait_until(lambda: lines.exists() and lines.read_text().count("begun") == 2, "both workers are at work")
         busy = {process.pid for process in workers(server, name)}
         scale(server, name, 1, 1)
         assert bounds(server, name) == (1, 1, 1)
-        gate.touch()
+        release.touch()
         assert {each.result().json()[1] for each in asking} == busy
     wait_until(lambda: len(workers(server, name)) == 1, "one of them has gone")
     assert lines.read_text().count("begun") == 2
@@ -389,16 +391,16 @@ def test_workers_move_with_the_hot_model() -> None:
 
 def test_a_full_queue_is_answered_at_once_and_disturbs_no_other_model(server: ServerProcess, tmp_path: Path) -> None:
     full, other = load(server, "maxWorkers=1\njob_queue_size=2\n"), load(server)
-    gate = tmp_path / "gate"
+    release = tmp_path / "release"
     with ThreadPoolExecutor(3) as clients, statistics_of(server) as statistics:
         asking = []
         for seen in ({"under_way": 1}, {"waiting": 1}, {"waiting": 2}):  # one after the other: the queue takes two
-            asking.append(clients.submit(server.invoke, full, command("wait_for", str(gate))))
+            asking.append(clients.submit(server.invoke, full, command("wait_for", str(release))))
             wait_for(statistics, full, **seen)
-        refused = server.invoke(full, command("wait_for", str(gate)))
+        refused = server.invoke(full, command("wait_for", str(release)))
         assert (refused.status_code, refused.headers["Retry-After"]) == (503, "1")
         assert server.invoke(other, command("echo", 1)).json() == 1
-        gate.touch()
+        release.touch()
         assert [each.result().status_code for each in asking] == [200] * 3
     answer = server.invoke(full, command("echo", 1))
     assert answer.json() == 1

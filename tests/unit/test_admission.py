@@ -28,7 +28,7 @@ from mme.capacity.footprint import MIB, Artifact, declared_bytes, estimated_byte
 from mme.capacity.memory import MemorySample
 from mme.capacity.policy import decide, load_growth_bytes, request_growth_bytes, reserve_bytes
 from mme.capacity.process_memory import ProcessId
-from mme.capacity.reservations import Book, Loading, Reservations, new_key
+from mme.capacity.reservations import Loading, Reservations, ReservationTable, new_key
 from mme.capacity.rlimit import RequestLimit, _data_bytes, limit_worker, limited_growth, thread_stacks_bytes
 from mme.errors import InsufficientMemory, ModelLoadError, ModelTooLarge
 from mme.frameworks import xgboost
@@ -488,32 +488,32 @@ def test_each_dead_worker_of_a_model_is_kept_for_once(
     admission = Admission(Settings(memory_reserve_mb=100), tmp_path, server_pid=1, memory=memory)
     keys = [admission.keep("dead", 100 * MIB) for _ in range(2)]
     assert len(set(keys)) == 2
-    with Reservations(tmp_path).open() as book:
-        assert book.most_outstanding_bytes() == 200 * MIB
+    with Reservations(tmp_path).open() as table:
+        assert table.most_outstanding_bytes() == 200 * MIB
     admission.admit("dead", declaring(100))
-    with Reservations(tmp_path).open() as book:
-        assert [key for key in keys if key in book.loading] == keys[1:]
+    with Reservations(tmp_path).open() as table:
+        assert [key for key in keys if key in table.loading] == keys[1:]
     admission.forget(keys[1])
-    with Reservations(tmp_path).open() as book:
-        assert len(book.loading) == 1
+    with Reservations(tmp_path).open() as table:
+        assert len(table.loading) == 1
 
 
 def test_what_a_process_that_has_died_has_kept_gives_no_right(idle_process: subprocess.Popen[bytes]) -> None:
     process = ProcessId.of(idle_process.pid)
     assert process is not None
-    book = Book()
-    book.keep(Loading("dead", process.pid, process.start_ticks, 100 * MIB, 0))
+    table = ReservationTable()
+    table.keep(Loading("dead", process.pid, process.start_ticks, 100 * MIB, 0))
     idle_process.kill()
     idle_process.wait()
-    assert book.take_kept("dead") == {}
+    assert table.take_kept("dead") == {}
 
 
-def test_who_cannot_wait_for_the_ledger_is_told_so(tmp_path: Path) -> None:
+def test_who_cannot_wait_for_the_table_is_told_so(tmp_path: Path) -> None:
     reservations = Reservations(tmp_path)
     with reservations.open(), pytest.raises(BlockingIOError), reservations.open(wait=False):
         pass
-    with reservations.open(wait=False) as book:
-        assert book.loading == {}
+    with reservations.open(wait=False) as table:
+        assert table.loading == {}
 
 
 def test_a_load_that_runs_out_of_memory_is_logged_with_all_that_it_was_admitted_by(
@@ -570,7 +570,7 @@ sys.stdin.readline()
 # ---- reservations ----
 
 
-def test_a_ledger_that_was_garbled_or_of_another_make_is_begun_anew(
+def test_a_table_that_was_garbled_or_of_another_make_is_begun_anew(
     admission: Admission, declaring: Callable[[int], Path], tmp_path: Path
 ) -> None:
     for text in ("{", '{"key": {"pid": 1}}', "[]", ""):
@@ -581,7 +581,7 @@ def test_a_ledger_that_was_garbled_or_of_another_make_is_begun_anew(
         reservation.release()
 
 
-def test_a_ledger_that_cannot_be_written_stops_no_load(admission: Admission, tmp_path: Path) -> None:
+def test_a_table_that_cannot_be_written_stops_no_load(admission: Admission, tmp_path: Path) -> None:
     # what stands in the way of every write, even root's
     (tmp_path / f"runtime/.loading.json.{os.getpid()}").mkdir()
     (tmp_path / "runtime/learnt").unlink()
@@ -589,16 +589,16 @@ def test_a_ledger_that_cannot_be_written_stops_no_load(admission: Admission, tmp
         pass
 
 
-def test_a_ledger_that_somebody_has_removed_is_begun_anew(tmp_path: Path) -> None:
+def test_a_table_that_somebody_has_removed_is_begun_anew(tmp_path: Path) -> None:
     memory, folder = tmp_path / "shared memory", tmp_path / "memory"
     memory.mkdir()
     folder.symlink_to(memory)
     reservations = Reservations(folder)
     shutil.rmtree(memory)
-    with reservations.open() as book:
-        book.keep(Loading("model", os.getpid(), 1, MIB, 0))
-    with reservations.open() as book:
-        assert len(book.loading) == 1
+    with reservations.open() as table:
+        table.keep(Loading("model", os.getpid(), 1, MIB, 0))
+    with reservations.open() as table:
+        assert len(table.loading) == 1
     reservations.learn("abc-1", 5)
     assert reservations.learnt_bytes("abc-1") == 5
 
@@ -619,10 +619,10 @@ def test_entries_of_dead_processes_do_not_pile_up(tmp_path: Path) -> None:
     reservations = Reservations(tmp_path)
     dead = Loading("model", 2**22 - 1, 1, MIB, 0)
     for _ in range(3):
-        with reservations.open() as book:
-            book.loading |= {new_key(): dead for _ in range(400)}
-    with reservations.open() as book:
-        assert len(book.loading) <= 400
+        with reservations.open() as table:
+            table.loading |= {new_key(): dead for _ in range(400)}
+    with reservations.open() as table:
+        assert len(table.loading) <= 400
 
 
 def test_many_loads_under_way_are_not_looked_at_where_there_is_enough_anyway(
@@ -682,7 +682,7 @@ def test_a_worker_that_replaces_one_needs_only_leave_the_floor(
         admission.admit("m", declaring(990), replaces=True)
 
 
-# ---- the guard ----
+# ---- the limit of a request ----
 
 
 def in_child(do: Callable[[], object]) -> None:
@@ -764,17 +764,17 @@ def test_a_request_may_allocate_half_of_what_is_free_and_later_ones_as_much_as_t
 
     def work() -> None:
         stacks_mib = thread_stacks_bytes() // MIB  # which are no memory, and so on top
-        guard = RequestLimit(Settings(memory_reserve_mb=100), memory)
-        guard.renew()
+        limit = RequestLimit(Settings(memory_reserve_mb=100), memory)
+        limit.renew()
         with pytest.raises(MemoryError):
             allocate(500 + stacks_mib)
         assert allocate(400)[0] == 1
         memory.used_mib = 800
-        guard.renew()
+        limit.renew()
         with pytest.raises(MemoryError):
             allocate(100 + stacks_mib)
         memory.used_mib = 0
-        guard.renew()
+        limit.renew()
         assert allocate(400)[0] == 1
 
     in_child(work)
@@ -834,21 +834,21 @@ def test_free_memory_is_looked_at_once_in_a_while_not_with_each_request() -> Non
     memory = Counting()
 
     def work() -> None:
-        guard = RequestLimit(Settings(), memory)
+        limit = RequestLimit(Settings(), memory)
         for _ in range(100):
-            guard.renew()
+            limit.renew()
         assert memory.reads < 50
 
         def looked_again() -> bool:
-            guard.renew()
+            limit.renew()
             return memory.reads >= 3
 
-        wait_until(looked_again, "the guard looks again as time goes by", 5)
+        wait_until(looked_again, "the limit looks again as time goes by", 5)
 
     in_child(work)
 
 
-def test_a_killed_child_does_not_keep_the_ledger_locked(tmp_path: Path) -> None:
+def test_a_killed_child_does_not_keep_the_table_locked(tmp_path: Path) -> None:
     reservations = Reservations(tmp_path)
     read_end, write_end = os.pipe()
     child = os.fork()
@@ -864,5 +864,5 @@ def test_a_killed_child_does_not_keep_the_ledger_locked(tmp_path: Path) -> None:
         os.waitpid(child, 0)
         os.close(read_end)
         os.close(write_end)
-    with reservations.open() as book:
-        assert book == Book()
+    with reservations.open() as table:
+        assert table == ReservationTable()

@@ -1,6 +1,6 @@
 """build_and_push.sh: what it takes, what it calls in which order, and that it stops at the first failure.
 
-``docker`` is a stand-in that notes its calls (tests/image pushes with the real one). ``aws`` is a stand-in, too, except
+``docker`` is a fake that notes its calls (tests/image pushes with the real one). ``aws`` is a fake, too, except
 where the real AWS CLI talks to ECR and STS as moto has them.
 """
 
@@ -63,7 +63,7 @@ class Run:
 
 
 class Workplace:
-    """A folder with stand-ins, which come first on PATH."""
+    """A folder with fakes, which come first on PATH."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -1,15 +1,17 @@
-"""Which room may import which: only those below it. The container knows nothing of the local endpoint."""
+"""Which package may import which: only those below it; and by which words things are called."""
 
 from __future__ import annotations
 
 import ast
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = {"mme": ROOT / "container" / "mme", "local_endpoint": ROOT / "local_endpoint"}
-# From the bottom up. Rooms of one level do not know each other.
+# From the bottom up. Packages of one level do not know each other.
 LEVELS = {
     "mme": (
         {"errors"},
@@ -52,24 +54,52 @@ def imported_modules(file: Path) -> set[str]:
     return found
 
 
-def room_of(package: str, file: Path) -> str:
+def part_of(package: str, file: Path) -> str:
     return file.relative_to(FOLDERS[package]).parts[0].removesuffix(".py")
 
 
 @pytest.mark.parametrize("package", FOLDERS)
-def test_every_room_has_its_level(package: str) -> None:
-    rooms = {room_of(package, file) for owner, file in FILES if owner == package}
+def test_every_package_has_its_level(package: str) -> None:
+    rooms = {part_of(package, file) for owner, file in FILES if owner == package}
     assert rooms - {"__init__"} == set(LEVEL_OF[package])
 
 
 @pytest.mark.parametrize(("package", "file"), FILES, ids=lambda each: str(each).removeprefix(f"{ROOT}/"))
-def test_a_room_imports_only_from_those_below_it(package: str, file: Path) -> None:
-    room, levels = room_of(package, file), LEVEL_OF[package]
+def test_a_package_imports_only_from_those_below_it(package: str, file: Path) -> None:
+    room, levels = part_of(package, file), LEVEL_OF[package]
     if room == "__init__":
         return
     parts = (name.split(".") for name in imported_modules(file))
     imported = {each[1] for each in parts if each[0] == package and len(each) > 1}
     assert not {each for each in imported if each != room and levels[each] >= levels[room]}
+
+
+def names_in(file: Path) -> Iterator[str]:
+    """The module's own, and those of what it defines and assigns."""
+    yield file.stem
+    for node in ast.walk(ast.parse(file.read_text())):
+        match node:
+            case ast.ClassDef() | ast.FunctionDef() | ast.AsyncFunctionDef():
+                yield node.name
+            case ast.Name(ctx=ast.Store()) | ast.arg():
+                yield node.id if isinstance(node, ast.Name) else node.arg
+
+
+def test_names_are_of_the_vocabulary() -> None:
+    """One thing has one name: docs/architecture.md lists them. What these words named has a better one."""
+    foreign = re.compile(r"(^|_)(gate|guard|ledger|book|practice|rehears\w+|mischief|buried)(s?)(_|$)")
+    files = [
+        file for folder in ("container", "local_endpoint", "tests", "benchmarks", "scripts") for file in source(folder)
+    ]
+    assert not [f"{file}: {name}" for file in files for name in names_in(file) if foreign.search(_snake(name))]
+
+
+def source(folder: str) -> Iterator[Path]:
+    return (file for file in (ROOT / folder).rglob("*.py") if "__pycache__" not in file.parts)
+
+
+def _snake(name: str) -> str:
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
 
 
 def test_the_container_knows_nothing_of_the_local_endpoint() -> None:

@@ -415,8 +415,8 @@ def test_busy_models_are_waited_for_and_loads_get_room_in_their_order(
         reservation.release()
 
     def waiting() -> int:
-        with admission._reservations.open() as book:
-            return sum(each.waits for each in book.loading.values())
+        with admission._reservations.open() as table:
+            return sum(each.waits for each in table.loading.values())
 
     threads = []
     for count, need_mib in enumerate([860, 50, 870], start=1):  # the second one would fit at once, none beside another

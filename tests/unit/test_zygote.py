@@ -304,10 +304,10 @@ def test_the_end_of_a_worker_says_that_it_had_begun_no_request(front_end: FrontE
 def kept_bytes(runtime_dir: Path) -> list[int]:
     """What the reservations keeps for the next workers of models."""
     try:
-        book = json.loads((runtime_dir / "loading.json").read_text())
+        table = json.loads((runtime_dir / "loading.json").read_text())
     except FileNotFoundError:
         return []
-    return [load["need_bytes"] for key, load in book.items() if key.startswith("kept-")]
+    return [load["need_bytes"] for key, load in table.items() if key.startswith("kept-")]
 
 
 @pytest.mark.usefixtures("zygote")
@@ -399,7 +399,7 @@ def test_nothing_is_kept_for_a_worker_that_was_not_wanted_any_more(
     connection.close()
     wait_until(lambda: is_gone(worker), "the worker leaves with its connection")
     other = front_end.connect()
-    worker_of(other.load(model_dir, "b"))  # the zygote has buried the first by now
+    worker_of(other.load(model_dir, "b"))  # the zygote has seen the end of the first by now
     assert kept_bytes(tmp_path) == []
     other.close()
 

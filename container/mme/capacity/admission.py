@@ -32,7 +32,7 @@ from mme.capacity.memory import MIB, KernelMemory, MemoryReader, MemorySample, S
 from mme.capacity.overcommit import Neighbours, plan
 from mme.capacity.policy import FLOOR_SHARE, Decision, decide, load_growth_bytes, reserve_bytes
 from mme.capacity.process_memory import ProcessId, anonymous_bytes
-from mme.capacity.reservations import Book, Loading, Reservations, new_key
+from mme.capacity.reservations import Loading, Reservations, ReservationTable, new_key
 from mme.capacity.rlimit import RequestLimit, limited_growth
 from mme.errors import InsufficientMemory, InsufficientResources, ModelTooLarge
 from mme.runtime_dir import in_memory
@@ -128,22 +128,22 @@ class Admission:
         artifact = artifact or survey(model_dir)
         need = need_of(model_dir, artifact, self._reservations.learnt_bytes(artifact.identity))
         key = new_key()
-        with self._reservations.open() as book:
-            kept = book.take_kept(model_name)
+        with self._reservations.open() as table:
+            kept = table.take_kept(model_name)
             # What it replaces has been admitted once; that the reserve has been used since must not end it, nor that
             # nobody was there to keep its memory.
             reserve_share = FLOOR_SHARE if kept or replaces else 1.0
-            verdict = self._judge(book, need.need_bytes, reserve_share)
+            verdict = self._judge(table, need.need_bytes, reserve_share)
             if need.kind != "learnt" and not kept and not replaces:  # else it has been loaded already
                 _check_size(model_name, need, verdict)
-            place = 0 if neighbours is None else book.place_in_queue(key)
+            place = 0 if neighbours is None else table.place_in_queue(key)
             load = _loading(model_name, _own_process(), need.need_bytes)
             if verdict.decision.admitted and not place:
-                book.loading[key] = load
+                table.loading[key] = load
                 return Reservation(self, key, model_name, need, verdict, artifact, reserve_share, neighbours)
-            book.loading.update(kept)
+            table.loading.update(kept)
             if neighbours is not None:
-                book.loading[key] = replace(load, waits=True)
+                table.loading[key] = replace(load, waits=True)
         if neighbours is not None:
             waiting = Reservation(self, key, model_name, need, verdict, artifact, reserve_share, neighbours)
             try:
@@ -171,12 +171,12 @@ class Admission:
                 break
             if not asked:
                 time.sleep(_LOOK_S * max(place, 1))
-            with self._reservations.open() as book:
-                place = book.place_in_queue(waiting.key)
+            with self._reservations.open() as table:
+                place = table.place_in_queue(waiting.key)
                 if place == 0:
-                    verdict = self._judge(book, waiting.need.need_bytes, waiting.reserve_share)
+                    verdict = self._judge(table, waiting.need.need_bytes, waiting.reserve_share)
                     if verdict.decision.admitted:
-                        book.loading[waiting.key] = _loading(waiting.model, _own_process(), waiting.need.need_bytes)
+                        table.loading[waiting.key] = _loading(waiting.model, _own_process(), waiting.need.need_bytes)
                         return verdict
         self._release(waiting.key)
         return replace(verdict, decision=Decision(False, verdict.decision.missing_bytes))
@@ -207,61 +207,61 @@ class Admission:
         """A worker has died: what it took is kept for the next one of its model, which may also use of the reserve.
 
         For ``KEPT_S``, whoever dies meanwhile but the server, or until ``forget`` is called with what is returned.
-        Raises ``OSError``, also where another process has the book just now: the caller has no time to wait.
+        Raises ``OSError``, also where another process has the table just now: the caller has no time to wait.
         """
         server = ProcessId.of(self._server_pid) or _own_process()
         load = Loading(model_name, server.pid, server.start_ticks, taken_bytes, 0, time.monotonic() + KEPT_S)
-        with self._reservations.open(wait=False) as book:
-            return book.keep(load)
+        with self._reservations.open(wait=False) as table:
+            return table.keep(load)
 
     def forget(self, key: str) -> None:
         """Nothing is kept any more, if no worker has come for it. Raises as ``keep``."""
-        with self._reservations.open(wait=False) as book:
-            book.loading.pop(key, None)
+        with self._reservations.open(wait=False) as table:
+            table.loading.pop(key, None)
 
     def describe(self) -> str:
         """What is free now, and of which limit."""
-        with self._reservations.open(wait=False) as book:
-            return str(self._judge(book, 0, 1.0))
+        with self._reservations.open(wait=False) as table:
+            return str(self._judge(table, 0, 1.0))
 
     def room_bytes(self) -> int:
         """What is free beyond the reserve and what loads under way will take. Raises as ``keep``."""
-        with self._reservations.open(wait=False) as book:
-            verdict = self._judge(book, 0, 1.0)
+        with self._reservations.open(wait=False) as table:
+            verdict = self._judge(table, 0, 1.0)
         return max(0, verdict.sample.free_bytes - verdict.promised_bytes - verdict.reserve_bytes)
 
     def is_memory_short(self) -> bool:
         """Is less free than the reserve, with what loads under way will take? Raises as ``keep``."""
-        with self._reservations.open(wait=False) as book:
-            return not self._judge(book, 0, 1.0).decision.admitted
+        with self._reservations.open(wait=False) as table:
+            return not self._judge(table, 0, 1.0).decision.admitted
 
-    def _judge(self, book: Book, need_bytes: int, reserve_share: float) -> _Verdict:
+    def _judge(self, table: ReservationTable, need_bytes: int, reserve_share: float) -> _Verdict:
         sample = self._memory.read()
         whole_reserve = reserve_bytes(self._settings, sample)
         reserve = int(whole_reserve * reserve_share)
-        promised = book.most_outstanding_bytes()
+        promised = table.most_outstanding_bytes()
         decision = decide(sample, promised_bytes=promised, need_bytes=need_bytes, reserve_bytes=reserve)
         if not decision.admitted and promised:
-            promised = book.outstanding_bytes()
+            promised = table.outstanding_bytes()
             decision = decide(sample, promised_bytes=promised, need_bytes=need_bytes, reserve_bytes=reserve)
-        return _Verdict(decision, sample, promised, len(book.loading), reserve, whole_reserve)
+        return _Verdict(decision, sample, promised, len(table.loading), reserve, whole_reserve)
 
     def _hand_over(self, key: str, pid: int) -> None:
         child = ProcessId.of(pid)
-        with self._reservations.open() as book:
-            load = book.loading.pop(key, None)
+        with self._reservations.open() as table:
+            load = table.loading.pop(key, None)
             if load and child:
-                book.loading[key] = _loading(load.model, child, load.need_bytes)
+                table.loading[key] = _loading(load.model, child, load.need_bytes)
 
     def _settle(self, reservation: Reservation, taken_bytes: int | None) -> int:
-        with self._reservations.open() as book:
-            load = book.loading.pop(reservation.key, None)
+        with self._reservations.open() as table:
+            load = table.loading.pop(reservation.key, None)
             if taken_bytes is None:
                 before = load.anonymous_before_bytes if load else 0
                 pid = load.pid if load else os.getpid()
                 taken_bytes = max(0, anonymous_bytes(pid) - before) + COPIED_ON_WRITE_BYTES
             rest_bytes = max(0, reservation.need.need_bytes - taken_bytes) if reservation.request_waits else 0
-            verdict = self._judge(book, rest_bytes, reservation.reserve_share)
+            verdict = self._judge(table, rest_bytes, reservation.reserve_share)
         if not verdict.decision.admitted and reservation.neighbours is not None:
             verdict = self._restore_reserve(reservation, rest_bytes, reservation.neighbours)
         if self._settings.memory_limit_mb is None:  # else it is not of the kernel's limits alone
@@ -283,8 +283,8 @@ class Admission:
         deadline_s = time.monotonic() + MOST_WAIT_S
         stubborn: set[int] = set()
         while True:
-            with self._reservations.open() as book:
-                verdict = self._judge(book, rest_bytes, reservation.reserve_share)
+            with self._reservations.open() as table:
+                verdict = self._judge(table, rest_bytes, reservation.reserve_share)
             if verdict.decision.admitted or time.monotonic() >= deadline_s:
                 return verdict
             asked = self._put_to_sleep(neighbours, verdict, stubborn)
@@ -294,8 +294,8 @@ class Admission:
                 time.sleep(_LOOK_S)
 
     def _release(self, key: str) -> None:
-        with self._reservations.open() as book:
-            book.loading.pop(key, None)
+        with self._reservations.open() as table:
+            table.loading.pop(key, None)
 
 
 @dataclass

@@ -70,7 +70,7 @@ class Loading:
 
 
 @dataclass
-class Book:
+class ReservationTable:
     """The loads under way, by key, while the file of reservations is open."""
 
     loading: dict[str, Loading] = field(default_factory=dict)
@@ -126,8 +126,8 @@ class Reservations:
     # ---- loads under way ----
 
     @contextmanager
-    def open(self, *, wait: bool = True) -> Iterator[Book]:
-        """The book for this process alone; what is changed in it is kept when the block ends, also by an exception.
+    def open(self, *, wait: bool = True) -> Iterator[ReservationTable]:
+        """The table for this process alone; what is changed in it is kept when the block ends, also by an exception.
 
         A file system that is full loses the change and nothing else. Who has it has it for about a millisecond; without
         ``wait`` this raises ``BlockingIOError`` where others have it for longer than a few of those.
@@ -138,15 +138,15 @@ class Reservations:
                 fcntl.flock(lock, fcntl.LOCK_EX)
             else:
                 _lock_soon(lock.fileno())
-            book = self._read()
-            before = dict(book.loading)
+            table = self._read()
+            before = dict(table.loading)
             try:
                 if len(before) > _MANY_LOADS:
-                    book.outstanding_bytes()
-                yield book
+                    table.outstanding_bytes()
+                yield table
             finally:
-                if book.loading != before:
-                    _replace(self._file, json.dumps({key: asdict(load) for key, load in book.loading.items()}))
+                if table.loading != before:
+                    _replace(self._file, json.dumps({key: asdict(load) for key, load in table.loading.items()}))
 
     def _open_lock(self) -> BinaryIO:
         try:
@@ -157,14 +157,14 @@ class Reservations:
             self._folder.resolve().mkdir(mode=0o700, exist_ok=True)
             return self._lock.open("ab")
 
-    def _read(self) -> Book:
+    def _read(self) -> ReservationTable:
         try:
-            return Book({key: Loading(**load) for key, load in json.loads(self._file.read_bytes()).items()})
+            return ReservationTable({key: Loading(**load) for key, load in json.loads(self._file.read_bytes()).items()})
         except FileNotFoundError:
-            return Book()
+            return ReservationTable()
         except (OSError, ValueError, TypeError, AttributeError) as error:
             logger.warning("%s cannot be read (%s); starting it anew", self._file, error)
-            return Book()
+            return ReservationTable()
 
     # ---- what loads took ----
 

@@ -40,13 +40,13 @@ def answer_requests(handle: Callable[[Any, Any], list[bytes]]) -> None:
     """Has ``handle`` answer requests for the ``EchoModel``, as MMS calls it, one of each type."""
     from mms.service import Service
 
-    service = Service("practice", None, None, handle, None, 1)
+    service = Service("warm-up", None, None, handle, None, 1)
     for content_type, body in _bodies():
         headers = [{"name": b"Content-Type", "value": content_type.encode()}]
         if content_type != JSON:
             headers.append({"name": b"Accept", "value": content_type.encode()})
         parameter = {"name": "body", "contentType": content_type, "value": bytearray(body)}
-        service.predict([{"requestId": b"practice", "headers": headers, "parameters": [parameter]}])
+        service.predict([{"requestId": b"warm-up", "headers": headers, "parameters": [parameter]}])
 
 
 def _bodies() -> Iterator[tuple[str, bytes]]:

@@ -3,7 +3,7 @@
     python -m mme.supervisor.class_archive
 
 makes the file, where the JVM can (version 13 or later: application class data sharing, ``-XX:ArchiveClassesAtExit``):
-a server runs once, with a rehearsal, and leaves the classes that it has used. ``./scripts/setup`` and the image's build
+a server runs once, with a dry run, and leaves the classes that it has used. ``./scripts/setup`` and the image's build
 call it. Measured: 1.0 s of processor time instead of 2.0 until the front end serves, and 15 MB less of its own memory.
 
 The JVM itself checks that the file fits: the same JVM, the same class path, the same jars by size and time. Where it
@@ -88,7 +88,7 @@ def _serve_once(folder: Path, new: Path) -> str:
         "SAGEMAKER_BIND_TO_PORT": str(_free_port()),
         "SAGEMAKER_MODEL_SERVER_VMARGS": f"-XX:ArchiveClassesAtExit={new}",
         "MME_HOST": "127.0.0.1",
-        "MME_PRELOAD": "script",  # the lightest that there is a rehearsal with
+        "MME_PRELOAD": "script",  # the lightest that there is a dry run with
         "TMPDIR": str(folder / "tmp"),
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
     }

@@ -23,7 +23,7 @@ from mme.errors import MmeError, SettingError, StartError
 from mme.front_end import AGENT_JAR, LOAD_POLICY, PLUGINS_FOLDER, WORKING_FOLDER
 from mme.logs import configure_logging
 from mme.settings import Settings
-from mme.supervisor import class_archive, mms_config, model_statistics, processes, rehearsal, toolkit
+from mme.supervisor import class_archive, dry_run, mms_config, model_statistics, processes, toolkit
 from mme.supervisor.agent import Agent, AgentError
 from mme.supervisor.draining import Drain
 from mme.supervisor.metrics_handle import MetricsHandle
@@ -33,7 +33,7 @@ from mme.supervisor.privileges import drop_credentials, switch_user
 from mme.supervisor.scaling_loop import ScalingLoop
 from mme.supervisor.zygote_handle import ZygoteHandle
 from mme.zygote.launcher import python_for_mms, write_home
-from mme.zygote.load_policy import REHEARSAL, STORE, write_store
+from mme.zygote.load_policy import DRY_RUN, STORE, write_store
 from mme.zygote.processes import forbid_new_privileges
 
 logger = logging.getLogger("mme.supervisor.server")
@@ -121,7 +121,7 @@ class Server:
         (self.runtime_dir / "tmp").mkdir()
         # A file where the front end would make a folder to unpack archives in: none is unpacked (MMS-5).
         (self.runtime_dir / "tmp" / "models").touch()
-        roots = (*self.settings.roots, self.runtime_dir / REHEARSAL)
+        roots = (*self.settings.roots, self.runtime_dir / DRY_RUN)
         model_store = write_store(self.runtime_dir, roots)
         cores = usable_cores()
         (self.runtime_dir / mms_config.PROPERTIES_FILE).write_text(
@@ -143,7 +143,7 @@ class Server:
         (self.runtime_dir / PLUGINS_FOLDER / AGENT_JAR.name).symlink_to(AGENT_JAR)
         load_policy = mms_config.load_policy(self.settings, roots, cores=cores)
         (self.runtime_dir / LOAD_POLICY).write_text(load_policy, encoding="latin-1")
-        rehearsal.prepare(self.settings, self.runtime_dir)
+        dry_run.prepare(self.settings, self.runtime_dir)
         self.agent = Agent(self.runtime_dir)
         if self.settings.autoscale:
             self.scaling = ScalingLoop(self.settings, self.agent, self.statistics, cores)
@@ -185,7 +185,7 @@ class Server:
                 self.wait_for_zygote(self.zygote)
                 self.zygote.kill_on_end(self.front_end_pid)
                 if not self.stop_is_wanted():
-                    rehearsal.rehearse(self.settings, self.runtime_dir)
+                    dry_run.run(self.settings, self.runtime_dir)
             if self.metrics is not None:
                 self.metrics.front_end_serves(self.zygote)
             self.report_health(None)  # until now /ping was 503: the first load must not wait for what is imported

@@ -31,7 +31,7 @@ logger = logging.getLogger("mme.zygote")
 
 # In the server's private folder.
 STORE = "store"
-REHEARSAL = "rehearsal"  # models of the server's own, for a moment at its start (supervisor/rehearsal.py)
+DRY_RUN = "dry-run"  # models of the server's own, for a moment at its start (supervisor/dry_run.py)
 LONGEST_NAME = 255
 
 _CODE = "code"
@@ -66,7 +66,7 @@ class LoadPolicy:
     refuses_code: bool = False  # models are data alone
     requirements: str = "install"  # what becomes of a model's own: MME_MODEL_REQUIREMENTS
     installs: bool = False  # a model's own, which in single-model mode is done before the start
-    rehearsal: Path | None = None  # one more root, a real path
+    dry_run: Path | None = None  # one more root, a real path
 
     @classmethod
     def for_server(cls, settings: Settings, runtime_dir: Path, python_path: str) -> LoadPolicy:
@@ -80,7 +80,7 @@ class LoadPolicy:
         return cls(
             store=runtime_dir.resolve() / STORE,
             roots=tuple(root.resolve() for root in settings.roots),
-            rehearsal=runtime_dir.resolve() / REHEARSAL,
+            dry_run=runtime_dir.resolve() / DRY_RUN,
             itself_allowed=not settings.multi_model,
             trusted_folders=tuple(Path(folder).absolute() for folder in folders),
             refuses_code=settings.refuses_model_code,
@@ -133,7 +133,7 @@ class LoadPolicy:
         return self._is_below_root(_Folder.of(folder))
 
     def _is_below_root(self, folder: _Folder) -> bool:
-        roots = self.roots if self.rehearsal is None else (*self.roots, self.rehearsal)
+        roots = self.roots if self.dry_run is None else (*self.roots, self.dry_run)
         return any(
             _is_inside(folder.real, str(root)) and (folder.real != str(root) or self.itself_allowed) for root in roots
         )

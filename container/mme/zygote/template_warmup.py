@@ -28,7 +28,7 @@ from mme.errors import MmeError
 from mme.frameworks import registry
 from mme.settings import Settings
 from mme.zygote import protocol
-from mme.zygote.load_policy import REHEARSAL
+from mme.zygote.load_policy import DRY_RUN
 from mme.zygote.session import LoadedModel
 
 logger = logging.getLogger("mme.zygote")
@@ -51,7 +51,7 @@ def warm_up_template(
         return
     with tempfile.TemporaryDirectory(prefix="sample-", dir=runtime_dir) as folder, _imports_forgotten(folder), _quiet():
         adapter.write_sample(Path(folder), settings)
-        _leave_for_rehearsal(Path(folder), runtime_dir / REHEARSAL / framework, adapter.sample_shape)
+        _leave_for_dry_run(Path(folder), runtime_dir / DRY_RUN / framework, adapter.sample_shape)
         _decide_about_memory(Path(folder), settings, rounds)
         for _ in range(rounds):
             load = protocol.encode_load("sample", folder, f"{handler}:handle")
@@ -60,7 +60,7 @@ def warm_up_template(
             )
 
 
-def _leave_for_rehearsal(sample: Path, place: Path, shape: tuple[int, ...]) -> None:
+def _leave_for_dry_run(sample: Path, place: Path, shape: tuple[int, ...]) -> None:
     """A copy, and the body of a request to it, if the server's start is waiting for one and has none yet."""
     if not place.parent.is_dir() or place.exists():
         return

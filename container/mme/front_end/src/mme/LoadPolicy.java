@@ -113,10 +113,10 @@ final class LoadPolicy {
         throw new BadRequestException("The model's folder is not below a folder that models may be loaded from.");
     }
 
-    /** Whether the model is one of the server's own: supervisor/rehearsal.py. */
-    boolean isRehearsal(Path folder) {
+    /** Whether the model is one of the server's own: supervisor/dry_run.py. */
+    boolean isDryRun(Path folder) {
         try {
-            return folder.toRealPath().startsWith(Path.of(Agent.PRIVATE_FOLDER).toRealPath().resolve("rehearsal"));
+            return folder.toRealPath().startsWith(Path.of(Agent.PRIVATE_FOLDER).toRealPath().resolve("dry-run"));
         } catch (IOException e) {
             return false; // it has vanished since
         }

@@ -40,7 +40,7 @@ final class ModelRegistry extends ConcurrentHashMap<String, Model> {
         checkRoom(name);
         ServingProperties serving = new ServingProperties(model.getModelDir().toPath(), policy);
         serving.applyTo(model);
-        boolean isOurs = policy.isRehearsal(model.getModelDir().toPath());
+        boolean isOurs = policy.isDryRun(model.getModelDir().toPath());
         ModelRecord record = isOurs ? ModelStatistics.ofNobody() : statistics.of(name);
         RequestQueue.install(model, serving.queueSize(), record, events);
         loads.scaling().register(model, serving);

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 from botocore.exceptions import ClientError
 
-from local_endpoint.http.gate import Gate
+from local_endpoint.http.origin_policy import OriginPolicy
 from tests.endpoint.local import BUCKET, ROLE, Local
 from tests.endpoint.program import Program
 
@@ -185,12 +185,12 @@ def test_the_reason_of_a_host_that_is_not_allowed_reaches_aws_clients(shared: Lo
 
 
 def test_what_is_allowed_is_let_in_with_all_names_below_it() -> None:
-    gate = Gate("0.0.0.0", ["box.lan", "10.0.0.7"])
+    origin_policy = OriginPolicy("0.0.0.0", ["box.lan", "10.0.0.7"])
     for host in ("box.lan", "bucket.box.lan:80", "10.0.0.7", "10.9.9.9:4566", "[::1]"):
-        assert gate.refusal({"HTTP_HOST": host}) is None
+        assert origin_policy.refusal({"HTTP_HOST": host}) is None
     for host in ("notbox.lan", "box.lan.evil.example", "endpoint"):
-        assert gate.refusal({"HTTP_HOST": host}) is not None
-    only = Gate("10.0.0.7")
+        assert origin_policy.refusal({"HTTP_HOST": host}) is not None
+    only = OriginPolicy("10.0.0.7")
     assert only.refusal({"HTTP_HOST": "10.0.0.7:4566"}) is None
     assert only.refusal({"HTTP_HOST": "10.0.0.8"}) is not None
 

@@ -24,7 +24,7 @@ MOTO_API = "/moto-api"
 INSTANCE_METADATA = ("/latest/meta-data/", "/latest/api/")
 
 
-class Gate:
+class OriginPolicy:
     """Tells foreign requests from others. ``host`` is listened on; ``allowed_hosts`` are further names of it."""
 
     def __init__(self, host: str, allowed_hosts: Collection[str] = (), moto_api_is_open: bool = False) -> None:

@@ -38,7 +38,7 @@ ANYONES_AUTHORIZATION = (
 Environ = dict[str, Any]
 
 
-class Guard:
+class Authorizer:
     """One per local endpoint. Safe to use from many threads: it keeps nothing between requests."""
 
     def __init__(self, directory: Directory, tags_of: Callable[[str], list[dict[str, str]]]) -> None:

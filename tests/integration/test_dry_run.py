@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from mme.settings import Settings
-from mme.supervisor import rehearsal
-from mme.zygote.load_policy import REHEARSAL
+from mme.supervisor import dry_run
+from mme.zygote.load_policy import DRY_RUN
 from tests.harness import scripts
 from tests.harness.server import JVM_ARGUMENTS, ServerProcess
 
 # What is left for the first load: what depends on a model's name, or on how many there are.
 MOST_CLASSES = 15
-QUICKEST = "script"  # of the frameworks with a sample model: it is the front end that is rehearsed
+QUICKEST = "script"  # of the frameworks with a sample model: it is the front end that runs
 
 
 @pytest.mark.parametrize("management", ["same", pytest.param("loopback", marks=pytest.mark.ci), "socket"])
@@ -31,17 +31,17 @@ def test_the_first_load_after_a_start_finds_the_front_end_warm(tmp_path: Path, m
             assert server.invoke("m", "[[1, 2, 3, 4]]").status_code == 200
         later = log.read_text().splitlines()[at_start:]
         assert len(later) <= MOST_CLASSES, later
-        assert not list(server.folder.glob(f"tmp/mme-*/{REHEARSAL}"))
+        assert not list(server.folder.glob(f"tmp/mme-*/{DRY_RUN}"))
         text = server.log_file.read_text()
-        assert "rehearsal with a sample model failed" not in text
+        assert "dry run with a sample model failed" not in text
         assert at_start > 0 and "mme.PatchedWorkLoadManager$Run" in log.read_text()
 
 
-def test_a_rehearsal_that_there_is_no_memory_for_keeps_no_server_from_serving() -> None:
+def test_a_dry_run_that_there_is_no_memory_for_keeps_no_server_from_serving() -> None:
     with ServerProcess(MME_MEMORY_LIMIT_MB="300", MME_MEMORY_RESERVE_MB="290", MME_PRELOAD=QUICKEST) as server:
         assert server.ping().status_code == 200
         text = server.log_file.read_text()
-        assert "the rehearsal with a sample model failed; the server starts all the same" in text
+        assert "the dry run with a sample model failed; the server starts all the same" in text
         assert "(507)" in text
         assert server.list_models().json()["models"] == []
 
@@ -54,7 +54,7 @@ def test_a_rehearsal_that_there_is_no_memory_for_keeps_no_server_from_serving() 
 def test_there_is_none_where_a_sample_would_be_out_of_place(
     tmp_path: Path, settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
-    rehearsal.prepare(settings, tmp_path)
-    rehearsal.rehearse(settings, tmp_path)
+    dry_run.prepare(settings, tmp_path)
+    dry_run.run(settings, tmp_path)
     assert list(tmp_path.iterdir()) == []
     assert caplog.text == ""

@@ -5,7 +5,7 @@ compiles later. Measured on two cores: 110 to 140 ms of processor time for the f
 later one. The first caller does not have to pay that. And a server that says that it is ready has loaded a model.
 
 The model is the sample of a preloaded framework, which its template leaves in the server's private folder. There is
-none, and so no rehearsal, where nothing is preloaded, where models are served by a handler of the user's own, who
+none, and so no dry run, where nothing is preloaded, where models are served by a handler of the user's own, who
 has not asked for a model more, where workers are spawned, and in single-model mode.
 """
 
@@ -22,27 +22,27 @@ from urllib.parse import quote
 
 from mme.errors import MmeError
 from mme.settings import Settings
-from mme.zygote.load_policy import REHEARSAL
+from mme.zygote.load_policy import DRY_RUN
 
-logger = logging.getLogger("mme.supervisor.rehearsal")
+logger = logging.getLogger("mme.supervisor.dry_run")
 
-MODEL_NAME = "mme-rehearsal"
+MODEL_NAME = "mme-dry-run"
 _TIMEOUT_S = 10.0
 
 
-class RehearsalError(MmeError):
+class DryRunError(MmeError):
     """A call was not answered 200."""
 
 
 def prepare(settings: Settings, runtime_dir: Path) -> None:
-    """Makes the folder that templates leave their sample in, if there is going to be a rehearsal."""
+    """Makes the folder that templates leave their sample in, if there is going to be a dry run."""
     if settings.multi_model and settings.workers == "fork" and not settings.handler:
-        (runtime_dir / REHEARSAL).mkdir()
+        (runtime_dir / DRY_RUN).mkdir()
 
 
-def rehearse(settings: Settings, runtime_dir: Path) -> None:
+def run(settings: Settings, runtime_dir: Path) -> None:
     """Plays it, if a template has left a sample. What fails is logged, and keeps no server from serving."""
-    folder = runtime_dir / REHEARSAL
+    folder = runtime_dir / DRY_RUN
     if not folder.is_dir():
         return  # there is to be none
     try:
@@ -50,9 +50,9 @@ def rehearse(settings: Settings, runtime_dir: Path) -> None:
         if sample is not None:
             started_s = time.monotonic()
             _play(settings, sample, sample.with_suffix(".json").read_bytes())
-            logger.debug("rehearsed with a model of %s in %.2f s", sample.name, time.monotonic() - started_s)
-    except (OSError, RehearsalError) as error:
-        logger.warning("the rehearsal with a sample model failed; the server starts all the same: %s", error)
+            logger.debug("ran a model of %s in %.2f s", sample.name, time.monotonic() - started_s)
+    except (OSError, DryRunError) as error:
+        logger.warning("the dry run with a sample model failed; the server starts all the same: %s", error)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -86,7 +86,7 @@ def _call(address: tuple[str, int] | str, method: str, path: str, body: bytes = 
                     length = int(value)
             text = answer.read(length).decode(errors="replace")
     if status != [b"200"]:
-        raise RehearsalError(f"{method} {path}: {text[:1000]}")
+        raise DryRunError(f"{method} {path}: {text[:1000]}")
 
 
 def _own_address(settings: Settings) -> tuple[str, int]:
