@@ -137,7 +137,7 @@ def test_a_handler_in_a_model_that_is_data_alone_is_refused(tmp_path: Path, mode
     (model / "code/coded.py").touch()
     rules = load_policy(tmp_path, model_code="refuse")
     for search_path in ([], [str(model)]):
-        with pytest.raises(ModelRefused, match=r"brings code .*MME_MODEL_CODE=refuse.*: ONNX, skops, "):
+        with pytest.raises(ModelRefused, match=r"brings code .*MME_MODEL_CODE=refuse.*: MXNet, ONNX, .*skops"):
             rules.check("m", str(model), handler, search_path)
 
 

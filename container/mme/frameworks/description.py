@@ -44,6 +44,7 @@ class Description:
     options: tuple[str, ...] = ()  # names in serving.properties that its models may use
     runs_code: bool = False  # its models are programs: they win over files of data beside them
     template: str = ""  # the framework whose template its workers are forked from, if it has none of its own
+    data_formats: tuple[str, ...] = ()  # of its models, in words: those that hold data and no code
     build_argument: str = ""  # of the image, that brings it; nothing where every image has it
 
     def recognises(self, model_dir: Path, names: Sequence[str], settings: Settings) -> bool:

@@ -18,6 +18,7 @@ from typing import Any
 
 from mme import imports
 from mme.errors import MmeError, ModelLoadError, ModelRefused, ProgramError, Refusal
+from mme.frameworks import registry
 from mme.frameworks.base import memory_errors
 from mme.settings import Settings
 
@@ -56,11 +57,7 @@ def import_program(model_dir: Path, file: Path) -> ModuleType:
 def check_allowed(model_dir: Path, settings: Settings, what: str) -> None:
     """Raises ``ModelRefused`` where models may not bring code. ``what`` they bring is named."""
     if settings.refuses_model_code:
-        raise ModelRefused(
-            f"{model_dir} brings code ({what}), which MME_MODEL_CODE=refuse does not let run. Load the model's files "
-            "without it, in a format that is data alone: ONNX, skops, XGBoost's ubj or json, LightGBM's text, MXNet, "
-            "torch.export (docs/security.md)."
-        )
+        raise registry.code_refused(model_dir, what)
 
 
 @contextmanager

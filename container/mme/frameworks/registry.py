@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from mme.errors import ModelLoadError
+from mme.errors import ModelLoadError, ModelRefused
 from mme.frameworks.description import names_in
 from mme.settings import Settings
 
@@ -78,6 +78,15 @@ def description(name: str) -> Description:
 def descriptions() -> Iterator[Description]:
     """Of all frameworks, in the order of ``ADAPTERS``."""
     return map(description, ADAPTERS)
+
+
+def code_refused(model_dir: str | os.PathLike[str], what: str) -> ModelRefused:
+    """The error of a model that brings code where models may not; ``what`` it brings is named, and what it may be."""
+    formats = ", ".join(each for description in descriptions() for each in description.data_formats)
+    return ModelRefused(
+        f"{os.fspath(model_dir)!r} brings code ({what}), which MME_MODEL_CODE=refuse does not let run. Load the "
+        f"model's files without it, in a format that is data alone: {formats} (docs/security.md)."
+    )
 
 
 def environment(settings: Settings) -> dict[str, str]:

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mme.errors import ModelRefused
+from mme.frameworks import registry
 from mme.packages.requirements import requirements_of
 from mme.settings import Settings
 
@@ -162,11 +163,7 @@ class LoadPolicy:
         if not handler.isprintable():
             raise ModelRefused(f"the handler {handler!r} has characters that cannot be printed.")
         if self.refuses_code and self._is_models_own(handler, folder, search_path):
-            raise ModelRefused(
-                f"{str(folder.path)!r} brings code (its handler {handler!r}), which MME_MODEL_CODE=refuse does not let "
-                "run. Load the model's files without it, in a format that is data alone: ONNX, skops, XGBoost's ubj or "
-                "json, LightGBM's text, MXNet, torch.export (docs/security.md)."
-            )
+            raise registry.code_refused(folder.path, f"its handler {handler!r}")
         if _is_legacy(folder.path):
             # mms.model_loader.LegacyModelLoader executes the file of this name
             file = folder.path / (handler if handler.endswith(".py") else f"{handler}.py")

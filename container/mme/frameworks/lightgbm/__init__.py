@@ -30,5 +30,6 @@ DESCRIPTION = Description(
     well_known_files=(TEXT_FILE, f"*{SUFFIX}"),
     growth=GROWTH,
     packages=("lightgbm", "numpy", "scipy"),
+    data_formats=("LightGBM's text",),
     holds=holds,
 )

@@ -47,6 +47,7 @@ DESCRIPTION = Description(
     well_known_files=(f"*{SYMBOL_SUFFIX}",),
     growth=GROWTH,
     packages=("mxnet", "numpy"),
+    data_formats=("MXNet",),
     environment=environment,
     chatter=(".*MXNET_SUBGRAPH_BACKEND=NONE is detected.*",),  # whenever it binds a network
 )

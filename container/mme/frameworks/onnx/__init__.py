@@ -42,5 +42,6 @@ DESCRIPTION = Description(
     well_known_files=(f"*{SUFFIX}",),
     growth=GROWTH,
     packages=("onnxruntime", "numpy"),
+    data_formats=("ONNX",),
     environment=environment,
 )

@@ -17,5 +17,6 @@ DESCRIPTION = Description(
     well_known_files=tuple(f"*{suffix}" for suffix in (EXPORTED, *SCRIPTS)),
     growth=GROWTH,
     packages=("torch", "numpy"),
+    data_formats=("torch.export",),
     build_argument="FLAVOUR=torch",
 )

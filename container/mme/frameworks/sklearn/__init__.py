@@ -28,4 +28,5 @@ DESCRIPTION = Description(
     growth=GROWTH,
     options=(PREDICT_METHOD,),
     packages=("scikit-learn", "joblib", "skops", "numpy", "scipy", "pandas"),
+    data_formats=("skops",),
 )

@@ -44,5 +44,6 @@ DESCRIPTION = Description(
     well_known_files=(MODEL_FILE, f"*{UBJ_SUFFIX}", f"*{JSON_SUFFIX}"),
     growth=GROWTH,
     packages=("xgboost-cpu", "numpy"),
+    data_formats=("XGBoost's ubj or json",),
     holds=holds,
 )
