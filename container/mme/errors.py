@@ -12,7 +12,6 @@
         ├── BadRequest           400  the body is not what the model takes
         │   └── RequestTooLarge  400  it takes more memory than one request may
         ├── ModelRefused         400  a model may not be loaded from there, by that name or with that handler
-        ├── ModelTooLarge        400  it needs more memory than the server may use, whatever else is loaded
         ├── NotAcceptable        406  nothing that the Accept header names can be produced
         └── UnsupportedMediaType 415  the Content-Type is unknown
 
@@ -90,8 +89,9 @@ class ProgramError(MmeError):
 class InsufficientMemory(MmeError, MemoryError):
     """There is not enough memory for this model or request now. The platform unloads something and tries again.
 
-    What is known not to fit into an empty server either is a ``RequestTooLarge`` or a ``ModelTooLarge`` instead. An
-    allocation that fails does not say so: what would have been enough is not known.
+    A request that is known not to fit into an empty server either is a ``RequestTooLarge`` instead. An allocation that
+    fails does not say so: what would have been enough is not known. A load is answered 507 in either case, as SageMaker
+    asks of a container: its need may be an estimate.
     """
 
     status = 507
@@ -140,10 +140,6 @@ class RequestTooLarge(BadRequest):
 
 class ModelRefused(RequestError):
     """A model may not be loaded from there, by that name or with that handler."""
-
-
-class ModelTooLarge(RequestError):
-    """The model needs more memory than this server may ever use: unloading others does not help."""
 
 
 class NotAcceptable(RequestError):

@@ -30,7 +30,7 @@ from mme.capacity.policy import decide, load_growth_bytes, request_growth_bytes,
 from mme.capacity.process_memory import ProcessId
 from mme.capacity.reservations import Loading, Reservations, ReservationTable, new_key
 from mme.capacity.rlimit import RequestLimit, _data_bytes, limit_worker, limited_growth, thread_stacks_bytes
-from mme.errors import InsufficientMemory, ModelLoadError, ModelTooLarge
+from mme.errors import InsufficientMemory, ModelLoadError
 from mme.frameworks import xgboost
 from mme.settings import Settings
 from tests.harness import models
@@ -307,26 +307,6 @@ def test_a_load_that_leaves_the_reserve_is_admitted_and_one_byte_more_is_not(
     admission.admit("a", declaring(900)).release()
     with pytest.raises(InsufficientMemory):
         admission.admit("a", declaring(901))
-
-
-def test_what_an_empty_server_could_not_take_either_is_400_whatever_is_loaded(
-    admission: Admission, declaring: Callable[[int], Path], memory: FakeMemory
-) -> None:
-    most_mib = memory.limit_mib - 25  # the floor: a quarter of the reserve
-    for memory.used_mib in (0, 900):
-        with pytest.raises(ModelTooLarge, match=r"976 MiB \(declared\), and all models together may have 975 MiB here"):
-            admission.admit("a", declaring(most_mib + 1))
-        with pytest.raises(InsufficientMemory):
-            admission.admit("a", declaring(most_mib))
-    assert ModelTooLarge("").status == 400
-
-
-def test_a_model_that_was_loaded_once_is_not_too_large(
-    admission: Admission, declaring: Callable[[int], Path], memory: FakeMemory
-) -> None:
-    folder = declaring(976)
-    with pytest.raises(InsufficientMemory):
-        admission.admit("a", folder, replaces=True)
 
 
 def test_a_refusal_is_logged_and_says_all_that_it_was_decided_by(

@@ -187,7 +187,7 @@ def run(program: str, temporary_dir: Path, *folders: Path) -> subprocess.Complet
 
 
 def test_what_reading_an_exported_program_imports_is_in_the_template(tmp_path: Path) -> None:
-    for name in ("model", "runtime"):
+    for name in ("model", "sample"):
         (tmp_path / name).mkdir()
     export(tmp_path / "model", linear(), torch.zeros(1, 4))
     program = """
@@ -196,15 +196,15 @@ os.environ["OMP_NUM_THREADS"] = "1"
 from pathlib import Path
 from mme.frameworks.pytorch.adapter import ADAPTER
 from mme.settings import Settings
-from mme.zygote.template_warmup import warm_up_template
-folder, runtime_dir = map(Path, sys.argv[1:])
-ADAPTER.warm_template(Settings())
-warm_up_template("pytorch", "model_handler", runtime_dir, Settings(), rounds=1)
+folder, sample = map(Path, sys.argv[1:])
+ADAPTER.warm_template(Settings())  # as mme.zygote.template_warmup does it
+ADAPTER.write_sample(sample, Settings())
+ADAPTER.load(sample, Settings())
 before = set(sys.modules)
 ADAPTER.load(folder, Settings())
 print(sorted(set(sys.modules) - before))
 """
-    done = run(program, tmp_path, tmp_path / "model", tmp_path / "runtime")
+    done = run(program, tmp_path, tmp_path / "model", tmp_path / "sample")
     assert done.stdout.splitlines()[-1:] == ["[]"], done.stdout + done.stderr
 
 

@@ -7,7 +7,7 @@
 
 A load is admitted if ``free - promised - need >= reserve``. When it is done, what it took can be seen in ``free``
 itself; if the reserve is broken then, the load is undone. Either way the answer is 507: the platform unloads something
-and tries again. What an empty server could not take either is answered 400: unloading would be in vain.
+and tries again.
 
 Before that, models that have no request are put to sleep (``overcommit.py``), where the load has ``neighbours``. Loads
 that wait for that stand in a queue, and a load that comes later goes behind them.
@@ -34,7 +34,7 @@ from mme.capacity.policy import FLOOR_SHARE, Decision, decide, load_growth_bytes
 from mme.capacity.process_memory import ProcessId, anonymous_bytes
 from mme.capacity.reservations import Loading, Reservations, ReservationTable, new_key
 from mme.capacity.rlimit import RequestLimit, limited_growth
-from mme.errors import InsufficientMemory, InsufficientResources, ModelTooLarge
+from mme.errors import InsufficientMemory, InsufficientResources
 from mme.runtime_dir import in_memory
 from mme.settings import Settings
 
@@ -94,10 +94,9 @@ class Admission:
         ``InsufficientMemory`` before the block, or after it: then the model is to be dropped. ``ModelLoadError`` for
         a declaration in serving.properties that is no number. ``holders`` are the processes that hold descriptors for
         each model, by what they are called. ``replaces``: the model is loaded already, and this worker comes in the
-        place of one that has died. ``ModelTooLarge`` for what would not fit into an empty server. ``artifact``: the
-        files of ``model_dir``, where they have been looked at. ``neighbours`` may be put to sleep to make room.
-        ``request_waits``: what the model needs beyond its load is taken by a request that comes next; the model was
-        loaded before, and took it then.
+        place of one that has died. ``artifact``: the files of ``model_dir``, where they have been looked at.
+        ``neighbours`` may be put to sleep to make room. ``request_waits``: what the model needs beyond its load is
+        taken by a request that comes next; the model was loaded before, and took it then.
         """
         reservation = self.admit(
             model_name, model_dir, holders, replaces=replaces, artifact=artifact, neighbours=neighbours
@@ -134,8 +133,6 @@ class Admission:
             # nobody was there to keep its memory.
             reserve_share = FLOOR_SHARE if kept or replaces else 1.0
             verdict = self._judge(table, need.need_bytes, reserve_share)
-            if need.kind != "learnt" and not kept and not replaces:  # else it has been loaded already
-                _check_size(model_name, need, verdict)
             place = 0 if neighbours is None else table.place_in_queue(key)
             load = _loading(model_name, _own_process(), need.need_bytes)
             if verdict.decision.admitted and not place:
@@ -380,19 +377,6 @@ class _Verdict:
             f"free are {_mib(self.sample.free_bytes)}{promised}, of which {_mib(self.reserve_bytes)} are reserved for "
             f"requests (limit {_mib(self.sample.limit_bytes)}: {self.sample.source}){missing}"
         )
-
-
-def _check_size(model_name: str, need: Need, verdict: _Verdict) -> None:
-    """Raises ``ModelTooLarge`` for what needs more than all that loads may ever have."""
-    most_bytes = verdict.sample.smallest_limit_bytes - int(verdict.whole_reserve_bytes * FLOOR_SHARE)
-    if need.need_bytes > most_bytes:
-        message = (
-            f"model {model_name!r} is refused: it needs {need}, and all models together may have {_mib(most_bytes)} "
-            "here, so unloading others does not help. Use a larger instance, or declare required_memory_mb in the "
-            "model's serving.properties if it needs less."
-        )
-        logger.warning("%s", message)
-        raise ModelTooLarge(message)
 
 
 def _loading(model_name: str, process: ProcessId, need_bytes: int) -> Loading:
