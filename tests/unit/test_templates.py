@@ -230,7 +230,7 @@ if "mme.zygote.root" in sys.orig_argv:
 """
 
 
-@pytest.mark.parametrize("why", ["had no model for a while", "memory is short"])
+@pytest.mark.parametrize("why", ["had no model for a while", pytest.param("memory is short", marks=pytest.mark.ci)])
 def test_a_template_without_models_ends_after_a_while_and_where_memory_becomes_short(
     settings: Settings, runtime_dir: Path, tmp_path: Path, why: str
 ) -> None:
