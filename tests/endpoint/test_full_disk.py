@@ -22,13 +22,15 @@ MIB = 1024 * 1024
 
 
 @contextlib.contextmanager
-def _full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Iterator[tuple[Program, Path]]:
-    """The program where files may have 1 MiB, and its temporary folder."""
+def _full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Iterator[tuple[Program, Path, Any]]:
+    """The program where files may have 1 MiB, its temporary folder, and a client of its S3, which has a bucket."""
     with tempfile.TemporaryDirectory(prefix="full-") as folder:
         monkeypatch.setenv("TMPDIR", folder)
         program = Program(tmp_path, *arguments, before=LIMITED)
         try:
-            yield program, Path(folder)
+            s3 = program.client("s3")
+            s3.create_bucket(Bucket="bucket")
+            yield program, Path(folder), s3
         finally:
             program.kill()
 
@@ -36,9 +38,7 @@ def _full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> I
 def test_an_upload_that_does_not_fit_is_refused_with_the_reason_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with _full(tmp_path, monkeypatch) as (program, folder):
-        s3 = program.client("s3")
-        s3.create_bucket(Bucket="bucket")
+    with _full(tmp_path, monkeypatch) as (program, folder, s3):
         s3.put_object(Bucket="bucket", Key="large", Body=b"small as yet")
         with pytest.raises(ClientError, match=r"cannot be stored in .*File too large\. Nothing of it was kept") as full:
             s3.put_object(Bucket="bucket", Key="large", Body=bytes(5 * MIB))
@@ -55,9 +55,7 @@ def test_an_upload_in_parts_that_does_not_fit_is_refused_and_the_rest_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each part is too large by itself; nothing is joined of those that are not there."""
-    with _full(tmp_path, monkeypatch) as (program, folder):
-        s3 = program.client("s3")
-        s3.create_bucket(Bucket="bucket")
+    with _full(tmp_path, monkeypatch) as (program, folder, s3):
         upload = {"Bucket": "bucket", "Key": "large"}
         number = s3.create_multipart_upload(**upload)["UploadId"]
         with pytest.raises(ClientError, match=r"File too large\. Nothing of it was kept") as full:
@@ -74,9 +72,7 @@ def test_an_object_that_does_not_fit_into_the_state_folder_is_refused_and_is_not
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     state = tmp_path / "state"
-    with _full(tmp_path, monkeypatch, "--state", str(state)) as (program, _):
-        s3 = program.client("s3")
-        s3.create_bucket(Bucket="bucket")
+    with _full(tmp_path, monkeypatch, "--state", str(state)) as (program, _, s3):
         s3.put_object(Bucket="bucket", Key="small", Body=bytes(MIB // 2))
         with pytest.raises(ClientError, match="Nothing of it was kept"):
             s3.put_object(Bucket="bucket", Key="large", Body=bytes(5 * MIB))

@@ -31,17 +31,7 @@ async function main(role, bucket, folder) {
     ExecutionRoleArn: role,
     PrimaryContainer: { Image: IMAGE, Mode: "MultiModel", ModelDataUrl: `s3://${bucket}/models/` },
   });
-  await sagemaker.createEndpointConfig({
-    EndpointConfigName: NAME,
-    ProductionVariants: [
-      { VariantName: "AllTraffic", ModelName: NAME, InitialInstanceCount: 1, InstanceType: "ml.m5.xlarge" },
-    ],
-  });
-  await sagemaker.createEndpoint({ EndpointName: NAME, EndpointConfigName: NAME });
-  await sagemakerModule.waitUntilEndpointInService(
-    { client: sagemaker, minDelay: 1, maxDelay: 1, maxWaitTime: 60 },
-    { EndpointName: NAME },
-  );
+  await serve(sagemaker, NAME);
 
   const answer = await runtime.invokeEndpoint({
     EndpointName: NAME,
@@ -82,6 +72,21 @@ async function main(role, bucket, folder) {
   console.log("the story is told");
 }
 
+// Brings up an endpoint for the model of the same name, and waits for it.
+async function serve(sagemaker, name) {
+  await sagemaker.createEndpointConfig({
+    EndpointConfigName: name,
+    ProductionVariants: [
+      { VariantName: "AllTraffic", ModelName: name, InitialInstanceCount: 1, InstanceType: "ml.m5.xlarge" },
+    ],
+  });
+  await sagemaker.createEndpoint({ EndpointName: name, EndpointConfigName: name });
+  await sagemakerModule.waitUntilEndpointInService(
+    { client: sagemaker, minDelay: 1, maxDelay: 1, maxWaitTime: 60 },
+    { EndpointName: name },
+  );
+}
+
 // Two containers of one endpoint, of which a request names one.
 async function direct(sagemaker, runtime, role, url) {
   const name = `${NAME}-direct`;
@@ -94,17 +99,7 @@ async function direct(sagemaker, runtime, role, url) {
     ],
     InferenceExecutionConfig: { Mode: "Direct" },
   });
-  await sagemaker.createEndpointConfig({
-    EndpointConfigName: name,
-    ProductionVariants: [
-      { VariantName: "AllTraffic", ModelName: name, InitialInstanceCount: 1, InstanceType: "ml.m5.xlarge" },
-    ],
-  });
-  await sagemaker.createEndpoint({ EndpointName: name, EndpointConfigName: name });
-  await sagemakerModule.waitUntilEndpointInService(
-    { client: sagemaker, minDelay: 1, maxDelay: 1, maxWaitTime: 60 },
-    { EndpointName: name },
-  );
+  await serve(sagemaker, name);
   const request = { EndpointName: name, ContentType: "application/json", Body: "[[1, 2, 3, 4]]" };
   const answer = await runtime.invokeEndpoint({ ...request, TargetContainerHostname: "second" });
   assert.deepEqual(JSON.parse(answer.Body.transformToString()), { predictions: [[1, 2, 3, 4]] });

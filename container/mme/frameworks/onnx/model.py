@@ -44,13 +44,12 @@ class OnnxModel(PassPredictor):
             raise ModelLoadError(f"{source} has no inputs: there is nothing that a request could give it.")
         outputs = [_declared_shape(each.shape) for each in session.get_outputs()]
         super().__init__(inputs, outputs, settings.max_samples_per_pass)
-        self.output_shape = self._output_shape(session.get_outputs())
+        self.output_shape = self._output_shape([each.type for each in session.get_outputs()], outputs)
         self.output_names = tuple(each.name for each in session.get_outputs())
 
-    def _output_shape(self, declared: Sequence[Any]) -> tuple[int, ...] | None:
+    def _output_shape(self, types: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...] | None:
         """That of a sample of the first output, where nothing but the number of samples is left open."""
-        shapes = [_declared_shape(each.shape) for each in declared]
-        are_tensors = all(each.type.startswith("tensor(") for each in declared)
+        are_tensors = all(each.startswith("tensor(") for each in types)
         if not are_tensors or any(shape[:1] not in ((FREE,), (1,)) or FREE in shape[1:] for shape in shapes):
             return None
         return shapes[0][1:] if self.takes_samples_of_one_shape else None
