@@ -144,6 +144,28 @@ def test_a_model_that_must_not_be_ended_stays(server: ServerProcess) -> None:
     assert server.unload("stays").status_code == 200
 
 
+def test_a_wake_up_that_there_is_no_memory_for_is_answered_507_until_there_is(server: ServerProcess) -> None:
+    """Awake, the two would take more than the 260 MiB or so that are left for models; one of them may not sleep."""
+    for name, properties in (("large", ""), ("fixed", "option.never_sleep=true\n")):
+        folder = make_model(server.model_dir(name), *(("hold", 150) if name == "fixed" else ()))
+        (folder / "serving.properties").write_text(f"option.required_memory_mb=160\n{properties}")
+    assert server.load("large", handler=HANDLER).status_code == 200, server.log_tail()
+    for name in NAMES:  # it is the one that was used longest ago then
+        answers(server, name)
+    wait_until(lambda: not workers(server, "large"), "it sleeps")
+    assert server.load("fixed", handler=HANDLER).status_code == 200, server.log_tail()
+    for _ in range(2):
+        refused = server.invoke("large", command("echo", 1))
+        assert refused.status_code == 507, refused.text
+        assert "model 'large' is refused: it needs 160 MiB" in refused.json()["message"]
+        assert server.describe("large").json()["asleep"] is True, "it is loaded, and sleeps on"
+    assert "large" in {model["modelName"] for model in server.list_models().json()["models"]}
+    assert server.invoke("fixed", command("echo", 1)).json() == 1
+    assert server.unload("fixed").status_code == 200
+    assert server.invoke("large", command("echo", 1)).json() == 1
+    assert server.unload("large").status_code == 200
+
+
 def test_a_further_worker_of_a_hot_model_puts_others_to_sleep(server: ServerProcess) -> None:
     make_model(server.model_dir("hot"), "hold", WEIGHTS_MB)
     assert server.load("hot", handler=HANDLER).status_code == 200, server.log_tail()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -403,6 +404,33 @@ def test_what_forked_processes_share_counts_once_for_each_that_is_forked_from(sy
         fake_process(system, pid, 21, private_mib=4, shared_mib=125, program=5)
     tree = ProcessTree(10, proc=system.root / "proc")
     assert tree.used_bytes() == (50 + 1 + 30 + 2 + 100 + 50 * 4) * MIB
+
+
+def test_what_a_process_shared_with_those_that_are_gone_is_its_own(system: FakeSystem) -> None:
+    """Its pages and its faults stay as they are: nothing else tells."""
+    fake_process(system, 10, 1, private_mib=50)
+    fake_process(system, 20, 10, private_mib=1, shared_mib=30, program=5)  # root
+    fake_process(system, 21, 20, private_mib=2, shared_mib=130, program=5)  # template
+    fake_process(system, 100, 21, private_mib=4, shared_mib=125, program=5)
+    tree = ProcessTree(10, proc=system.root / "proc")
+    assert tree.used_bytes() == (50 + 1 + 30 + 2 + 100 + 4) * MIB
+    shutil.rmtree(system.root / "proc/100")
+    fake_process(system, 21, 20, private_mib=102, shared_mib=30, program=5)
+    assert tree.used_bytes() == (50 + 1 + 30 + 102) * MIB
+    shutil.rmtree(system.root / "proc/20")
+    fake_process(system, 21, 10, private_mib=132, shared_mib=0, program=5)
+    assert tree.used_bytes() == (50 + 132) * MIB
+
+
+def test_what_the_last_of_several_orphans_shared_is_its_own(system: FakeSystem) -> None:
+    fake_process(system, 10, 1, private_mib=50)
+    for pid in (100, 101):
+        fake_process(system, pid, 10, private_mib=4, shared_mib=125, program=5)
+    tree = ProcessTree(10, proc=system.root / "proc")
+    assert tree.used_bytes() == (50 + 2 * 4 + 125) * MIB
+    shutil.rmtree(system.root / "proc/101")
+    fake_process(system, 100, 10, private_mib=129, program=5)
+    assert tree.used_bytes() == (50 + 129) * MIB
 
 
 def test_what_orphaned_workers_share_still_counts(system: FakeSystem) -> None:

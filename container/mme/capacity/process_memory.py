@@ -58,6 +58,14 @@ class _Stat(NamedTuple):
     program: tuple[int, int]
 
 
+class _Kin(NamedTuple):
+    """Whom of its program a process shares pages with. Where one of them ends, pages are its own, without a fault."""
+
+    parent: int  # 0: another program
+    is_forked_from: bool
+    is_alone: bool
+
+
 class _Known(NamedTuple):
     """What a process was found to hold, in bytes. Its memory cannot grow without a page fault."""
 
@@ -66,11 +74,16 @@ class _Known(NamedTuple):
     resident_bytes: int
     private_bytes: int
     shared_bytes: int
+    # as of ``_Kin``
+    parent: int
+    is_forked_from: bool
+    is_alone: bool
 
-    def is_about(self, stat: _Stat) -> bool:
+    def is_about(self, stat: _Stat, kin: _Kin) -> bool:
         """Whether the process is the same and holds about as much."""
         return (
             self.start_ticks == stat.start_ticks
+            and kin == (self.parent, self.is_forked_from, self.is_alone)
             and stat.faults - self.faults < _STALE_PAGES
             and abs(stat.resident_bytes - self.resident_bytes) < _STALE_PAGES * _PAGE_BYTES
         )
@@ -90,8 +103,8 @@ class ProcessTree:
     kernel stacks) is not in it.
 
     The kernel takes milliseconds to tell a process's private pages, so it is asked again only for those that have
-    touched new pages since (page faults are counted), and the answers are kept in ``cache_file`` for the next process
-    that wants to know; a thousand idle processes then cost 30 ms in all.
+    touched new pages since (page faults are counted), or that have lost whom they shared pages with. The answers are
+    kept in ``cache_file`` for the next process that wants to know; a thousand idle processes then cost 30 ms in all.
     """
 
     def __init__(self, root_pid: int, *, cache_file: Path | None = None, proc: Path = Path("/proc")) -> None:
@@ -104,27 +117,23 @@ class ProcessTree:
         """The sum in bytes; 0 where the root process is gone."""
         known = {**self._known, **self._read_cache()}
         tree = self._tree()
-        self._known = {pid: self._look_at(pid, stat, known.get(pid)) for pid, stat in tree.items()}
+        families = _families(tree)
+        kin = {pid: each for members in families for pid, each in _kin_of(members, tree).items()}
+        self._known = {pid: self._look_at(pid, stat, kin[pid], known.get(pid)) for pid, stat in tree.items()}
         if self._known != known:
             self._write_cache()
         private_bytes = sum(each.most_private_bytes(tree[pid]) for pid, each in self._known.items())
-        return private_bytes + self._shared_bytes(tree)
+        return private_bytes + sum(self._shared_bytes(members) for members in families)
 
-    def _shared_bytes(self, tree: dict[int, _Stat]) -> int:
-        families: dict[tuple[int, int], list[int]] = {}
-        for pid, stat in tree.items():
-            if any(stat.program):
-                families.setdefault(stat.program, []).append(pid)
-        total = 0
-        for family in families.values():
-            if len(family) == 1:
-                continue
-            members = set(family)
-            # Several, where the process that they were forked from has died.
-            heads = [pid for pid in family if tree[pid].parent not in members]
-            total += max(self._known[pid].shared_bytes for pid in heads)
-            for pid in {tree[pid].parent for pid in family} & members - set(heads):
-                total += max(0, self._known[pid].shared_bytes - self._known[tree[pid].parent].shared_bytes)
+    def _shared_bytes(self, members: list[int]) -> int:
+        if len(members) == 1:
+            return 0
+        known = self._known
+        # Several heads, where the process that they were forked from has died.
+        total = max(known[pid].shared_bytes for pid in members if not known[pid].parent)
+        for each in (known[pid] for pid in members):
+            if each.is_forked_from and each.parent:
+                total += max(0, each.shared_bytes - known[each.parent].shared_bytes)
         return total
 
     def _tree(self) -> dict[int, _Stat]:
@@ -145,8 +154,8 @@ class ProcessTree:
                 waiting += children.get(pid, [])
         return tree
 
-    def _look_at(self, pid: int, stat: _Stat, known: _Known | None) -> _Known:
-        if known and known.is_about(stat):
+    def _look_at(self, pid: int, stat: _Stat, kin: _Kin, known: _Known | None) -> _Known:
+        if known and known.is_about(stat, kin):
             return known
         sizes = _smaps_rollup(self._proc / str(pid))
         # without the right to look (another user's process) the resident size must do
@@ -155,7 +164,7 @@ class ProcessTree:
         )
         if not sizes:
             private = stat.resident_bytes
-        return _Known(stat.start_ticks, stat.faults, stat.resident_bytes, private, shared)
+        return _Known(stat.start_ticks, stat.faults, stat.resident_bytes, private, shared, *kin)
 
     def _read_cache(self) -> dict[int, _Known]:
         if self._cache_file is None:
@@ -175,6 +184,22 @@ class ProcessTree:
             os.replace(temporary, self._cache_file)  # noqa: PTH105
         except OSError:
             pass  # a full file system: the next one looks for itself
+
+
+def _families(tree: dict[int, _Stat]) -> list[list[int]]:
+    """The processes by program: those that may have been forked from each other."""
+    families: dict[tuple[int, ...], list[int]] = {}
+    for pid, stat in tree.items():
+        families.setdefault(stat.program if any(stat.program) else (pid,), []).append(pid)
+    return list(families.values())
+
+
+def _kin_of(members: list[int], tree: dict[int, _Stat]) -> dict[int, _Kin]:
+    """Of the members of one family."""
+    own = set(members)
+    parents = {pid: tree[pid].parent if tree[pid].parent in own else 0 for pid in members}
+    forked_from = set(parents.values())
+    return {pid: _Kin(parent, pid in forked_from, len(own) == 1) for pid, parent in parents.items()}
 
 
 def _stat(folder: str) -> _Stat | None:
