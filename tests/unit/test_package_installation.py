@@ -80,7 +80,7 @@ def test_room_is_made_on_a_real_disk_and_no_more_than_is_asked_for(small_disk: P
 def test_what_killed_installations_have_left_goes_and_what_is_being_installed_stays(tmp_path: Path) -> None:
     for key in ("killed", "running"):
         (tmp_path / f"{key}.new-1" / "site").mkdir(parents=True)
-    lock = sets._locked(tmp_path / "running.lock", sets.fcntl.LOCK_EX)
+    lock = sets.locked(tmp_path / "running.lock", sets.fcntl.LOCK_EX)
     assert make_room(tmp_path, EVERYTHING) == []
     assert [each.name for each in tmp_path.iterdir() if each.is_dir()] == ["running.new-1"]
     os.close(lock)

@@ -33,6 +33,7 @@ from mme.packages.sets import (
     PackageSet,
     cache_in_use,
     failure,
+    locked,
     make_room,
     new_folder,
     remove_abandoned,
@@ -87,11 +88,10 @@ def install(packages_dir: Path, key: str, model_dir: Path, environment: Mapping[
     package_set = PackageSet(packages_dir, key)
     try:
         packages_dir.mkdir(parents=True, exist_ok=True)
-        lock = os.open(packages_dir / f"{key}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        lock = locked(packages_dir / f"{key}.lock", fcntl.LOCK_EX)
     except OSError as error:
         raise InstallationFailed(_unusable(packages_dir, error)) from None
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
         if package_set.is_complete():
             return
         requirements = requirements_of(model_dir)

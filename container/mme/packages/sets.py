@@ -65,7 +65,7 @@ class PackageSet:
         """Keeps it from being removed (``make_room``) as long as this process lives. False where it is not there."""
         try:
             if self._in_use < 0:
-                self._in_use = _locked(self.folder / _IN_USE, fcntl.LOCK_SH)
+                self._in_use = locked(self.folder / _IN_USE, fcntl.LOCK_SH)
             os.utime(self.folder)
         except OSError:
             pass  # on a disk that cannot be written to nothing is removed either
@@ -115,7 +115,7 @@ def modules_of_packages(before: Iterable[str], roots: Sequence[str]) -> list[str
 @contextmanager
 def cache_in_use(packages_dir: Path) -> Iterator[None]:
     """Inside, uv's cache is not removed."""
-    lock = _locked(packages_dir / f"{CACHE}.lock", fcntl.LOCK_SH)
+    lock = locked(packages_dir / f"{CACHE}.lock", fcntl.LOCK_SH)
     try:
         yield
     finally:
@@ -132,7 +132,7 @@ def make_room(packages_dir: Path, least_free_bytes: int | None = None) -> list[s
         least_free_bytes = LEAST_FREE_BYTES
     if _free_bytes(packages_dir) >= least_free_bytes:
         return []
-    lock = _locked(packages_dir / f"{CACHE}.lock", fcntl.LOCK_EX)
+    lock = locked(packages_dir / f"{CACHE}.lock", fcntl.LOCK_EX)
     try:
         shutil.rmtree(packages_dir / CACHE, ignore_errors=True)
         for folder in packages_dir.glob(f"*{_UNFINISHED}*"):
@@ -163,7 +163,7 @@ def new_folder(packages_dir: Path, key: str) -> Path:
 def _remove_if_unlocked(folder: Path, lock: Path) -> bool:
     """Removes ``folder`` unless somebody has locked ``lock``. Returns whether it did."""
     try:
-        descriptor = _locked(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        descriptor = locked(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:  # it is in use, or this user may not remove it
         return False
     try:
@@ -178,7 +178,7 @@ def _remove_if_unlocked(folder: Path, lock: Path) -> bool:
     return True
 
 
-def _locked(path: Path, how: int) -> int:
+def locked(path: Path, how: int) -> int:
     """A descriptor of the file, locked. Raises ``OSError``."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
