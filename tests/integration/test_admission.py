@@ -97,8 +97,12 @@ def test_a_full_server_answers_507_keeps_its_reserve_and_takes_the_model_after_u
     for part in (repr(refused), "(learnt)", f"{RESERVE_MB} MiB are reserved", "are missing. Unload other models"):
         assert part in again.json()["message"], again.text
     assert all(answers(server, name) for name in loaded)
-    assert server.unload(loaded[0]).status_code == 200
-    assert server.load(refused).status_code == 200, server.log_tail()
+    # One model's memory may be less than what is expected of another, which has a margin; two models' is not.
+    for name in loaded[:2]:
+        assert server.unload(name).status_code == 200
+        if (status := server.load(refused).status_code) != 507:
+            break
+    assert status == 200, server.log_tail()
     assert answers(server, refused)
 
 
