@@ -130,14 +130,14 @@ def test_a_model_folder_that_the_server_cannot_open(server: ServerProcess) -> No
 def tar_bomb(path: Path) -> None:
     with tarfile.open(path, "w:gz") as tar:
         zeros = tarfile.TarInfo("zeros")
-        zeros.size = 200_000_000
+        zeros.size = 20_000_000
         with Path("/dev/zero").open("rb") as source:
             tar.addfile(zeros, source)
 
 
 def zip_bomb(path: Path) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("zeros", "w") as zeros:
-        for _ in range(200):
+        for _ in range(20):
             zeros.write(bytes(1_000_000))
 
 
@@ -149,7 +149,7 @@ def test_packing_unpacks_nothing(tmp_path: Path, name: str, make: Callable[[Path
     make(bomb)
     assert package(folder, tmp_path / "out.tar.gz") == 0
     with tarfile.open(tmp_path / "out.tar.gz") as packed:
-        assert sum(member.size for member in packed) < 1_000_000
+        assert sum(member.size for member in packed) < 100_000
         kept = packed.extractfile(name)
         assert kept is not None and kept.read() == bomb.read_bytes()
     assert package(bomb, tmp_path / "other.tar.gz") == 2
