@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -68,7 +69,7 @@ def is_refused(server: ServerProcess, port: int | None = None) -> bool:
     return False
 
 
-def test_requests_under_way_are_answered_and_new_ones_refused(
+def test_requests_under_way_are_answered_new_ones_refused_and_idle_connections_not_waited_for(
     start: Callable[..., ServerProcess], client: ThreadPoolExecutor
 ) -> None:
     server = start()
@@ -76,26 +77,27 @@ def test_requests_under_way_are_answered_and_new_ones_refused(
     make_model(server.model_dir("late"), "wait_for", str(go_on))
     working = begin(server, client, "m", "wait_for", str(go_on))
     queued = [client.submit(server.invoke, "m", command("sleep", 0.2)) for _ in range(3)]
-    quick = client.submit(server.invoke, "n", command("echo", 1))
-    wait_until(lambda: quick.done() and in_flight(server) == 4, "the quick one is answered")
-    load = client.submit(server.load, "late")
-    wait_until(
-        lambda: in_flight(server) == 5,
-        lambda: f"the others are under way: {in_flight(server)}\n{server.log_tail()}",
-    )
+    with requests.Session() as idle, socket.create_connection(("127.0.0.1", server.port)):
+        assert idle.post(f"{server.url}/models/n/invoke", data=command("echo", 1), timeout=20).status_code == 200
+        wait_until(lambda: in_flight(server) == 4, "the quick one is answered")
+        load = client.submit(server.load, "late")
+        wait_until(
+            lambda: in_flight(server) == 5,
+            lambda: f"the others are under way: {in_flight(server)}\n{server.log_tail()}",
+        )
 
-    ask_to_stop(server)
+        ask_to_stop(server)
 
-    wait_until(lambda: is_refused(server), "new connections are refused")
-    go_on.touch()
-    assert [future.result().status_code for future in [working, *queued, quick, load]] == [200] * 6
-    assert server.wait(timeout_s=10) == 0
+        wait_until(lambda: is_refused(server), "new connections are refused")
+        go_on.touch()
+        assert [future.result().status_code for future in [working, *queued, load]] == [200] * 5
+        assert server.wait(timeout_s=10) == 0, "connections that ask nothing are not waited for"
 
 
-def test_clients_that_go_on_asking_are_turned_away(
+def test_clients_that_go_on_asking_are_turned_away_and_an_answer_that_one_still_reads_arrives_whole(
     start: Callable[..., ServerProcess], client: ThreadPoolExecutor
 ) -> None:
-    server = start()
+    server, size = start(), 4_000_000
     ended = threading.Event()
 
     def ask_again_and_again() -> list[int]:
@@ -112,7 +114,15 @@ def test_clients_that_go_on_asking_are_turned_away(
     clients = [client.submit(ask_again_and_again) for _ in range(4)]
     wait_until(lambda: server.log().count("/models/m/invoke") > 8, "requests are answered")
     try:
-        ask_to_stop(server)
+        with reader(server, "n", command("echo", "x" * size)) as connection:
+            received = connection.recv(4096)
+            ask_to_stop(server)
+            wait_until(lambda: is_refused(server), "new connections are refused")
+            while len(received.partition(b"\r\n\r\n")[2]) < size + 2:
+                part = connection.recv(65536)
+                assert part, f"cut off after {len(received)} bytes"
+                received += part
+        assert json.loads(received.partition(b"\r\n\r\n")[2]) == "x" * size
         assert server.wait(timeout_s=10) == 0
     finally:
         ended.set()
@@ -122,35 +132,20 @@ def test_clients_that_go_on_asking_are_turned_away(
         assert statuses[len(answered) :] in ([], [503])
 
 
-def test_an_answer_that_the_client_still_reads_arrives_whole(start: Callable[..., ServerProcess]) -> None:
-    server = start()
-    size = 4_000_000
-    body = command("echo", "x" * size).encode()
+@contextmanager
+def reader(server: ServerProcess, name: str, body: str) -> Iterator[socket.socket]:
+    """A connection with a request sent, and little room for its answer."""
+    sent = body.encode()
     head = (
-        f"POST /models/m/invoke HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: {len(body)}\r\n\r\n"
+        f"POST /models/{name}/invoke HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\n"
+        f"Content-Length: {len(sent)}\r\n\r\n"
     )
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.connect(("127.0.0.1", server.port))
         connection.settimeout(10)
-        connection.sendall(head.encode() + body)
-        received = connection.recv(4096)
-        ask_to_stop(server)
-        wait_until(lambda: is_refused(server), "new connections are refused")
-        while len(received.partition(b"\r\n\r\n")[2]) < size + 2:
-            part = connection.recv(65536)
-            assert part, f"cut off after {len(received)} bytes"
-            received += part
-    assert json.loads(received.partition(b"\r\n\r\n")[2]) == "x" * size
-    assert server.wait(timeout_s=10) == 0
-
-
-def test_connections_that_ask_nothing_are_not_waited_for(start: Callable[..., ServerProcess]) -> None:
-    server = start()
-    with requests.Session() as idle, socket.create_connection(("127.0.0.1", server.port)):
-        assert idle.post(f"{server.url}/models/m/invoke", data=command("sleep", 0.05), timeout=20).status_code == 200
-        ask_to_stop(server)
-        assert server.wait(timeout_s=10) == 0
+        connection.sendall(head.encode() + sent)
+        yield connection
 
 
 def test_what_takes_longer_than_the_drain_is_cut_off(
