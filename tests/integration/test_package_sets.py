@@ -8,6 +8,7 @@ import json
 import shutil
 import socket
 import tarfile
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -82,11 +83,32 @@ def packages_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("packages")
 
 
-@pytest.fixture(scope="module", params=["fork", pytest.param("spawn", marks=pytest.mark.ci)])
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    folder = tmp_path_factory.mktemp("packages")
-    with ServerProcess(MME_WORKERS=request.param, MME_PRELOAD="none", MME_PACKAGES_DIR=str(folder)) as running:
+@pytest.fixture(scope="module")
+def forking(packages_dir: Path) -> Iterator[ServerProcess]:
+    with ServerProcess(MME_PRELOAD="none", MME_PACKAGES_DIR=str(packages_dir)) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def impatient(packages_dir: Path) -> Iterator[ServerProcess]:
+    """A server with the same folder of packages, which waits for two seconds where it has to install one."""
+    settings = {"MME_PACKAGES_DIR": str(packages_dir), "MME_PACKAGES_TIMEOUT_S": "2"}
+    with ServerProcess(MME_PRELOAD="none", **settings) as running:  # type: ignore[arg-type]
+        yield running
+
+
+@pytest.fixture(scope="module")
+def spawning(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    folder = tmp_path_factory.mktemp("spawning")
+    with ServerProcess(MME_WORKERS="spawn", MME_PRELOAD="none", MME_PACKAGES_DIR=str(folder)) as running:
+        yield running
+
+
+@pytest.fixture(scope="module", params=["forking", pytest.param("spawning", marks=pytest.mark.ci)])
+def server(request: pytest.FixtureRequest) -> ServerProcess:
+    """A server whose workers start in one of the two ways."""
+    running: ServerProcess = request.getfixturevalue(request.param)
+    return running
 
 
 def test_models_with_different_versions_of_a_package_and_without_it_do_not_notice_each_other(
@@ -181,29 +203,36 @@ def test_requirements_that_need_a_compiler_which_is_not_there_fail_that_load_wit
     assert said(server, another_model(server)).startswith("version 1.0")
 
 
-def test_the_second_model_of_a_set_finds_it_installed_and_imported(packages_dir: Path, tmp_path: Path) -> None:
-    with ServerProcess(MME_PRELOAD="none", MME_PACKAGES_DIR=str(packages_dir)) as server:
-        for name in ("first", "second", "third"):
-            write_model(server, name, "# our greeting\ngreeting_of_a_test==1.0")
-        load(server, "first")
-        assert said(server, "first") == "version 1.0 False"
-        wait_until(lambda: list(packages_dir.glob("*/modules.json")), "what the first model imported")
-        wait_until(
-            lambda: "has imported beforehand what its first model did" in server.log(), "the import in the template"
-        )
-        load(server, "second")
-        assert said(server, "second") == "version 1.0 True", server.log()
-        assert server.log().count("the packages of ") == 1
-        assert server.unload("second").status_code == 200
-        load(server, "second")
-        assert said(server, "second") == "version 1.0 True", server.log()
-        shutil.copytree(server.models_dir / "third", tmp_path / "third")
-    # A folder that is kept saves the installation.
-    with ServerProcess(MME_PRELOAD="none", MME_PACKAGES_DIR=str(packages_dir)) as server:
-        shutil.copytree(tmp_path / "third", server.models_dir / "third")
-        load(server, "third")
-        assert said(server, "third") == "version 1.0 True"
-        assert "the packages of " not in server.log()
+def set_of(packages_dir: Path, text: str) -> str:
+    """The key of the set whose package has that text."""
+    (module,) = [file for file in packages_dir.glob("*/site/greeting_of_a_test.py") if text in file.read_text()]
+    return module.parents[1].name
+
+
+def test_the_second_model_of_a_set_finds_it_installed_and_imported(
+    forking: ServerProcess, impatient: ServerProcess, packages_dir: Path
+) -> None:
+    for name in ("first", "second", "third"):
+        folder = write_model(forking, name, "# our greeting\ngreeting_of_a_test==1.0")
+        write_wheel(folder / "code" / "wheels", "greeting_of_a_test", "TEXT = 'once'\n")
+    load(forking, "first")
+    assert said(forking, "first") == "once False"
+    key = set_of(packages_dir, "once")
+    wait_until((packages_dir / key / "modules.json").exists, "what the first model imported")
+    imported = f"set {key} has imported beforehand what its first model did"
+    wait_until(lambda: imported in forking.log(), "the import in the template")
+    load(forking, "second")
+    assert said(forking, "second") == "once True", forking.log()
+    assert f"the packages of {forking.models_dir}/first" in forking.log()
+    assert f"the packages of {forking.models_dir}/second" not in forking.log()
+    assert forking.unload("second").status_code == 200
+    load(forking, "second")
+    assert said(forking, "second") == "once True", forking.log()
+    # A folder that is kept saves another server the installation.
+    shutil.copytree(forking.models_dir / "third", impatient.models_dir / "third")
+    load(impatient, "third")
+    assert said(impatient, "third") == "once True"
+    assert "the packages of " not in impatient.log()
 
 
 def load_from(server: ServerProcess, index: socket.socket) -> requests.Response:
@@ -213,12 +242,9 @@ def load_from(server: ServerProcess, index: socket.socket) -> requests.Response:
     return server.load("slow")
 
 
-def test_an_installation_that_takes_too_long_is_ended() -> None:
-    with (
-        socket.create_server(("127.0.0.1", 0)) as nobody,
-        ServerProcess(MME_PRELOAD="none", MME_PACKAGES_TIMEOUT_S="2") as server,
-    ):
-        answer = load_from(server, nobody)
+def test_an_installation_that_takes_too_long_is_ended(impatient: ServerProcess) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        answer = load_from(impatient, nobody)
         assert answer.status_code == 500
         assert "longer than 2 s (MME_PACKAGES_TIMEOUT_S)" in answer.json()["message"]
 
@@ -245,9 +271,14 @@ def test_requirements_are_refused_or_ignored_with_a_word(setting: str, status: i
         assert words in (answer.json()["message"] if status == 400 else server.log())
         if status == 200:
             assert said(server, "one").startswith("No module named")
-            thousand_models(server.model_dir("aws"), requirements=True)  # they cannot be installed on this Python
-            load(server, "aws")
-            assert server.invoke("aws", "[[0.5]]").json() == pytest.approx(1.0)
+
+
+@pytest.mark.ci  # imports scikit-learn
+def test_the_requirements_of_awss_sample_of_a_thousand_models_can_be_ignored() -> None:
+    with ServerProcess(MME_PRELOAD="none", MME_MODEL_REQUIREMENTS="ignore") as server:
+        thousand_models(server.model_dir("aws"), requirements=True)  # they cannot be installed on this Python
+        load(server, "aws")
+        assert server.invoke("aws", "[[0.5]]").json() == pytest.approx(1.0)
 
 
 HOSTILE = {
@@ -259,12 +290,16 @@ HOSTILE = {
 @pytest.mark.parametrize(
     "code", [HOSTILE["threads"], pytest.param(HOSTILE["exits where it is imported early"], marks=pytest.mark.ci)]
 )
-def test_a_package_that_cannot_be_imported_before_the_fork_is_imported_by_each_worker(code: str) -> None:
-    with ServerProcess(MME_PRELOAD="none") as server:
-        for name in ("first", "second"):
-            folder = write_model(server, name, "greeting_of_a_test==1.0")
-            write_wheel(folder / "code" / "wheels", "greeting_of_a_test", f"{code}TEXT = 'hello'\n")
-        load(server, "first")
-        wait_until(lambda: "are not imported beforehand" in server.log(), "the template's trial")
-        load(server, "second")
-        assert said(server, "first") == said(server, "second") == "hello False"
+def test_a_package_that_cannot_be_imported_before_the_fork_is_imported_by_each_worker(
+    forking: ServerProcess, packages_dir: Path, code: str
+) -> None:
+    text = uuid.uuid4().hex  # a set of their own
+    names = [f"{text}-{number}" for number in (1, 2)]
+    for name in names:
+        folder = write_model(forking, name, "greeting_of_a_test==1.0")
+        write_wheel(folder / "code" / "wheels", "greeting_of_a_test", f"{code}TEXT = '{text}'\n")
+    load(forking, names[0])
+    failed = f"the modules of set {set_of(packages_dir, text)} are not imported beforehand"
+    wait_until(lambda: failed in forking.log(), "the template's trial")
+    load(forking, names[1])
+    assert [said(forking, name) for name in names] == [f"{text} False"] * 2
