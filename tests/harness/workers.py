@@ -95,13 +95,13 @@ class Traffic:
 
 
 @contextlib.contextmanager
-def traffic(request: Callable[[], int]) -> Iterator[Traffic]:
+def traffic(request: Callable[[], int], pause_s: float = CLIENT_PAUSE_S) -> Iterator[Traffic]:
     """Sends ``request`` over and over from a thread of its own; it returns a status."""
     sent = Traffic()
     stop = threading.Event()
 
     def send() -> None:
-        while not stop.wait(CLIENT_PAUSE_S):
+        while not stop.wait(pause_s):
             started_s = time.monotonic()
             status = request()
             sent.answers.append((status, time.monotonic() - started_s))

@@ -367,6 +367,7 @@ def test_ping_is_503_until_the_one_model_is_loaded(tmp_path: Path) -> None:
         go_on.touch()
         wait_until(lambda: ping(server) == (200, None), "the model is loaded")
         assert server.post("/invocations", command("echo", 1)).json() == 1
+        wait_until(lambda: "serving the model" in server.log(), "it says so")
         assert server.stop() == 0
     finally:
         server.discard()

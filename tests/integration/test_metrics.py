@@ -266,13 +266,15 @@ def test_a_model_that_sleeps_and_wakes() -> None:
         assert of(scrape(server), "mme_model_wake_ups_total", model=name) == 1  # of the session that has ended
 
 
-def test_one_model_alone(tmp_path: Path) -> None:
-    with ServerProcess(single_model_dir=make_model(tmp_path), **SETTINGS, SAGEMAKER_MODEL_SERVER_WORKERS="1") as server:
+def test_one_model_alone_whose_handler_counts_for_mms(tmp_path: Path) -> None:
+    debug: dict[str, Any] = {**SETTINGS, "SAGEMAKER_CONTAINER_LOG_LEVEL": "10"}
+    with ServerProcess(single_model_dir=make_model(tmp_path), **debug, SAGEMAKER_MODEL_SERVER_WORKERS="1") as server:
         assert server.post("/invocations", command("echo", 1)).status_code == 200
         samples = scrape(server)
         assert of(samples, "mme_models_loaded") == 1
         answered = [value for (name, labels), value in samples.items() if ("status", "2xx") in labels]
         assert answered == [1]
+        wait_until(lambda: "Scripted.Count:1" in server.log(), "what it counts is logged")
 
 
 @pytest.mark.ci

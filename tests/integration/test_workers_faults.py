@@ -33,16 +33,13 @@ BATCH = 4
 Load = Callable[..., str]
 
 
-def start(
-    log_level: str = "20", single_model_dir: Path | None = None, response_timeout_s: int = RESPONSE_TIMEOUT_S
-) -> ServerProcess:
+def start(single_model_dir: Path | None = None, response_timeout_s: int = RESPONSE_TIMEOUT_S) -> ServerProcess:
     """A server whose clients wait no longer than a recovery may take."""
     server = ServerProcess(
         single_model_dir=single_model_dir,
         MME_PRELOAD="none",
         SAGEMAKER_HANDLER=HANDLER,
         SAGEMAKER_MODEL_SERVER_TIMEOUT=str(response_timeout_s),
-        SAGEMAKER_CONTAINER_LOG_LEVEL=log_level,
     )
     server.timeout_s = RECOVERY_S
     return server
@@ -213,17 +210,24 @@ def test_whatever_hangs_or_fails_for_good_is_ended_and_no_other_model_notices(
 ) -> None:
     """At once, as each case waits for the timeout, or for MMS to try again."""
     cases: list[tuple[Callable[..., None], tuple[object, ...]]] = [
-        *((case, (how,)) for case in (hangs_in_a_request, hangs_at_load) for how in ("spin", "hang_in_c")),
+        (hangs_in_a_request, ("spin",)),
+        (hangs_in_a_request, ("hang_in_c",)),
+        (hangs_at_load, ("hang_in_c",)),
         (gets_no_worker_any_more, ("run_out_of_memory",)),
         (gets_no_worker_any_more, ("fail", "for good")),
         (gets_no_worker_any_more, ("hang_in_c",)),
     ]
     other = loaded()
-    with traffic(lambda: echoes(server, other)) as sent, ThreadPoolExecutor(len(cases)) as pool:
+    with traffic(lambda: echoes(server, other), pause_s=0.1) as sent, ThreadPoolExecutor(len(cases)) as pool:
         running = {pool.submit(case, server, *how): f"{case.__name__} ({how})" for case, how in cases}
         failed = {running[done]: error for done in running if (error := done.exception()) is not None}
     assert not failed, f"{failed}\n{server.log_tail()}"
     assert set(sent.statuses) == {200}
+
+
+@pytest.mark.ci  # takes a processor until the timeout, as a request that spins does, above
+def test_a_load_that_spins_is_ended(server: ServerProcess) -> None:
+    hangs_at_load(server, "spin")
 
 
 @pytest.mark.parametrize(
@@ -270,7 +274,10 @@ def test_a_model_whose_launcher_is_killed_gets_new_workers(server: ServerProcess
     assert set(sent.statuses) == {200}
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGKILL, signal.SIGTERM, pytest.param(signal.SIGSEGV, marks=pytest.mark.ci)],  # as SIGKILL does
+)
 def test_running_models_outlive_the_zygote_and_loads_work_again(server: ServerProcess, number: signal.Signals) -> None:
     first, second = load(server), load(server)
     before = {name: worker(server, name) for name in (first, second)}
@@ -385,6 +392,7 @@ def test_a_killed_front_end_ends_everything() -> None:
             wait_until(lambda: in_c(hung) and len(sent.answers) > 5, "requests are under way")
             server.front_end().kill()
             assert server.wait() == 128 + signal.SIGKILL
+            assert "SIGKILL" in server.log()
             assert answer.exception(timeout=5) is not None
         assert set(sent.statuses) == {200, 0}
         server.assert_nothing_survives()
@@ -409,7 +417,7 @@ def test_nothing_survives_a_killed_supervisor() -> None:
         server.discard()
 
 
-@pytest.mark.parametrize("count", [60, pytest.param(200, marks=pytest.mark.ci)])
+@pytest.mark.parametrize("count", [30, pytest.param(200, marks=pytest.mark.ci)])
 def test_many_models_load_at_the_same_time(count: int) -> None:
     with start(response_timeout_s=60) as server:
         server.timeout_s = 60.0
@@ -487,12 +495,6 @@ def test_the_log_of_a_worker_is_the_servers(server: ServerProcess, loaded: Load)
     assert server.invoke(name, command("print", said)).status_code == 200
     wait_until(lambda: server.log().count(said) == 2, "both lines are in the log")
     assert server.log().count("said at load") >= 2
-
-
-def test_metrics_of_a_handler_reach_mms() -> None:
-    with start(log_level="10") as server:
-        assert echoes(server, load(server)) == 200
-        wait_until(lambda: "Scripted.Count:1" in server.log(), "the metric is logged")
 
 
 @pytest.fixture
