@@ -17,7 +17,9 @@ MOST_CLASSES = 15
 QUICKEST = "script"  # of the frameworks with a sample model: it is the front end that runs
 
 
-@pytest.mark.parametrize("management", ["same", pytest.param("loopback", marks=pytest.mark.ci), "socket"])
+@pytest.mark.parametrize(
+    "management", ["same", *(pytest.param(elsewhere, marks=pytest.mark.ci) for elsewhere in ("loopback", "socket"))]
+)
 def test_the_first_load_after_a_start_finds_the_front_end_warm(tmp_path: Path, management: str) -> None:
     log = tmp_path / "classes"
     where = f"unix:{tmp_path}/m.sock" if management == "socket" else management

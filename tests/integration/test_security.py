@@ -14,8 +14,8 @@ from typing import Any
 
 import psutil
 import pytest
-import requests
 
+from tests.harness.container_client import ContainerClient
 from tests.harness.ports import free_port
 from tests.harness.scripted_handler import HANDLER, command, make_model
 from tests.harness.server import ServerProcess
@@ -399,37 +399,40 @@ def environment_of(process: psutil.Process) -> bytes:
     return Path(f"/proc/{process.pid}/environ").read_bytes()
 
 
-def test_credentials_are_passed_on_where_that_is_wanted() -> None:
-    settings: dict[str, Any] = {
-        "SAGEMAKER_HANDLER": HANDLER,
-        "MME_PRELOAD": "none",
-        "MME_PASS_CREDENTIALS": "true",
-        **SECRETS,
-    }
-    with ServerProcess(**settings) as server:
-        make_model(server.model_dir("m"))
-        assert server.load("m").status_code == 200
-        assert SECRETS.items() <= server.invoke("m", command("look")).json()["environment"].items()
-
-
 # ---- a place of its own for the management calls ----
 
 
-def test_management_on_a_port_of_its_own_is_refused_on_the_other() -> None:
+@pytest.fixture(scope="module")
+def apart() -> Iterator[tuple[ServerProcess, int]]:
+    """A server that takes management calls at a port of its own, which is given, and passes credentials on."""
     port = free_port()
     settings: dict[str, Any] = {"SAGEMAKER_HANDLER": HANDLER, "MME_PRELOAD": "none", "MME_HOST": "0.0.0.0"}
-    with ServerProcess(**settings, MME_MANAGEMENT=str(port), SAGEMAKER_SAFE_PORT_RANGE=f"{port}-{port}") as server:
+    settings |= {"MME_MANAGEMENT": str(port), "SAGEMAKER_SAFE_PORT_RANGE": f"{port}-{port}"}
+    credentials: dict[str, Any] = {"MME_PASS_CREDENTIALS": "true", **SECRETS}
+    with ServerProcess(**settings, **credentials) as server:
         make_model(server.model_dir("m"))
-        management = f"http://127.0.0.1:{port}"
-        body = {"model_name": "m", "url": server.model_url("m")}
-        assert server.load("m").status_code == 404
-        assert requests.post(f"{management}/models", json=body, timeout=60).status_code == 200
-        assert server.invoke("m", command("echo", 1)).json() == 1
-        assert server.ping().status_code == 200
-        assert [server.list_models().status_code, server.describe("m").status_code] == [404, 404]
-        assert [server.unload("m").status_code, server.request("PUT", "/models/m").status_code] == [404, 404]
-        assert listening_addresses(server, port) == {"127.0.0.1"}
-        assert requests.delete(f"{management}/models/m", timeout=60).status_code == 200
+        yield server, port
+
+
+def test_management_on_a_port_of_its_own_is_refused_on_the_other(apart: tuple[ServerProcess, int]) -> None:
+    server, port = apart
+    management = ContainerClient(f"http://127.0.0.1:{port}")
+    assert server.load("m").status_code == 404
+    assert management.load("m", server.model_url("m")).status_code == 200
+    assert server.invoke("m", command("echo", 1)).json() == 1
+    assert server.ping().status_code == 200
+    assert [server.list_models().status_code, server.describe("m").status_code] == [404, 404]
+    assert [server.unload("m").status_code, server.request("PUT", "/models/m").status_code] == [404, 404]
+    assert listening_addresses(server, port) == {"127.0.0.1"}
+    assert management.unload("m").status_code == 200
+
+
+def test_credentials_are_passed_on_where_that_is_wanted(apart: tuple[ServerProcess, int]) -> None:
+    server, port = apart
+    management = ContainerClient(f"http://127.0.0.1:{port}")
+    assert management.load("m", server.model_url("m")).status_code == 200
+    assert SECRETS.items() <= server.invoke("m", command("look")).json()["environment"].items()
+    assert management.unload("m").status_code == 200
 
 
 def listening_addresses(server: ServerProcess, port: int) -> set[str]:
@@ -450,14 +453,15 @@ class UnixConnection(http.client.HTTPConnection):
         self.sock.connect(str(self.path))
 
 
-def test_management_on_a_unix_socket() -> None:
-    server = ServerProcess(SAGEMAKER_HANDLER=HANDLER, MME_PRELOAD="none")
+def test_management_on_a_unix_socket_the_dry_runs_too() -> None:
+    server = ServerProcess(MME_PRELOAD="script", SAGEMAKER_CONTAINER_LOG_LEVEL="10")
     path = server.folder / "management.sock"
     server.settings["MME_MANAGEMENT"] = f"unix:{path}"
     with server:
+        assert "ran a model of script" in server.log()
         make_model(server.model_dir("m"))
         connection = UnixConnection(path)
-        body = json.dumps({"model_name": "m", "url": server.model_url("m")})
+        body = json.dumps({"model_name": "m", "url": server.model_url("m"), "handler": HANDLER})
         connection.request("POST", "/models", body, {"Content-Type": "application/json"})
         assert connection.getresponse().status == 200
         assert server.invoke("m", command("echo", 1)).json() == 1
