@@ -94,7 +94,7 @@ def test_requests_under_way_are_answered_new_ones_refused_and_idle_connections_n
         assert server.wait(timeout_s=10) == 0, "connections that ask nothing are not waited for"
 
 
-def test_clients_that_go_on_asking_are_turned_away_and_an_answer_that_one_still_reads_arrives_whole(
+def test_clients_that_ask_on_are_turned_away_and_an_answer_that_is_still_read_arrives_whole(
     start: Callable[..., ServerProcess], client: ThreadPoolExecutor
 ) -> None:
     server, size = start(), 4_000_000
