@@ -19,6 +19,7 @@ from tests.harness.container_client import ContainerClient
 from tests.harness.ports import free_port
 from tests.harness.scripted_handler import HANDLER, command, make_model
 from tests.harness.server import ServerProcess
+from tests.harness.wheels import write_requirements
 
 SECRETS = {
     "AWS_ACCESS_KEY_ID": "the-secret-key-id",
@@ -34,7 +35,7 @@ HARMLESS = {"AWS_REGION": "eu-central-1", "AWS_ENDPOINT_URL_S3": "http://s3.exam
 def server() -> Iterator[ServerProcess]:
     # the C locale, in which a JVM knows nothing but ASCII
     settings: dict[str, Any] = {"SAGEMAKER_HANDLER": HANDLER, "LC_ALL": "C", **SECRETS, **HARMLESS}
-    with ServerProcess(MME_PRELOAD="none", **settings) as running:
+    with ServerProcess(MME_PRELOAD="none", MME_MODEL_REQUIREMENTS="refuse", **settings) as running:
         yield running
 
 
@@ -121,6 +122,11 @@ def test_a_refused_model_loads_once_it_is_right(server: ServerProcess, model_dir
     for _ in range(3):
         assert_refused(server, 400, str(server.models_dir), name)
     assert_loads(server, name, model_dir)
+
+
+def test_a_model_that_asks_for_packages_is_refused_where_that_is_wanted(server: ServerProcess, model_dir: Path) -> None:
+    write_requirements(model_dir, "greeting_of_a_test==1.0")
+    assert "MME_MODEL_REQUIREMENTS=refuse" in assert_refused(server, 400, str(model_dir))
 
 
 def test_archives_are_not_unpacked(server: ServerProcess, model_dir: Path) -> None:
