@@ -58,7 +58,7 @@ def statistics(server: ServerProcess) -> Iterator[ModelStatistics]:
         yield shared
 
 
-def load(server: ServerProcess, properties: str = "", *on_load: object, **load: int) -> str:
+def load(server: ServerProcess, properties: str = "", *on_load: object, **load: int | str) -> str:
     name = uuid.uuid4().hex
     make_model(server.model_dir(name), *on_load)
     (server.model_dir(name) / "serving.properties").write_text(properties)
@@ -319,20 +319,6 @@ def test_a_model_that_is_unloaded_while_it_gets_workers_is_gone(server: ServerPr
     wait_until(lambda: not workers(server, name), "no process is left")
 
 
-def test_spawned_workers_come_and_go_with_traffic_too_and_lose_nothing() -> None:
-    with start(MME_WORKERS="spawn") as server, statistics_of(server) as statistics:
-        name = load(server, "maxWorkers=2\n")
-        with traffic(server, name, clients=1, busy_s=0.001) as light:
-            with traffic(server, name, clients=4) as hot:
-                wait_until(lambda: len(hot.processes) == 2, "a second worker answers")
-            wait_for_workers(statistics, name, 1)
-            answered = len(light.answers)
-            wait_until(lambda: len(light.answers) >= answered + 10, "the other one goes on")
-        assert len({json.loads(answer)[1] for _, _, answer in light.answers[-5:]}) == 1
-        for each in (light, hot):
-            each.assert_each_was_answered_once_with_its_own()
-
-
 # ---- deaths ----
 
 
@@ -378,18 +364,32 @@ def test_an_additional_worker_that_died_is_not_started_again_without_need(
 # ---- many models ----
 
 
-def test_workers_move_with_the_hot_model() -> None:
-    with start(limit=2, MME_MAX_IDLE_TIME_S="600") as server, statistics_of(server) as statistics:
-        names = [load(server) for _ in range(3)]
+LIMIT_MB, RESERVE_MB, HELD_MB = 900, 100, 120
+
+
+@pytest.fixture(scope="module")
+def tight() -> Iterator[ServerProcess]:
+    """A server with little memory and two workers more than its models have at least, which stay."""
+    memory: dict[str, Any] = {"MME_MEMORY_LIMIT_MB": str(LIMIT_MB), "MME_MEMORY_RESERVE_MB": str(RESERVE_MB)}
+    memory["MME_OVERCOMMIT"] = "off"  # else other models would sleep for a worker
+    with start(limit=2, MME_MAX_IDLE_TIME_S="600", **memory) as running:
+        yield running
+
+
+def test_workers_move_with_the_hot_model(tight: ServerProcess) -> None:
+    names = [load(tight) for _ in range(3)]
+    with statistics_of(tight) as statistics:
         with ExitStack() as stack:
-            seen = [stack.enter_context(traffic(server, name, clients=4)) for name in names[:2]]
+            seen = [stack.enter_context(traffic(tight, name, clients=4)) for name in names[:2]]
             for name in names[:2]:
                 wait_for_workers(statistics, name, 2)
-        with traffic(server, names[2], clients=4) as hot:
+        with traffic(tight, names[2], clients=4) as hot:
             wait_for_workers(statistics, names[2], 2)
-            assert sum(bounds(server, name)[2] for name in names) == len(names) + 2
-        for each in [*seen, hot]:
-            each.assert_each_was_answered_once_with_its_own()
+            assert sum(bounds(tight, name)[2] for name in names) == len(names) + 2
+    for each in [*seen, hot]:
+        each.assert_each_was_answered_once_with_its_own()
+    for name in names:
+        assert tight.unload(name).status_code == 200
 
 
 def test_a_full_queue_is_answered_at_once_and_disturbs_no_other_model(server: ServerProcess, tmp_path: Path) -> None:
@@ -412,24 +412,21 @@ def test_a_full_queue_is_answered_at_once_and_disturbs_no_other_model(server: Se
 
 # ---- memory ----
 
-LIMIT_MB, RESERVE_MB, HELD_MB = 900, 100, 120
 
-
-def test_a_model_that_there_is_no_memory_for_keeps_its_worker_and_gets_another_when_there_is() -> None:
-    memory: dict[str, Any] = {"MME_MEMORY_LIMIT_MB": str(LIMIT_MB), "MME_MEMORY_RESERVE_MB": str(RESERVE_MB)}
-    memory["MME_OVERCOMMIT"] = "off"  # else other models would sleep for it
-    with start(**memory) as server, statistics_of(server) as statistics:
-        hot = load(server, "", "hold", HELD_MB)
-        others = load_until_full(server)
-        refused = f"model '{hot}' is refused"
-        with traffic(server, hot, clients=3, busy_s=LONG_S) as seen:
-            wait_until(lambda: server.log().count(refused) >= 2, "it is refused again, after a while")
-            wait_until(lambda: sample_of(statistics, hot).wanted_workers == 1, "the refused worker is forgotten")
-            assert sample_of(statistics, hot).worker_loads == 1
-            for name in others:
-                assert server.unload(name).status_code == 200
-            wait_until(lambda: len(seen.processes) >= 2, "a second worker answers", timeout_s=60)
-        seen.assert_each_was_answered_once_with_its_own()
+def test_a_model_that_there_is_no_memory_for_keeps_its_worker_and_gets_another_when_there_is(
+    tight: ServerProcess,
+) -> None:
+    hot = load(tight, "", "hold", HELD_MB)
+    others = load_until_full(tight)
+    refused = f"model '{hot}' is refused"
+    with statistics_of(tight) as statistics, traffic(tight, hot, clients=3, busy_s=LONG_S) as seen:
+        wait_until(lambda: tight.log().count(refused) >= 2, "it is refused again, after a while")
+        wait_until(lambda: sample_of(statistics, hot).wanted_workers == 1, "the refused worker is forgotten")
+        assert sample_of(statistics, hot).worker_loads == 1
+        for name in others:
+            assert tight.unload(name).status_code == 200
+        wait_until(lambda: len(seen.processes) >= 2, "a second worker answers", timeout_s=60)
+    seen.assert_each_was_answered_once_with_its_own()
 
 
 def load_until_full(server: ServerProcess) -> Sequence[str]:
