@@ -520,17 +520,23 @@ def models_in_heap(jcmd: str, server: ServerProcess) -> int:
     return sum(int(line[1]) for line in lines if line[-1:] == ["com.amazonaws.ml.mms.wlm.Model"])
 
 
-@pytest.mark.parametrize("mode", ["fork", pytest.param("spawn", marks=pytest.mark.ci)])
-def test_nothing_of_a_model_that_was_unloaded_stays(mode: str) -> None:
-    jcmd = shutil.which("jcmd") or pytest.skip("no jcmd here: a JDK is needed to look into the JVM's heap")
+@pytest.fixture
+def spawning() -> Iterator[ServerProcess]:
+    with ServerProcess(SAGEMAKER_HANDLER=HANDLER, MME_PRELOAD="none", MME_WORKERS="spawn") as running:
+        yield running
 
-    settings: dict[str, Any] = {"MME_WORKERS": mode, "SAGEMAKER_HANDLER": HANDLER, "MME_PRELOAD": "none"}
-    with ServerProcess(**settings) as running:
-        make_model(running.model_dir("m"))
-        for _ in range(6 if mode == "fork" else 3):
-            assert running.load("m").status_code == 200
-            assert running.unload("m").status_code == 200
-        wait_until(lambda: models_in_heap(jcmd, running) <= 1, "the models are collected", 30)
+
+@pytest.mark.parametrize(("way", "times"), [("server", 6), pytest.param("spawning", 3, marks=pytest.mark.ci)])
+def test_nothing_of_a_model_that_was_unloaded_stays(request: pytest.FixtureRequest, way: str, times: int) -> None:
+    jcmd = shutil.which("jcmd") or pytest.skip("no jcmd here: a JDK is needed to look into the JVM's heap")
+    running: ServerProcess = request.getfixturevalue(way)
+    for each in running.list_models().json()["models"]:
+        assert running.unload(each["modelName"]).status_code == 200
+    make_model(running.model_dir("last"))
+    for _ in range(times):
+        assert running.load("last").status_code == 200
+        assert running.unload("last").status_code == 200
+    wait_until(lambda: models_in_heap(jcmd, running) <= 1, "the models are collected", 30)
 
 
 # ---- the log ----
