@@ -247,25 +247,6 @@ def test_a_port_that_is_taken_ends_the_start_with_its_name(server: ServerProcess
         other.discard()
 
 
-def test_a_model_that_sleeps_and_wakes() -> None:
-    with ServerProcess(**SETTINGS, MME_SLEEP_AFTER_S="1") as server:
-        name = load(server)
-        assert server.invoke(name, command("echo", 1)).status_code == 200
-        wait_until(lambda: of(scrape(server), "mme_models_asleep") == 1, "it sleeps")
-        samples = scrape(server)
-        assert of(samples, "mme_model_workers", model=name) == of(samples, "mme_models_loaded") == 1
-        assert of(samples, "mme_model_workers_asleep", model=name) == 1
-        assert of(samples, "mme_model_sleeps_total", model=name) == 1
-        assert of(samples, "mme_model_memory_bytes", model=name) == 0
-        assert server.invoke(name, command("echo", 1)).status_code == 200
-        samples = scrape(server)
-        assert of(samples, "mme_model_wake_ups_total", model=name) == 1
-        assert of(samples, "mme_model_loads_total", model=name) == 1
-        assert server.unload(name).status_code == 200
-        load(server, name=name)
-        assert of(scrape(server), "mme_model_wake_ups_total", model=name) == 1  # of the session that has ended
-
-
 def test_one_model_alone_whose_handler_counts_for_mms(tmp_path: Path) -> None:
     debug: dict[str, Any] = {**SETTINGS, "SAGEMAKER_CONTAINER_LOG_LEVEL": "10"}
     with ServerProcess(single_model_dir=make_model(tmp_path), **debug, SAGEMAKER_MODEL_SERVER_WORKERS="1") as server:
@@ -290,27 +271,50 @@ def test_workers_that_are_spawned() -> None:
 # ---- in the log ----
 
 
-@pytest.mark.parametrize("log_format", [pytest.param("text", marks=pytest.mark.ci), "json"])
-def test_embedded_metrics_are_lines_of_the_log(log_format: str) -> None:
-    with ServerProcess(
-        **SETTINGS, MME_EMF="on", MME_EMF_PERIOD_S="1", MME_LOG_FORMAT=log_format, SAGEMAKER_CONTAINER_LOG_LEVEL="30"
-    ) as server:
-        name = load(server)
-        server.invoke(name, command("echo", 1))
+@pytest.fixture(scope="module", params=[pytest.param("text", marks=pytest.mark.ci), "json"])
+def emitting(request: pytest.FixtureRequest) -> Iterator[ServerProcess]:
+    """A server with metrics in its log, whose models sleep after a second."""
+    settings: dict[str, Any] = {**SETTINGS, "MME_EMF": "on", "MME_EMF_PERIOD_S": "1", "MME_SLEEP_AFTER_S": "1"}
+    with ServerProcess(**settings, MME_LOG_FORMAT=request.param, SAGEMAKER_CONTAINER_LOG_LEVEL="30") as running:
+        yield running
 
-        def entries() -> list[dict[str, Any]]:
-            lines = [line for line in server.log().splitlines() if line.startswith("{") and '"_aws"' in line]
-            return [check_emf(line) for line in lines]
 
-        def answered() -> int:
-            return sum(each["Requests"] for each in entries() if each.get("ModelName") == name)
+def test_embedded_metrics_are_lines_of_the_log(emitting: ServerProcess) -> None:
+    name = load(emitting)
+    emitting.invoke(name, command("echo", 1))
 
-        wait_until(lambda: answered() == 1, "the request is in a line")
-        assert sum(each["Loads"] for each in entries() if each.get("Scope") == "Container") == 1
-        # and nothing else: neither MMS's own metrics, nor our own process
-        assert not [line for line in server.log().splitlines() if "Level:Host" in line or "ModelName:" in line]
-        if log_format == "json":
-            assert all(isinstance(json.loads(line), dict) for line in server.log().splitlines() if line)
+    def entries() -> list[dict[str, Any]]:
+        lines = [line for line in emitting.log().splitlines() if line.startswith("{") and '"_aws"' in line]
+        return [check_emf(line) for line in lines]
+
+    def answered() -> int:
+        return sum(each["Requests"] for each in entries() if each.get("ModelName") == name)
+
+    wait_until(lambda: answered() == 1, "the request is in a line")
+    assert sum(each["Loads"] for each in entries() if each.get("Scope") == "Container") == 1
+    # and nothing else: neither MMS's own metrics, nor our own process
+    assert not [line for line in emitting.log().splitlines() if "Level:Host" in line or "ModelName:" in line]
+    if emitting.settings["MME_LOG_FORMAT"] == "json":
+        assert all(isinstance(json.loads(line), dict) for line in emitting.log().splitlines() if line)
+    assert emitting.unload(name).status_code == 200
+
+
+def test_a_model_that_sleeps_and_wakes(emitting: ServerProcess) -> None:
+    name = load(emitting)
+    assert emitting.invoke(name, command("echo", 1)).status_code == 200
+    wait_until(lambda: of(scrape(emitting), "mme_models_asleep") == 1, "it sleeps")
+    samples = scrape(emitting)
+    assert of(samples, "mme_model_workers", model=name) == of(samples, "mme_models_loaded") == 1
+    assert of(samples, "mme_model_workers_asleep", model=name) == 1
+    assert of(samples, "mme_model_sleeps_total", model=name) == 1
+    assert of(samples, "mme_model_memory_bytes", model=name) == 0
+    assert emitting.invoke(name, command("echo", 1)).status_code == 200
+    samples = scrape(emitting)
+    assert of(samples, "mme_model_wake_ups_total", model=name) == 1
+    assert of(samples, "mme_model_loads_total", model=name) == 1
+    assert emitting.unload(name).status_code == 200
+    load(emitting, name=name)
+    assert of(scrape(emitting), "mme_model_wake_ups_total", model=name) == 1  # of the session that has ended
 
 
 def test_the_fronts_own_metric_lines_are_for_debugging(server: ServerProcess) -> None:
