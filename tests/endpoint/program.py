@@ -46,16 +46,18 @@ class Program:
         self.process.wait()
 
 
-def deploy_real(program: Program, image: str = "an-image") -> list[psutil.Process]:
-    """An endpoint of two real containers; returns all processes below the program."""
+def deploy_real(program: Program, image: str = "an-image", instances: int = 2) -> list[psutil.Process]:
+    """An endpoint of real containers; returns all processes below the program."""
     program.client("s3").create_bucket(Bucket="test-models")
     sagemaker = program.client("sagemaker")
     # no model is going to be loaded
     environment = {"MME_PRELOAD": "none"}
     container = {"Image": image, "Mode": "MultiModel", "ModelDataUrl": PREFIX, "Environment": environment}
     sagemaker.create_model(ModelName="m", ExecutionRoleArn=ROLE, PrimaryContainer=container)
-    variant = {"VariantName": "v", "ModelName": "m", "InitialInstanceCount": 2, "InstanceType": "ml.m5.large"}
-    sagemaker.create_endpoint_config(EndpointConfigName="c", ProductionVariants=[variant])
+    variant = {"VariantName": "v", "ModelName": "m", "InstanceType": "ml.m5.large"}
+    sagemaker.create_endpoint_config(
+        EndpointConfigName="c", ProductionVariants=[{**variant, "InitialInstanceCount": instances}]
+    )
     sagemaker.create_endpoint(EndpointName="e", EndpointConfigName="c")
     wait_until(
         lambda: sagemaker.describe_endpoint(EndpointName="e")["EndpointStatus"] == "InService",

@@ -17,6 +17,7 @@ from local_endpoint.storage.objects import ObjectReader
 from tests.endpoint.local import BUCKET, PREFIX, Local, base_dir, behaving, journal, message, pack, refused
 
 GROUP = "/aws/sagemaker/Endpoints/endpoint"
+MODELS, CAPACITY = 100, 20  # six times what an instance holds, less would do, more takes seconds
 
 
 # ---- the way of a request ----
@@ -248,11 +249,11 @@ def test_streaming_and_asynchronous_invocations_are_refused_not_faked(local: Loc
 
 
 def test_sixty_four_clients_on_a_prefix_of_many_more_models_than_fit(local: Local) -> None:
-    for number in range(300):
+    for number in range(MODELS):
         local.upload(f"models/{number}.tar.gz", pack({"text": str(number)}))
-    local.deploy(instances=2, Environment={"FAKE_CAPACITY": "50"})
+    local.deploy(instances=2, Environment={"FAKE_CAPACITY": str(CAPACITY)})
     with ThreadPoolExecutor(64) as clients:
-        answers = list(clients.map(lambda number: local.invoke(f"{number}.tar.gz")["text"], range(300)))
-    assert answers == [str(number) for number in range(300)]
+        answers = list(clients.map(lambda number: local.invoke(f"{number}.tar.gz")["text"], range(MODELS)))
+    assert answers == [str(number) for number in range(MODELS)]
     loaded = [len(local.loaded(instance)) for instance in local.instances()]
-    assert loaded == [50, 50]
+    assert loaded == [CAPACITY, CAPACITY]

@@ -23,7 +23,7 @@ from local_endpoint.hosting.runtimes import docker as docker_runtime
 from local_endpoint.hosting.runtimes import ports
 from local_endpoint.hosting.runtimes.base import LaunchSpec
 from local_endpoint.hosting.runtimes.docker import DockerContainer, DockerRuntime
-from tests.endpoint.program import ROOT
+from tests.harness.program_calls import call
 from tests.harness.waiting import wait_until
 
 IMAGE = {"Id": "sha256:1", "RepoTags": ["image:1"], "Config": {"Labels": {}}}
@@ -112,15 +112,11 @@ def spec(folder: Path) -> LaunchSpec:
     return LaunchSpec("i-1", "image:1", {}, folder, multi_model=True, instance_type="ml.m5.large")
 
 
-def test_without_an_engine_the_local_endpoint_says_so_at_its_start(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "scripts.programs.local_endpoint", "--port", "0", "--runtime", "docker"],
-        cwd=ROOT,
-        env={**os.environ, "DOCKER_HOST": f"unix://{tmp_path}/none"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+def test_without_an_engine_the_local_endpoint_says_so_at_its_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none")
+    done = call("local_endpoint", "--port", "0", "--runtime", "docker")
     assert done.returncode == 1
     assert "local_endpoint: No Docker engine answers: " in done.stderr
     assert "Start one, or use --runtime process." in done.stderr

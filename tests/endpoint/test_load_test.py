@@ -11,8 +11,9 @@ import pytest
 
 from local_endpoint.events import Invoked
 from tests.endpoint.local import Local, behaving, pack
-from tests.endpoint.test_programs import ROOT, as_process
+from tests.endpoint.test_programs import ROOT
 from tests.harness.waiting import wait_until
+from tests.unit import test_load_test
 from tests.unit.test_load_test import counts
 
 pytestmark = pytest.mark.slow
@@ -25,6 +26,12 @@ def body(tmp_path: Path) -> Path:
     return file
 
 
+def load_test(local: Local, *arguments: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """Runs the program with the local endpoint for AWS; fails on another exit code."""
+    environment = {"AWS_ENDPOINT_URL": local.url, "AWS_EC2_METADATA_DISABLED": "true", "HOME": "/nonexistent"}
+    return test_load_test.load_test(*arguments, code=code, **environment)
+
+
 @pytest.mark.parametrize("pace", [("--rate", "30"), pytest.param(("--users", "2"), marks=pytest.mark.ci)])
 def test_the_models_of_an_endpoint_are_found_and_called(
     local: Local, body: Path, tmp_path: Path, pace: tuple[str, str]
@@ -33,7 +40,7 @@ def test_the_models_of_an_endpoint_are_found_and_called(
         local.upload(f"models/m-{number}.tar.gz", pack({"text": str(number)}))
     local.deploy()
     where = ("--endpoint", "endpoint", "--models", "3", "--output", tmp_path / "out")
-    done = as_process(local, "load_test", *where, *pace, "--duration", "1", "--body", body)
+    done = load_test(local, *where, *pace, "--duration", "1", "--body", body)
     assert "endpoint endpoint, 3 models, uniform" in done.stdout
     assert "no errors" in done.stdout
     found = counts(done.stdout)
@@ -50,9 +57,7 @@ def test_a_model_that_fails_is_counted_by_its_own_status_and_not_tried_again(
     local.upload("models/m-1.tar.gz", behaving(invoke_status=400, invoke_body="no such column"))
     local.deploy()
     names = ("--names", "m-{}.tar.gz", "--models", "2", "--output", tmp_path / "out")
-    done = as_process(
-        local, "load_test", "--endpoint", "endpoint", *names, "--rate", "30", "--duration", "1", "--body", body, code=1
-    )
+    done = load_test(local, "--endpoint", "endpoint", *names, "--rate", "30", "--duration", "1", "--body", body, code=1)
     found = counts(done.stdout)
     assert 0 < found["all"][1] < found["all"][0]
     assert f"{found['all'][1]:,} × ModelError (400)" in done.stdout
@@ -62,7 +67,7 @@ def test_a_model_that_fails_is_counted_by_its_own_status_and_not_tried_again(
 def test_an_endpoint_with_too_few_models_is_refused_with_the_remedy(local: Local, body: Path) -> None:
     local.upload("models/m-0.tar.gz", pack({}))
     local.deploy()
-    done = as_process(local, "load_test", "--endpoint", "endpoint", "--models", "2", "--body", body, code=1)
+    done = load_test(local, "--endpoint", "endpoint", "--models", "2", "--body", body, code=1)
     assert "endpoint endpoint has 1 models, not 2. Upload more with ./scripts/upload_models" in done.stderr
 
 

@@ -1,4 +1,4 @@
-"""The programs that users call, against a local endpoint: the whole story as processes."""
+"""The programs that users call, against a local endpoint: the main ones of the whole story as processes."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_the_whole_story_from_upload_to_deletion(local: Local, tmp_path: Path) -
     assert container["MultiModelConfig"] == {"ModelCacheSetting": "Disabled"}
     assert container["ModelDataUrl"] == "s3://fresh-bucket/zoo/"
 
-    listed = as_process(local, "list_models", "--endpoint", "mme").stdout.splitlines()
+    listed = call(local, "list_models", "--endpoint", "mme").stdout.splitlines()
     assert [line.split()[0] for line in listed] == ["one.tar.gz", "two.tar.gz"]
 
     invoke = ("invoke", "--endpoint", "mme", "--target-model", "two.tar.gz", tmp_path / "request.json")
@@ -104,9 +104,9 @@ def test_the_whole_story_from_upload_to_deletion(local: Local, tmp_path: Path) -
     assert '"text": "two"' in answer
     assert '"COLOUR": "red"' in answer
 
-    updated = as_process(local, "update_endpoint", "--name", "mme", "--env", "COLOUR=blue", "--delete-old").stdout
+    updated = call(local, "update_endpoint", "--name", "mme", "--env", "COLOUR=blue", "--delete-old").stdout
     assert "endpoint mme serves with mme-" in updated
-    assert '"COLOUR": "blue"' in as_process(local, *invoke).stdout
+    assert '"COLOUR": "blue"' in call(local, *invoke).stdout
     assert local.sagemaker.list_models()["Models"][0]["ModelName"].startswith("mme-")
 
     deleted = as_process(local, "delete_endpoint", "--name", "mme", "--all").stdout

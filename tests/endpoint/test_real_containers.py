@@ -123,6 +123,7 @@ def test_models_are_served_added_shared_updated_and_everything_ends(
     served.clear()
 
 
+@pytest.mark.ci  # test_data_plane.py has one with a fake container, tests/integration with a server alone
 def test_a_single_model_endpoint_serves_its_archive(real: Local, plain_multipliers: dict[int, bytes]) -> None:
     real.upload("models/only.tar.gz", plain_multipliers[3])
     real.deploy("single", url=PREFIX + "only.tar.gz", multi=False, Environment={"MME_PRELOAD": "none"})

@@ -1,7 +1,7 @@
 """The platform's rules against real containers, as processes and with Docker, while other requests keep flowing.
 
-Two endpoints serve all tests of a runtime: ``endpoint`` (two instances, prefix ``models/``) and ``fleeting`` (the whole
-bucket, models are dropped after each use).
+Two endpoints serve all tests of a runtime: ``endpoint`` (two instances, prefix ``models/``) and, where a test asks for
+it, ``fleeting`` (the whole bucket, models are dropped after each use).
 """
 
 from __future__ import annotations
@@ -35,6 +35,13 @@ class Platform:
 
     local: Local
     multipliers: dict[int, bytes]
+    options: dict[str, Any]  # of models
+
+    def deploy_fleeting(self) -> None:
+        """Where it is not there yet."""
+        if self.local.is_gone("fleeting"):
+            cache = {"ModelCacheSetting": "Disabled"}
+            self.local.deploy("fleeting", url=f"s3://{BUCKET}/", MultiModelConfig=cache, **self.options)
 
     def answer(self, target: str, endpoint: str = "endpoint") -> float:
         """What the model makes of a 1."""
@@ -83,10 +90,9 @@ def frozen(instance: Instance) -> Iterator[None]:
 def module_platform(request: pytest.FixtureRequest, plain_multipliers: dict[int, bytes]) -> Iterator[Platform]:
     image = request.getfixturevalue("image").tag if request.param == "docker" else "an-image"
     with Local(real=True, runtime=request.param, response_timeout_s=RESPONSE_TIMEOUT_S) as local:
-        made = Platform(local, plain_multipliers)
         options: dict[str, Any] = {"Image": image, "Environment": {"MME_PRELOAD": "none"}}
+        made = Platform(local, plain_multipliers, options)
         local.deploy(instances=2, **options)
-        local.deploy("fleeting", url=f"s3://{BUCKET}/", MultiModelConfig={"ModelCacheSetting": "Disabled"}, **options)
         for factor in (1, 2):  # the one on one instance, the other on the other
             local.upload(f"models/times-{factor}.tar.gz", plain_multipliers[factor])
             assert made.answer(f"times-{factor}.tar.gz") == factor
@@ -134,7 +140,9 @@ def test_a_container_that_does_not_answer_in_time_is_status_0(platform: Platform
     assert platform.answer("times-2.tar.gz") == 2
 
 
+@pytest.mark.ci  # one more container; test_memory.py has it with a fake one
 def test_models_are_dropped_after_each_use_where_the_cache_is_disabled(platform: Platform) -> None:
+    platform.deploy_fleeting()
     calls = lambda number: platform.answer(f"models/times-{1 + number % 2}.tar.gz", "fleeting")  # noqa: E731
     with Traffic(calls, clients=3) as traffic:
         traffic.wait_for_more(20)
@@ -183,7 +191,9 @@ def test_a_hostile_target_is_just_a_key_in_s3(platform: Platform, target: str) -
     assert platform.answer(target) == 4
 
 
+@pytest.mark.ci  # one more container; test_requests.py has it with a fake one
 def test_a_target_of_1024_characters_is_served(platform: Platform) -> None:
+    platform.deploy_fleeting()
     target = "../" * 300 + "z" * 124
     platform.local.upload(target, platform.multipliers[5])
     assert platform.answer(target, "fleeting") == 5

@@ -6,8 +6,6 @@ import ctypes
 import hashlib
 import signal
 import socket
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -18,7 +16,8 @@ import psutil
 import pytest
 import requests
 
-from tests.endpoint.program import ROOT, Program, deploy_real
+from tests.endpoint.program import Program, deploy_real
+from tests.harness.program_calls import call
 from tests.harness.waiting import wait_until
 
 MIB = 1024 * 1024
@@ -142,19 +141,16 @@ def test_a_port_that_is_taken_is_a_clear_error() -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        done = subprocess.run(
-            [sys.executable, "-P", "-m", "scripts.programs.local_endpoint", "--port", str(port)],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=30,
-        )
+        done = call("local_endpoint", "--port", str(port))
     assert done.returncode == 1
     assert f"127.0.0.1:{port} cannot be listened on" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
+@pytest.mark.parametrize(  # a stop below sends the other
+    "number",
+    [pytest.param(signal.SIGTERM, id="SIGTERM", marks=pytest.mark.ci), pytest.param(signal.SIGINT, id="Ctrl-C")],
+)
 def test_a_signal_stops_it_whichever_thread_gets_it(ending_program: Program, number: signal.Signals) -> None:
     others = [each.id for each in ending_program.ps.threads() if each.id != ending_program.ps.pid]
     assert ctypes.CDLL(None).tgkill(ending_program.ps.pid, others[0], number) == 0
@@ -175,7 +171,7 @@ def test_a_stop_ends_every_container_in_time_and_removes_its_folders(ending_prog
 
 
 def test_a_kill_leaves_no_container_and_no_folder_behind(ending_program: Program) -> None:
-    children = deploy_real(ending_program)
+    children = deploy_real(ending_program, instances=1)
     folders = folders_of(children)
     ending_program.process.kill()
     ending_program.process.wait()

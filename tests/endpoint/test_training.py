@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # else where it is used: its import takes longer than many a 
 
 IMAGE = "683313688378.dkr.ecr.us-east-1.amazonaws.com/sagemaker-xgboost:1.7-1"
 GROUP = "/aws/sagemaker/TrainingJobs"
+ONE_THREAD = {"nthread": 1}  # several wait for one another, each on a core of its own
 FEATURES = np.random.default_rng(1).normal(size=(300, 3)).astype(np.float32)
 LABELS = FEATURES @ np.array([1, -2, 3], np.float32)
 
@@ -111,7 +112,7 @@ def model_of(local: Local, described: dict[str, Any], folder: Path) -> xgboost.B
     with tarfile.open(fileobj=io.BytesIO(packed)) as tar:
         assert tar.getnames() == ["xgboost-model"]
         tar.extractall(folder, filter="data")
-    return xgboost.Booster(model_file=folder / "xgboost-model")
+    return xgboost.Booster(ONE_THREAD, model_file=folder / "xgboost-model")
 
 
 @pytest.fixture
@@ -145,11 +146,11 @@ def test_a_model_is_trained_as_the_library_trains_it(local: Local, tmp_path: Pat
 
     booster = model_of(local, described, tmp_path)
     own = xgboost.train(
-        {"objective": "reg:squarederror", "eta": 0.3, "max_depth": 4, "seed": 7},
-        xgboost.DMatrix(FEATURES[:200], LABELS[:200]),
+        {"objective": "reg:squarederror", "eta": 0.3, "max_depth": 4, "seed": 7, **ONE_THREAD},
+        xgboost.DMatrix(FEATURES[:200], LABELS[:200], **ONE_THREAD),
         num_boost_round=20,
     )
-    rest = xgboost.DMatrix(FEATURES[200:])
+    rest = xgboost.DMatrix(FEATURES[200:], **ONE_THREAD)
     assert booster.num_boosted_rounds() == 20
     np.testing.assert_allclose(booster.predict(rest), own.predict(rest), rtol=1e-4)
 
@@ -226,10 +227,9 @@ def test_libsvm_packed_data_and_the_older_image_are_understood(local: Local, tmp
         OutputDataConfig={"S3OutputPath": f"s3://{BUCKET}"},
     )
     assert described["ModelArtifacts"]["S3ModelArtifacts"] == f"s3://{BUCKET}/libsvm/output/model.tar.gz"
-    own = xgboost.train(
-        {"objective": "reg:squarederror"}, xgboost.DMatrix(FEATURES[:200], LABELS[:200]), num_boost_round=5
-    )
-    rest = xgboost.DMatrix(FEATURES[200:])
+    matrix = xgboost.DMatrix(FEATURES[:200], LABELS[:200], **ONE_THREAD)
+    own = xgboost.train({"objective": "reg:squarederror", **ONE_THREAD}, matrix, num_boost_round=5)
+    rest = xgboost.DMatrix(FEATURES[200:], **ONE_THREAD)
     np.testing.assert_allclose(model_of(local, described, tmp_path).predict(rest), own.predict(rest), rtol=1e-4)
 
 
@@ -240,8 +240,8 @@ def test_weights_and_missing_cells_of_csv_count(local: Local, tmp_path: Path) ->
     local.upload("data/train", "\n".join(",".join(str(cell) for cell in row) for row in rows * 20).encode())
     described = train(local, "weights", HyperParameters={"num_round": "3", "csv_weights": "1", "base_score": "0"})
     table = np.array([[np.nan if cell == "" else cell for cell in row] for row in rows * 20], np.float32)
-    matrix = xgboost.DMatrix(table[:, 2:], label=table[:, 0], weight=table[:, 1])
-    own = xgboost.train({"base_score": 0}, matrix, num_boost_round=3)
+    matrix = xgboost.DMatrix(table[:, 2:], label=table[:, 0], weight=table[:, 1], **ONE_THREAD)
+    own = xgboost.train({"base_score": 0, **ONE_THREAD}, matrix, num_boost_round=3)
     booster = model_of(local, described, tmp_path)
     np.testing.assert_allclose(booster.predict(matrix), own.predict(matrix), rtol=1e-5)
 
@@ -398,14 +398,14 @@ def test_what_is_not_trained_here_is_refused(local: Local, members: dict[str, An
 
 @pytest.mark.usefixtures("data")
 def test_jobs_are_listed_and_their_names_are_taken(local: Local) -> None:
-    for name in ("list-a", "list-b"):
-        train(local, name)
-    train(local, "list-c", "Failed", HyperParameters={})
+    train(local, "list-a")
+    for name in ("list-b", "list-c"):
+        train(local, name, "Failed", HyperParameters={})
     listed = local.sagemaker.list_training_jobs(NameContains="list-")["TrainingJobSummaries"]
     assert [each["TrainingJobName"] for each in listed] == ["list-c", "list-b", "list-a"]
     assert all(each["TrainingEndTime"] for each in listed)
     failed = local.sagemaker.list_training_jobs(NameContains="list-", StatusEquals="Failed")["TrainingJobSummaries"]
-    assert [each["TrainingJobName"] for each in failed] == ["list-c"]
+    assert [each["TrainingJobName"] for each in failed] == ["list-c", "list-b"]
     pages = local.sagemaker.get_paginator("list_training_jobs").paginate(
         NameContains="list-", SortBy="Name", SortOrder="Ascending", PaginationConfig={"PageSize": 2}
     )

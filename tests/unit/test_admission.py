@@ -507,9 +507,9 @@ def test_a_load_that_runs_out_of_memory_is_logged_with_all_that_it_was_admitted_
 
 
 def test_processes_that_load_at_the_same_time_share_what_there_is(tmp_path: Path) -> None:
-    """Twelve processes each want 100 of 1,000 MiB, 100 of which are reserved: nine get it, whatever the order."""
+    """Six processes each want 200 of 1,000 MiB, 100 of which are reserved: four get it, whatever the order."""
     (tmp_path / "model").mkdir()
-    (tmp_path / "model/serving.properties").write_text("required_memory_mb=100")
+    (tmp_path / "model/serving.properties").write_text("required_memory_mb=200")
     program = f"""
 import os, sys
 sys.path.insert(0, {str(CONTAINER)!r})
@@ -533,7 +533,7 @@ sys.stdin.readline()
     command = [sys.executable, "-c", program]
     processes = [
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        for _ in range(12)
+        for _ in range(6)
     ]
     try:
         for process in processes:
@@ -544,7 +544,7 @@ sys.stdin.readline()
     finally:
         for process in processes:
             process.communicate("\n", timeout=30)
-    assert sorted(answers) == ["admitted"] * 9 + ["refused"] * 3
+    assert sorted(answers) == ["admitted"] * 4 + ["refused"] * 2
 
 
 # ---- reservations ----
@@ -684,7 +684,10 @@ def in_child(do: Callable[[], object]) -> None:
 
 
 def allocate(size_mib: int) -> np.ndarray:
-    return np.ones(size_mib * MIB, np.uint8)
+    """Memory that the limits count; of its pages only the first is taken, which spares the machine a second."""
+    block = np.empty(size_mib * MIB, np.uint8)
+    block[0] = 1
+    return block
 
 
 def test_the_stacks_of_a_pool_of_threads_are_no_memory_of_a_load() -> None:

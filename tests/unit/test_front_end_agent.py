@@ -9,15 +9,14 @@ import subprocess
 import zipfile
 from pathlib import Path
 
-import mms
 import pytest
 
 from mme.front_end import AGENT_JAR, PLUGIN_CLASS, PLUGIN_SERVICE, source_digest
 from mme.settings import Settings
 from mme.supervisor import mms_config
+from tests.harness.java import compile_java, java_command
 
 BUILD = AGENT_JAR.with_name("build")
-MMS_JAR = Path(mms.__file__).parent / "frontend" / "model-server.jar"
 
 # What WorkerThread does when the end of a connection comes right after an answer, before the thread has woken up.
 TAKEN_TOO_LATE = """
@@ -136,37 +135,39 @@ def test_the_source_makes_these_bytes(tmp_path: Path) -> None:
     assert AGENT_JAR.read_bytes() == (tmp_path / "built.jar").read_bytes()
 
 
-def run_in_agent(tmp_path: Path, program: str, name: str, *arguments: str) -> list[str]:
+@pytest.fixture(scope="module")
+def classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The programs above, of the agent's package."""
+    folder = tmp_path_factory.mktemp("classes")
+    compile_java(folder, TakenTooLate=TAKEN_TOO_LATE, LastReply=LAST_REPLY, Log=LOG)
+    return folder
+
+
+def run_in_agent(classes: Path, name: str, *arguments: str) -> list[str]:
     """The lines that a class of the agent's package prints."""
-    javac, java = shutil.which("javac"), shutil.which("java")
-    if javac is None or java is None:
-        pytest.skip("no javac here: a JDK is needed to compile what asks the agent")
-    source = tmp_path / f"{name}.java"
-    source.write_text(program)
-    subprocess.run([javac, "-cp", f"{MMS_JAR}:{AGENT_JAR}", "-d", tmp_path, source], check=True)
-    command = [java, "-cp", f"{MMS_JAR}:{AGENT_JAR}:{tmp_path}", f"mme.{name}", *arguments]
-    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-    return [line for line in lines if not line.startswith("WARNING: ")]  # of the log, which is not configured
+    done = subprocess.run(java_command(classes, name, *arguments), capture_output=True, text=True, check=True)
+    # of the log, which is not configured
+    return [line for line in done.stdout.splitlines() if not line.startswith("WARNING: ")]
 
 
-def test_an_answer_before_the_end_of_its_connection_is_heard(tmp_path: Path) -> None:
-    assert run_in_agent(tmp_path, LAST_REPLY, "LastReply") == ["heard", "interrupted"]
+def test_an_answer_before_the_end_of_its_connection_is_heard(classes: Path) -> None:
+    assert run_in_agent(classes, "LastReply") == ["heard", "interrupted"]
 
 
-def test_a_request_that_is_taken_after_the_end_of_its_connection_is_anothers(tmp_path: Path) -> None:
+def test_a_request_that_is_taken_after_the_end_of_its_connection_is_anothers(classes: Path) -> None:
     """The worker's thread may take it before it hears of the end. What was sent before may have been begun."""
-    said = run_in_agent(tmp_path, TAKEN_TOO_LATE, "TakenTooLate", "disconnected", "session ended")
+    said = run_in_agent(classes, "TakenTooLate", "disconnected", "session ended")
     assert said == ["answered", "never sent", "not begun", "never sent"]
 
 
-def test_the_log_has_a_line_or_an_object_for_each_message_that_is_asked_for(tmp_path: Path) -> None:
+def test_the_log_has_a_line_or_an_object_for_each_message_that_is_asked_for(classes: Path, tmp_path: Path) -> None:
     files = []
     for log_format in ("text", "json"):
         file = tmp_path / f"{log_format} é.properties"
         settings = Settings.from_environment({"MME_LOG_FORMAT": log_format})
         file.write_text(mms_config.log_properties(settings), encoding="latin-1")
         files.append(str(file))
-    lines = run_in_agent(tmp_path, LOG, "Log", *files)
+    lines = run_in_agent(classes, "Log", *files)
 
     objects = [json.loads(line) for line in lines if line.startswith("{")]
     for each in objects:

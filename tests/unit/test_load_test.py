@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import csv
-import os
 import re
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,9 +17,9 @@ from benchmarks.load.patterns import PATTERNS, Chooser, shares
 from benchmarks.load_test import options, server_metrics
 from scripts.programs.console import Failure
 from tests.harness import scripted_handler
+from tests.harness.programs import run_load_test
 from tests.harness.server import ServerProcess
 
-ROOT = Path(__file__).resolve().parents[2]
 MODELS = 4
 SECONDS = "1"
 
@@ -151,9 +149,7 @@ def test_metrics_of_another_server_say_nothing() -> None:
 
 def load_test(*arguments: str | Path, code: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
     """Runs the program; fails on another exit code."""
-    command = [sys.executable, "-P", "-m", "scripts.programs.load_test", *map(str, arguments)]
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
-    done = subprocess.run(command, cwd=ROOT, env={**kept, **environment}, capture_output=True, text=True, timeout=120)
+    done = run_load_test(*arguments, **environment)
     assert done.returncode == code, f"{done.stdout}\n{done.stderr}"
     assert "Traceback" not in done.stderr
     return done
@@ -207,7 +203,7 @@ print(its_record.sent, len(its_record.calls), its_record.failed)
 
 def test_a_request_whose_user_is_killed_is_still_counted(body: Path) -> None:
     """As Locust does with a user that begins its next task in the moment of the end."""
-    done = subprocess.run([sys.executable, "-c", KILLED, body], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = run_load_test(body, code=KILLED)
     assert done.stdout.split() == ["1", "1", "0"], done.stderr
 
 

@@ -16,7 +16,7 @@ from mme.handler.payload import Request
 from model_handler import ModelHandler, entry_point
 from tests.harness import models
 from tests.harness import requests as golden
-from tests.harness.programs import run_python, run_with_mxnet
+from tests.harness.programs import run_with_mxnet
 
 IMAGE, ROW = (1, 3, 224, 224), (1, 3, 32, 32)
 
@@ -75,7 +75,7 @@ def first_ten(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[list[
     for shape in (ROW, IMAGE):
         folders[shape] = models.tiny_classifier(tmp_path_factory.mktemp("model"), input_shape=shape)
     asked = [(str(folders[shape]), content_type, shape) for content_type, shape in TYPES.items()]
-    said = run_python(FIRST_TEN, json.dumps(asked), MXNET_ENGINE_TYPE="NaiveEngine")
+    said = run_with_mxnet(FIRST_TEN, json.dumps(asked))
     return {content_type: (calls, imported) for content_type, calls, imported in map(json.loads, said.splitlines())}
 
 

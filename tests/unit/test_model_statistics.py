@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-import mms
 import pytest
 
-from mme.front_end import AGENT_JAR, SOURCES, WORKING_FOLDER
+from mme.front_end import SOURCES, WORKING_FOLDER
 from mme.supervisor import model_statistics
 from mme.supervisor.model_statistics import LIMITS_S, MOST_RECORDS, ModelStatistics, make_statistics, offer
-
-MMS_JAR = Path(mms.__file__).parent / "frontend" / "model-server.jar"
+from tests.harness.java import compile_java, java_command
 
 # What the command line says: +NAME is loaded and has answered a request, -NAME is unloaded.
 PROGRAM = """
@@ -42,11 +39,8 @@ final class Names {
 
 @pytest.fixture(scope="module")
 def classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if shutil.which("javac") is None or shutil.which("java") is None:
-        pytest.skip("no javac here")
     folder = tmp_path_factory.mktemp("classes")
-    (folder / "Names.java").write_text(PROGRAM)
-    subprocess.run(["javac", "-cp", f"{AGENT_JAR}:{MMS_JAR}", "-d", folder, folder / "Names.java"], check=True)
+    compile_java(folder, Names=PROGRAM)
     return folder
 
 
@@ -62,7 +56,7 @@ def front_end(classes: Path, descriptor: int, *names: str) -> subprocess.Complet
     offer(descriptor, classes)
     folder = classes / WORKING_FOLDER
     folder.mkdir(exist_ok=True)
-    command = ["java", "-cp", f"{classes}:{AGENT_JAR}:{MMS_JAR}", "mme.Names", *names]
+    command = java_command(classes, "Names", *names)
     return subprocess.run(command, cwd=folder, pass_fds=[descriptor], capture_output=True, text=True, check=False)
 
 

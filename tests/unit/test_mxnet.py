@@ -343,7 +343,7 @@ np.save(folder / "ours.npy", model.predict({"data": np.load(folder / "data.npy")
     ("network", "edge"), [pytest.param("squeezenet1.0", 224, marks=pytest.mark.ci), ("resnet18_v2", 64)]
 )
 def test_answers_are_those_of_module(tmp_path: Path, network: str, edge: int) -> None:
-    run_python(ANSWER_OF_MODULE, tmp_path, network, edge)
+    run_with_mxnet(ANSWER_OF_MODULE, tmp_path, network, edge)
     expected = np.load(tmp_path / "module.npy")
     assert np.abs(expected).max() > 1e-2
     for fuse, run in (("off", run_with_mxnet), ("on", run_python)):  # the latter is decided before the import

@@ -25,10 +25,10 @@ def mxnet_folder() -> Path:
     return Path(spec.origin).parent
 
 
-def aliases(tree: ast.AST) -> dict[str, str]:
+def aliases(nodes: list[ast.AST]) -> dict[str, str]:
     """The names by which a module knows NumPy and its modules: ``{"onp": "numpy", "npt": "numpy.testing"}``."""
     found = {}
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Import):
             for alias in node.names:
                 if alias.name.split(".")[0] == "numpy":
@@ -55,16 +55,18 @@ def parse(path: Path) -> ast.AST:
 def asked_for(source: Path) -> Iterator[tuple[str, str]]:
     """(name, where) of everything that MXNet's Python files take from NumPy."""
     for path in sorted(source.rglob("*.py")):
-        tree, file = parse(path), path.relative_to(source).as_posix()
-        known = aliases(tree)
-        for node in ast.walk(tree):
+        nodes, file = list(ast.walk(parse(path))), path.relative_to(source).as_posix()
+        known = aliases(nodes)
+        for node in nodes:
             if name := dotted(node, known):
                 yield name, f"{file}:{node.lineno}"  # type: ignore[attr-defined]
             elif isinstance(node, ast.ImportFrom) and node.level == 0 and (node.module or "").split(".")[0] == "numpy":
                 yield from ((f"{node.module}.{alias.name}", f"{file}:{node.lineno}") for alias in node.names)
-            elif isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == [
-                _LISTS.get(file)
-            ]:
+            elif (
+                file in _LISTS
+                and isinstance(node, ast.Assign)
+                and [ast.unparse(target) for target in node.targets] == [_LISTS[file]]
+            ):
                 yield from ((f"numpy.{name}", f"{file}:{node.lineno}") for name in ast.literal_eval(node.value))
 
 

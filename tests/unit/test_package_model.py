@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from scripts.programs.upload_models import check_archive
 from tests.harness import scripts, tables
 from tests.harness.models import tiny_classifier, two_input_model
 from tests.harness.program_calls import call
+from tests.harness.references import FOLDER as REFERENCES
 from tests.harness.wheels import write_wheel
 
 pytestmark = pytest.mark.slow  # it starts programs
@@ -301,10 +304,23 @@ def checks(folder: Path, tmp_path: Path, *arguments: str | Path) -> str:
     return done.stdout
 
 
-def test_a_model_of_a_table_is_asked_with_zeros_and_says_what_it_takes(tmp_path: Path) -> None:
-    said = checks(tables.sklearn_model(tmp_path / "houses"), tmp_path)
+def of_xgboost(folder: Path) -> Path:
+    """One that is there already: to train one, this process would import the library too."""
+    folder.mkdir()
+    shutil.copy(REFERENCES / "xgboost-0.90-regression.model", folder / "xgboost-model")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("framework", "make"),
+    [("xgboost", of_xgboost), pytest.param("sklearn", tables.sklearn_model, marks=pytest.mark.ci)],
+)
+def test_a_model_of_a_table_is_asked_with_zeros_and_says_what_it_takes(
+    tmp_path: Path, framework: str, make: Callable[[Path], Path]
+) -> None:
+    said = checks(make(tmp_path / "houses"), tmp_path)
     assert "loads and answers: [" in said
-    assert "  sklearn; takes text/csv, application/json, application/jsonlines, application/x-npy" in said
+    assert f"  {framework}; takes text/csv, application/json, application/jsonlines, application/x-npy" in said
 
 
 def test_a_script_answers_a_sample_by_its_suffix_or_by_its_type(tmp_path: Path) -> None:

@@ -159,7 +159,9 @@ def test_a_model_of_no_framework_is_forked_from_the_template_of_scripts_where_th
     assert worker.ppid() == templates(zygote)["script"].pid
 
 
-@pytest.mark.parametrize("framework", ["threaded", "broken", "crashing"])
+@pytest.mark.parametrize(  # the others are preloaded below
+    "framework", ["broken", *(pytest.param(each, marks=pytest.mark.ci) for each in ("threaded", "crashing"))]
+)
 def test_a_framework_that_cannot_be_preloaded_is_left_out_and_its_models_load(
     zygote: ZygoteHandle, front_end: FrontEnd, tmp_path: Path, framework: str
 ) -> None:
@@ -193,7 +195,10 @@ def test_a_framework_whose_preloading_fails_is_left_out_and_the_zygote_gets_read
         zygote.stop(time.monotonic() + 20)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGKILL, *(pytest.param(each, marks=pytest.mark.ci) for each in (signal.SIGTERM, signal.SIGSEGV))],
+)
 def test_a_template_that_dies_is_replaced_and_its_models_are_taken_on(
     zygote: ZygoteHandle, front_end: FrontEnd, tmp_path: Path, number: signal.Signals
 ) -> None:
