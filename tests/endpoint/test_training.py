@@ -214,6 +214,7 @@ def test_jobs_of_one_name_in_two_regions_train_side_by_side(local: Local, tmp_pa
     assert booster.num_boosted_rounds() == 300
 
 
+@pytest.mark.ci  # trains twice; CSV is trained on by others
 def test_libsvm_packed_data_and_the_older_image_are_understood(local: Local, tmp_path: Path) -> None:
     import xgboost
 
@@ -291,6 +292,7 @@ def test_data_that_is_no_csv_fails_the_job(local: Local) -> None:
     assert not local.s3.list_objects_v2(Bucket=BUCKET, Prefix="output/").get("Contents")
 
 
+@pytest.mark.ci  # trains until memory ends
 def test_a_job_that_needs_more_memory_than_its_instance_has_fails(
     local: Local, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -372,6 +372,7 @@ def test_the_photo_is_the_same_jpeg_of_640_by_480_every_time() -> None:
         assert (picture.format, picture.size, picture.mode) == ("JPEG", (640, 480), "RGB")
 
 
+@pytest.mark.ci  # trains
 def test_the_script_of_house_prices_answers_alike_in_stock_and_in_ours(tmp_path: Path) -> None:
     program = """
 import sys

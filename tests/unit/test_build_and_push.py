@@ -390,6 +390,7 @@ def test_the_real_aws_cli_creates_the_repository_once_and_hands_over_a_password(
         assert repositories() == "team/multimodel"
 
 
+@pytest.mark.ci  # the AWS CLI looks for credentials for seconds
 def test_without_credentials_the_real_aws_cli_ends_it_before_the_build(workplace: Workplace, aws_endpoint: str) -> None:
     (workplace.programs / "aws").unlink()
     (workplace.programs / "aws").symlink_to(Path(sys.executable).parent / "aws")

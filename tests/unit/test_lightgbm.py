@@ -74,6 +74,7 @@ def test_garbage_fails_the_load_by_name(tmp_path: Path, body: bytes) -> None:
         ADAPTER.load(tmp_path, Settings())
 
 
+@pytest.mark.ci  # imports LightGBM in a new interpreter
 def test_a_template_has_one_thread(tmp_path: Path) -> None:
     program = f"""
 import os

@@ -50,7 +50,7 @@ def under_a_limit(folder: Path, limit_mb: int, batches: list[list[int]]) -> list
     return [json.loads(line) for line in said.splitlines()]
 
 
-@pytest.mark.parametrize("limit_mb", [64, 400, 600])
+@pytest.mark.parametrize("limit_mb", [400, *(pytest.param(each, marks=pytest.mark.ci) for each in (64, 600))])
 def test_a_model_that_does_not_fit_fails_its_load_for_memory(tmp_path: Path, limit_mb: int) -> None:
     models.heavy_model(tmp_path, weights_mb=500)
     ((what, is_ours, message),) = under_a_limit(tmp_path, limit_mb, [])

@@ -99,6 +99,7 @@ print("mxnet" in sys.modules, sorted(set(vars(numpy)) - before))
 """
 
 
+@pytest.mark.ci  # imports MXNet in two new interpreters
 @pytest.mark.slow
 def test_importing_mxnet_is_enough_in_every_python_of_this_environment() -> None:
     imported, added = run_python(NAMES_ADDED.format(what="import mxnet")).strip().splitlines()[-1].split(" ", 1)

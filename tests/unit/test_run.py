@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import psutil
+import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 LEAVES_SOMETHING = """
@@ -35,6 +36,7 @@ def run_tests(folder: Path, source: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
 
 
+@pytest.mark.ci  # waits for what a run leaves
 def test_a_process_and_a_folder_that_are_left_fail_the_run_and_are_removed(tmp_path: Path) -> None:
     pid_file = tmp_path / "pid"
     done = run_tests(tmp_path, LEAVES_SOMETHING.format(pid_file=str(pid_file)))

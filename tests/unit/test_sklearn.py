@@ -355,6 +355,7 @@ def test_a_forest_that_was_trained_on_all_cores_predicts_with_one(tmp_path: Path
     assert model._estimator.n_jobs == 1
 
 
+@pytest.mark.ci  # imports scikit-learn in a new interpreter
 def test_a_template_has_one_thread(tmp_path: Path) -> None:
     program = f"""
 import os
