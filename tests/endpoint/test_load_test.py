@@ -71,6 +71,7 @@ def test_an_endpoint_with_too_few_models_is_refused_with_the_remedy(local: Local
     assert "endpoint endpoint has 1 models, not 2. Upload more with ./scripts/upload_models" in done.stderr
 
 
+@pytest.mark.ci  # a program that imports Locust, and its report
 def test_what_was_measured_before_ctrl_c_is_kept(local: Local, body: Path, tmp_path: Path) -> None:
     local.upload("models/m-0.tar.gz", pack({}))
     local.deploy()

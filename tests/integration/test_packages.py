@@ -71,8 +71,8 @@ def test_a_handler_finds_the_packages_that_its_model_asks_for(interpreter: Path,
     ("requirement", "reason"),
     [
         ("no_such_package", "No matching distribution found for no_such_package"),
-        ("greeting_of_a_test==7", "No matching distribution found for greeting_of_a_test==7"),
-        ("needs_another_numpy", "ResolutionImpossible"),
+        pytest.param("greeting_of_a_test==7", "No matching distribution found for", marks=pytest.mark.ci),
+        pytest.param("needs_another_numpy", "ResolutionImpossible", marks=pytest.mark.ci),
         ("not a requirement", "Invalid requirement"),
     ],
 )

@@ -293,6 +293,7 @@ def zoo_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return files | {"/synset.txt": (folder / "synset.txt").read_bytes()}
 
 
+@pytest.mark.ci  # fetches and packs
 @pytest.mark.slow
 def test_a_zoo_model_arrives_as_an_archive_that_sagemaker_takes(
     mirror: Mirror, zoo_files: dict[str, bytes], tmp_path: Path

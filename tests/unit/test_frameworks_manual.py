@@ -91,7 +91,10 @@ def run_example(name: str, text: str) -> None:
     exec(compile(source, str(MANUAL), "exec"), {})
 
 
-@pytest.mark.parametrize("name", ["mxnet", "onnx", "xgboost", "sklearn", "lightgbm"])
+@pytest.mark.parametrize(
+    "name",
+    ["mxnet", "onnx", "lightgbm", *(pytest.param(each, marks=pytest.mark.ci) for each in ("xgboost", "sklearn"))],
+)
 def test_the_model_of_the_example_answers_as_it_is_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

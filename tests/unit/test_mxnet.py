@@ -340,7 +340,8 @@ np.save(folder / "ours.npy", model.predict({"data": np.load(folder / "data.npy")
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("network", "edge"), [pytest.param("squeezenet1.0", 224, marks=pytest.mark.ci), ("resnet18_v2", 64)]
+    ("network", "edge"),
+    [pytest.param(*each, marks=pytest.mark.ci) for each in (("squeezenet1.0", 224), ("resnet18_v2", 64))],
 )
 def test_answers_are_those_of_module(tmp_path: Path, network: str, edge: int) -> None:
     run_with_mxnet(ANSWER_OF_MODULE, tmp_path, network, edge)
