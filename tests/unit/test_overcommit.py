@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mme.capacity import admission as admission_module
-from mme.capacity.admission import Admission
+from mme.capacity.admission import Admission, Reservation
 from mme.capacity.memory import MIB, MemorySample
 from mme.capacity.overcommit import AwakeSession, Plan, plan
 from mme.errors import InsufficientMemory
@@ -402,6 +402,11 @@ def test_a_session_that_does_not_react_is_passed_over(
     assert neighbours.slept == [3]
 
 
+def waiting(admission: Admission) -> int:
+    with admission._reservations.open() as table:
+        return sum(each.waits for each in table.loading.values())
+
+
 def test_busy_models_are_waited_for_and_loads_get_room_in_their_order(
     admission: Admission, declaring: Callable[[int], Path], neighbours: FakeNeighbours
 ) -> None:
@@ -414,21 +419,58 @@ def test_busy_models_are_waited_for_and_loads_get_room_in_their_order(
         order.append(need_mib)
         reservation.release()
 
-    def waiting() -> int:
-        with admission._reservations.open() as table:
-            return sum(each.waits for each in table.loading.values())
-
     threads = []
     for count, need_mib in enumerate([860, 50, 870], start=1):  # the second one would fit at once, none beside another
         threads.append(threading.Thread(target=load, args=[need_mib]))
         threads[-1].start()
-        wait_until(lambda count=count: waiting() == count, "it waits")  # type: ignore[misc]
+        wait_until(lambda count=count: waiting(admission) == count, "it waits")  # type: ignore[misc]
     assert order == []
     neighbours.sessions = [session(2, 800 * MIB)]
     for thread in threads:
         thread.join(30)
     assert order == [860, 50, 870]
     assert neighbours.slept == [2]
+
+
+@pytest.mark.parametrize("kept_mib", [100, None])
+def test_a_worker_that_comes_back_waits_behind_nobody(
+    admission: Admission, declaring: Callable[[int], Path], neighbours: FakeNeighbours, kept_mib: int | None
+) -> None:
+    neighbours.sessions = [session(2, 800 * MIB, idle=False)]
+    go_on = threading.Event()
+
+    def load() -> None:
+        admission.admit("large", declaring(500), neighbours=neighbours).release()
+        go_on.set()
+
+    waits = threading.Thread(target=load)
+    waits.start()
+    wait_until(lambda: waiting(admission) == 1, "it waits")
+    if kept_mib is not None:
+        admission.keep("m", kept_mib * MIB)
+    admission.admit("m", declaring(50), neighbours=neighbours, replaces=kept_mib is None).release()
+    assert not go_on.is_set()
+    neighbours.sessions = []
+    waits.join(30)
+    assert go_on.is_set()
+
+
+def test_what_is_kept_for_a_worker_is_not_in_its_way_while_it_waits(
+    admission: Admission, declaring: Callable[[int], Path], neighbours: FakeNeighbours
+) -> None:
+    neighbours.sessions = [session(2, 800 * MIB, idle=False)]
+    admission.keep("m", 500 * MIB)
+    came: list[Reservation] = []
+    worker = threading.Thread(
+        target=lambda: came.append(admission.admit("m", declaring(500), neighbours=neighbours, replaces=True))
+    )
+    worker.start()
+    wait_until(lambda: waiting(admission) == 1, "it waits")
+    neighbours.sessions = [session(2, 400 * MIB, idle=False)]  # 600 are free: enough once, not for both
+    worker.join(30)
+    assert came
+    with admission._reservations.open() as table:
+        assert [each.need_bytes for each in table.loading.values()] == [500 * MIB], "what was kept is taken"
 
 
 def test_a_load_that_waits_in_vain_is_refused(

@@ -130,19 +130,19 @@ class Admission:
         with self._reservations.open() as table:
             kept = table.take_kept(model_name)
             # What it replaces has been admitted once; that the reserve has been used since must not end it, nor that
-            # nobody was there to keep its memory.
-            reserve_share = FLOOR_SHARE if kept or replaces else 1.0
-            verdict = self._judge(table, need.need_bytes, reserve_share)
-            place = 0 if neighbours is None else table.place_in_queue(key)
+            # nobody was there to keep its memory, nor that others wait for more than it needs.
+            comes_back = bool(kept) or replaces
+            verdict = self._judge(table, need.need_bytes, _reserve_share(comes_back))
+            place = 0 if neighbours is None or comes_back else table.place_in_queue(key)
             load = _loading(model_name, _own_process(), need.need_bytes)
             if verdict.decision.admitted and not place:
                 table.loading[key] = load
-                return Reservation(self, key, model_name, need, verdict, artifact, reserve_share, neighbours)
+                return Reservation(self, key, model_name, need, verdict, artifact, comes_back, neighbours)
             table.loading.update(kept)
             if neighbours is not None:
                 table.loading[key] = replace(load, waits=True)
         if neighbours is not None:
-            waiting = Reservation(self, key, model_name, need, verdict, artifact, reserve_share, neighbours)
+            waiting = Reservation(self, key, model_name, need, verdict, artifact, comes_back, neighbours)
             try:
                 verdict = self._wait_for_room(waiting, neighbours, place)
             except BaseException:
@@ -169,12 +169,14 @@ class Admission:
             if not asked:
                 time.sleep(_LOOK_S * max(place, 1))
             with self._reservations.open() as table:
-                place = table.place_in_queue(waiting.key)
+                place = 0 if waiting.comes_back else table.place_in_queue(waiting.key)
                 if place == 0:
+                    kept = table.take_kept(waiting.model)
                     verdict = self._judge(table, waiting.need.need_bytes, waiting.reserve_share)
                     if verdict.decision.admitted:
                         table.loading[waiting.key] = _loading(waiting.model, _own_process(), waiting.need.need_bytes)
                         return verdict
+                    table.loading.update(kept)
         self._release(waiting.key)
         return replace(verdict, decision=Decision(False, verdict.decision.missing_bytes))
 
@@ -305,7 +307,7 @@ class Reservation:
     need: Need
     verdict: _Verdict  # why it was admitted
     artifact: Artifact
-    reserve_share: float  # of the reserve, what is left alone
+    comes_back: bool  # in the place of a worker that has died
     neighbours: Neighbours | None = None  # that may be put to sleep for it
     request_waits: bool = False  # a part of what it needs is taken after the load
     taken_bytes: int = 0  # known once it is settled
@@ -315,6 +317,11 @@ class Reservation:
     def growth_bytes(self) -> int:
         """The most that the load may allocate, whatever was expected (rlimit.limited_growth)."""
         return self.verdict.growth_bytes
+
+    @property
+    def reserve_share(self) -> float:
+        """How much of the reserve it leaves alone."""
+        return _reserve_share(self.comes_back)
 
     def __str__(self) -> str:
         return f"it was admitted with {self.need}, when {self.verdict}"
@@ -333,6 +340,10 @@ class Reservation:
     def release(self) -> None:
         """The load failed. May be called again, and after ``settle``."""
         self.admission._release(self.key)
+
+
+def _reserve_share(comes_back: bool) -> float:
+    return FLOOR_SHARE if comes_back else 1.0
 
 
 @contextmanager

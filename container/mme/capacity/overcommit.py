@@ -9,7 +9,8 @@ has answered, and is the one that was used last then: so models take turns, and 
 done what it was woken for. A load that not even all others could make room for puts nobody to sleep.
 
 Who needs room waits for it, one after the other in the order in which they came (``reservations.py``): each gets the
-memory that was freed for it, however large the others are.
+memory that was freed for it, however large the others are. A worker that comes in the place of one that has died waits
+behind nobody: what that one took is kept for it.
 """
 
 from __future__ import annotations
