@@ -201,7 +201,6 @@ print(its_record.sent, len(its_record.calls), its_record.failed)
 """
 
 
-@pytest.mark.ci  # imports Locust anew: it patches all
 def test_a_request_whose_user_is_killed_is_still_counted(body: Path) -> None:
     """As Locust does with a user that begins its next task in the moment of the end."""
     done = run_load_test(body, code=KILLED)
