@@ -352,6 +352,7 @@ def test_a_script_without_input_fn_takes_what_the_toolkit_decodes(tmp_path: Path
     assert "takes application/json, text/csv, application/x-npy, application/x-npz" in said
 
 
+@pytest.mark.ci  # trains
 def test_djls_archive_and_one_with_a_handler_are_checked_too(tmp_path: Path) -> None:
     (tmp_path / "sample.json").write_text("[[2.0]]")
     said = checks(scripts.thousand_models(tmp_path / "djl"), tmp_path, "--sample", tmp_path / "sample.json")
