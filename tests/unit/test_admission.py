@@ -42,8 +42,8 @@ CONTAINER = Path(__file__).resolve().parents[2] / "container"
 SIZES = st.integers(0, 1 << 42)
 
 
-def sample_of(limit_mib: int, used_mib: int = 0) -> MemorySample:
-    return MemorySample(limit_mib * MIB, used_mib * MIB, limit_mib * MIB, "cgroup v2 /test")
+def sample_of(limit_mib: int, used_mib: float = 0) -> MemorySample:
+    return MemorySample(limit_mib * MIB, int(used_mib * MIB), limit_mib * MIB, "cgroup v2 /test")
 
 
 # ---- policy ----
@@ -271,7 +271,7 @@ class FakeMemory:
     """Says that ``limit_mib`` is the limit and ``used_mib`` in use."""
 
     limit_mib: int = 1000
-    used_mib: int = 0
+    used_mib: float = 0
 
     def read(self) -> MemorySample:
         return sample_of(self.limit_mib, self.used_mib)
@@ -324,6 +324,14 @@ def test_a_refusal_is_logged_and_says_all_that_it_was_decided_by(
     ):
         assert re.search(part, message), message
     assert refusal.value.status == 507
+
+
+def test_a_part_of_a_mebibyte_that_is_missing_is_said_as_a_whole_one(
+    admission: Admission, declaring: Callable[[int], Path], memory: FakeMemory
+) -> None:
+    memory.used_mib = 0.25
+    with pytest.raises(InsufficientMemory, match="; 1 MiB are missing"):
+        admission.admit("a", declaring(900))
 
 
 def test_memory_is_short_where_the_reserve_is_used_or_loads_under_way_will_use_it(

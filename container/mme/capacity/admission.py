@@ -383,7 +383,7 @@ class _Verdict:
 
     def __str__(self) -> str:
         promised = f" less {_mib(self.promised_bytes)} promised to {self.loads} load(s) under way" if self.loads else ""
-        missing = "" if self.decision.admitted else f"; {_mib(self.decision.missing_bytes)} are missing"
+        missing = "" if self.decision.admitted else f"; {_whole_mib(self.decision.missing_bytes)} are missing"
         return (
             f"free are {_mib(self.sample.free_bytes)}{promised}, of which {_mib(self.reserve_bytes)} are reserved for "
             f"requests (limit {_mib(self.sample.limit_bytes)}: {self.sample.source}){missing}"
@@ -403,3 +403,8 @@ def _own_process() -> ProcessId:
 
 def _mib(size_bytes: int) -> str:
     return f"{size_bytes // MIB} MiB"
+
+
+def _whole_mib(size_bytes: int) -> str:
+    """Rounded up: nobody is told that nothing is missing."""
+    return _mib(size_bytes + MIB - 1)
