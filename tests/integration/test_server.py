@@ -16,12 +16,14 @@ from typing import Any
 
 import pytest
 
+from mme.front_end import ANSWERS
 from mme.settings import HIGHEST_PORT
 from tests.harness import models
 from tests.harness.ports import free_port
 from tests.harness.scripted_handler import HANDLER, command, make_model
 from tests.harness.server import ENTRYPOINT, ServerProcess
 from tests.harness.waiting import wait_until
+from tests.harness.workers import zygotes
 
 ONE_ROW = json.dumps([[1.0, 2.0, 3.0, 4.0]])
 
@@ -102,6 +104,18 @@ def test_json_log_lines_are_json_and_polls_are_not_logged(life: Life) -> None:
     entries = [json.loads(line) for line in life.log.splitlines()]
     assert all({"time", "level", "logger", "message"} <= entry.keys() for entry in entries)
     assert not [entry for entry in entries if "GET /ping" in entry["message"] or "GET /models " in entry["message"]]
+
+
+def test_an_error_of_the_supervisor_ends_the_server_with_a_line_that_says_why() -> None:
+    with scripted_server(MME_LOG_FORMAT="json") as server:
+        (server.runtime_dir / ANSWERS).write_text("no answer of an agent\n")
+        (zygote,) = zygotes(server)
+        zygote.kill()  # the supervisor tells the agent so
+        assert server.wait() == 1
+        server.assert_nothing_survives()
+        entries = [json.loads(line) for line in server.log().splitlines()]
+    (why,) = [each for each in entries if "the server ends" in each["message"]]
+    assert why["level"] == "ERROR" and "ValueError: invalid literal" in why["message"], why
 
 
 def test_two_servers_share_a_machine_one_at_the_highest_port_that_is_allowed() -> None:

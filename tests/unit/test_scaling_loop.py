@@ -182,6 +182,35 @@ def test_looks_that_take_long_are_fewer(running: Fixture, monkeypatch: pytest.Mo
     assert running.looks == pytest.approx(10 / (0.005 / scaling_loop.MOST_OF_A_CORE), abs=2)
 
 
+def test_a_model_that_is_registered_during_a_look_disturbs_nobody(
+    running: Fixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count_of = ModelStatistics.__len__
+
+    def count_and_register_another(statistics: ModelStatistics) -> int:
+        count = count_of(statistics)
+        running.memory.model(f"model {count}")
+        return count
+
+    monkeypatch.setattr(ModelStatistics, "__len__", count_and_register_another)
+    running.memory.model("a", waiting=9, busy_workers=1)
+    running.event()
+    assert running.run(0.2) == ["0 scale 2 a"]
+
+
+def test_a_look_that_fails_is_logged_and_the_next_one_works(
+    running: Fixture, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    running.memory.model("a", waiting=9, busy_workers=1)
+    running.event()
+    numbers = running.loop._statistics._numbers
+    monkeypatch.setattr(running.loop._statistics, "_numbers", numbers[:1])
+    assert running.run(0.2) == []
+    assert "looking at them failed" in caplog.text
+    monkeypatch.setattr(running.loop._statistics, "_numbers", numbers)
+    assert running.run(2) == ["0 scale 2 a"]
+
+
 def test_a_sample_for_scaling_says_what_the_whole_sample_says(running: Fixture) -> None:
     names = [each for each in model_statistics.ScalingSample._fields if each not in ("name", "all_busy_ns")]
     values: dict[str, Any] = {name: 100 + number for number, name in enumerate(names)}

@@ -104,7 +104,7 @@ class ModelReader:
         )
 
     def _choose(self, sessions: dict[int, Sessions]) -> None:
-        states, generations = self._statistics.column("state"), self._statistics.column("generation")
+        states, generations = self._statistics.columns("state", "generation")
         for number in [number for number, own in self._own.items() if own.generation != generations[number]]:
             self._give_up(number)
         unloaded = [number for number in self._own if not states[number]]

@@ -188,16 +188,22 @@ class ModelStatistics:
 
         Takes some 20 µs for 1,000 models, a hundredth of what samples take. ``field`` is a number of ``ModelSample``.
         """
-        return self._column(_NUMBERS.index(field))
+        (column,) = self.columns(field)
+        return column
+
+    def columns(self, *fields: str) -> list[list[int]]:
+        """As ``column``, several numbers of the same records: models are registered between two calls of that."""
+        count = len(self)
+        return [self._column(_NUMBERS.index(field), count) for field in fields]
 
     def bucket_column(self, bucket: int) -> list[int]:
         """As ``column``, of the histograms' buckets: those of the queue's first, then the handler's, the whole's."""
-        return self._column(len(_NUMBERS) + bucket)
+        return self._column(len(_NUMBERS) + bucket, len(self))
 
-    def _column(self, at: int) -> list[int]:
+    def _column(self, at: int, count: int) -> list[int]:
         stride = _RECORD_BYTES // _NUMBER_BYTES
         first = _HEADER_BYTES // _NUMBER_BYTES + at
-        return self._numbers[first : first + len(self) * stride : stride].tolist()
+        return self._numbers[first : first + count * stride : stride].tolist()
 
     def waiting_records(self) -> list[int]:
         """The numbers of the records of models that requests wait for."""

@@ -64,16 +64,25 @@ class ScalingLoop:
     def look(self) -> None:
         """One round. What goes wrong is logged: the server goes on with the workers that there are."""
         now_s, began_s = time.monotonic(), time.thread_time()
+        try:
+            look_again_s = self._look(now_s)
+        except Exception:  # all models would end with the supervisor
+            logger.exception("models keep the workers that they have: looking at them failed")
+            self._memory, self._numbers = {}, {}
+            look_again_s = LOOK_ON_S
+        if look_again_s is not None:
+            look_again_s = max(look_again_s, (time.thread_time() - began_s) / MOST_OF_A_CORE)
+        self._look_at_s = None if look_again_s is None else now_s + look_again_s
+
+    def _look(self, now_s: float) -> float | None:
+        """After how long to look again; None: not before there is an event."""
         decision = decide(self._samples(now_s), self._limits, self._memory, now_s)
         self._memory = decision.memory
         for change in decision.changes:
             self._apply(change)
         if self._statistics.waiting:
             self._look_on_until_s = now_s + LOOK_ON_S
-        look_again_s = BUSY_LOOK_S if now_s < self._look_on_until_s else decision.look_again_s
-        if look_again_s is not None:
-            look_again_s = max(look_again_s, (time.thread_time() - began_s) / MOST_OF_A_CORE)
-        self._look_at_s = None if look_again_s is None else now_s + look_again_s
+        return BUSY_LOOK_S if now_s < self._look_on_until_s else decision.look_again_s
 
     def _samples(self, now_s: float) -> list[ModelSample]:
         """Of the models that the policy asks for."""
@@ -81,7 +90,7 @@ class ScalingLoop:
         numbers = {self._numbers[name] for name in self._memory}  # all that have got a worker from here are in it
         if now_s >= self._look_at_all_s:
             self._look_at_all_s = now_s + LOOK_ON_S
-            counts = zip(statistics.column("wanted_workers"), statistics.column("min_workers"), strict=True)
+            counts = zip(*statistics.columns("wanted_workers", "min_workers"), strict=True)
             numbers.update(number for number, (count, least) in enumerate(counts) if count and count != least)
         if statistics.waiting:
             numbers.update(statistics.waiting_records())

@@ -51,8 +51,8 @@ EXIT_BAD_SETTING = 2
 def serve() -> int:
     """Serves until told to stop or until the front end ends; returns the exit code of the process.
 
-    0 after SIGTERM or SIGINT, 2 for a bad setting, 1 for a start that cannot work, else the front end's own status
-    (128 + signal where a signal ended it).
+    0 after SIGTERM or SIGINT, 2 for a bad setting, 1 for a start that cannot work and for an error of the supervisor's
+    own, else the front end's own status (128 + signal where a signal ended it).
     """
     try:
         settings = Settings.from_environment()
@@ -87,6 +87,7 @@ class Server:
         self._zygote_deaths_s: deque[float] = deque(maxlen=MOST_ZYGOTE_RESTARTS + 1)
         self.stop_signal: signal.Signals | None = None
         self._stop_asked_s: float | None = None
+        self.has_failed = False  # by an error of its own
         self._events: deque[signal.Signals] = deque()
         self._wakeup_read, self._wakeup_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
@@ -98,6 +99,11 @@ class Server:
             self.start()
             self.supervise()
             self.drain()
+        except MmeError:
+            raise
+        except Exception:
+            logger.exception("the server ends: an error in its supervisor")  # before all that its end makes others say
+            self.has_failed = True
         finally:
             self.stop()
         return self.exit_code()
@@ -380,7 +386,12 @@ class Server:
             runtime_dir.remove(self.runtime_dir)
 
     def exit_code(self) -> int:
-        """0 after a stop that was asked for, else the front end's status as a shell words it, never 0."""
+        """0 after a stop that was asked for, else the front end's status as a shell words it, never 0.
+
+        1 after an error of the supervisor's own.
+        """
+        if self.has_failed:
+            return 1
         if self.stop_signal is not None or self.front_end_status is None:
             return 0
         return processes.exit_code(self.front_end_status) or 1
