@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from local_endpoint.errors import ContainerGone, ContainerTimeout
+from local_endpoint.errors import ContainerGone, ContainerRefused, ContainerTimeout
 
 CONNECT_TIMEOUT_S = 5.0
 OWN_HEADERS = ("User-Agent: local-endpoint", "Accept-Encoding: identity")
@@ -117,9 +117,9 @@ class ContainerClient:
     # ---- connections ----
 
     def _connection(self, deadline_s: float, may_be_kept: bool) -> tuple[_Socket, bool]:
-        """A connection, and whether it is new. Raises ``ContainerGone``."""
+        """A connection, and whether it is new. Raises ``ContainerRefused``."""
         if self._is_closed:  # the instance was ended between the choice of it and now
-            raise ContainerGone("the client is closed")
+            raise ContainerRefused("the client is closed")
         while may_be_kept and (kept := self._take_kept()) is not None:
             if not _has_something(kept):
                 return kept, False
@@ -128,7 +128,7 @@ class ContainerClient:
         try:
             plain = socket.create_connection(self.address, timeout_s)
         except OSError as error:
-            raise ContainerGone(f"nothing answers on {self.address[0]}:{self.address[1]}: {error}") from None
+            raise ContainerRefused(f"nothing answers on {self.address[0]}:{self.address[1]}: {error}") from None
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return _Socket(plain.family, plain.type, plain.proto, plain.detach()), True
 

@@ -6,6 +6,7 @@ AwsError                 an answer: code, HTTP status, message, further fields
                          ModelNotReadyException 429, InternalFailure 500, ServiceUnavailable 503
 ContainerError           a container did not answer
 ├── ContainerGone        the connection failed or broke: it is dead, or about to be replaced
+│   └── ContainerRefused there was no connection: nothing of the request has reached it
 └── ContainerTimeout     it is there, but did not answer in time
 StartFailure             an instance cannot be brought up; its text becomes the FailureReason
 └── PingFailure          containers of it did not pass the ping health check
@@ -50,6 +51,10 @@ class ContainerError(Exception):
 
 class ContainerGone(ContainerError):
     """The connection failed or broke before an answer came."""
+
+
+class ContainerRefused(ContainerGone):
+    """There was no connection: the container has ended before, and nothing of the request has reached it."""
 
 
 class ContainerTimeout(ContainerError):

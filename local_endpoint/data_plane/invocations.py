@@ -16,6 +16,7 @@ from local_endpoint.data_plane.routes import TARGET_MODEL, UNKNOWN_CONTENT_TYPE,
 from local_endpoint.errors import (
     AwsError,
     ContainerGone,
+    ContainerRefused,
     ContainerTimeout,
     service_unavailable,
     validation_error,
@@ -179,20 +180,23 @@ class DataPlane:
         instance: Instance | None = None
         status = 500
         decisive = next((hop for hop in hops if hop.model is not None), hops[0])  # its model is to be there
+        tries = TRIES
         try:
-            for last in [False] * (TRIES - 1) + [True]:
+            while True:
                 try:
                     with fleet.pick(decisive.container, decisive.model, deadline_s, avoid=instance) as instance:
                         answer = self._pass_through(instance, request, hops, timing)
                     status = answer.status
                     return answer
                 except ContainerGone as error:
-                    if last:
+                    # One that refuses connections has ended before. Its first process may be there for some seconds.
+                    if not isinstance(error, ContainerRefused):
+                        tries -= 1
+                    if tries == 0 or time.monotonic() >= deadline_s:
                         raise service_unavailable(
                             f"The container ended while it served the request ({error})."
                         ) from None
                     time.sleep(NO_INSTANCE_WAIT_S)  # its death is being noticed
-            raise AssertionError("unreachable")
         except AwsError as error:
             status = error.status
             raise

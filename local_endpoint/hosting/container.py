@@ -71,6 +71,7 @@ class Container:
         self._log: LogWriter | None = None
         self._stopping = threading.Event()
         self._end_reported = threading.Lock()
+        self._end_reason: str | None = None  # where it was not we who ended it
         self._stop_lock = threading.Lock()
 
     # ---- start ----
@@ -235,6 +236,7 @@ class Container:
 
     def _report_end(self, reason: str) -> None:
         if not self._stopping.is_set() and self._end_reported.acquire(blocking=False):
+            self._end_reason = reason
             self._on_end(reason)
 
     # ---- stop ----
@@ -249,11 +251,21 @@ class Container:
             if self._client is not None:
                 self._client.close()
             if self._running is not None:
-                self._running.stop(self._context.limits.stop_timeout_s)
+                self._end(self._running)
             if self._log is not None:
                 self._log.close()
             if self._cache is not None and not self._cache.wait_until_idle(IDLE_TIMEOUT_S):
                 logger.warning("container %s: something still works in its folder", self._launch_name)
+
+    def _end(self, running: RunningContainer) -> None:
+        """Where it has ended by itself, its last lines, which may say why, go to our log."""
+        reason, self._end_reason = self._end_reason, None
+        tail = running.log_tail() if reason is not None else ""
+        running.stop(self._context.limits.stop_timeout_s)
+        if reason is not None:
+            tail = running.log_tail() or tail  # the first where the runtime has removed it, else this one is whole
+            name = self._launch_name
+            logger.warning("%s: container %s: %s. Its last lines:\n%s", self._variant.endpoint, name, reason, tail)
 
 
 def missing_model_data(location: S3Location, container: str = "container_1") -> str:

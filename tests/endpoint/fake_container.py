@@ -9,6 +9,7 @@ It is told how to behave by the model's ``Environment``:
     FAKE_SAYS            prints this before it listens
     FAKE_STUBBORN        takes no notice of SIGTERM
     FAKE_PING_STATUS     what /ping answers      FAKE_MODELS_STATUS   what GET /models answers
+    FAKE_LINGERS_S       after SIGUSR1: connections break and are refused, and after so many seconds the process ends
 
 and by ``behaviour.json`` in a model: load_s, load_status, load_message, invoke_s, says (prints it), invoke_status,
 invoke_body, invoke_type (the body's content type), invoke_bytes (answers so many), forgets (its own invocation unloads
@@ -33,6 +34,7 @@ BASE = Path(os.environ["SAGEMAKER_BASE_DIR"])
 CAPACITY = int(os.environ.get("FAKE_CAPACITY", "1000000"))
 ENVIRONMENT = dict(os.environ)
 
+front_end_ended = threading.Event()
 loaded: dict[str, dict[str, Any]] = {}
 loading: set[str] = set()
 forgotten: set[str] = set()
@@ -50,6 +52,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: Any) -> None:
         pass
+
+    def parse_request(self) -> bool:
+        is_request = super().parse_request()
+        self.close_connection = self.close_connection or front_end_ended.is_set()
+        return is_request and not front_end_ended.is_set()
 
     def answer(self, status: int, body: bytes | dict[str, Any], headers: dict[str, str] | None = None) -> None:
         if isinstance(body, dict):
@@ -166,6 +173,16 @@ class Server(ThreadingHTTPServer):
     request_queue_size = 128
 
 
+def linger(server: Server) -> None:
+    """As a container whose front end was killed: its first process ends later, when all others have."""
+    front_end_ended.set()
+    server.shutdown()
+    server.server_close()
+    print("the fake front end has ended", flush=True)
+    time.sleep(float(ENVIRONMENT["FAKE_LINGERS_S"]))
+    os._exit(1)
+
+
 if __name__ == "__main__":
     if "FAKE_STUBBORN" in ENVIRONMENT:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -178,4 +195,8 @@ if __name__ == "__main__":
     if "FAKE_EXIT" in ENVIRONMENT:
         print("the fake container was told to end")
         sys.exit(int(ENVIRONMENT["FAKE_EXIT"]))
-    Server(("127.0.0.1", int(ENVIRONMENT["SAGEMAKER_BIND_TO_PORT"])), Handler).serve_forever()
+    server = Server(("127.0.0.1", int(ENVIRONMENT["SAGEMAKER_BIND_TO_PORT"])), Handler)
+    if "FAKE_LINGERS_S" in ENVIRONMENT:
+        signal.signal(signal.SIGUSR1, lambda *_: threading.Thread(target=linger, args=(server,)).start())
+    server.serve_forever()
+    threading.Event().wait()  # it lingers

@@ -44,6 +44,27 @@ def test_requests_that_wait_for_models_of_a_killed_instance_are_answered_by_anot
         assert not local.folder(victim).exists()
 
 
+def test_requests_wait_while_a_container_that_refuses_connections_has_yet_to_end(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The front end of a real one ends first; its supervisor ends a thousand workers then, which takes seconds."""
+    with Local() as local:
+        local.deploy(Environment={"FAKE_LINGERS_S": "2"})
+        for name in ("loaded", "new"):
+            local.upload(f"models/{name}.tar.gz", behaving())
+        local.invoke("loaded.tar.gz")
+        victim = local.instances()[0]
+        os.kill(pid_of(victim), signal.SIGUSR1)
+        wait_until(lambda: not victim.containers[0].client.is_healthy(5, multi_model=True), "it still answers")
+        assert victim.is_alive()
+        with ThreadPoolExecutor(8) as callers:
+            answers = [callers.submit(local.invoke, f"{name}.tar.gz") for name in ("loaded", "new") * 4]
+            assert [answer.exception() for answer in answers] == [None] * 8
+        wait_until(
+            lambda: "it ended with status 1. Its last lines:\nthe fake front end has ended" in caplog.text, "no log"
+        )
+
+
 def test_an_instance_that_is_stopped_while_models_are_on_their_way_leaves_no_folder() -> None:
     with Local() as local:
         local.deploy(instances=2)
