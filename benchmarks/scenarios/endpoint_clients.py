@@ -2,7 +2,8 @@
 
 The local endpoint runs as users run it (./scripts/local_endpoint), with one instance: a real container, whose models
 are of a few lines without a framework. Each client has a connection of its own and asks one model after the other at
-random, each of which is loaded when it is first asked. In the end CloudWatch must have counted every call.
+random, each of which is loaded when it is first asked. In the end CloudWatch must have counted every call. Where
+anything is wrong, the logs of the local endpoint and of its containers are kept beside the result.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import datetime
 import io
 import json
+import os
 import random
 import tarfile
 import threading
@@ -18,15 +20,16 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from benchmarks import options
 from benchmarks.connection import Connection
 from benchmarks.failure import BenchmarkError
 from benchmarks.options import Options
-from benchmarks.report import Result, Target, milliseconds, progress
+from benchmarks.report import RESULTS_DIR, Result, Target, milliseconds, progress
 from benchmarks.scenarios.endpoint_overhead import port_of
-from benchmarks.servers.endpoint import client, deploy, local_endpoint
+from benchmarks.servers.endpoint import client, container_logs, deploy, local_endpoint
 from benchmarks.summary import Summary
 
 NAME = "clients"
@@ -83,6 +86,39 @@ class Record:
         return len(self.times_s) + self.errors.total()
 
 
+@dataclass(frozen=True)
+class Kept:
+    """Where the logs of a run go, beside its result."""
+
+    folder: Path
+    name: str
+
+    @classmethod
+    def beside(cls, output: Path | None, result: Result) -> Kept:
+        """``output``: the result's file, None for the usual one."""
+        if output is not None:
+            return cls(output.parent, output.stem)
+        return cls(RESULTS_DIR, f"{result.scenario}-{result.started:%Y%m%dT%H%M%SZ}")
+
+    @property
+    def endpoint_log(self) -> Path:
+        """What the local endpoint wrote."""
+        return self.folder / f"{self.name}-endpoint.log"
+
+    @property
+    def container_log(self) -> Path:
+        """What its containers wrote."""
+        return self.folder / f"{self.name}-container.log"
+
+    def name_or_remove(self, result: Result) -> None:
+        """Names them in the result where there was an error; else nobody needs them."""
+        for path in (self.endpoint_log, self.container_log):
+            if not result.errors:
+                path.unlink(missing_ok=True)
+            elif path.exists():
+                result.notes.append(f"log: {os.path.relpath(path)}")
+
+
 def main(arguments: list[str]) -> int:
     """Runs the scenario; returns the exit code."""
     chosen = ClientsOptions.parse(arguments)
@@ -93,7 +129,9 @@ def run(chosen: ClientsOptions) -> Result:
     """The whole of it."""
     result = Result("endpoint_clients", chosen.recorded())
     started = datetime.datetime.now(datetime.UTC) - datetime.timedelta(minutes=1)
-    with local_endpoint(more=["--metric-period", str(METRIC_PERIOD_S)]) as (url, _):
+    kept = Kept.beside(chosen.output, result)
+    kept.folder.mkdir(parents=True, exist_ok=True)
+    with local_endpoint(more=["--metric-period", str(METRIC_PERIOD_S)], log=kept.endpoint_log) as (url, _):
         cloudwatch = client(url, "cloudwatch")
         cloudwatch.list_metrics()
         progress(f"uploading {chosen.models} models")
@@ -102,7 +140,10 @@ def run(chosen: ClientsOptions) -> Result:
         progress(f"{chosen.clients} clients for {chosen.seconds} s")
         record = call(port_of(url), chosen)
         counted = count(cloudwatch, started, record.calls)
-    report(record, counted, result)
+        report(record, counted, result)
+        if result.errors:
+            kept.container_log.write_text(container_logs(url, NAME))
+    kept.name_or_remove(result)
     return result
 
 

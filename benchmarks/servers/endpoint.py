@@ -141,6 +141,29 @@ def deploy(url: str, name: str, archives: Mapping[str, bytes], environment: Mapp
     return client(url, "sagemaker-runtime")
 
 
+def container_logs(url: str, name: str) -> str:
+    """What the endpoint's containers have written, one after the other, each below its stream's name."""
+    logs, group = client(url, "logs"), f"/aws/sagemaker/Endpoints/{name}"
+    lines = []
+    for page in logs.get_paginator("describe_log_streams").paginate(logGroupName=group):
+        for stream in page["logStreams"]:
+            lines.append(f"---- {stream['logStreamName']} ----")
+            lines += _messages(logs, group, stream["logStreamName"])
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _messages(logs: Any, group: str, stream: str) -> Iterator[str]:
+    """All events of one stream; the token of its last page is that of the page before."""
+    token: dict[str, str] = {}
+    while True:
+        page = logs.get_log_events(logGroupName=group, logStreamName=stream, startFromHead=True, **token)
+        yield from (event["message"] for event in page["events"])
+        following = {"nextToken": page["nextForwardToken"]}
+        if not page["events"] or following == token:
+            return
+        token = following
+
+
 def container_port(program: psutil.Process) -> int:
     """The port that the endpoint's container was given."""
     for child in program.children():

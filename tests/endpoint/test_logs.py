@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.servers.endpoint import container_logs
 from local_endpoint.telemetry import logs as logs_module
 from local_endpoint.telemetry.logs import Logs
 from tests.endpoint.local import ROLE, Local, behaving, message, refused
@@ -50,6 +51,16 @@ def test_what_a_container_writes_is_in_its_stream_and_stays_when_the_endpoint_is
     assert f"AllTraffic/{instance.id}" in [each["logStreamName"] for each in described]
     local.delete()
     assert wait_for_line(local, "the model speaks: zwölf") == spoken
+
+
+def test_benchmarks_keep_all_that_containers_have_written(local: Local) -> None:
+    lines = [f"line {number}" for number in range(12_000)]  # CloudWatch gives 10,000 at once
+    local.upload("models/m.tar.gz", behaving(says="\n".join(lines)))
+    local.deploy()
+    local.invoke("m.tar.gz")
+    (instance,) = local.instances()
+    wait_until(lambda: container_logs(local.url, "endpoint").endswith(f"{lines[-1]}\n"), "the last line is missing")
+    assert container_logs(local.url, "endpoint").splitlines() == [f"---- AllTraffic/{instance.id} ----", *lines]
 
 
 def test_a_model_error_leads_to_the_log(local: Local) -> None:

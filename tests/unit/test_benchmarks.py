@@ -27,7 +27,7 @@ from benchmarks.connection import Connection
 from benchmarks.failure import BenchmarkError
 from benchmarks.load.client import Report
 from benchmarks.options import Options
-from benchmarks.scenarios import cold_load, integrity, latency, package_sets, targets
+from benchmarks.scenarios import cold_load, endpoint_clients, integrity, latency, package_sets, targets
 from benchmarks.scenarios import memory as memory_scenario
 from benchmarks.servers import base
 from benchmarks.summary import Ratio, Summary, percentile
@@ -40,6 +40,21 @@ SCENARIOS = (
     *("cold_load", "memory", "many_models", "latency", "integrity", "targets", "endpoint_overhead"),
     *("traffic", "overcommit", "package_sets", "endpoint_clients"),
 )
+
+
+# ---- logs ----
+
+
+@pytest.mark.parametrize("errors", [[], ["243 × 503"]])
+def test_logs_are_kept_beside_the_result_where_something_was_wrong(tmp_path: Path, errors: list[str]) -> None:
+    result = report.Result("endpoint_clients", {}, errors=errors)
+    kept = endpoint_clients.Kept.beside(tmp_path / "result.json", result)
+    kept.endpoint_log.write_text("an endpoint's")
+    kept.container_log.write_text("a container's")
+    kept.name_or_remove(result)
+    names = ["result-container.log", "result-endpoint.log"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == (names if errors else [])
+    assert all(any(name in note for note in result.notes) for name in names) == bool(errors)
 
 
 # ---- arithmetic ----
