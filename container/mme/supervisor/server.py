@@ -87,7 +87,7 @@ class Server:
         self._zygote_deaths_s: deque[float] = deque(maxlen=MOST_ZYGOTE_RESTARTS + 1)
         self.stop_signal: signal.Signals | None = None
         self._stop_asked_s: float | None = None
-        self.has_failed = False  # by an error of its own
+        self.failure: Exception | None = None  # of its own, that ends it
         self._events: deque[signal.Signals] = deque()
         self._wakeup_read, self._wakeup_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
@@ -101,11 +101,13 @@ class Server:
             self.drain()
         except MmeError:
             raise
-        except Exception:
-            logger.exception("the server ends: an error in its supervisor")  # before all that its end makes others say
-            self.has_failed = True
+        except Exception as error:
+            logger.exception("an error in the supervisor ends the server")
+            self.failure = error
         finally:
             self.stop()
+        if self.failure is not None:  # once more: what ends with it has said much meanwhile
+            logger.error("the server has ended: %r in its supervisor", self.failure)
         return self.exit_code()
 
     # ---- prepare ----
@@ -390,7 +392,7 @@ class Server:
 
         1 after an error of the supervisor's own.
         """
-        if self.has_failed:
+        if self.failure is not None:
             return 1
         if self.stop_signal is not None or self.front_end_status is None:
             return 0
