@@ -34,7 +34,7 @@ from local_endpoint.http.unavailable import unavailable
 from local_endpoint.storage.object_files import ObjectFiles
 from local_endpoint.storage.objects import ObjectReader
 from local_endpoint.storage.resources import Resources
-from local_endpoint.storage.state import KeepingS3, StateFolder, reset_moto
+from local_endpoint.storage.state import KeepingS3, StateFolder, reset_moto, untracked_instances
 from local_endpoint.telemetry.logs import Logs
 from local_endpoint.telemetry.metric_store import MetricStore
 from local_endpoint.telemetry.metrics import Metrics
@@ -124,6 +124,8 @@ class LocalEndpoint:
         files.install()
         cleanup.callback(files.uninstall)
         cleanup.callback(reset_moto)
+        if not configuration.moto_api_is_open:
+            cleanup.enter_context(untracked_instances())
         moto: Any = werkzeug_app.DomainDispatcherApplication(_create_backend_app)
 
         runtime = self._make_runtime(configuration, janitor)

@@ -29,9 +29,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 from urllib.parse import parse_qs
 
 from moto.core.base_backend import BackendDict
+from moto.core.common_models import BaseModel
 from moto.core.model_instances import reset_model_data
 from moto.s3.models import FakeDeleteMarker, s3_backends
 
@@ -260,3 +262,17 @@ def reset_moto() -> None:
     """Empties all of moto's back ends: its state is global, and a local endpoint starts from nothing or its folder."""
     BackendDict.reset()
     reset_model_data()
+
+
+@contextlib.contextmanager
+def untracked_instances() -> Iterator[None]:
+    """moto keeps whatever it has ever made, for the pages of its own interface: also what was deleted or replaced.
+
+    That is each line of a log, each version of an object, each point of a metric that was asked for.
+    """
+
+    def make(cls: type[BaseModel], *_: Any, **__: Any) -> Any:
+        return super(BaseModel, cls).__new__(cls)
+
+    with patch.object(BaseModel, "__new__", make):
+        yield

@@ -28,9 +28,9 @@ FLUSH_S = 0.25
 PENDING_BYTES = 4 * 1024 * 1024
 # A longer line becomes several events (CloudWatch's own limit is 256 KiB).
 LINE_BYTES = 250_000
-# Events are kept in memory: so many of one stream, and of all together (our choice).
-STREAM_EVENTS = 20_000
-ALL_EVENTS = 200_000
+# Events are kept in memory: so many of one stream, and of all together, and so much text (our choice).
+STREAM_EVENTS, STREAM_CHARACTERS = 20_000, 16_000_000
+ALL_EVENTS, ALL_CHARACTERS = 200_000, 64_000_000
 
 
 class LogWriter:
@@ -63,6 +63,8 @@ class _Stream:
     dropped_bytes: int = 0
     rest: bytes = b""
     """A line whose end has not come yet."""
+    kept_characters: int = 0
+    """Of its events in moto."""
 
     def put(self, piece: bytes) -> None:
         if self.pending_bytes > PENDING_BYTES:
@@ -150,21 +152,36 @@ class Logs:
         if not events:
             return
         kept = _moto_stream(stream)
+        if not kept.events:  # it may have been deleted
+            stream.kept_characters = 0
         kept.put_log_events(events)
-        if len(kept.events) > STREAM_EVENTS:
-            del kept.events[: len(kept.events) - STREAM_EVENTS * 3 // 4]
+        stream.kept_characters += sum(len(event["message"]) for event in events)
+        if len(kept.events) > STREAM_EVENTS or stream.kept_characters > STREAM_CHARACTERS:
+            _drop_oldest(stream, kept.events)
 
     def _make_room(self) -> None:
-        """Streams whose containers are gone go, the oldest first, while there are too many events."""
+        """Streams whose containers are gone go, the oldest first, while there are too many events, or too long ones."""
         counts = {key: len(_moto_events(stream)) for key, stream in self._streams.items()}
-        excess = sum(counts.values()) - ALL_EVENTS
+        events = sum(counts.values()) - ALL_EVENTS
+        characters = sum(stream.kept_characters for stream in self._streams.values()) - ALL_CHARACTERS
         for key, stream in list(self._streams.items()):
-            if excess <= 0:
+            if events <= 0 and characters <= 0:
                 return
             if not stream.is_open:
-                excess -= counts[key]
+                events -= counts[key]
+                characters -= stream.kept_characters
                 _moto_events(stream).clear()
                 del self._streams[key]
+
+
+def _drop_oldest(stream: _Stream, events: list[Any]) -> None:
+    """Until a quarter of what may be kept of the stream is free."""
+    dropped = max(0, len(events) - STREAM_EVENTS * 3 // 4)
+    stream.kept_characters -= sum(len(event.message) for event in events[:dropped])
+    while dropped < len(events) and stream.kept_characters > STREAM_CHARACTERS * 3 // 4:
+        stream.kept_characters -= len(events[dropped].message)
+        dropped += 1
+    del events[:dropped]
 
 
 def _moto_stream(stream: _Stream) -> Any:

@@ -108,7 +108,10 @@ class MetricStore:
         when = datetime.datetime.fromtimestamp(time_s, datetime.UTC).replace(tzinfo=None)  # as moto has it
         with self._lock:
             for series, aggregate in found.items():
-                self._series[_key(series)] = series
+                key = _key(series)
+                if (known := self._series.get(key)) == series:
+                    series = known  # one object for all of its points
+                self._series[key] = series
                 self._points.setdefault(series, collections.deque()).append((when, aggregate))
                 self._order.append(series)
             while len(self._order) > POINTS:

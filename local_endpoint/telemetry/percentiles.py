@@ -6,6 +6,7 @@ one part in a hundred, whatever the values are. What clients have put as single 
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -27,7 +28,14 @@ def middle_of_bucket(value: float) -> float:
     """Of the one that ``value`` falls into; zero has one of its own."""
     if not value:
         return 0.0
-    return math.copysign(math.exp((math.ceil(math.log(abs(value)) / _WIDTH) - 0.5) * _WIDTH), value)
+    middle = _middle(math.ceil(math.log(abs(value)) / _WIDTH))
+    return middle if value > 0 else -middle
+
+
+@functools.lru_cache(4096)
+def _middle(number: int) -> float:
+    """Of a bucket of positive values. One object for all points that are kept."""
+    return math.exp((number - 0.5) * _WIDTH)
 
 
 def of_counts(counts: Iterable[tuple[float, int]], percent: float) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import subprocess
@@ -10,6 +11,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from moto.logs.models import LogEvent
+from moto.s3.models import FakeKey
 
 from benchmarks.servers.endpoint import container_logs
 from local_endpoint.telemetry import logs as logs_module
@@ -59,8 +62,8 @@ def test_benchmarks_keep_all_that_containers_have_written(local: Local) -> None:
     local.deploy()
     local.invoke("m.tar.gz")
     (instance,) = local.instances()
-    wait_until(lambda: container_logs(local.url, "endpoint").endswith(f"{lines[-1]}\n"), "the last line is missing")
-    assert container_logs(local.url, "endpoint").splitlines() == [f"---- AllTraffic/{instance.id} ----", *lines]
+    kept = "".join(f"{line}\n" for line in (f"---- AllTraffic/{instance.id} ----", *lines))
+    wait_until(lambda: kept in container_logs(local.url, "endpoint"), "they are not whole")
 
 
 def test_a_model_error_leads_to_the_log(local: Local) -> None:
@@ -180,6 +183,38 @@ def test_memory_for_logs_is_bounded_and_streams_that_ended_go_first(
     last.write(b"l\n" * 15)
     last.close()
     assert [lines_of(local, "/bounded").count(each) for each in "rel"] == [30, 0, 15]
+
+
+def test_text_of_logs_is_bounded_and_streams_that_ended_go_first(
+    local: Local, logs: Logs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs_module, "STREAM_CHARACTERS", 40)
+    monkeypatch.setattr(logs_module, "ALL_CHARACTERS", 50)
+    running = logs.open("us-east-1", "/long-lines", "running")
+    running.write(b"rrrrr\n" * 7)
+    logs.flush()
+    running.write(b"rrrrr\n" * 2)
+    ended = logs.open("us-east-1", "/long-lines", "ended")
+    ended.write(b"eeeee\n" * 4)
+    ended.close()
+    assert lines_of(local, "/long-lines") == ["rrrrr"] * 6 + ["eeeee"] * 4
+    last = logs.open("us-east-1", "/long-lines", "last")
+    last.write(b"lllll\n" * 2)
+    last.close()
+    assert lines_of(local, "/long-lines") == ["rrrrr"] * 6 + ["lllll"] * 2
+
+
+def test_nothing_keeps_what_was_dropped_or_replaced(local: Local, logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs_module, "STREAM_EVENTS", 40)
+    writer = logs.open("us-east-1", "/dropped", "s")
+    for _ in range(50):
+        writer.write(b"dropped\n" * 10)
+        logs.flush()
+        local.upload("replaced", b"replaced")
+    gc.collect()
+    living = gc.get_objects()
+    assert sum(isinstance(each, LogEvent) and each.message == "dropped" for each in living) <= 40
+    assert sum(isinstance(each, FakeKey) and each.name == "replaced" for each in living) == 1
 
 
 def test_a_stream_that_a_client_deleted_is_made_again(local: Local, logs: Logs) -> None:
