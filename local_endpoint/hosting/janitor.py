@@ -94,13 +94,14 @@ def main() -> None:
 
 
 def end_groups(groups: set[int]) -> None:
-    """SIGTERM, and SIGKILL for what is left after ``GRACE_S``."""
+    """SIGTERM, and SIGKILL for what is left after ``GRACE_S``; by then the number of another may be a stranger's."""
+    left = groups
     for number, grace_s in ((signal.SIGTERM, GRACE_S), (signal.SIGKILL, 1.0)):
-        for group in groups:
+        for group in left:
             with contextlib.suppress(OSError):
                 os.killpg(group, number)
         deadline_s = time.monotonic() + grace_s
-        while any(_is_there(group) for group in groups) and time.monotonic() < deadline_s:
+        while (left := {group for group in left if _is_there(group)}) and time.monotonic() < deadline_s:
             time.sleep(0.05)
 
 

@@ -32,6 +32,7 @@ from mme.supervisor.zygote_handle import ZygoteHandle
 from mme.zygote import protocol, template_preparation
 from mme.zygote.event_loop import EventLoop
 from mme.zygote.launcher import Launch
+from mme.zygote.template import Template
 from mme.zygote.worker_process import reset_environment
 from tests.harness.front_end import Connection, FrontEnd, worker_of
 from tests.harness.programs import run_python
@@ -619,6 +620,19 @@ def test_a_process_that_is_no_launcher_has_no_launch() -> None:
         Launch.of_process(os.getpid())
 
 
+def test_a_process_that_has_the_number_of_a_launcher_that_has_ended_gets_no_signal() -> None:
+    blocks = (
+        "import signal; signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM]); print(flush=True); open(0).read()"
+    )
+    with subprocess.Popen([sys.executable, "-c", blocks], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None and other.stdout.readline()
+        template = Template.__new__(Template)
+        template._models = {}
+        template.on_launcher(other.pid)
+        status = Path(f"/proc/{other.pid}/status").read_text()
+    assert "ShdPnd:\t0000000000000000" in status
+
+
 def test_the_environment_becomes_what_is_wanted_and_nothing_else() -> None:
     environment = {b"STAYS": b"1", b"CHANGES": b"2", b"GOES": b"3"}
     wanted = {b"STAYS": b"1", b"CHANGES": b"4", b"COMES": b"5"}
@@ -628,6 +642,7 @@ def test_the_environment_becomes_what_is_wanted_and_nothing_else() -> None:
 
 RANDOM_STATE = """
 import sys, numpy
+from mme.zygote.template import Template
 from mme.zygote.worker_process import reset_random_state
 reset_random_state()
 print("numpy.random" in sys.modules)

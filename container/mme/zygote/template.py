@@ -223,11 +223,15 @@ class Template:
             if known.launch.is_alive():
                 return
             known.drop()
+        launch = None
         try:
-            self._add(Launch.of_process(pid))
+            launch = Launch.of_process(pid)
+            self._add(launch)
         except Exception as error:
             logger.error("process %d announced itself in vain: %s", pid, error, exc_info=not isinstance(error, OSError))
             self._models.pop(pid, None)
+            if launch is None and isinstance(error, FileNotFoundError | ProcessLookupError | ValueError):
+                return  # it has ended, and its number may be another process's by now
             # The front end sees the launcher end, and answers 507 where it was killed (MMS-6), else 500.
             kill(pid, signal.SIGKILL if is_lack_of_resources(error) else signal.SIGTERM)
 
