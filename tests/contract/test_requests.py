@@ -6,6 +6,7 @@ All of them run in process, too (``tests/unit/test_model_handler_requests.py``),
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -44,7 +45,7 @@ def model_for(server: ServerProcess) -> Iterator[Callable[[GoldenRequest], str]]
     def load(request: GoldenRequest) -> str:
         key = json.dumps([request.model, request.model_arguments], sort_keys=True)
         if key not in names:
-            name = f"golden-{len(names)}-{request.model}"
+            name = f"golden-{uuid.uuid4().hex}-{request.model}"  # the server may outlive this fixture
             request.make_model(server.model_dir(name))
             answer = server.load(name)
             assert answer.status_code == 200, f"{answer.text}\n{server.log_tail()}"
