@@ -87,8 +87,11 @@ class Connection:
         self.pipes: list[int] = []
         self.sleeps = 0  # that the session has told, up to the last answer
 
-    def load(self, model_dir: Path, pipes: str) -> tuple[int, str]:
+    def load(self, model_dir: Path, pipes: str, request: str | None = None) -> tuple[int, str]:
+        """``request``: the body of the first one, which is sent already."""
         self.send_load(model_dir, pipes)
+        if request is not None:
+            self.send(request)
         status, message = self.receive_load()
         # RandomAccessFile(…, "rw")
         names = [f"{self.files}-{pipes}-{name}" for name in ("stdout", "stderr")]

@@ -395,6 +395,25 @@ def test_the_real_size_is_learnt_and_counts_at_the_next_load(
         admission.admit("c", model_dir)
 
 
+def test_what_a_load_is_about_to_give_back_is_not_learnt(admission: Admission, tmp_path: Path) -> None:
+    model_dir = model_of(tmp_path / "model", w_params=1)
+    reservation = admission.admit("a", model_dir)
+    block = np.ones(150 * MIB, np.uint8)
+    reservation.unused_bytes = 100 * MIB
+    reservation.settle()
+    assert 50 * MIB <= reservation.taken_bytes - COPIED_ON_WRITE_BYTES < 60 * MIB
+    assert admission.admit("b", model_dir).need.need_bytes == reservation.taken_bytes
+    assert block[0] == 1
+
+
+@pytest.mark.parametrize(("used_mib", "leaves_room"), [(499, True), (501, False)])
+def test_a_load_leaves_room_where_another_one_fits_beside_it(
+    admission: Admission, declaring: Callable[[int], Path], memory: FakeMemory, used_mib: int, leaves_room: bool
+) -> None:
+    memory.used_mib = used_mib
+    assert admission.admit("m", declaring(200)).leaves_room is leaves_room
+
+
 def test_a_load_that_took_so_much_that_the_reserve_is_broken_is_undone(
     admission: Admission, declaring: Callable[[int], Path], memory: FakeMemory, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -67,7 +67,7 @@ def test_a_lone_request_is_followed_by_a_trim_at_once_and_a_busy_model_by_none(c
     idle_trim = heap.IdleTrim(lambda: False)
     assert idle_trim.wait_ms() is None
     idle_trim.loaded()
-    assert idle_trim.wait_ms() == 0
+    assert idle_trim.wait_ms() == 1000 * heap.IDLE_AFTER_LOAD_S
     idle_trim.trim()
     assert idle_trim.wait_ms() is None
     idle_trim.used()

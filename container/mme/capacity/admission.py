@@ -258,7 +258,8 @@ class Admission:
             if taken_bytes is None:
                 before = load.anonymous_before_bytes if load else 0
                 pid = load.pid if load else os.getpid()
-                taken_bytes = max(0, anonymous_bytes(pid) - before) + COPIED_ON_WRITE_BYTES
+                grown_bytes = anonymous_bytes(pid) - before - reservation.unused_bytes
+                taken_bytes = max(0, grown_bytes) + COPIED_ON_WRITE_BYTES
             rest_bytes = max(0, reservation.need.need_bytes - taken_bytes) if reservation.request_waits else 0
             verdict = self._judge(table, rest_bytes, reservation.reserve_share)
         if not verdict.decision.admitted and reservation.neighbours is not None:
@@ -310,6 +311,7 @@ class Reservation:
     comes_back: bool  # in the place of a worker that has died
     neighbours: Neighbours | None = None  # that may be put to sleep for it
     request_waits: bool = False  # a part of what it needs is taken after the load
+    unused_bytes: int = 0  # that the load has taken and the model does not keep: they are given back soon
     taken_bytes: int = 0  # known once it is settled
     settled_sample: MemorySample | None = None  # what was free then, by the kernel's limits
 
@@ -317,6 +319,13 @@ class Reservation:
     def growth_bytes(self) -> int:
         """The most that the load may allocate, whatever was expected (rlimit.limited_growth)."""
         return self.verdict.growth_bytes
+
+    @property
+    def leaves_room(self) -> bool:
+        """Whether another load like this one would have been admitted beside it."""
+        verdict = self.verdict
+        left_bytes = verdict.sample.free_bytes - verdict.promised_bytes - verdict.whole_reserve_bytes
+        return left_bytes >= 2 * self.need.need_bytes
 
     @property
     def reserve_share(self) -> float:

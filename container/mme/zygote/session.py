@@ -189,7 +189,7 @@ class Session:
         record.gpu = -1 if message.gpu is None else message.gpu
         record.never_sleeps = model.never_sleeps
         record.taken_mib = model.taken_mib
-        record.loaded_pages = anonymous_bytes() // _PAGE_BYTES
+        record.loaded_pages = max(0, anonymous_bytes() - model.unused_bytes) // _PAGE_BYTES
         if model.files is not None:
             model.files.write(record)
 
@@ -285,6 +285,7 @@ class LoadedModel:
         self._service: Service | None = None
         self.name = ""
         self.taken_mib = 0
+        self.unused_bytes = 0  # of the heap, which the load has freed, and the first request uses
         self.files: LoadedFiles | None = None  # that the model was loaded from
         self.never_sleeps = False
 
@@ -305,6 +306,7 @@ class LoadedModel:
         self._loader = ModelLoaderFactory.get_model_loader(folder)
         self._is_bounded = message.gpu is None  # see rlimit.py
         with self._admitted(model_dir, artifact) as reservation:
+            free_bytes = heap.free_bytes()
             properties = ServingProperties.of(model_dir)
             self.never_sleeps = properties.never_sleep
             with self._in_time(properties):
@@ -312,13 +314,20 @@ class LoadedModel:
             if files is None and not self._runs_code(model_dir):
                 self.files = LoadedFiles.of_data(artifact)
             if not wake_up.request_waits:  # (a request uses it, and a pause comes after that)
-                heap.trim()  # what loading has freed is not the model's
+                self._account_for_free_heap(reservation, free_bytes)
         if reservation:
             self.taken_mib = reservation.taken_bytes // MIB
         # now, so that the first request does not have to
         self.renew_limit(reservation.settled_sample if reservation else None)
         # A wake-up is no news, and each line takes the front end's time, too.
         logger.log(logging.DEBUG if wake_up.request_waits else logging.INFO, "Model %s loaded.", self.name)
+
+    def _account_for_free_heap(self, reservation: Reservation | None, before_bytes: int) -> None:
+        """What loading has freed is not the model's: a pause gives it back, or where memory is scarce this does."""
+        if reservation is not None and reservation.leaves_room and heap.state() is not None:
+            reservation.unused_bytes = self.unused_bytes = max(0, heap.free_bytes() - before_bytes)
+        else:
+            heap.trim()
 
     def loaded_message(self) -> str:
         """What MMS expects to read: it takes the process number from it."""

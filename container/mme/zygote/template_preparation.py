@@ -21,7 +21,7 @@ from pathlib import Path
 from mme.errors import StartError
 from mme.frameworks import registry
 from mme.settings import DEFAULT_HANDLER, Settings
-from mme.zygote import hot_code, immortal
+from mme.zygote import heap, hot_code, immortal
 from mme.zygote.worker_process import Inherited
 
 logger = logging.getLogger("mme.zygote")
@@ -173,15 +173,6 @@ def _check_threads(part: str) -> None:
         raise PartFailed(part, f"it starts threads, and there are {len(threads)} now ({', '.join(threads)})")
 
 
-class _HeapState(ctypes.Structure):
-    """glibc's ``struct mallinfo2``."""
-
-    _fields_ = [
-        *((name, ctypes.c_size_t) for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd")),
-        *((name, ctypes.c_size_t) for name in ("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")),
-    ]
-
-
 def _fill_holes() -> None:
     _fill_holes_among_python_objects()
     _fill_holes_in_heap()
@@ -223,20 +214,17 @@ def _fill_holes_in_heap() -> None:
     What has been freed during the warm-up lies scattered among what is in use. A worker that allocated there would
     copy a page of the template for each few bytes: 3 MB of them for a tiny MXNet model.
     """
-    libc = ctypes.CDLL(None)
-    try:
-        heap_state, allocate = libc.mallinfo2, libc.malloc
-    except AttributeError:
-        return  # not glibc, or one before 2.33
-    heap_state.restype = _HeapState
+    allocate = ctypes.CDLL(None).malloc
     allocate.argtypes, allocate.restype = [ctypes.c_size_t], ctypes.c_void_p
     for size in _HOLE_SIZES:
         at_a_time = 8 if size > 4096 else 64
         while True:
-            before = heap_state()
+            before = heap.state()
             for _ in range(at_a_time):
                 allocate(size)  # never freed
-            after = heap_state()
+            after = heap.state()
+            if before is None or after is None:
+                return
             # All of them taken from the end of the heap: there is no hole of this size any more.
             if after.arena != before.arena or before.keepcost - after.keepcost >= at_a_time * size:
                 break
