@@ -132,10 +132,12 @@ class ModelHandler:
             self._responder = _responder_for(model, None)
             self._labels_file = model_dir / LABELS_FILE
             return
-        image = images.warm_up() if images is not None else None
         if model.output_shape is not None:
+            if images is not None and not images.is_warm:
+                images.warm_up()
             self._use_labels(model.output_shape, model_dir / LABELS_FILE)
         else:
+            image = images.warm_up() if images is not None else None
             sample = model.sample() if image is None else {spec.name: image.astype(spec.dtype, copy=False)}
             self._run_once(sample, model_dir)
         self._warm_up(warmup.EchoModel() if model.table is None else warmup.EchoTable())

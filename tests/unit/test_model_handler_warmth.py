@@ -11,7 +11,9 @@ import pytest
 from mms.context import Context
 
 import model_handler
+from mme.frameworks.onnx import sample
 from mme.handler import warmup
+from mme.handler.images import ImageReader
 from mme.handler.payload import Request
 from model_handler import ModelHandler, entry_point
 from tests.harness import models
@@ -130,6 +132,24 @@ def test_every_request_of_the_warm_up_is_answered(tmp_path: Path, monkeypatch: p
     assert set(answered) == {"application/json", "text/csv", "application/x-npy"}
     assert answered["text/csv"] == b"0.25,0.75\n"
     assert json.loads(answered["application/json"])[0] == "probability=0.750000, class=second"
+
+
+def test_images_are_read_in_advance_once_where_the_model_need_not_be_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warmed = []
+    warm_up = ImageReader.warm_up
+
+    def counted(reader: ImageReader) -> np.ndarray:
+        warmed.append(reader)
+        return warm_up(reader)
+
+    monkeypatch.setattr(ImageReader, "is_warm", False)
+    monkeypatch.setattr(ImageReader, "warm_up", counted)
+    sample.write(tmp_path)
+    for _ in range(3):
+        model_handler.handle(None, golden.context_for(tmp_path))
+    assert len(warmed) == 1
 
 
 def test_a_model_whose_images_are_not_resized_loads(tmp_path: Path) -> None:

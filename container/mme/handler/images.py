@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image, JpegImagePlugin, TiffImagePlugin, WebPImagePlugin
@@ -200,7 +200,12 @@ def _size(value: Any, name: str, square: bool, wrong: Callable[[str], ModelLoadE
 
 
 class ImageReader:
-    """Makes a model's input from the bytes of an image file."""
+    """Makes a model's input from the bytes of an image file.
+
+    ``is_warm``: some reader has been warmed up in this process, or in the one that it was forked from.
+    """
+
+    is_warm: ClassVar[bool] = False
 
     def __init__(
         self, layout: ImageLayout, *, max_megapixels: int, codec: ImageCodec | None, config: ProcessorConfig | None
@@ -256,6 +261,7 @@ class ImageReader:
         samples = []
         for kind in ("PNG", "JPEG"):
             samples.append(self.read(_black_image(kind, size)))
+        ImageReader.is_warm = True
         return samples[0]
 
     def _open(self, body: bytes | bytearray) -> Image.Image:
