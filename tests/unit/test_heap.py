@@ -54,6 +54,25 @@ def test_a_request_finds_the_memory_of_the_last_one_and_a_pause_gives_it_back() 
     assert int(given_back_kb) > 10_000
 
 
+FAULTS_OF_BLOCKS = """
+import ctypes
+import resource
+from mme.libc import LIBC, fault_in
+from mme.zygote import heap
+
+heap.keep_freed_memory()
+fault_in(20 << 20)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(18):
+    ctypes.memset(LIBC.malloc(1 << 20), 1, 1 << 20)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def test_what_is_about_to_be_used_can_be_had_at_once() -> None:
+    assert int(run_python(FAULTS_OF_BLOCKS)) < 300, "page faults: 4,600 without"
+
+
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time, in its only item."""

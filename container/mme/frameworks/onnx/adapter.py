@@ -25,9 +25,11 @@ from mme.frameworks.base import Adapter, memory_errors, says_no_memory
 from mme.frameworks.description import paths_in
 from mme.frameworks.onnx import DESCRIPTION, SUFFIX, graph_file, sample
 from mme.frameworks.onnx.model import OnnxModel, brief
+from mme.libc import fault_in
 from mme.settings import Settings
 
 _ERRORS_ONLY = 3  # severity of the log: a model's shapes that are not those that it has declared are no news
+_COPIES = 2  # of the weights that any session makes at least: 2.2 of matrices, 4.6 of convolutions
 _NEWEST_OPSET = re.compile(
     r"Opset (\d+) is .*?Current official support for domain (\S+) is till opset (\d+)", re.DOTALL
 )
@@ -55,6 +57,7 @@ class OnnxAdapter(Adapter):
         head_operators = graph_file.head_operators(path)
         with memory_errors(f"load {path.name} ({path.stat().st_size >> 20} MiB)"):
             runtime = self.import_framework(settings)
+            fault_in(_COPIES * path.stat().st_size)
             try:
                 session = _session(runtime, str(path), gpu_id)
             except Exception as error:
