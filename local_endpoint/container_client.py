@@ -82,13 +82,20 @@ class ContainerClient:
     ) -> Answer:
         """Raises ``ContainerGone`` and ``ContainerTimeout``; ``timeout_s`` is from the first to the last byte.
 
+        ``ContainerRefused`` only where nothing was sent: a request that ends each container must not be tried for ever.
+
         A kept connection that the container closed in the meantime is no sign of its death: such a request is sent
         once more, on a new one. One that breaks on a new connection is not: the container may have begun to work on it.
         """
         deadline_s = time.monotonic() + timeout_s
         message = self._message(method, path, body, headers or {})
-        for may_be_kept in (True, False):
-            connection, is_new = self._connection(deadline_s, may_be_kept)
+        for is_first in (True, False):
+            try:
+                connection, is_new = self._connection(deadline_s, may_be_kept=is_first)
+            except ContainerRefused as error:
+                if is_first:
+                    raise
+                raise ContainerGone(str(error)) from None
             connection.deadline_s = deadline_s
             try:
                 connection.sendall(message)

@@ -11,7 +11,7 @@ from typing import Self
 import pytest
 
 from local_endpoint.container_client import ContainerClient
-from local_endpoint.errors import ContainerGone, ContainerTimeout
+from local_endpoint.errors import ContainerGone, ContainerRefused, ContainerTimeout
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
@@ -45,7 +45,8 @@ class RawServer:
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
-        self._listener.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):  # it may have died
+            self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self._thread.join(10)
 
@@ -81,6 +82,14 @@ def invoke(client: ContainerClient) -> bytes:
     return client.invoke("m", b"body", {}, 5).body
 
 
+class DyingServer(BreakingServer):
+    """Takes no connection any more once it has broken one."""
+
+    def _serve(self, connection: socket.socket) -> None:
+        super()._serve(connection)
+        self._listener.shutdown(socket.SHUT_RDWR)
+
+
 def test_a_request_that_breaks_on_a_new_connection_is_not_sent_again() -> None:
     """The container may have begun to work on it, and another instance is going to be asked."""
     with BreakingServer(answers=0) as server:
@@ -97,6 +106,19 @@ def test_a_request_that_breaks_on_a_kept_connection_is_sent_once_more() -> None:
         assert [invoke(client), invoke(client)] == [b"ok", b"ok"]
         assert server.requests == 3
         client.close()
+
+
+def test_a_server_that_dies_of_a_request_on_a_kept_connection_has_not_refused_it() -> None:
+    """Who is refused may try again for as long as there is time, and would end one container after the other."""
+    with DyingServer(answers=1) as server:
+        client = ContainerClient("127.0.0.1", server.port)
+        assert invoke(client) == b"ok"
+        with pytest.raises(ContainerGone) as error:
+            invoke(client)
+        assert type(error.value) is ContainerGone
+        with pytest.raises(ContainerRefused):
+            invoke(client)
+    assert server.requests == 2
 
 
 def test_nobody_there_is_known_at_once() -> None:
