@@ -11,7 +11,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.exposition import choose_encoder
@@ -171,6 +171,8 @@ def test_a_record_that_gets_another_name_begins_anew(descriptor: int, writer: Wr
 EVENTS = st.lists(st.tuples(st.sampled_from("abcdef"), st.sampled_from(["answer", "load", "unload", "read"])))
 
 
+# It is answered while it has been unloaded, and is the only one then that is loaded.
+@example(events=[("a", "unload"), ("a", "read"), ("a", "answer"), ("a", "load")], most_models=1)
 @given(events=EVENTS, most_models=st.integers(0, 4))
 def test_no_counter_ever_falls_and_nothing_is_counted_twice(events: list[tuple[str, str]], most_models: int) -> None:
     descriptor = make_statistics()

@@ -82,9 +82,14 @@ class ModelReader:
                 own.shown = [max(0, now - base) for now, base in zip(own.shown, own.base, strict=True)]
             gauges = [*map(sample.__getattribute__, _STATISTICS_GAUGES), of_sessions.taken_mib, of_sessions.asleep]
             found.append(ModelMetrics(sample.name, sample.target, own.shown, gauges, _busy_share(own, sample, now_ns)))
-        if self._others or any(self._given_up) or self._statistics.sample(0).arrivals:
+        if self._are_there_others():
             found.append(self._all_others(found, sessions))
         return found
+
+    def _are_there_others(self) -> bool:
+        """Whether there are models without their own metrics, or have been that something was counted of."""
+        counted = [self._given_up, *(own.base for own in self._own.values() if own.base is not None)]
+        return bool(self._others) or any(map(any, counted)) or self._statistics.sample(0).arrivals > 0
 
     def _all_others(self, own: list[ModelMetrics], sessions: dict[int, Sessions]) -> ModelMetrics:
         """All records together, less what is shown of models that have their own, or was shown when they had."""
