@@ -336,7 +336,7 @@ def test_the_limit_of_a_worker_holds_while_a_handler_of_ones_own_loads(limited: 
 
 
 def test_a_failed_allocation_is_507_at_invoke_and_the_worker_lives_on(limited: ServerProcess) -> None:
-    models.hungry_model(limited.model_dir("hungry"), megabytes_per_sample=16)
+    models.hungry_model(limited.model_dir("hungry"), megabytes_per_sample=4)  # a worker has some 15 MiB left
     assert limited.load("hungry").status_code == 200, limited.log_tail()
     workers = {process.pid for process in limited.processes()}
     many = json.dumps([[1.0, 2.0, 3.0, 4.0]] * 64)
