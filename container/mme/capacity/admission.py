@@ -227,7 +227,7 @@ class Admission:
         """What is free beyond the reserve and what loads under way will take. Raises as ``keep``."""
         with self._reservations.open(wait=False) as table:
             verdict = self._judge(table, 0, 1.0)
-        return max(0, verdict.sample.free_bytes - verdict.promised_bytes - verdict.reserve_bytes)
+        return max(0, verdict.bytes_beyond(verdict.reserve_bytes))
 
     def is_memory_short(self) -> bool:
         """Is less free than the reserve, with what loads under way will take? Raises as ``keep``."""
@@ -323,9 +323,7 @@ class Reservation:
     @property
     def leaves_room(self) -> bool:
         """Whether another load like this one would have been admitted beside it."""
-        verdict = self.verdict
-        left_bytes = verdict.sample.free_bytes - verdict.promised_bytes - verdict.whole_reserve_bytes
-        return left_bytes >= 2 * self.need.need_bytes
+        return self.verdict.bytes_beyond(self.verdict.whole_reserve_bytes) >= 2 * self.need.need_bytes
 
     @property
     def reserve_share(self) -> float:
@@ -385,10 +383,14 @@ class _Verdict:
 
     def error(self, message: str, need_bytes: int) -> InsufficientMemory:
         """``message`` with its figures."""
-        free_bytes = max(0, self.sample.free_bytes - self.promised_bytes - self.reserve_bytes)
+        free_bytes = max(0, self.bytes_beyond(self.reserve_bytes))
         return InsufficientMemory(
             message, need_bytes=need_bytes, free_bytes=free_bytes, limit_bytes=self.sample.limit_bytes
         )
+
+    def bytes_beyond(self, reserve_bytes: int) -> int:
+        """What is free beyond such a reserve, and promised to nobody; below 0 where that is used."""
+        return self.sample.free_bytes - self.promised_bytes - reserve_bytes
 
     def __str__(self) -> str:
         promised = f" less {_mib(self.promised_bytes)} promised to {self.loads} load(s) under way" if self.loads else ""

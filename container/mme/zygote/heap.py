@@ -46,21 +46,20 @@ class State(ctypes.Structure):
     ]
 
 
+_ask_for_state = getattr(LIBC, "mallinfo2", None)
+if _ask_for_state is not None:
+    _ask_for_state.restype = State
+
+
 def state() -> State | None:
     """The heap's sizes; None: not glibc, or one before 2.33."""
-    try:
-        ask = LIBC.mallinfo2
-    except AttributeError:
-        return None
-    ask.restype = State
-    found: State = ask()
-    return found
+    return None if _ask_for_state is None else _ask_for_state()
 
 
-def free_bytes() -> int:
-    """What is free between what is used and at the end, whether the process holds pages there or not; 0: not known."""
+def free_bytes() -> int | None:
+    """What is free inside and at the end, whether the process holds pages there or not; None: not known."""
     found = state()
-    return 0 if found is None else int(found.fordblks)
+    return None if found is None else int(found.fordblks)
 
 
 def keep_freed_memory() -> None:

@@ -322,12 +322,13 @@ class LoadedModel:
         # A wake-up is no news, and each line takes the front end's time, too.
         logger.log(logging.DEBUG if wake_up.request_waits else logging.INFO, "Model %s loaded.", self.name)
 
-    def _account_for_free_heap(self, reservation: Reservation | None, before_bytes: int) -> None:
+    def _account_for_free_heap(self, reservation: Reservation | None, before_bytes: int | None) -> None:
         """What loading has freed is not the model's: a pause gives it back, or where memory is scarce this does."""
-        if reservation is not None and reservation.leaves_room and heap.state() is not None:
-            reservation.unused_bytes = self.unused_bytes = max(0, heap.free_bytes() - before_bytes)
-        else:
+        after_bytes = heap.free_bytes()
+        if reservation is None or not reservation.leaves_room or before_bytes is None or after_bytes is None:
             heap.trim()
+        else:
+            reservation.unused_bytes = self.unused_bytes = max(0, after_bytes - before_bytes)
 
     def loaded_message(self) -> str:
         """What MMS expects to read: it takes the process number from it."""

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from mme.errors import StartError
 from mme.frameworks import registry
+from mme.libc import LIBC
 from mme.settings import DEFAULT_HANDLER, Settings
 from mme.zygote import heap, hot_code, immortal
 from mme.zygote.worker_process import Inherited
@@ -214,14 +215,12 @@ def _fill_holes_in_heap() -> None:
     What has been freed during the warm-up lies scattered among what is in use. A worker that allocated there would
     copy a page of the template for each few bytes: 3 MB of them for a tiny MXNet model.
     """
-    allocate = ctypes.CDLL(None).malloc
-    allocate.argtypes, allocate.restype = [ctypes.c_size_t], ctypes.c_void_p
     for size in _HOLE_SIZES:
         at_a_time = 8 if size > 4096 else 64
         while True:
             before = heap.state()
             for _ in range(at_a_time):
-                allocate(size)  # never freed
+                LIBC.malloc(size)  # never freed
             after = heap.state()
             if before is None or after is None:
                 return
