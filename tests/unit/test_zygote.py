@@ -642,7 +642,6 @@ def test_the_environment_becomes_what_is_wanted_and_nothing_else() -> None:
 
 RANDOM_STATE = """
 import sys, numpy
-from mme.zygote.template import Template
 from mme.zygote.worker_process import reset_random_state
 reset_random_state()
 print("numpy.random" in sys.modules)
