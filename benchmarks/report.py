@@ -81,13 +81,20 @@ class Result:
         """Prints the table and writes the JSON file; returns the exit code: 1 where there were errors."""
         duration_s = time.monotonic() - self._started_s
         print(self.text(duration_s))
-        path = output or RESULTS_DIR / f"{self.scenario}-{self.started:%Y%m%dT%H%M%SZ}.json"
+        path = output or self.beside(None, ".json")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(
             json.dumps(self.as_json(duration_s), indent=2, ensure_ascii=False, default=asdict) + "\n", encoding="utf-8"
         )
         print(f"\nresult: {os.path.relpath(path)}")
         return 1 if self.errors else 0
+
+    def beside(self, output: Path | None, ending: str) -> Path:
+        """A file of this run beside its result, by how its name ends; ``output`` as in ``finish``. Makes the folder."""
+        name = f"{self.scenario}-{self.started:%Y%m%dT%H%M%SZ}" if output is None else output.stem
+        folder = RESULTS_DIR if output is None else output.parent
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / f"{name}{ending}"
 
     def text(self, duration_s: float) -> str:
         """What is printed."""

@@ -17,7 +17,7 @@ import tarfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +27,7 @@ from benchmarks import options
 from benchmarks.connection import Connection
 from benchmarks.failure import BenchmarkError
 from benchmarks.options import Options
-from benchmarks.report import RESULTS_DIR, Result, Target, milliseconds, progress
+from benchmarks.report import Result, Target, milliseconds, progress
 from benchmarks.scenarios.endpoint_overhead import port_of
 from benchmarks.servers.endpoint import client, container_logs, deploy, local_endpoint
 from benchmarks.summary import Summary
@@ -86,39 +86,6 @@ class Record:
         return len(self.times_s) + self.errors.total()
 
 
-@dataclass(frozen=True)
-class Kept:
-    """Where the logs of a run go, beside its result."""
-
-    folder: Path
-    name: str
-
-    @classmethod
-    def beside(cls, output: Path | None, result: Result) -> Kept:
-        """``output``: the result's file, None for the usual one."""
-        if output is not None:
-            return cls(output.parent, output.stem)
-        return cls(RESULTS_DIR, f"{result.scenario}-{result.started:%Y%m%dT%H%M%SZ}")
-
-    @property
-    def endpoint_log(self) -> Path:
-        """What the local endpoint wrote."""
-        return self.folder / f"{self.name}-endpoint.log"
-
-    @property
-    def container_log(self) -> Path:
-        """What its containers wrote."""
-        return self.folder / f"{self.name}-container.log"
-
-    def name_or_remove(self, result: Result) -> None:
-        """Names them in the result where there was an error; else nobody needs them."""
-        for path in (self.endpoint_log, self.container_log):
-            if not result.errors:
-                path.unlink(missing_ok=True)
-            elif path.exists():
-                result.notes.append(f"log: {os.path.relpath(path)}")
-
-
 def main(arguments: list[str]) -> int:
     """Runs the scenario; returns the exit code."""
     chosen = ClientsOptions.parse(arguments)
@@ -129,9 +96,8 @@ def run(chosen: ClientsOptions) -> Result:
     """The whole of it."""
     result = Result("endpoint_clients", chosen.recorded())
     started = datetime.datetime.now(datetime.UTC) - datetime.timedelta(minutes=1)
-    kept = Kept.beside(chosen.output, result)
-    kept.folder.mkdir(parents=True, exist_ok=True)
-    with local_endpoint(more=["--metric-period", str(METRIC_PERIOD_S)], log=kept.endpoint_log) as (url, _):
+    endpoint_log, container_log = (result.beside(chosen.output, f"-{which}.log") for which in ("endpoint", "container"))
+    with local_endpoint(more=["--metric-period", str(METRIC_PERIOD_S)], log=endpoint_log) as (url, _):
         cloudwatch = client(url, "cloudwatch")
         cloudwatch.list_metrics()
         progress(f"uploading {chosen.models} models")
@@ -142,9 +108,18 @@ def run(chosen: ClientsOptions) -> Result:
         counted = count(cloudwatch, started, record.calls)
         report(record, counted, result)
         if result.errors:
-            kept.container_log.write_text(container_logs(url, NAME))
-    kept.name_or_remove(result)
+            container_log.write_text(container_logs(url, NAME))
+    keep_or_remove([endpoint_log, container_log], result)
     return result
+
+
+def keep_or_remove(logs: Iterable[Path], result: Result) -> None:
+    """Names them in the result where there was an error; else nobody needs them."""
+    for path in logs:
+        if not result.errors:
+            path.unlink(missing_ok=True)
+        elif path.exists():
+            result.notes.append(f"log: {os.path.relpath(path)}")
 
 
 def target(number: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import json
 import re
 import subprocess
@@ -143,25 +144,15 @@ def deploy(url: str, name: str, archives: Mapping[str, bytes], environment: Mapp
 
 def container_logs(url: str, name: str) -> str:
     """What the endpoint's containers have written, one after the other, each below its stream's name."""
-    logs, group = client(url, "logs"), f"/aws/sagemaker/Endpoints/{name}"
-    lines = []
-    for page in logs.get_paginator("describe_log_streams").paginate(logGroupName=group):
-        for stream in page["logStreams"]:
-            lines.append(f"---- {stream['logStreamName']} ----")
-            lines += _messages(logs, group, stream["logStreamName"])
-    return "".join(f"{line}\n" for line in lines)
-
-
-def _messages(logs: Any, group: str, stream: str) -> Iterator[str]:
-    """All events of one stream; the token of its last page is that of the page before."""
-    token: dict[str, str] = {}
-    while True:
-        page = logs.get_log_events(logGroupName=group, logStreamName=stream, startFromHead=True, **token)
-        yield from (event["message"] for event in page["events"])
-        following = {"nextToken": page["nextForwardToken"]}
-        if not page["events"] or following == token:
-            return
-        token = following
+    written: dict[str, list[str]] = {}
+    pages = (
+        client(url, "logs").get_paginator("filter_log_events").paginate(logGroupName=f"/aws/sagemaker/Endpoints/{name}")
+    )
+    for event in itertools.chain.from_iterable(page["events"] for page in pages):
+        written.setdefault(event["logStreamName"], []).append(event["message"])
+    return "".join(
+        "".join(f"{line}\n" for line in (f"---- {stream} ----", *lines)) for stream, lines in written.items()
+    )
 
 
 def container_port(program: psutil.Process) -> int:

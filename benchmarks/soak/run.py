@@ -20,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from benchmarks.connection import Connection
 from benchmarks.failure import BenchmarkError
 from benchmarks.load.generator import busy_core
-from benchmarks.report import RESULTS_DIR, Result, Target, progress
+from benchmarks.report import Result, Target, progress
 from benchmarks.soak import endpoint
 from benchmarks.soak.catalogue import choose, install_all
 from benchmarks.soak.faults import Breaker, Killer, install_broken
@@ -78,18 +78,14 @@ def explain(record: Record, server: LimitedServer, options: SoakOptions, result:
     """For what was not met: writes what happened around it and keeps the server's log, both beside the result."""
     if not record.violations:
         return
-    folder = options.output.parent if options.output is not None else RESULTS_DIR
-    folder.mkdir(parents=True, exist_ok=True)
-    name = options.output.stem if options.output is not None else f"soak-{result.started:%Y%m%dT%H%M%SZ}"
+    violations, log = (result.beside(options.output, ending) for ending in ("-violations.txt", "-server.log"))
     explained = [record.explain(each) for each in record.violations]
-    (folder / f"{name}-violations.txt").write_text("\n\n".join(map("\n".join, explained)) + "\n")
-    shutil.copyfile(server.log_file, folder / f"{name}-server.log")
+    violations.write_text("\n\n".join(map("\n".join, explained)) + "\n")
+    shutil.copyfile(server.log_file, log)
     for lines in explained[:SHOWN_VIOLATIONS]:
         result.notes += [*lines, ""]
-    result.notes.append(
-        f"all violations with what happened around them: {os.path.relpath(folder)}/{name}-violations.txt"
-    )
-    result.notes.append(f"the server's log: {os.path.relpath(folder)}/{name}-server.log")
+    result.notes.append(f"all violations with what happened around them: {os.path.relpath(violations)}")
+    result.notes.append(f"the server's log: {os.path.relpath(log)}")
 
 
 class Soak:

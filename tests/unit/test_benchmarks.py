@@ -48,10 +48,10 @@ SCENARIOS = (
 @pytest.mark.parametrize("errors", [[], ["243 × 503"]])
 def test_logs_are_kept_beside_the_result_where_something_was_wrong(tmp_path: Path, errors: list[str]) -> None:
     result = report.Result("endpoint_clients", {}, errors=errors)
-    kept = endpoint_clients.Kept.beside(tmp_path / "result.json", result)
-    kept.endpoint_log.write_text("an endpoint's")
-    kept.container_log.write_text("a container's")
-    kept.name_or_remove(result)
+    logs = [result.beside(tmp_path / "result.json", f"-{which}.log") for which in ("endpoint", "container")]
+    for path in logs:
+        path.write_text("it says")
+    endpoint_clients.keep_or_remove(logs, result)
     names = ["result-container.log", "result-endpoint.log"]
     assert sorted(path.name for path in tmp_path.iterdir()) == (names if errors else [])
     assert all(any(name in note for note in result.notes) for name in names) == bool(errors)
