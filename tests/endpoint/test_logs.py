@@ -137,6 +137,13 @@ def lines_of(local: Local, group: str) -> list[str]:
     return [each["message"] for each in events(local, group)]
 
 
+def write_all(logs: Logs, group: str, stream: str, text: bytes) -> None:
+    """All that a stream gets: it ends with it."""
+    writer = logs.open("us-east-1", group, stream)
+    writer.write(text)
+    writer.close()
+
+
 def test_lines_are_whole_however_they_come(local: Local, logs: Logs) -> None:
     writer = logs.open("us-east-1", "/pieces", "s")
     for piece in (b"on", b"e\ntw", b"o\nthr\xc3", b"\xbc\n\xffend"):
@@ -150,9 +157,7 @@ def test_lines_are_whole_however_they_come(local: Local, logs: Logs) -> None:
 
 
 def test_a_long_line_becomes_several_events(local: Local, logs: Logs) -> None:
-    writer = logs.open("us-east-1", "/long", "s")
-    writer.write(b"x" * 600_000)
-    writer.close()
+    write_all(logs, "/long", "s", b"x" * 600_000)
     assert [len(each) for each in lines_of(local, "/long")] == [250_000, 250_000, 100_000]
 
 
@@ -174,14 +179,10 @@ def test_memory_for_logs_is_bounded_and_streams_that_ended_go_first(
     monkeypatch.setattr(logs_module, "ALL_EVENTS", 50)
     running = logs.open("us-east-1", "/bounded", "running")
     running.write(b"r\n" * 100)
-    ended = logs.open("us-east-1", "/bounded", "ended")
-    ended.write(b"e\n" * 15)
-    ended.close()
+    write_all(logs, "/bounded", "ended", b"e\n" * 15)
     assert lines_of(local, "/bounded").count("r") == 30
     assert lines_of(local, "/bounded").count("e") == 15
-    last = logs.open("us-east-1", "/bounded", "last")
-    last.write(b"l\n" * 15)
-    last.close()
+    write_all(logs, "/bounded", "last", b"l\n" * 15)
     assert [lines_of(local, "/bounded").count(each) for each in "rel"] == [30, 0, 15]
 
 
@@ -194,13 +195,9 @@ def test_text_of_logs_is_bounded_and_streams_that_ended_go_first(
     running.write(b"rrrrr\n" * 7)
     logs.flush()
     running.write(b"rrrrr\n" * 2)
-    ended = logs.open("us-east-1", "/long-lines", "ended")
-    ended.write(b"eeeee\n" * 4)
-    ended.close()
+    write_all(logs, "/long-lines", "ended", b"eeeee\n" * 4)
     assert lines_of(local, "/long-lines") == ["rrrrr"] * 6 + ["eeeee"] * 4
-    last = logs.open("us-east-1", "/long-lines", "last")
-    last.write(b"lllll\n" * 2)
-    last.close()
+    write_all(logs, "/long-lines", "last", b"lllll\n" * 2)
     assert lines_of(local, "/long-lines") == ["rrrrr"] * 6 + ["lllll"] * 2
 
 
