@@ -33,7 +33,8 @@ from mme.capacity.overcommit import Neighbours, plan
 from mme.capacity.policy import FLOOR_SHARE, Decision, decide, load_growth_bytes, reserve_bytes
 from mme.capacity.process_memory import ProcessId, anonymous_bytes
 from mme.capacity.reservations import Loading, Reservations, ReservationTable, new_key
-from mme.capacity.rlimit import RequestLimit, limited_growth
+from mme.capacity.rlimit import SAMPLE_NUMBERS, RequestLimit, limited_growth
+from mme.capacity.shared_numbers import SharedNumbers
 from mme.errors import InsufficientMemory, InsufficientResources
 from mme.runtime_dir import in_memory
 from mme.settings import Settings
@@ -73,7 +74,8 @@ class Admission:
         self._kernel_limits = KernelLimits()
         self._reservations = Reservations(in_memory(runtime_dir))
         # Asks for the kernel's limits alone: MME_MEMORY_LIMIT_MB takes too long to look after while a request waits.
-        self.request_limit = RequestLimit(settings, KernelMemory())
+        shared = SharedNumbers(in_memory(runtime_dir) / "free", SAMPLE_NUMBERS)
+        self.request_limit = RequestLimit(settings, KernelMemory(runtime_dir), shared)
 
     @contextmanager
     def loading(
