@@ -241,6 +241,26 @@ def test_a_session_whose_template_has_died_does_not_sleep(world: World) -> None:
     assert own_pid(connection) == process.pid
 
 
+def test_a_session_that_is_just_falling_asleep_is_waited_for_where_nobody_else_can_sleep(world: World) -> None:
+    _, process = world.load()
+    process.suspend()  # so that it falls asleep for as long as the test looks
+    sleepers = Sleepers(world.zygote._records, NOBODY)
+    (awake,) = sleepers.awake()
+    sleepers.ask_to_sleep([awake])
+    world.record().state = WorkerState.ASLEEP  # as it will write itself
+    assert sleepers.awake() == []
+    (falling,) = sleepers.awake(exactly=True)
+    assert falling.is_idle
+    assert falling.taken_bytes > 0
+    assert sleepers.put_to_sleep([falling]) == []
+    assert process.is_running(), "it was waited for, as long as one that hangs"
+    world.record().state = WorkerState.READY
+    process.resume()
+    wait_until(lambda: is_gone(process), "it has fallen asleep")
+    wait_until(lambda: not world.record().pid, "the template has seen its end")
+    assert sleepers.awake(exactly=True) == []
+
+
 @pytest.mark.parametrize("change", ["written", "exchanged", "removed", "folder"])
 def test_a_model_whose_files_have_changed_does_not_wake_and_is_to_be_unloaded(world: World, change: str) -> None:
     connection, _ = world.load()

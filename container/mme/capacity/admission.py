@@ -29,7 +29,7 @@ from pathlib import Path
 from mme.capacity.footprint import Artifact, Need, need_of, survey
 from mme.capacity.kernel_limits import KernelLimits
 from mme.capacity.memory import MIB, KernelMemory, MemoryReader, MemorySample, SystemMemory
-from mme.capacity.overcommit import Neighbours, plan
+from mme.capacity.overcommit import Neighbours, plan, plan_ahead
 from mme.capacity.policy import FLOOR_SHARE, Decision, decide, load_growth_bytes, reserve_bytes
 from mme.capacity.process_memory import ProcessId, anonymous_bytes
 from mme.capacity.reservations import Loading, Reservations, ReservationTable, new_key
@@ -151,7 +151,7 @@ class Admission:
                 self._release(key)
                 raise
             if verdict.decision.admitted:
-                return replace(waiting, verdict=verdict)
+                return replace(waiting, verdict=verdict, had_to_wait=True)
         message = (
             f"model {model_name!r} is refused: it needs {need}, and {verdict}. Unload other models, use a larger "
             "instance, or declare required_memory_mb in the model's serving.properties if it needs less."
@@ -196,6 +196,13 @@ class Admission:
         unmoved = {each.key for each in neighbours.put_to_sleep(found.sleepers)} if found.sleepers else set()
         stubborn.update(unmoved)
         return len(unmoved) < len(found.sleepers)
+
+    def _leave_room(self, reservation: Reservation, neighbours: Neighbours) -> None:
+        with self._reservations.open() as table:
+            verdict = self._judge(table, reservation.need.need_bytes, 1.0)
+        if not verdict.decision.admitted:
+            found = plan_ahead(neighbours.awake(), verdict.decision.missing_bytes, neighbours.model)
+            neighbours.ask_to_sleep(found.sleepers)
 
     def _check_kernel_limits(self, model_name: str, holders: Holders) -> None:
         tight = self._kernel_limits.too_tight(holders)
@@ -312,6 +319,7 @@ class Reservation:
     artifact: Artifact
     comes_back: bool  # in the place of a worker that has died
     neighbours: Neighbours | None = None  # that may be put to sleep for it
+    had_to_wait: bool = False  # until it had its room
     request_waits: bool = False  # a part of what it needs is taken after the load
     unused_bytes: int = 0  # that the load has taken and the model does not keep: they are given back soon
     taken_bytes: int = 0  # known once it is settled
@@ -345,6 +353,11 @@ class Reservation:
         Raises ``InsufficientMemory`` if the reserve is broken now: the load is to be undone.
         """
         self.taken_bytes = self.admission._settle(self, taken_bytes)
+
+    def leave_room(self) -> None:
+        """Called once the model has answered: where it had to wait for room, the next one like it finds as much."""
+        if self.had_to_wait and self.neighbours is not None:
+            self.admission._leave_room(self, self.neighbours)
 
     def release(self) -> None:
         """The load failed. May be called again, and after ``settle``."""

@@ -45,27 +45,31 @@ class Sleepers:
         """
         found = []
         owners: dict[int, bool] = {}
-        for slot, record in self._records.in_state(*_AWAKE):
+        states = (*_AWAKE, WorkerState.ASLEEP) if exactly else _AWAKE  # one that falls asleep has a process still
+        for slot, record in self._records.in_state(*states):
             owner = record.owner
             if slot == self._slot or record.never_sleeps or not record.pid:
                 continue
             if owner not in owners:
                 owners[owner] = ProcessId.of(owner) is not None
             if owners[owner]:  # else nobody would wake it
-                is_idle = record.state is WorkerState.READY
+                is_idle = record.state in (WorkerState.READY, WorkerState.ASLEEP)
                 found.append(AwakeSession(slot, record.model, _loaded_bytes(record), record.used_ns, is_idle))
         found.sort(key=lambda each: (not each.is_idle, each.used_ns))
         count = len(found) if exactly else _LOOKED_AT
         looked_at = [replace(each, taken_bytes=_held_bytes(self._records[each.key])) for each in found[:count]]
         return looked_at + found[count:]
 
+    def ask_to_sleep(self, sessions: Sequence[AwakeSession]) -> None:
+        """See ``Neighbours``."""
+        for each in sessions:
+            self._ask(each, self._records[each.key], self._records[each.key].pid)
+
     def put_to_sleep(self, sessions: Sequence[AwakeSession]) -> list[AwakeSession]:
         """See ``Neighbours``."""
         asked = [(each, self._records[each.key], self._records[each.key].pid) for each in sessions]
         for session, record, pid in asked:
-            if self._is_still_idle(session, record, pid):
-                record.sleep_wanted = 1
-                os.kill(pid, SLEEP_SIGNAL)
+            self._ask(session, record, pid)
         deadline_s = time.monotonic() + _REACTS_S
         with _Ends(pid for _, _, pid in asked) as ends:
             while True:
@@ -73,6 +77,11 @@ class Sleepers:
                 if not asked or time.monotonic() >= deadline_s:
                     return [session for session, record, _ in asked if record.state is WorkerState.READY]
                 ends.wait(_POLL_S)
+
+    def _ask(self, session: AwakeSession, record: SessionRecord, pid: int) -> None:
+        if self._is_still_idle(session, record, pid):
+            record.sleep_wanted = 1
+            os.kill(pid, SLEEP_SIGNAL)
 
     @staticmethod
     def _is_still_idle(session: AwakeSession, record: SessionRecord, pid: int) -> bool:
