@@ -59,6 +59,10 @@ class Writer:
         start = layout._HEADER_BYTES + at * layout._RECORD_BYTES
         os.pwrite(self.descriptor, struct.pack(f"={len(numbers) + 3 * BUCKETS}q", *numbers, *3 * buckets), start)
         os.pwrite(self.descriptor, name.encode(), start + layout._NAME)
-        used = layout._HEADER.index("used_records")
-        os.pwrite(self.descriptor, struct.pack("=q", max(at, len(self.records)) + 1), 8 * used)
+        self.header(used_records=max(at, len(self.records)) + 1)
         return at
+
+    def header(self, **values: int) -> None:
+        """Sets numbers that are of no model."""
+        for field, value in values.items():
+            os.pwrite(self.descriptor, struct.pack("=q", value), 8 * layout._HEADER.index(field))

@@ -279,23 +279,46 @@ def emitting(request: pytest.FixtureRequest) -> Iterator[ServerProcess]:
         yield running
 
 
+def emitted(server: ServerProcess) -> list[dict[str, Any]]:
+    """What the log has for CloudWatch."""
+    lines = [line for line in server.log().splitlines() if line.startswith("{") and '"_aws"' in line]
+    return [check_emf(line) for line in lines]
+
+
+def of_container(server: ServerProcess) -> list[dict[str, Any]]:
+    return [each for each in emitted(server) if each.get("Scope") == "Container"]
+
+
+def emitted_requests(server: ServerProcess, name: str) -> int:
+    return sum(each["Requests"] for each in emitted(server) if each.get("ModelName") == name)
+
+
 def test_embedded_metrics_are_lines_of_the_log(emitting: ServerProcess) -> None:
     name = load(emitting)
     emitting.invoke(name, command("echo", 1))
-
-    def entries() -> list[dict[str, Any]]:
-        lines = [line for line in emitting.log().splitlines() if line.startswith("{") and '"_aws"' in line]
-        return [check_emf(line) for line in lines]
-
-    def answered() -> int:
-        return sum(each["Requests"] for each in entries() if each.get("ModelName") == name)
-
-    wait_until(lambda: answered() == 1, "the request is in a line")
-    assert sum(each["Loads"] for each in entries() if each.get("Scope") == "Container") == 1
+    wait_until(lambda: emitted_requests(emitting, name) == 1, "the request is in a line")
+    assert sum(each["Loads"] for each in of_container(emitting)) == 1
     # and nothing else: neither MMS's own metrics, nor our own process
     assert not [line for line in emitting.log().splitlines() if "Level:Host" in line or "ModelName:" in line]
     if emitting.settings["MME_LOG_FORMAT"] == "json":
         assert all(isinstance(json.loads(line), dict) for line in emitting.log().splitlines() if line)
+    assert emitting.unload(name).status_code == 200
+
+
+def test_embedded_metrics_go_on_where_their_process_was_killed(emitting: ServerProcess) -> None:
+    name = load(emitting)
+    assert emitting.invoke(name, command("echo", 1)).status_code == 200
+    wait_until(lambda: emitted_requests(emitting, name) == 1, "the request is in a line")
+    loads = sum(each["Loads"] for each in of_container(emitting))
+    (process,) = exporters(emitting)
+    process.kill()
+    wait_until(lambda: is_gone(process), "it has ended")
+    lines = len(of_container(emitting))
+    wait_until(lambda: len(of_container(emitting)) > lines, "another one writes, and nobody has asked")
+    assert emitting.invoke(name, command("echo", 1)).status_code == 200
+    wait_until(lambda: emitted_requests(emitting, name) > 1, "the next request is in a line")
+    assert emitted_requests(emitting, name) == 2
+    assert sum(each["Loads"] for each in of_container(emitting)) == loads
     assert emitting.unload(name).status_code == 200
 
 

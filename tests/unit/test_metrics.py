@@ -448,7 +448,7 @@ def emf_lines(writer: EmfWriter) -> dict[str, dict[str, Any]]:
 
 def test_embedded_metrics_are_valid_and_say_what_was_added(descriptor: int, writer: Writer) -> None:
     source = exporter(descriptor, metrics_models=2)
-    emf = EmfWriter(source.settings, source.read)
+    emf = EmfWriter(source.settings, source.read, is_first=True)
     counted = {"answers_2xx": 4, "answers_507": 1, "arrivals": 5, "loads": 1, "whole_ns": 10**9, "queue_ns": 5 * 10**8}
     writer.write("é", **counted)
     writer.write("idle")
@@ -468,7 +468,7 @@ def test_embedded_metrics_are_valid_and_say_what_was_added(descriptor: int, writ
 
 def test_what_arrived_in_one_period_and_was_answered_in_the_next_is_in_a_line(descriptor: int, writer: Writer) -> None:
     source = exporter(descriptor)
-    emf = EmfWriter(source.settings, source.read)
+    emf = EmfWriter(source.settings, source.read, is_first=True)
     writer.write("a", arrivals=1, waiting=1)
     assert emf_lines(emf)["a"]["Requests"] == 0
     writer.write("a", arrivals=1, answers_2xx=1)
@@ -477,10 +477,33 @@ def test_what_arrived_in_one_period_and_was_answered_in_the_next_is_in_a_line(de
     assert set(emf_lines(emf)) == {"Container"}
 
 
+def test_a_writer_in_the_place_of_one_that_died_writes_nothing_once_more(descriptor: int, writer: Writer) -> None:
+    writer.write("a", answers_2xx=5, arrivals=5, loads=1)
+    writer.write("b", answers_2xx=2, arrivals=2, loads=1)
+    writer.header(loads_ok=2)
+
+    def start(*, is_first: bool) -> EmfWriter:
+        source = exporter(descriptor, metrics_models=2)
+        return EmfWriter(source.settings, source.read, is_first=is_first)
+
+    found = emf_lines(start(is_first=True))
+    assert (found["a"]["Requests"], found["b"]["Requests"], found["Container"]["Loads"]) == (5, 2, 2)
+    emf = start(is_first=False)
+    found = emf_lines(emf)
+    assert set(found) == {"Container"}
+    assert (found["Container"]["Loads"], found["Container"]["ModelsLoaded"]) == (0, 2)
+    writer.write("a", answers_2xx=6, arrivals=6, loads=1)
+    writer.write("later", answers_2xx=1, arrivals=1, loads=1)
+    writer.header(loads_ok=3)
+    found = emf_lines(emf)
+    assert set(found) == {"Container", "a", OTHERS}
+    assert (found["a"]["Requests"], found[OTHERS]["Requests"], found["Container"]["Loads"]) == (1, 1, 1)
+
+
 def test_the_manual_lists_each_metric_of_cloudwatch(descriptor: int, writer: Writer) -> None:
     source = exporter(descriptor)
     writer.write("a", answers_2xx=1, arrivals=1)
     text = MANUAL.read_text().partition("## CloudWatch")[2]
-    for entry in emf_lines(EmfWriter(source.settings, source.read)).values():
+    for entry in emf_lines(EmfWriter(source.settings, source.read, is_first=True)).values():
         for metric in entry["_aws"]["CloudWatchMetrics"][0]["Metrics"]:
             assert f"`{metric['Name']}`" in text

@@ -4,6 +4,9 @@ https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedd
 
 A line for the container and one for each model that had a request or a load since the last time. Counters are written
 as what has been added since, gauges as they are, times as their mean. CloudWatch takes ASCII for dimensions alone.
+
+What was written last the writer alone knows. The next one, where its process has died, counts from its own first time
+on: nothing is counted twice, and what came after the last line of the one that died is in none.
 """
 
 from __future__ import annotations
@@ -28,9 +31,17 @@ _ANSWERS = ("answers_2xx", "answers_3xx", "answers_4xx", "answers_5xx", "answers
 class EmfWriter:
     """``run`` writes every ``settings.emf_period_s``; ``read`` gives what there is to say at a moment."""
 
-    def __init__(self, settings: Settings, read: Callable[[], tuple[ContainerMetrics, list[ModelMetrics]]]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        read: Callable[[], tuple[ContainerMetrics, list[ModelMetrics]]],
+        *,
+        is_first: bool,
+    ) -> None:
+        """``is_first``: this server has had no writer before, and all that it has counted is to be written."""
         self._period_s = settings.emf_period_s
         self._read = read
+        self._knows_last = is_first  # what was written last: nothing yet
         self._last: dict[str, list[int]] = {}  # counters by model
         self._last_container: dict[str, int] | None = None
 
@@ -57,10 +68,11 @@ class EmfWriter:
             # whatever it is: a request may arrive in one period, and be answered in the next
             if any(count for field, count in added.items() if not field.endswith("_ns")):
                 yield _line(now_ms, "ModelName", name, _of_model(added, model))
+        self._knows_last = True
 
     def _added(self, name: str, counters: list[int]) -> dict[str, int]:
-        """What has been added to a model's counters since the last time. The first time counts from the start."""
-        last = self._last.get(name, [0] * len(COUNTERS))
+        """What has been added to a model's counters since the last time; all of a model that there was not then."""
+        last = self._last.get(name, [0] * len(COUNTERS) if self._knows_last else counters)
         if last[0] > counters[0]:
             last = [0] * len(COUNTERS)  # it has got a new record
         self._last[name] = counters
@@ -74,7 +86,7 @@ class EmfWriter:
             "LoadsFailed": sum(container.loads.values()) - container.loads["loaded"] - container.loads["no_memory"],
             "RequestsRefused": sum(container.refusals.values()),
         }
-        last = self._last_container or dict.fromkeys(counters, 0)
+        last = self._last_container or (dict.fromkeys(counters, 0) if self._knows_last else counters)
         self._last_container = counters
         return {
             "MemoryLimit": (container.limit_bytes / MIB, "Megabytes"),

@@ -1,9 +1,9 @@
 """The process that words metrics.
 
-    python -m mme.metrics.exporter SUPERVISOR RUNTIME_DIR STATISTICS RECORDS LISTENER…
+    python -m mme.metrics.exporter SUPERVISOR RUNTIME_DIR STATISTICS RECORDS first|again LISTENER…
 
 Started by   the supervisor (supervisor/metrics_handle.py), when somebody first asks for metrics, or at once for EMF.
-Lifetime     until the supervisor ends it, or dies.
+Lifetime     until the supervisor ends it, or dies. "again": it takes the place of another of this server.
 Shared       the memory behind the descriptors STATISTICS and RECORDS ("none": there are none), for reading alone.
 Serves       GET /metrics on each LISTENER, a descriptor; a scrape is worded as a whole before the next one.
 """
@@ -112,7 +112,7 @@ class _Handler(BaseHTTPRequestHandler):
 def main() -> None:
     """Serves until the process is ended."""
     LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    supervisor, runtime_dir, statistics, records, *listeners = sys.argv[1:]
+    supervisor, runtime_dir, statistics, records, which, *listeners = sys.argv[1:]
     if os.getppid() != int(supervisor):
         return  # it had died before we could be told
     name_process("metrics")
@@ -121,7 +121,8 @@ def main() -> None:
     configure_logging(settings)
     exporter = Exporter(settings, Path(runtime_dir), int(statistics), None if records == "none" else int(records))
     if settings.emf:
-        threading.Thread(target=EmfWriter(settings, exporter.read).run, name="emf", daemon=True).start()
+        writer = EmfWriter(settings, exporter.read, is_first=which == "first")
+        threading.Thread(target=writer.run, name="emf", daemon=True).start()
     servers = [_Server(int(listener), exporter) for listener in listeners]
     for server in servers[1:]:
         threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()

@@ -273,18 +273,20 @@ class Server:
     def wait_for_event(self) -> None:
         """Returns when a signal has arrived, another zygote is ready, workers were looked at, or metrics are wanted."""
         ready = -1 if self.zygote is None else self.zygote.ready_descriptor
-        scaling = self.scaling
-        events, timeout_s = (-1, None) if scaling is None else (scaling.descriptor, scaling.timeout_s())
-        asked = [] if self.metrics is None else self.metrics.descriptors()
+        scaling, metrics = self.scaling, self.metrics
+        events = -1 if scaling is None else scaling.descriptor
+        asked = [] if metrics is None else metrics.descriptors()
         awaited = [each for each in (self._wakeup_read, ready, events, *asked) if each >= 0]
+        timeouts_s = [each.timeout_s() for each in (scaling, metrics) if each is not None]
+        timeout_s = min((each for each in timeouts_s if each is not None), default=None)
         readable, _, _ = select.select(awaited, [], [], timeout_s)
         if scaling is not None:
             if events in readable:
                 scaling.on_event()
             if scaling.is_due():
                 scaling.look()
-        if self.metrics is not None and not set(asked).isdisjoint(readable):
-            self.metrics.start()
+        if metrics is not None and (metrics.is_due() or not set(asked).isdisjoint(readable)):
+            metrics.start()
         if ready in readable and self.zygote is not None and self.zygote.note_ready():
             self.report_health(None)
 
