@@ -173,13 +173,33 @@ def test_a_record_that_gets_another_name_is_another_model(running: Fixture) -> N
     assert running.run(0.05) == []
 
 
-def test_looks_that_take_long_are_fewer(running: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("event_s", [0.1, 0.5, 10], ids="an event each {} s".format)
+@pytest.mark.parametrize("waiting", [0, 1], ids=["nothing waits", "requests wait"])
+def test_looks_that_take_long_are_fewer(
+    running: Fixture, monkeypatch: pytest.MonkeyPatch, event_s: float, waiting: int
+) -> None:
     used_s = iter(range(10**6))
     monkeypatch.setattr(running.clock, "thread_time", lambda: next(used_s) * 0.005, raising=False)
-    running.memory.model("a", waiting=1)
+    running.memory.model("a", waiting=waiting)
+    for _ in range(round(10 / event_s)):
+        running.event()
+        running.run(event_s)
+    most = 10 / (0.005 / scaling_loop.MOST_OF_A_CORE)
+    assert 1 <= running.looks <= most + 2
+    if waiting:
+        assert running.looks >= most - 2
+
+
+def test_a_look_that_was_short_holds_no_event_up(running: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with one model: 0.1 ms."""
+    used_s = iter(range(10**6))
+    monkeypatch.setattr(running.clock, "thread_time", lambda: next(used_s) * 0.0001, raising=False)
+    running.memory.model("a")
     running.event()
     running.run(10)
-    assert running.looks == pytest.approx(10 / (0.005 / scaling_loop.MOST_OF_A_CORE), abs=2)
+    running.memory.model("a", waiting=9, busy_workers=1)
+    running.event()
+    assert running.run(0.1) == ["0 scale 2 a"]
 
 
 def test_a_model_that_is_registered_during_a_look_disturbs_nobody(

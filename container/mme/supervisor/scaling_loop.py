@@ -22,7 +22,8 @@ logger = logging.getLogger("mme.supervisor.scaling")
 
 # Longer than the pause that the agent makes between two events (Events.java).
 LOOK_ON_S = 1.0
-# Looks that take long, because requests wait for hundreds of models, are fewer: the loop has this share of a core.
+# Looks that take long, because requests wait for hundreds of models, are fewer, whoever asks for them: the loop has
+# this share of a core.
 MOST_OF_A_CORE = 0.005
 
 
@@ -36,6 +37,7 @@ class ScalingLoop:
         self._memory: Memory = {}
         self._numbers: dict[str, int] = {}  # of the records of models that were sampled last
         self._look_at_s: float | None = None  # time.monotonic()
+        self._not_before_s = 0.0  # is there another look: the last one took so long
         self._look_on_until_s = 0.0
         self._look_at_all_s = 0.0  # for workers that others have added: a number of each model is a miss of the caches
 
@@ -55,7 +57,7 @@ class ScalingLoop:
         self._look_on_until_s = now_s + LOOK_ON_S
         self._look_at_all_s = now_s
         if self._look_at_s is None or self._look_at_s > now_s + BUSY_LOOK_S:
-            self._look_at_s = now_s
+            self._look_at_s = max(now_s, self._not_before_s)
 
     def is_due(self) -> bool:
         """Whether it is time to look."""
@@ -70,9 +72,8 @@ class ScalingLoop:
             logger.exception("models keep the workers that they have: looking at them failed")
             self._memory, self._numbers = {}, {}
             look_again_s = LOOK_ON_S
-        if look_again_s is not None:
-            look_again_s = max(look_again_s, (time.thread_time() - began_s) / MOST_OF_A_CORE)
-        self._look_at_s = None if look_again_s is None else now_s + look_again_s
+        self._not_before_s = now_s + (time.thread_time() - began_s) / MOST_OF_A_CORE
+        self._look_at_s = None if look_again_s is None else max(now_s + look_again_s, self._not_before_s)
 
     def _look(self, now_s: float) -> float | None:
         """After how long to look again; None: not before there is an event."""
