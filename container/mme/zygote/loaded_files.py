@@ -1,5 +1,8 @@
 """Which files a model was loaded from, so that it never wakes with others: size, time of change and inode of each.
 
+The time is that of what is in the file (mtime). That of its inode would tell of a write that sets the time back, too;
+but it changes with a link or a right as well, which a program may give its files, and so may whoever keeps models.
+
 Sixteen bytes in the session's record say it: a digest of all files, and up to which time of change files count. A model
 that is data alone has all of them counted, for one that is added would be read, too. Where a model has code, that may
 write to the folder: what is written later is none of the model's. One of the model's own that is written to, exchanged
@@ -16,6 +19,7 @@ from mme.capacity.footprint import Artifact, digest
 from mme.errors import ModelChanged
 from mme.zygote.session_records import SessionRecord
 
+_CLOCK_REALTIME_COARSE = 5  # linux/time.h
 _DIGEST_BYTES = 8
 _FOR_EVER = (1 << 64) - 1  # later than any file
 
@@ -31,7 +35,9 @@ class LoadedFiles:
     def of(cls, artifact: Artifact, until_ns: int | None = None) -> LoadedFiles:
         """Those that a load of a program is about to read; or those of ``artifact`` that are as old."""
         if until_ns is None:
-            until_ns = max([time.time_ns(), *(changed_ns for _, _, changed_ns, _ in artifact.files)])
+            # the clock that files get their times from: what is written from here on is later, if only by the last tick
+            now_ns = time.clock_gettime_ns(_CLOCK_REALTIME_COARSE)
+            until_ns = max([now_ns - 1, *(changed_ns for _, _, changed_ns, _ in artifact.files)])
         counted = [each for each in artifact.files if each[2] <= until_ns]
         return cls(until_ns, int.from_bytes(digest(counted, _DIGEST_BYTES)))
 
