@@ -190,7 +190,8 @@ class Settings:
         "SAGEMAKER_MODEL_SERVER_WORKERS",
         _integer(1, 1024),
         None,
-        "Fixes the number of workers of each model that says nothing itself.",
+        "Fixes the number of workers of each model, whatever its `serving.properties` says. A load call's "
+        "`initial_workers` and a `PUT` win over it (docs/scaling.md).",
         shown_default="it follows traffic, from `MME_MIN_WORKERS` to `MME_MAX_WORKERS`",
     )
     response_timeout_s: int = _setting(

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import TYPE_CHECKING
 
+import jsonschema
 import pytest
 import yaml
 from hypothesis import HealthCheck, settings
@@ -20,9 +21,10 @@ if (
     import schemathesis
 
 DESCRIPTION = REPOSITORY / "docs" / "openapi.yaml"
+PATHS = yaml.load(DESCRIPTION.read_text(), yaml.CSafeLoader)["paths"]
 OPERATIONS = [
     (method, path)
-    for path, item in yaml.load(DESCRIPTION.read_text(), yaml.CSafeLoader)["paths"].items()
+    for path, item in PATHS.items()
     for method in ("get", "post", "put", "delete", "options")
     if method in item
 ]
@@ -54,6 +56,14 @@ def server(default_server: ServerProcess) -> Iterator[ServerProcess]:
     assert running.list_models().json() == listed
     assert {process.pid for process in running.processes()} == before, "no worker was restarted, none was left"
     assert running.unload(ASKED).status_code == 200
+
+
+def test_a_models_description_has_all_that_is_documented(server: ServerProcess) -> None:
+    documented = PATHS["/models/{model_name}"]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
+    answer = server.describe(ASKED).json()
+    jsonschema.validate(answer, documented)
+    assert documented["properties"].keys() <= answer.keys()
+    assert {"minWorkers", "maxWorkers", "workers", "asleep"} <= documented["properties"].keys()
 
 
 @cache

@@ -251,6 +251,7 @@ def test_sagemakers_number_of_workers_fixes_it() -> None:
             assert bounds(server, name) == (2, 2, 2)
             assert {worker["status"] for worker in server.describe(name).json()["workers"]} == {"READY"}
             assert sample_of(statistics, name).worker_loads == 2
+        assert bounds(server, load(server, initial_workers=1)) == (1, 1, 1)
 
 
 def test_settings_bound_workers_and_queue_of_models_that_do_not_say(tmp_path: Path) -> None:
