@@ -156,6 +156,11 @@ class Commands:
         self.context.set_response_header(self.index, "X-Long", "x" * length)
         return length
 
+    def set_status(self, status):
+        """Answers with a status of its own."""
+        self.context.set_response_status(status, "As told", self.index)
+        return status
+
     def look(self):
         """Answers with all that a process can see of itself."""
         import numpy as np

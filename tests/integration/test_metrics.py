@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,7 @@ from tests.harness.scripted_handler import HANDLER, command, make_model
 from tests.harness.server import ServerProcess
 from tests.harness.waiting import wait_until
 from tests.harness.workers import is_gone, worker
+from tests.integration.test_drain import ask_to_stop, is_refused
 from tests.unit.test_metrics import OPENMETRICS, check_emf
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -30,13 +32,14 @@ SETTINGS: dict[str, Any] = {"SAGEMAKER_HANDLER": HANDLER, "MME_PRELOAD": "none",
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[ServerProcess]:
-    with ServerProcess(**SETTINGS, MME_METRICS_TARGET_MODEL="on") as running:
+    with ServerProcess(**SETTINGS, MME_METRICS_TARGET_MODEL="on", SAGEMAKER_MAX_PAYLOAD_IN_MB="1") as running:
         yield running
 
 
-def load(server: ServerProcess, *on_load: object, name: str = "") -> str:
+def load(server: ServerProcess, *, name: str = "", properties: str = "") -> str:
     name = name or uuid.uuid4().hex
-    make_model(server.model_dir(name), *on_load)
+    make_model(server.model_dir(name))
+    (server.model_dir(name) / "serving.properties").write_text(properties)
     answer = server.load(name)
     assert answer.status_code == 200, answer.text
     return name
@@ -95,7 +98,15 @@ def test_the_container_as_a_whole(server: ServerProcess) -> None:
     make_model(server.model_dir(broken), "fail", "as told")
     assert server.load(broken).status_code == 500
     assert server.load(name).status_code == 409
+    assert server.load("not there").status_code == 404
+    assert server.request("POST", "/models").status_code == 400
+    greedy = uuid.uuid4().hex
+    (make_model(server.model_dir(greedy)) / "serving.properties").write_text("required_memory_mb=100000000\n")
+    assert server.load(greedy).status_code == 507
     assert server.invoke("nobody", "{}").status_code == 404
+    assert server.invoke(name, b" " * (2 << 20)).status_code == 413
+    form = {"Content-Type": "multipart/form-data; boundary=x"}
+    assert requests.post(f"{server.url}/models/{name}/invoke", "no form", headers=form, timeout=60).status_code == 400
     assert server.unload(name).status_code == 200
     after = scrape(server)
 
@@ -104,8 +115,10 @@ def test_the_container_as_a_whole(server: ServerProcess) -> None:
 
     assert added("mme_loads_total", result="loaded") == 1
     assert added("mme_loads_total", result="failed") == 1
-    assert added("mme_loads_total", result="conflict") == 1
-    assert added("mme_refusals_total", reason="unknown_model") == 1
+    for result in ("conflict", "not_found", "refused", "no_memory"):
+        assert added("mme_loads_total", result=result) == 1, result
+    for reason in ("unknown_model", "body_too_large", "invalid_request"):
+        assert added("mme_refusals_total", reason=reason) == 1, reason
     assert added("mme_unloads_total") == 1
     assert added("mme_models_loaded") == 0
     assert of(after, "mme_templates") >= 1
@@ -122,10 +135,41 @@ def test_what_waits_and_what_is_under_way(server: ServerProcess, tmp_path: Path)
             samples = scrape(server)
             assert of(samples, "mme_model_requests_under_way", model=name) == 1
             assert of(samples, "mme_model_workers_busy", model=name) == 1
+            assert of(samples, "mme_model_workers_wanted", model=name) == 1
+            assert of(samples, "mme_queue_length") == 2
+            assert of(samples, "mme_requests_under_way") == 1
+            assert of(samples, "mme_workers") >= 1
         finally:
             (tmp_path / "go").touch()
         assert all(answer.result().status_code == 200 for answer in answers)
-    assert of(scrape(server), "mme_model_queue_length", model=name) == 0
+    samples = scrape(server)
+    assert of(samples, "mme_model_queue_length", model=name) == of(samples, "mme_queue_length") == 0
+
+
+def test_each_way_in_which_a_request_may_end_has_its_status(server: ServerProcess, tmp_path: Path) -> None:
+    name = load(server, properties="job_queue_size=1\n")
+    full = of(scrape(server), "mme_refusals_total", reason="queue_full")
+    for status in (302, 404):
+        assert server.invoke(name, command("set_status", status)).status_code == status
+    assert server.invoke(name, command("fail", "as told")).status_code == 503
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(server.invoke, name, command("wait_for", str(tmp_path / "go")))
+        try:
+            wait_until(lambda: of(scrape(server), "mme_model_workers_busy", model=name) == 1, "one is under way")
+            with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+                head = f"POST /models/{name}/invoke HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n[]"
+                connection.sendall(head.encode())
+                wait_until(lambda: of(scrape(server), "mme_model_queue_length", model=name) == 1, "one waits")
+                assert server.invoke(name, command("echo", 1)).status_code == 503
+            wait_until(lambda: of(scrape(server), "mme_model_queue_length", model=name) == 0, "it has hung up")
+        finally:
+            (tmp_path / "go").touch()
+        assert answer.result().status_code == 200
+    samples = scrape(server)
+    for end in ("2xx", "3xx", "4xx", "5xx", "refused", "abandoned"):
+        assert of(samples, "mme_model_requests_total", model=name, status=end) == 1, end
+    assert of(samples, "mme_model_requests_total", model=name, status="507") == 0
+    assert of(samples, "mme_refusals_total", reason="queue_full") == full + 1
 
 
 def test_a_killed_worker_loses_nothing(server: ServerProcess) -> None:
@@ -216,7 +260,7 @@ def test_another_process_takes_the_place_of_one_that_dies(server: ServerProcess)
     assert len(exporters(server)) == 1
 
 
-def test_who_asks_for_no_metrics_has_no_process_for_them() -> None:
+def test_who_asks_for_no_metrics_has_no_process_for_them(tmp_path: Path) -> None:
     port = free_port()
     with ServerProcess(**SETTINGS, MME_METRICS_PORT=str(port), MME_METRICS_MODELS="1") as server:
         first, second = load(server), load(server)
@@ -227,11 +271,26 @@ def test_who_asks_for_no_metrics_has_no_process_for_them() -> None:
             assert of(samples, "mme_model_loads_total", model=first) == 1
             assert of(samples, "mme_model_requests_total", model=OTHERS, status="2xx") == 1
             assert {dict(labels).get("model") for _, labels in samples} == {None, first, OTHERS}
+            assert "target_model" not in requests.get(f"{url}/metrics", timeout=60).text
         assert requests.get(f"http://127.0.0.1:{port}/", timeout=60).status_code == 404
         assert len(exporters(server)) == 1
         log = server.log()
         assert "Running" not in log  # MMS's line for each call of an endpoint
         assert "/metrics" not in log
+        with ThreadPoolExecutor(1) as pool, requests.Session() as open_before:
+            invocation = f"{server.url}/models/{second}/invoke"
+            assert open_before.post(invocation, command("echo", 1), timeout=60).status_code == 200
+            answer = pool.submit(server.invoke, first, command("wait_for", str(tmp_path / "go")))
+            own_port = f"http://127.0.0.1:{port}"
+            try:
+                wait_until(lambda: of(scrape(server, own_port), "mme_requests_under_way") == 1, "it is under way")
+                ask_to_stop(server)
+                wait_until(lambda: is_refused(server), "new connections are refused")
+                assert open_before.post(invocation, command("echo", 1), timeout=60).status_code == 503
+                assert of(scrape(server, own_port), "mme_refusals_total", reason="stopping") == 1
+            finally:
+                (tmp_path / "go").touch()
+            assert answer.result().status_code == 200
 
 
 def test_a_port_that_is_taken_ends_the_start_with_its_name(server: ServerProcess) -> None:

@@ -406,6 +406,70 @@ def test_a_scrape_is_bounded_and_its_numbers_are_right(descriptor: int, writer: 
     assert found["mme_memory_limit_bytes", None, None, None] > found["mme_memory_used_bytes", None, None, None] > 0
 
 
+OF_MODEL = {
+    "mme_model_requests_total 2xx": "answers_2xx",
+    "mme_model_requests_total 3xx": "answers_3xx",
+    "mme_model_requests_total 4xx": "answers_4xx",
+    "mme_model_requests_total 5xx": "answers_5xx",
+    "mme_model_requests_total 507": "answers_507",
+    "mme_model_requests_total refused": "refused",
+    "mme_model_requests_total abandoned": "abandoned",
+    "mme_model_queue_length": "waiting",
+    "mme_model_requests_under_way": "under_way",
+    "mme_model_workers": "workers",
+    "mme_model_workers_busy": "busy_workers",
+    "mme_model_workers_wanted": "wanted_workers",
+    "mme_model_batches_total": "batches",
+    "mme_model_loads_total": "loads",
+    "mme_model_load_failures_total": "failed_loads",
+    "mme_model_unloads_total": "unloads",
+    "mme_model_worker_loads_total": "worker_loads",
+    "mme_model_worker_exits_total": "worker_ends",
+    "mme_workers": "workers",
+    "mme_unloads_total": "unloads",
+    "mme_refusals_total queue_full": "refused",
+}
+OF_SERVER = {
+    "mme_queue_length": "waiting",
+    "mme_requests_under_way": "under_way",
+    "mme_loads_total loaded": "loads_ok",
+    "mme_loads_total refused": "loads_400",
+    "mme_loads_total not_found": "loads_404",
+    "mme_loads_total conflict": "loads_409",
+    "mme_loads_total failed": "loads_500",
+    "mme_loads_total not_ready": "loads_503",
+    "mme_loads_total no_memory": "loads_507",
+    "mme_loads_total other": "loads_other",
+    "mme_refusals_total body_too_large": "too_large",
+    "mme_refusals_total unknown_model": "unknown",
+    "mme_refusals_total invalid_request": "invalid",
+    "mme_refusals_total stopping": "draining",
+}
+
+
+def test_each_number_is_where_it_belongs(descriptor: int, writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 1000.0
+    monkeypatch.setattr(models_module.time, "monotonic_ns", lambda: int(now_s * 1e9))
+    of_model = {field: 100 + at for at, field in enumerate(dict.fromkeys(OF_MODEL.values()))}
+    of_server = {field: 200 + at for at, field in enumerate(OF_SERVER.values())}
+    source = exporter(descriptor)
+    writer.write("a", **of_model)
+    writer.header(**of_server)
+    source.scrape("")
+    now_s += 10
+    writer.write("a", **of_model, busy_ns=int(2.5e9) * of_model["workers"])
+    text, _ = source.scrape("")
+    found = {
+        " ".join([sample.name, *(value for label, value in sample.labels.items() if label != "model")]): sample.value
+        for family in parse_text(text.decode())
+        for sample in family.samples
+    }
+    expected = {name: of_model[field] for name, field in OF_MODEL.items()}
+    expected |= {name: of_server[field] for name, field in OF_SERVER.items()}
+    assert {name: found[name] for name in expected} == expected
+    assert found["mme_model_busy_share"] == pytest.approx(0.25)
+
+
 def test_names_follow_the_conventions() -> None:
     families: list[Family[Any]] = [*MODEL_FAMILIES, *CONTAINER_FAMILIES]
     assert len(families) == len({family.name for family in families})
