@@ -181,9 +181,9 @@ def test_loads_that_fail_are_counted_apart(server: ServerProcess, statistics: Mo
 
 
 def test_what_a_model_asks_for_is_there(server: ServerProcess, statistics: ModelStatistics) -> None:
-    properties = "minWorkers=1\nmaxWorkers=3\nmax_idle_time=60\nbatch_size=8\nmax_batch_delay=20\njob_queue_size=70\n"
+    properties = "minWorkers=2\nmaxWorkers=3\nmax_idle_time=7\nbatch_size=8\nmax_batch_delay=20\njob_queue_size=70\n"
     sample = sample_of(statistics, load(server, properties))
-    assert (sample.min_workers, sample.max_workers, sample.max_idle_s) == (1, 3, 60)
+    assert (sample.min_workers, sample.max_workers, sample.max_idle_s) == (2, 3, 7)
     assert (sample.batch_size, sample.batch_delay_ms, sample.queue_size) == (8, 20, 70)
     sample = sample_of(statistics, load(server))
     assert (sample.min_workers, sample.max_workers, sample.max_idle_s) == (1, 1, 60)
