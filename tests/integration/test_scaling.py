@@ -30,6 +30,7 @@ LIMIT = 4
 IDLE_S = 1
 # Where it is time that traffic has to take, not requests.
 LONG_S = 0.1
+BATCHES = "batch_size=4\nmax_batch_delay=20\n"
 
 
 def workers_per_core(limit: int) -> str:
@@ -152,12 +153,13 @@ def test_a_burst_gives_a_model_workers_and_idleness_takes_them_back(
     assert server.invoke(name, command("echo", 1)).json() == 1
 
 
+@pytest.mark.parametrize(("properties", "clients"), [("", LIMIT), (BATCHES, 6 * LIMIT)], ids=["one by one", "batches"])
 def test_workers_go_under_light_traffic_without_losing_a_request(
-    server: ServerProcess, statistics: ModelStatistics
+    server: ServerProcess, statistics: ModelStatistics, properties: str, clients: int
 ) -> None:
-    name = load(server)
+    name = load(server, properties)
     with traffic(server, name, clients=1, busy_s=0.001) as light:
-        with traffic(server, name, clients=LIMIT) as burst:
+        with traffic(server, name, clients=clients) as burst:
             wait_for_workers(statistics, name, 3, LIMIT)
         wait_for_workers(statistics, name, 1)
     light.assert_each_was_answered_once_with_its_own()
@@ -278,7 +280,7 @@ def test_settings_bound_workers_and_queue_of_models_that_do_not_say(tmp_path: Pa
 # ---- nothing is lost ----
 
 
-@pytest.mark.parametrize("properties", ["", "batch_size=4\nmax_batch_delay=20\n"], ids=["one by one", "batches"])
+@pytest.mark.parametrize("properties", ["", BATCHES], ids=["one by one", "batches"])
 def test_workers_that_come_and_go_under_traffic_lose_nothing_and_run_nothing_twice(
     server: ServerProcess, properties: str
 ) -> None:
