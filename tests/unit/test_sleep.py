@@ -139,9 +139,12 @@ def test_a_model_that_nobody_asks_falls_asleep_after_a_while(tmp_path: Path, mon
         world.stop()
 
 
-@pytest.mark.parametrize(("trim_ms", "expected_ms"), [(None, 1000), (2000, 1000), (200, 200)])
+@pytest.mark.parametrize(
+    ("trim_ms", "sleep_after_s", "expected_ms"),
+    [(None, 1, 1000), (2000, 1, 1000), (200, 1, 200), (None, None, None), (2000, None, 2000)],
+)
 def test_a_session_that_waits_looks_again_when_the_first_of_its_times_has_come(
-    trim_ms: int | None, expected_ms: int
+    trim_ms: int | None, sleep_after_s: int | None, expected_ms: int | None
 ) -> None:
     ours, theirs = socket.socketpair()
     record = SessionRecords(make_shared()).take(0)
@@ -151,9 +154,15 @@ def test_a_session_that_waits_looks_again_when_the_first_of_its_times_has_come(
         trim.used()
         trim.used()  # it is not alone
     with ours, theirs:
-        timeout_ms = Idle(ours, record, trim, template=os.getppid(), sleep_after_s=1)._timeout_ms()
-        assert timeout_ms is not None
-        assert expected_ms - 500 < timeout_ms <= expected_ms
+        idle = Idle(ours, record, trim, template=os.getppid(), sleep_after_s=sleep_after_s)
+        timeout_ms = idle._timeout_ms()
+        if expected_ms is None:
+            assert timeout_ms is None
+        else:
+            assert timeout_ms is not None
+            assert expected_ms - 500 < timeout_ms <= expected_ms
+        record.used_ns = 1  # since the machine's start
+        assert idle._is_due() is (sleep_after_s is not None)
         record.never_sleeps = True
         assert Idle(ours, record, trim, template=os.getppid(), sleep_after_s=1)._timeout_ms() == trim_ms
 
