@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import re
 import subprocess
+import threading
 from collections import Counter
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from prometheus_client import Counter as Counter_
 
 from benchmarks.load.patterns import PATTERNS, Chooser, shares
 from benchmarks.load_test import options, server_metrics
+from benchmarks.load_test.endpoint import Endpoint
 from scripts.programs.console import Failure
 from tests.harness import scripted_handler
 from tests.harness.programs import run_load_test
@@ -66,6 +69,37 @@ def test_models_are_drawn_by_their_shares_and_alike_for_the_same_seed(pattern: s
     for model, share in enumerate(shares(pattern, 20)):
         # five standard deviations of a binomial count
         assert abs(counts[model] - 20_000 * share) <= 5 * (20_000 * share * (1 - share)) ** 0.5
+
+
+# ---- an endpoint ----
+
+
+def test_an_endpoint_that_cannot_answer_is_not_asked_again(body: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    class Unavailable(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            asked.append(self.headers["X-Amzn-SageMaker-Target-Model"])
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(503)  # which boto3 would try again
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """To nobody."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Unavailable) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+            monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+            parsed = options.parse(["--endpoint", "e", "--models", "2", "--names", "m-{}", "--body", str(body)])
+            caller = Endpoint(parsed).caller()
+            outcomes = [caller.call(model, parsed.bodies[0]) for model in ("m-0", "m-1")]
+        finally:
+            server.shutdown()
+    assert [outcome.error for outcome in outcomes] == ["503 (503)"] * 2
+    assert asked == ["m-0", "m-1"]
 
 
 # ---- the command line ----
@@ -250,6 +284,9 @@ def test_an_open_loop_sends_at_its_rate_and_leaves_all_files(server: ServerProce
     with (folder / "timeline.csv").open() as file:
         seconds = list(csv.DictReader(file))
     assert sum(int(row["answers"]) for row in seconds) == sent
+    assert any(float(row["workers"] or 0) >= MODELS for row in seconds)
+    assert {float(row["asleep"]) for row in seconds if row["asleep"]} == {0}
+    assert "workers awake, 0 to 0 models asleep" in done.stdout
     with (folder / "statistics.csv").open() as file:
         kinds = {row["Name"]: int(row["Request Count"]) for row in csv.DictReader(file)}
     assert kinds["Aggregated"] == sent == kinds["cold"] + kinds["warm"]
