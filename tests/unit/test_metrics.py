@@ -541,6 +541,26 @@ def test_what_arrived_in_one_period_and_was_answered_in_the_next_is_in_a_line(de
     assert set(emf_lines(emf)) == {"Container"}
 
 
+def test_what_cannot_be_read_once_is_written_the_next_time(
+    descriptor: int, writer: Writer, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    source = exporter(descriptor)
+    failures = iter([OSError("/proc cannot be read")])
+
+    def read() -> Any:
+        for failure in failures:
+            raise failure
+        return source.read()
+
+    emf = EmfWriter(source.settings, read, is_first=True)
+    writer.write("a", arrivals=1, answers_2xx=1)
+    emf.write()
+    assert capsys.readouterr().out == ""
+    assert "/proc cannot be read" in caplog.text
+    emf.write()
+    assert [check_emf(line).get("ModelName") for line in capsys.readouterr().out.splitlines()] == [None, "a"]
+
+
 def test_a_writer_in_the_place_of_one_that_died_writes_nothing_once_more(descriptor: int, writer: Writer) -> None:
     writer.write("a", answers_2xx=5, arrivals=5, loads=1)
     writer.write("b", answers_2xx=2, arrivals=2, loads=1)

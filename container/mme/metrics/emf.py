@@ -12,6 +12,7 @@ on: nothing is counted twice, and what came after the last line of the one that 
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +23,8 @@ from mme.metrics.container import ContainerMetrics
 from mme.metrics.families import OTHERS
 from mme.metrics.models import COUNTERS, GAUGES, ModelMetrics
 from mme.settings import Settings
+
+logger = logging.getLogger("mme.metrics.emf")
 
 NAMESPACE = "MultiModelServer"
 _NS_PER_MS = 1e6
@@ -52,8 +55,12 @@ class EmfWriter:
             time.sleep(self._period_s)
 
     def write(self) -> None:
-        """All lines of now, to standard output."""
-        text = "".join(f"{line}\n" for line in self.lines())
+        """All lines of now, to standard output. What cannot be read is said, and counts the next time."""
+        try:
+            text = "".join(f"{line}\n" for line in self.lines())
+        except Exception:
+            logger.exception("no metrics for CloudWatch this time")
+            return
         sys.stdout.write(text)
         sys.stdout.flush()
 
