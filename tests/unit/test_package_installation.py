@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib.metadata
 import os
 import socket
 import subprocess
@@ -14,7 +16,7 @@ import pytest
 
 from mme.capacity.memory import MIB
 from mme.packages import sets
-from mme.packages.install_set import DiskFull, install
+from mme.packages.install_set import DiskFull, InstallationFailed, install
 from mme.packages.sets import PackageSet, cache_in_use, make_room
 from mme.supervisor.own_programs import PACKAGE_DIR
 from tests.harness.wheels import write_wheel
@@ -173,6 +175,43 @@ def test_packages_come_from_where_the_requirements_say(tmp_path: Path, silent_in
     write_wheel(model / "code" / "elsewhere", "greeting_of_a_test", "X = 1\n")
     install(tmp_path / "sets", "key", model, environment_of(silent_index))
     assert (PackageSet(tmp_path / "sets", "key").site / "greeting_of_a_test.py").exists()
+
+
+def sha256(wheel: Path) -> str:
+    return hashlib.sha256(wheel.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("file", ["requirements.txt", "pinned.txt"])
+def test_what_is_pinned_with_hashes_needs_no_index_where_all_is_there(
+    tmp_path: Path, silent_index: socket.socket, file: str
+) -> None:
+    model = write_model(tmp_path / "model", "-r pinned.txt\n")
+    wheel = write_wheel(model / "code" / "wheels", "greeting_of_a_test", "X = 1\n", requires="numpy>=1")
+    of_the_container = f"numpy=={importlib.metadata.version('numpy')} --hash=sha256:{'0' * 64}\n"
+    pinned = f"greeting_of_a_test==1.0 \\\n    --hash=sha256:{sha256(wheel)}\n{of_the_container}"
+    (model / "code" / file).write_text(pinned)
+    install(tmp_path / "sets", "key", model, environment_of(silent_index))
+    installed = names(PackageSet(tmp_path / "sets", "key").site)
+    assert "greeting_of_a_test.py" in installed and not any("numpy" in name for name in installed)
+
+
+@pytest.mark.parametrize("file", ["requirements.txt", "pinned.txt"])
+@pytest.mark.parametrize(
+    ("pinned", "reason"),
+    [
+        (f"greeting_of_a_test==1.0 --hash=sha256:{'0' * 64}\n", "Hash mismatch"),
+        (f"numpy>=1 --hash=sha256:{'0' * 64}\ngreeting_of_a_test==1.0\n", "hash"),
+    ],
+)
+def test_a_package_that_has_not_the_hash_that_its_file_says_is_not_installed(
+    tmp_path: Path, silent_index: socket.socket, file: str, pinned: str, reason: str
+) -> None:
+    model = write_model(tmp_path / "model", "-r pinned.txt\n")
+    write_wheel(model / "code" / "wheels", "greeting_of_a_test", "X = 1\n")
+    (model / "code" / file).write_text(pinned)
+    with pytest.raises(InstallationFailed, match=reason):
+        install(tmp_path / "sets", "key", model, environment_of(silent_index))
+    assert not PackageSet(tmp_path / "sets", "key").is_complete()
 
 
 def test_two_servers_that_share_the_folder_install_once(tmp_path: Path) -> None:

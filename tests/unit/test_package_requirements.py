@@ -57,6 +57,27 @@ def test_what_a_file_includes_and_the_wheels_beside_it_belong_to_the_set(tmp_pat
     assert key(folder) != with_wheel
 
 
+@pytest.mark.parametrize(
+    ("text", "has_hashes"),
+    [
+        ("a==1 --hash=sha256:0\n", True),
+        ("a==1 \\\n  --hash sha256:0\n", True),
+        ("a @ https://a.example/a.zip#egg=a --hash=sha256:0\n", True),
+        ("a==1  # --hash=sha256:0\n", False),
+        ("# a==1 --hash=sha256:0\na==1\n", False),
+        ("a==1\n", False),
+    ],
+)
+@pytest.mark.parametrize("file", ["requirements.txt", "more.txt"])
+def test_hashes_are_seen_in_a_file_and_in_those_that_it_names(
+    tmp_path: Path, text: str, has_hashes: bool, file: str
+) -> None:
+    folder = model(tmp_path, "-r more.txt\n")
+    (folder / "code" / file).write_text(text)
+    found = requirements_of(folder)
+    assert found is not None and found.has_hashes is has_hashes
+
+
 def test_a_wheel_of_a_test_is_the_same_bytes_whenever_it_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

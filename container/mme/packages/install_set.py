@@ -190,10 +190,6 @@ class _Uv:
         fixed.write_text("".join(f"{name}=={importlib.metadata.version(name)}\n" for name in _FIXED))
         asked = [word for file in requirements.files for word in ("--requirement", str(file))]
         links = ["--find-links", str(requirements.wheels)] if requirements.wheels else []
-        if any("--hash=" in file.read_text(errors="replace") for file in requirements.files):
-            # What is pinned with hashes is complete, and installed as it is.
-            self._run(["pip", "install", *self._into(), *links, "--require-hashes", *asked])
-            return
         source, missing = ["--offline", "--no-index", *links], self._resolve_offline(asked, links, fixed)
         if missing is None:
             source, missing = links, self._resolve(requirements, links, fixed)
@@ -202,7 +198,10 @@ class _Uv:
         (self._folder / SITE).mkdir()
         if missing:
             logger.info("the packages of %s: %s", self._model_dir, " ".join(missing))
-            self._run(["pip", "install", *self._into(), *source, "--no-deps", "--requirement", str(resolved)])
+            # The lines of a resolution have no hashes: those of the files, as constraints, hold for them.
+            hashes = [word for file in requirements.files for word in ("--constraint", str(file))]
+            hashes = ["--require-hashes", *hashes] if requirements.has_hashes else []
+            self._run(["pip", "install", *self._into(), *source, "--no-deps", *hashes, "--requirement", str(resolved)])
 
     def _resolve_offline(self, asked: list[str], links: list[str], fixed: Path) -> list[str] | None:
         """What is missing, where the container and the model's own wheels have all that is wanted; else None."""

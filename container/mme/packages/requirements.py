@@ -25,6 +25,7 @@ _INCLUDED = re.compile(r"^\s*(?:-r|-c|--requirement|--constraint)[ =]?\s*(?P<pat
 _SOURCE = re.compile(
     r"^\s*(?:(?P<option>-i|-f|--index-url|--extra-index-url|--find-links)[ =]?\s*(?P<value>\S+)|(?P<flag>--no-index))"
 )
+_HASHED = re.compile(r"^(?:[^#]|(?<=\S)#)*?(?:^|\s)--hash[ =]")  # (a # behind a blank begins a comment)
 _LOCAL = re.compile(r"^\s*(?:-e\b|--editable\b|\.{1,2}/|/|file:)|@\s*(?:file:|\.{1,2}/|/)")
 
 
@@ -35,6 +36,7 @@ class Requirements:
     files: tuple[Path, ...]
     wheels: Path | None
     sources: tuple[str, ...]  # lines of the files that say where packages come from, with whole paths
+    has_hashes: bool  # in any of the files, or of those that they name: then what is installed must have one
     key: str  # 20 hexadecimal digits: the same for the same contents on the same Python
 
 
@@ -58,7 +60,7 @@ def requirements_of(model_dir: str | os.PathLike[str]) -> Requirements | None:
     if any(_LOCAL.search(line) for line in lines):
         about = folder.stat()
         digest.update(repr((os.path.realpath(folder), about.st_mtime_ns)).encode())
-    return Requirements(files, wheels, _sources(texts, folder), digest.hexdigest())
+    return Requirements(files, wheels, _sources(texts, folder), any(map(_HASHED.match, lines)), digest.hexdigest())
 
 
 def _sources(texts: dict[Path, str], model_dir: Path) -> tuple[str, ...]:
