@@ -17,6 +17,7 @@ import pytest
 from mme.capacity.memory import MIB
 from mme.packages import sets
 from mme.packages.install_set import DiskFull, InstallationFailed, install
+from mme.packages.requirements import packages_of_container, requirements_of
 from mme.packages.sets import PackageSet, cache_in_use, make_room
 from mme.supervisor.own_programs import PACKAGE_DIR
 from tests.harness.wheels import write_wheel
@@ -168,6 +169,27 @@ def test_wheels_of_the_model_that_need_what_the_container_has_are_installed_with
     install(tmp_path / "sets", "key", model, environment_of(silent_index))
     installed = names(PackageSet(tmp_path / "sets", "key").site)
     assert "greeting_of_a_test.py" in installed and not any("numpy" in name for name in installed)
+
+
+def test_a_set_of_what_another_container_lacked_is_not_used(
+    tmp_path: Path, silent_index: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of both containers the folder of packages is kept; the second one has a version that the set excludes."""
+    model = write_model(tmp_path / "model", f"numpy=={importlib.metadata.version('numpy')}\n")
+
+    def package_set() -> PackageSet:
+        packages_of_container.cache_clear()
+        wanted = requirements_of(model)
+        assert wanted is not None
+        return PackageSet(tmp_path / "sets", wanted.key)
+
+    install(tmp_path / "sets", package_set().key, model, environment_of(silent_index))
+    assert package_set().is_complete() and names(package_set().site) == []
+    (tmp_path / "other" / "numpy-0.1.dist-info").mkdir(parents=True)
+    with monkeypatch.context() as patch:
+        patch.setattr("site.getsitepackages", lambda: [str(tmp_path / "other")])
+        assert not package_set().is_complete()
+    assert package_set().is_complete()
 
 
 def test_packages_come_from_where_the_requirements_say(tmp_path: Path, silent_index: socket.socket) -> None:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import site
 import stat
 import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 # Where requirements are looked for: the Inference Toolkit's place, and DJL's.
@@ -37,7 +39,7 @@ class Requirements:
     wheels: Path | None
     sources: tuple[str, ...]  # lines of the files that say where packages come from, with whole paths
     has_hashes: bool  # in any of the files, or of those that they name: then what is installed must have one
-    key: str  # 20 hexadecimal digits: the same for the same contents on the same Python
+    key: str  # 20 hexadecimal digits: the same for the same contents in containers with the same packages
 
 
 def requirements_of(model_dir: str | os.PathLike[str]) -> Requirements | None:
@@ -52,7 +54,8 @@ def requirements_of(model_dir: str | os.PathLike[str]) -> Requirements | None:
     if not lines:
         return None
     wheels = folder / WHEELS if (folder / WHEELS).is_dir() else None
-    digest = hashlib.blake2b(repr((sys.implementation.cache_tag, os.uname().machine)).encode(), digest_size=10)
+    container = (sys.implementation.cache_tag, os.uname().machine, *packages_of_container())
+    digest = hashlib.blake2b(repr(container).encode("utf-8", "surrogateescape"), digest_size=10)
     for line in lines:
         digest.update(line.encode("utf-8", "surrogateescape") + b"\n")
     for name, contents in _wheels(wheels):
@@ -61,6 +64,17 @@ def requirements_of(model_dir: str | os.PathLike[str]) -> Requirements | None:
         about = folder.stat()
         digest.update(repr((os.path.realpath(folder), about.st_mtime_ns)).encode())
     return Requirements(files, wheels, _sources(texts, folder), any(map(_HASHED.match, lines)), digest.hexdigest())
+
+
+@cache
+def packages_of_container() -> tuple[str, ...]:
+    """The packages that the container has, with their versions, as their folders are called; looked at once.
+
+    A set is what they lack, so it is of no use to a container with others.
+    """
+    suffixes = (".dist-info", ".egg-info")
+    folders = [folder for folder in site.getsitepackages() if Path(folder).is_dir()]
+    return tuple(sorted(name for folder in folders for name in os.listdir(folder) if name.endswith(suffixes)))  # noqa: PTH208
 
 
 def _sources(texts: dict[Path, str], model_dir: Path) -> tuple[str, ...]:
