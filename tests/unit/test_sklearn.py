@@ -105,8 +105,11 @@ def test_trees_in_skops_are_read_where_models_may_bring_code(tmp_path: Path) -> 
     tree = DecisionTreeRegressor(max_depth=3).fit(rows.astype(float), prices)
     tables.sklearn_model(tmp_path, file="model.skops", model=tree)
     np.testing.assert_allclose(LoadedModel(tmp_path).answer(ROWS.tolist()), tree.predict(ROWS))
-    with pytest.raises(ModelLoadError, match=r"not trusted: sklearn\.tree\._tree\.Tree.*ONNX"):
+    with pytest.raises(
+        ModelRefused, match=r"not trusted: sklearn\.tree\._tree\.Tree.*ONNX: MME_MODEL_CODE=ref"
+    ) as refused:
         ADAPTER.load(tmp_path, Settings(model_code="refuse"))
+    assert refused.value.status == 400 and "joblib" not in str(refused.value)
 
 
 def test_a_type_that_skops_does_not_trust_is_refused_by_name_and_not_run(tmp_path: Path) -> None:
@@ -115,8 +118,10 @@ def test_a_type_that_skops_does_not_trust_is_refused_by_name_and_not_run(tmp_pat
 
     pipeline = make_pipeline(FunctionTransformer(os.system), tables.linear_model())
     tables.sklearn_model(tmp_path, file="model.skops", model=pipeline)
-    with pytest.raises(ModelLoadError, match=r"not trusted: posix\.system"):
+    with pytest.raises(ModelLoadError, match=r"not trusted: posix\.system.*; joblib, .* reads any"):
         ADAPTER.load(tmp_path, Settings())
+    with pytest.raises(ModelRefused, match=r"not trusted: posix\.system.*MME_MODEL_CODE=refuse"):
+        ADAPTER.load(tmp_path, Settings(model_code="refuse"))
 
 
 def test_two_files_in_one_folder_are_refused_by_name(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from mme.errors import ModelLoadError
+from mme.errors import MmeError, ModelLoadError, ModelRefused
 from mme.frameworks import pickles
 from mme.frameworks.base import means_no_memory
 from mme.frameworks.sklearn import SKOPS_SUFFIX
@@ -38,7 +38,10 @@ def check(path: Path, settings: Settings) -> None:
 
 
 def load(path: Path, settings: Settings) -> Any:
-    """The estimator. What is said about versions is said once in the log. Raises ``ModelLoadError``."""
+    """The estimator. What is said about versions is said once in the log.
+
+    Raises ``ModelLoadError``, and ``ModelRefused`` for types that are not trusted where models may bring no code.
+    """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         estimator = _read_skops(path, settings) if path.suffix == SKOPS_SUFFIX else _unpickled(path)
@@ -71,11 +74,11 @@ def _read_skops(path: Path, settings: Settings) -> Any:
             trusted += [each for each in found if each.startswith(_TRUSTED_BESIDE_CODE)]
         untrusted = [each for each in found if each not in trusted]
         if untrusted:
-            raise ModelLoadError(_untrusted(path, untrusted))
+            raise _untrusted(path, untrusted, settings)
         return skops.io.load(path, trusted=trusted)
     except UntrustedTypesFoundException as error:
-        raise ModelLoadError(_untrusted(path, [str(error)])) from None
-    except (ModelLoadError, MemoryError):
+        raise _untrusted(path, [str(error)], settings) from None
+    except (MmeError, MemoryError):
         raise
     except Exception as error:
         if means_no_memory(error):
@@ -86,12 +89,15 @@ def _read_skops(path: Path, settings: Settings) -> Any:
         ) from error
 
 
-def _untrusted(path: Path, types: list[str]) -> str:
+def _untrusted(path: Path, types: list[str], settings: Settings) -> MmeError:
     shown = ", ".join(types[:_MOST_SHOWN]) + (" …" if len(types) > _MOST_SHOWN else "")
-    return (
+    found = (
         f"{path} holds types that are not trusted: {shown}. Trusted are those of scikit-learn, NumPy and SciPy that "
-        "skops knows. Build the model of these, or convert it to ONNX; joblib, which runs what a file says, reads any."
+        "skops knows. Build the model of these, or convert it to ONNX"
     )
+    if settings.refuses_model_code:
+        return ModelRefused(f"{found}: MME_MODEL_CODE=refuse allows models that are data alone.")
+    return ModelLoadError(f"{found}; joblib, which runs what a file says, reads any.")
 
 
 def _log(path: Path, caught: list[warnings.WarningMessage]) -> None:
