@@ -24,7 +24,6 @@ from mme.capacity.memory import most_bytes_of_worker
 from mme.errors import BadRequest, MmeError, ModelLoadError
 from mme.frameworks.base import (
     Adapter,
-    AnyAdapter,
     CodeAdapter,
     Predictor,
     Service,
@@ -32,9 +31,7 @@ from mme.frameworks.base import (
     means_no_memory,
     memory_errors,
 )
-from mme.frameworks.properties import FILE as SERVING_PROPERTIES
 from mme.frameworks.registry import adapter_for, data_adapter_beside, data_adapter_for
-from mme.frameworks.serving import ServingProperties
 from mme.frameworks.table import METHOD
 from mme.handler import wake_up, warmup
 from mme.handler.images import ImageReader
@@ -390,26 +387,11 @@ def load_service(context: Any) -> Service:
         settings = Settings.from_environment()
         model_dir = Path(context.system_properties["model_dir"])
         adapter = adapter_for(model_dir, settings)
-        _check_properties(model_dir, adapter)
         if isinstance(adapter, CodeAdapter):
             return adapter.load_service(model_dir, settings, context, lambda: load_beside_program(settings, context))
     handler = ModelHandler(settings, cast("Adapter", adapter))
     handler.initialize(context)
     return handler
-
-
-def _check_properties(model_dir: Path, adapter: AnyAdapter) -> None:
-    """Warns once of what the model's serving.properties asks for in vain. Raises ``ModelLoadError``."""
-    description = adapter.description
-    properties = ServingProperties.of(model_dir)
-    unknown = properties.without_meaning(description.options, runs_code=description.runs_code)
-    if unknown:
-        logger.warning("%s: nothing here reads %s.", model_dir / SERVING_PROPERTIES, ", ".join(unknown))
-    if properties.engine and not properties.is_engine_of(adapter.name) and not description.runs_code:
-        logger.warning(
-            "%s: engine=%s is not heeded: by its files the model is one of %s.",
-            *(model_dir / SERVING_PROPERTIES, properties.engine, adapter.name),
-        )
 
 
 def load_beside_program(settings: Settings, context: Any) -> DataBesideProgram | None:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from mme.errors import Refusal
-from mme.frameworks import registry
+from mme.frameworks import registry, serving
 from mme.frameworks.table import METHOD
 from mme.packages.sets import PackageSet
 from mme.settings import DEFAULT_HANDLER, Settings
@@ -95,6 +95,7 @@ def _load(folder: Path, handler: str, limit_s: int, say: Any) -> Any:
     models = [each for each in policy.python_path(wanted, str(folder)).split(os.pathsep) if each not in trusted]
     sys.path[:] = [*trusted, *(each for each in models if each), *(each for each in sys.path if each not in trusted)]
     policy.check("model", str(folder), handler, sys.path)
+    serving.check(folder, handler, settings)
     for each in registry.frameworks_of(folder, settings):
         if registry.is_installed(each):  # in the container a worker is forked from a process that has it
             registry.adapter(each).configure_process(settings)

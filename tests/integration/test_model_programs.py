@@ -158,8 +158,10 @@ def test_an_archive_of_mms_brings_its_handler(server: ServerProcess, style: str)
     (folder / "service.py").write_text(source)
     (folder / "helper.py").write_text("NAME = 'helper '")
     (folder / "code/coded.py").write_text("NAME = 'coded'")
+    (folder / "serving.properties").write_text(f"option.mine=1\nnobodys.{style}=1\n")
     manifest(folder, "service:handle" if style == "function" else "service")
     loaded(server, name)
+    assert server.log().count(f"serving.properties: nothing here reads nobodys.{style}.") == 1
     assert server.invoke(name, b"1").text == "helper coded"
     assert server.unload(name).status_code == 200
 

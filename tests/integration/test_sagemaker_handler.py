@@ -110,8 +110,11 @@ def handler_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.Temp
 
 def test_a_handler_of_ones_own_serves_all_models_at_once(handler_server: ServerProcess) -> None:
     for factor in (2, 3):
-        (handler_server.model_dir(f"times-{factor}") / "factor").write_text(str(factor))
+        folder = handler_server.model_dir(f"times-{factor}")
+        (folder / "factor").write_text(str(factor))
+        (folder / "serving.properties").write_text(f"option.mine=1\nnobodys.{factor}=1\n")
         load(handler_server, f"times-{factor}")
+        assert handler_server.log().count(f"serving.properties: nothing here reads nobodys.{factor}.") == 1
     for factor in (2, 3, 2):
         assert ask(handler_server, f"times-{factor}", "7") == 7 * factor
 

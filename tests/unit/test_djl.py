@@ -148,9 +148,13 @@ def test_a_request_without_a_body_is_no_load(tmp_path: Path) -> None:
         ("def handle(inputs): raise ValueError('no file')", "", "model.py could not load the model: ValueError: no fi"),
         ("def handle(inputs): exit(5)", "", r"could not load the model: it ended the program \(SystemExit: 5\)"),
         (IMPORTS + "def handle(inputs): return Output().error('no gpu')", "", "load the model: 424 invoke.*no gpu"),
-        ("", "option.entryPoint=none.py", "option.entryPoint=none.py is no file in the model's folder"),
+        ("", "option.entryPoint=none.py", "properties, line 2: option.entryPoint=none.py is no file in the"),
         ("", "option.entryPoint=../model.py", "option.entryPoint=../model.py is no file in the model's folder"),
-        ("", "option.entryPoint=djl_python.huggingface", "one of DJL Serving's own programs.*not part of this"),
+        (
+            "",
+            "option.entryPoint=djl_python.huggingface",
+            "line 2: .*huggingface is one of DJL Serving's own programs.*not part of this",
+        ),
     ],
 )
 def test_a_model_that_cannot_serve_fails_its_load(tmp_path: Path, source: str, properties: str, message: str) -> None:

@@ -361,6 +361,12 @@ def test_djls_archive_and_one_with_a_handler_are_checked_too(tmp_path: Path) -> 
     assert "loads and answers: ]]0.2[[" in said
 
 
+def test_a_bad_value_of_serving_properties_is_told_for_a_handler_of_ones_own_too(tmp_path: Path) -> None:
+    folder = scripts.reverser(tmp_path / "model")
+    (folder / "serving.properties").write_text("option.mine=1\nbatch_size=many\n")
+    assert "serving.properties, line 2: batch_size=many is not allowed" in refuse(folder, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from mme.errors import ModelLoadError
+from mme.frameworks import serving
 from mme.frameworks.serving import ServingProperties
-from tests.harness import tables
-from tests.harness.loaded_model import LoadedModel
+from mme.settings import Settings
+from tests.harness import scripts, tables
 
 ROOT = Path(__file__).resolve().parents[2]
 JAVA = ROOT / "container" / "mme" / "front_end" / "src" / "mme" / "ServingProperties.java"
@@ -76,21 +77,35 @@ def test_the_last_of_several_counts(tmp_path: Path) -> None:
     assert of(tmp_path, "batch_size=many\nbatch_size=2\n").batch_size == 2
 
 
-def test_what_nobody_reads_is_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING]
+
+
+@pytest.mark.parametrize(
+    ("handler", "program", "unread"),
+    [
+        ("model_handler", None, "translatorFactory, option.model_format"),
+        ("model_handler:handle", "code/inference.py", "translatorFactory"),
+        ("service:handle", None, "translatorFactory"),  # of a manifest, or SAGEMAKER_HANDLER
+    ],
+)
+def test_what_nobody_reads_is_one_warning_whoever_serves_the_model(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, handler: str, program: str | None, unread: str
+) -> None:
     tables.sklearn_model(tmp_path)
-    (tmp_path / "serving.properties").write_text("engine=sklearn\ntranslatorFactory=a.B\noption.model_format=joblib\n")
-    with caplog.at_level(logging.WARNING):
-        LoadedModel(tmp_path)
-    (said,) = [each.getMessage() for each in caplog.records if "serving.properties" in each.getMessage()]
-    assert said.endswith("nothing here reads translatorFactory, option.model_format.")
+    if program:
+        scripts.script(tmp_path, "", program=program)
+    of(tmp_path, "engine=sklearn\ntranslatorFactory=a.B\noption.model_format=joblib\noption.predict_method=predict\n")
+    assert serving.check(tmp_path, handler, Settings()).engine == "sklearn"
+    assert warnings_of(caplog) == [f"{tmp_path}/serving.properties: nothing here reads {unread}."]
 
 
 def test_the_engine_of_another_framework_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     tables.sklearn_model(tmp_path)
-    (tmp_path / "serving.properties").write_text("engine=OnnxRuntime\n")
-    with caplog.at_level(logging.WARNING):
-        LoadedModel(tmp_path)
-    assert "engine=OnnxRuntime is not heeded: by its files the model is one of sklearn." in caplog.text
+    of(tmp_path, "engine=OnnxRuntime\n")
+    serving.check(tmp_path, "model_handler", Settings())
+    (said,) = warnings_of(caplog)
+    assert said.endswith("engine=OnnxRuntime is not heeded: by its files the model is one of sklearn.")
 
 
 def test_options_of_a_program_are_its_own(tmp_path: Path) -> None:

@@ -296,9 +296,9 @@ def test_the_method_is_chosen_by_serving_properties(tmp_path: Path) -> None:
     np.testing.assert_allclose(model.answer(frame.to_json(orient="split")), pipeline.predict_proba(frame))
     answer = model.answer(frame.to_json(orient="split"), accept="application/json;predict_method=predict")
     assert answer == pipeline.predict(frame).tolist()
-    (tmp_path / "serving.properties").write_text("option.predict_method=predict_probability\n")
+    (tmp_path / "serving.properties").write_text("# DJL's\noption.predict_method=predict_probability\n")
     with pytest.raises(
-        ModelLoadError, match=r"serving\.properties: option\.predict_method=predict_probability.*_proba"
+        ModelLoadError, match=r"serving\.properties, line 2: option\.predict_method=predict_probability.*_proba"
     ):
         ADAPTER.load(tmp_path, Settings())
 

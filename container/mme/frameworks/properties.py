@@ -43,6 +43,12 @@ def read_entries(model_dir: Path) -> list[Entry]:
         return []
 
 
+def place(model_dir: Path, name: str) -> str:
+    """How a message names a property: file, line and key."""
+    lines = [each.line for each in read_entries(model_dir) if each.name == name]
+    return f"{model_dir / FILE}{f', line {lines[-1]}' if lines else ''}: {name}"
+
+
 def parse(text: str) -> dict[str, str]:
     """As ``java.util.Properties``, but for white space at the end of a value, which nobody means."""
     return {each.name: each.value for each in entries(text)}

@@ -6,6 +6,7 @@ front_end/src/mme/ServingProperties.java.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mme.errors import ModelLoadError
+from mme.frameworks import registry
 from mme.frameworks.properties import FILE, Entry, read_entries
+from mme.settings import DEFAULT_HANDLER, Settings
+
+logger = logging.getLogger(__name__)
 
 OPTION = "option."  # options of a model's own program begin so
 _SHOWN_CHARACTERS = 40
@@ -96,6 +101,29 @@ class ServingProperties:
     def without_meaning(self, options: Collection[str], *, runs_code: bool) -> Sequence[str]:
         """The names that nobody reads. ``options`` are the framework's own; a program is given all that are options."""
         return [name for name in self.others if name not in options and not (runs_code and name.startswith(OPTION))]
+
+
+def check(model_dir: Path, handler: str, settings: Settings) -> ServingProperties:
+    """What a model says that ``handler`` is to serve, as MMS calls it; warns once of what it asks for in vain.
+
+    Raises ``ModelLoadError``, which names line and key of a bad value.
+    """
+    properties = ServingProperties.of(model_dir)
+    if not properties.others and not properties.engine:
+        return properties
+    found = registry.frameworks_of(model_dir, settings)
+    has_servers_handler = handler.partition(":")[0].removesuffix(".py") == DEFAULT_HANDLER
+    runs_code = not has_servers_handler or any(registry.description(each).runs_code for each in found)
+    options = {option for each in found for option in registry.description(each).options}
+    unknown = properties.without_meaning(options, runs_code=runs_code)
+    if unknown:
+        logger.warning("%s: nothing here reads %s.", model_dir / FILE, ", ".join(unknown))
+    if properties.engine and found and not runs_code and not properties.is_engine_of(found[0]):
+        logger.warning(
+            "%s: engine=%s is not heeded: by its files the model is one of %s.",
+            *(model_dir / FILE, properties.engine, found[0]),
+        )
+    return properties
 
 
 def _number(model_dir: Path, entry: Entry, number: _Number) -> int:

@@ -37,7 +37,7 @@ from mme.capacity.memory import MIB, MemorySample
 from mme.capacity.overcommit import Neighbours
 from mme.capacity.process_memory import anonymous_bytes
 from mme.errors import InsufficientMemory, MmeError, ModelChanged, Refusal
-from mme.frameworks import registry
+from mme.frameworks import registry, serving
 from mme.frameworks.serving import ServingProperties
 from mme.handler import wake_up
 from mme.settings import DEFAULT_HANDLER, Settings
@@ -310,7 +310,7 @@ class LoadedModel:
         self._is_bounded = message.gpu is None  # see rlimit.py
         with self._admitted(model_dir, artifact) as reservation:
             free_bytes = heap.free_bytes()
-            properties = ServingProperties.of(model_dir)
+            properties = self._properties(model_dir, message.handler)
             self.never_sleeps = properties.never_sleep
             with self._in_time(properties):
                 self._service = self._loader.load(self.name, folder, message.handler, message.gpu, message.batch_size)
@@ -325,6 +325,12 @@ class LoadedModel:
         self.renew_limit(reservation.settled_sample if reservation else None)
         # A wake-up is no news, and each line takes the front end's time, too.
         logger.log(logging.DEBUG if wake_up.request_waits else logging.INFO, "Model %s loaded.", self.name)
+
+    @staticmethod
+    def _properties(model_dir: Path, handler: str) -> ServingProperties:
+        if wake_up.request_waits:  # all has been said
+            return ServingProperties.of(model_dir)
+        return serving.check(model_dir, handler, Settings.from_environment())
 
     def _account_for_free_heap(self, reservation: Reservation | None, before_bytes: int | None) -> None:
         """What loading has freed is not the model's: a pause gives it back, or where memory is scarce this does."""

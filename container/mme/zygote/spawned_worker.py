@@ -99,6 +99,8 @@ def _run(
     from mms.model_service_worker import MXNetModelServiceWorker
 
     from mme.errors import MmeError, ModelRefused, Refusal
+    from mme.frameworks import serving
+    from mme.settings import Settings
 
     front_end = os.getppid()
 
@@ -139,6 +141,7 @@ def _run(
                 if packages:
                     packages.provide(Path(folder))
                 with admitted:
+                    serving.check(Path(folder), request["handler"].decode(), Settings.from_environment())
                     message, status = super().load_model(request)
                     if status != 200:
                         raise LoadFailed

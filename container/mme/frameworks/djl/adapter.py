@@ -59,7 +59,7 @@ def _file_of(model_dir: Path, entry_point: str) -> Path:
     """Raises ``ModelLoadError`` for an entry point that is no file of the model."""
     if entry_point.startswith(OWN_HANDLERS):
         raise ModelLoadError(
-            f"{model_dir / properties.FILE}: {ENTRY_POINT}={entry_point} is one of DJL Serving's own programs, which "
+            f"{properties.place(model_dir, ENTRY_POINT)}={entry_point} is one of DJL Serving's own programs, which "
             "are not part of this container. Leave it out, and bring a "
             f"{DEFAULT_ENTRY_POINT}, or the model's files alone."
         )
@@ -67,7 +67,7 @@ def _file_of(model_dir: Path, entry_point: str) -> Path:
     file = model_dir / path
     if not file.is_file() or not file.resolve().is_relative_to(model_dir.resolve()):
         raise ModelLoadError(
-            f"{model_dir / properties.FILE}: {ENTRY_POINT}={entry_point} is no file in the model's folder. It takes "
+            f"{properties.place(model_dir, ENTRY_POINT)}={entry_point} is no file in the model's folder. It takes "
             f"the name of one, as {DEFAULT_ENTRY_POINT}."
         )
     return file

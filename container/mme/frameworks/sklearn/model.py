@@ -35,7 +35,7 @@ class SklearnModel(Predictor):
         if wanted is not None:
             if wanted not in methods:
                 raise ModelLoadError(
-                    f"{model_dir / properties.FILE}: {PREDICT_METHOD}={wanted[:40]} is none of the methods of the "
+                    f"{properties.place(model_dir, PREDICT_METHOD)}={wanted[:40]} is none of the methods of the "
                     f"model's {type(estimator).__name__}: {', '.join(methods)}."
                 )
             methods = (wanted, *(method for method in methods if method != wanted))
