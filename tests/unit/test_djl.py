@@ -16,7 +16,7 @@ from mme.frameworks import registry
 from mme.settings import Settings
 from tests.harness import models
 from tests.harness import requests as golden
-from tests.harness.scripts import adder, djl, thousand_models
+from tests.harness.scripts import adder, djl, script, thousand_models
 
 JSON = {"Content-Type": "application/json"}
 IMPORTS = "from djl_python import Input, Output\n"
@@ -27,7 +27,8 @@ def own_imports(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What a program imports in a worker's process is forgotten with that; here it is after the test."""
     monkeypatch.setattr(sys, "path", list(sys.path))
     yield
-    sys.modules.pop("model", None)
+    for name in ("model", "inference"):
+        sys.modules.pop(name, None)
 
 
 def load(folder: Path) -> Context:
@@ -178,6 +179,21 @@ def test_another_file_and_another_function_may_be_named(tmp_path: Path) -> None:
     )
     (folder / "helper.py").write_text("NAME = 'helped'")
     assert ask(load(folder))[2] == b"helped"
+
+
+@pytest.mark.parametrize("program", ["model.py", "inference.py"])
+def test_a_module_called_as_scripts_are_is_no_second_program(tmp_path: Path, program: str) -> None:
+    (tmp_path / "inference.py").write_text("NAME = 'helped'")
+    source = IMPORTS + "import inference\ndef handle(inputs): return Output().add(inference.NAME)\nNAME = 'itself'"
+    djl(tmp_path, source, properties=f"engine=Python\noption.entryPoint={program}\n", program=program)
+    assert registry.frameworks_of(tmp_path, Settings()) == ("djl",)
+    assert ask(load(tmp_path))[2] == (b"helped" if program == "model.py" else b"itself")
+
+
+def test_a_script_in_its_folder_beside_a_program_of_djls_is_a_second_one(tmp_path: Path) -> None:
+    djl(tmp_path, "def handle(inputs): pass")
+    script(tmp_path, "def predict_fn(data, model): return 1")
+    assert registry.frameworks_of(tmp_path, Settings()) == ("script", "djl")
 
 
 def test_a_model_is_refused_where_models_are_data_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

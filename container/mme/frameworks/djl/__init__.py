@@ -32,12 +32,15 @@ def entry_point_of(model_dir: Path, given: Mapping[str, str]) -> str | None:
     return entry_point
 
 
-def recognise(model_dir: Path, names: Sequence[str], _: Settings) -> bool:
+def has_program(model_dir: Path) -> bool:
     """Does the model ask for DJL's Python engine, and has it a program?"""
-    if properties.FILE not in names:
-        return False
     given = properties.read(model_dir)
     return given.get("engine", "").lower() == "python" and entry_point_of(model_dir, given) is not None
+
+
+def recognise(model_dir: Path, names: Sequence[str], _: Settings) -> bool:
+    """The same, asked by the names at the model's top."""
+    return properties.FILE in names and has_program(model_dir)
 
 
 DESCRIPTION = Description(

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mme.frameworks import djl
 from mme.frameworks.description import Description
 from mme.frameworks.growth import Growth
 
@@ -20,13 +21,14 @@ DEFAULT_PROGRAM = "inference.py"
 
 
 def program_of(model_dir: Path, settings: Settings) -> Path | None:
-    """The model's script: what ``SAGEMAKER_PROGRAM`` names, in ``code/`` or at the top; else ``code/inference.py``."""
-    places = (
-        model_dir / CODE_FOLDER / settings.program,
-        model_dir / settings.program,
-        model_dir / CODE_FOLDER / DEFAULT_PROGRAM,
-    )
-    return next((file for file in places if file.is_file()), None)
+    """The model's script: what ``SAGEMAKER_PROGRAM`` names, in ``code/`` or at the top; else ``code/inference.py``.
+
+    At the top of a model for DJL Serving it is a module of its program, or the program itself.
+    """
+    at_the_top = model_dir / settings.program
+    places = (model_dir / CODE_FOLDER / settings.program, at_the_top, model_dir / CODE_FOLDER / DEFAULT_PROGRAM)
+    found = (file for file in places if file.is_file())
+    return next((file for file in found if file != at_the_top or not djl.has_program(model_dir)), None)
 
 
 def recognise(model_dir: Path, _names: Sequence[str], settings: Settings) -> bool:
