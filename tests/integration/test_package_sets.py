@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.harness.scripts import thousand_models
+from tests.harness.scripts import djl, script, thousand_models
 from tests.harness.server import ServerProcess
 from tests.harness.waiting import wait_until
 from tests.harness.wheels import write_wheel
@@ -122,6 +122,27 @@ def test_models_with_different_versions_of_a_package_and_without_it_do_not_notic
     assert said(server, "one").startswith("version 1.0")
     assert said(server, "two").startswith("version 2.0")
     assert said(server, "none") == "No module named 'greeting_of_a_test'"
+
+
+SCRIPT = """
+import greeting_of_a_test
+def transform_fn(model, body, content_type, accept): return greeting_of_a_test.TEXT, "text/plain"
+"""
+DJL = """
+import greeting_of_a_test
+from djl_python import Output
+def handle(inputs): return None if inputs.is_empty() else Output().add(greeting_of_a_test.TEXT)
+"""
+
+
+def test_scripts_and_models_of_djl_find_the_packages_of_a_file_at_the_top(server: ServerProcess) -> None:
+    for name, write, source in (("top-script", script, SCRIPT), ("top-djl", djl, DJL)):
+        folder = write(server.model_dir(name), source)
+        write_wheel(folder / "code" / "wheels", "greeting_of_a_test", "TEXT = 'of the file at the top'\n")
+        (folder / "requirements.txt").write_text("greeting_of_a_test\n")
+        load(server, name)
+        assert said(server, name) == "of the file at the top"
+    assert server.log().count(f"the packages of {server.models_dir}/top-") == 1  # they share them
 
 
 def test_what_cannot_be_installed_fails_that_load_with_the_reason(server: ServerProcess) -> None:
