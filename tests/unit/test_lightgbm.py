@@ -30,6 +30,14 @@ def test_a_model_answers_as_the_library(tmp_path: Path, file: str, classes: int)
     )
 
 
+@pytest.mark.parametrize("file", ["model.txt", "prices.lgb"])
+def test_where_models_may_bring_no_code_a_model_is_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    monkeypatch.setenv("MME_MODEL_CODE", "refuse")
+    test_a_model_answers_as_the_library(tmp_path, file, 0)
+
+
 def test_missing_values_are_missing_in_every_format(plain: LoadedModel) -> None:
     rows = ROWS.copy()
     rows[0, 1] = rows[1, 5] = np.nan

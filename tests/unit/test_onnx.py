@@ -90,6 +90,17 @@ def test_a_model_answers_as_onnx_runtime_called_directly(tmp_path: Path, content
     np.testing.assert_allclose(predictions(load(tmp_path), bodies[content_type], content_type), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("external", [False, True])
+def test_where_models_may_bring_no_code_a_model_is_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, external: bool
+) -> None:
+    monkeypatch.setenv("MME_MODEL_CODE", "refuse")
+    saved: dict[str, Any] = {"save_as_external_data": True, "size_threshold": 0} if external else {}
+    models.onnx_linear(tmp_path, **saved)
+    (expected,) = models.run(tmp_path, {"data": NUMBERS})
+    np.testing.assert_allclose(predictions(load(tmp_path), NUMBERS.tolist()), expected, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("element", "dtype"),
     [(getattr(TensorProto, name), np.dtype(dtype)) for name, dtype in [

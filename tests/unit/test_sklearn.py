@@ -93,9 +93,11 @@ def test_where_models_may_bring_no_code_a_pickle_is_refused_unread(tmp_path: Pat
     assert not ran.exists()
 
 
-def test_where_models_may_bring_no_code_skops_loads(tmp_path: Path) -> None:
-    tables.sklearn_model(tmp_path, file="model.skops", model=tables.frame_pipeline())
-    ADAPTER.load(tmp_path, Settings(model_code="refuse"))
+def test_where_models_may_bring_no_code_skops_is_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MME_MODEL_CODE", "refuse")
+    pipeline, frame = tables.frame_pipeline(), tables.house_frame()
+    tables.sklearn_model(tmp_path, file="model.skops", model=pipeline)
+    assert LoadedModel(tmp_path).answer(frame.to_json(orient="split")) == pipeline.predict(frame).tolist()
 
 
 def test_trees_in_skops_are_read_where_models_may_bring_code(tmp_path: Path) -> None:

@@ -149,9 +149,20 @@ def test_where_models_may_bring_no_code_a_pickle_is_refused_unread(tmp_path: Pat
     assert not ran.exists()
 
 
-def test_where_models_may_bring_no_code_models_of_data_load(tmp_path: Path) -> None:
-    tables.xgboost_model(tmp_path)
-    ADAPTER.load(tmp_path, Settings(model_code="refuse"))
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.partition(".")[2] or kind in ("ubj", "json")])
+def test_where_models_may_bring_no_code_models_of_data_are_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setenv("MME_MODEL_CODE", "refuse")
+    booster = write(tmp_path, kind)
+    np.testing.assert_array_equal(LoadedModel(tmp_path).scores(as_csv(ROWS), "text/csv"), predicted(booster, ROWS))
+
+
+def test_where_models_may_bring_no_code_a_binary_file_is_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MME_MODEL_CODE", "refuse")
+    test_a_binary_file_of_version_0_90_answers_as_that_version_did(tmp_path, "regression")
 
 
 def test_two_models_in_one_folder_are_refused_by_name(tmp_path: Path) -> None:
