@@ -325,8 +325,10 @@ def test_external_data_beside_the_model_is_read(tmp_path: Path) -> None:
 def test_package_model_asks_the_model_once(tmp_path: Path) -> None:
     models.onnx_tokens(tmp_path / "tokens")
     models.onnx_double(tmp_path / "text", element=TensorProto.STRING)
-    assert "predictions" in str(try_model(tmp_path / "tokens").text)
-    assert "predictions" in str(try_model(tmp_path / "text").text)
+    tokens, text = (try_model(tmp_path / name) for name in ("tokens", "text"))
+    assert "predictions" in str(tokens.text) and "predictions" in str(text.text)
+    assert tokens.content_types == "application/json, application/jsonlines, application/x-npz"  # two inputs
+    assert text.content_types.startswith("application/json, text/csv, application/x-npy")
 
 
 # ---- what is refused ----

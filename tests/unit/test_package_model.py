@@ -59,6 +59,8 @@ def test_a_model_that_answers_is_packed_with_its_files_at_the_top(model: Path, t
     assert done.stderr == "", "MXNet chatters"
     assert "loads and answers: [" in done.stdout
     assert "probability=" in done.stdout
+    takes = "application/json, text/csv, application/x-npy, application/jsonlines, application/x-npz, image/*"
+    assert f"  mxnet; takes {takes}\n" in done.stdout
     assert f"{out}: {readable_size(out.stat().st_size)}, sha256 {sha256_of(out)}" in done.stdout
     with tarfile.open(out, "r:gz") as tar:
         assert sorted(tar.getnames()) == sorted(path.name for path in model.iterdir())
@@ -313,7 +315,11 @@ def of_xgboost(folder: Path) -> Path:
 
 @pytest.mark.parametrize(
     ("framework", "make"),
-    [("xgboost", of_xgboost), pytest.param("sklearn", tables.sklearn_model, marks=pytest.mark.ci)],
+    [
+        ("xgboost", of_xgboost),
+        pytest.param("sklearn", tables.sklearn_model, marks=pytest.mark.ci),
+        pytest.param("lightgbm", tables.lightgbm_model, marks=pytest.mark.ci),
+    ],
 )
 def test_a_model_of_a_table_is_asked_with_zeros_and_says_what_it_takes(
     tmp_path: Path, framework: str, make: Callable[[Path], Path]
