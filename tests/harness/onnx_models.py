@@ -132,6 +132,14 @@ def onnx_zipmap(folder: Path) -> Path:
     return write(folder, nodes, {"X": (FLOAT, [None, 4])}, [label, probability])
 
 
+def onnx_sequence(folder: Path) -> Path:
+    """``x`` (N, 4) to the sequence ``rows`` of its rows, (1, 4) each."""
+    row = helper.make_tensor_type_proto(FLOAT, [None, 4])
+    rows = helper.make_value_info("rows", helper.make_sequence_type_proto(row))
+    node = helper.make_node("SplitToSequence", ["x", "one"], ["rows"], axis=0)
+    return write(folder, [node], {"x": (FLOAT, ["N", 4])}, [rows], {"one": np.array(1, np.int64)})
+
+
 def onnx_means(folder: Path, *, element: int = FLOAT, shape: Sizes = ("N", 3, "H", "W"), axes: Any = (2, 3)) -> Path:
     """An image to the mean of each of its channels: ``image`` to ``means`` (N, 3)."""
     nodes = [

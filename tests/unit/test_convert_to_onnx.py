@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mme.errors import ModelLoadError
 from mme.frameworks.mxnet.adapter import ADAPTER as MXNET
 from mme.frameworks.mxnet.adapter import import_mxnet
 from mme.frameworks.onnx.adapter import ADAPTER as ONNX
@@ -105,6 +106,39 @@ def test_a_model_that_would_answer_differently_is_not_written(tmp_path: Path, mo
     with pytest.raises(Failure, match=r"answers differently.*0\.01"):
         convert_to_onnx.convert(tmp_path / "mxnet", tmp_path / "onnx", None)
     assert not (tmp_path / "onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("missing", "reason"),
+    [
+        ("*", r"0 files \*-symbol\.json"),
+        ("*.params", r"no model-NNNN\.params"),
+        ("a weight", r"model-0000\.params: it lacks times_weight"),
+    ],
+)
+def test_a_folder_without_a_whole_model_of_mxnet_is_refused(tmp_path: Path, missing: str, reason: str) -> None:
+    folder = models.multiplier(tmp_path / "mxnet")
+    for path in list(folder.glob(missing)):
+        path.unlink()
+    if missing == "a weight":
+        import_mxnet(Settings()).nd.save(str(folder / "model-0000.params"), {})
+    with pytest.raises(ModelLoadError, match=reason):
+        convert_to_onnx.convert(folder, tmp_path / "onnx", None)
+    assert [path.name for path in tmp_path.iterdir()] == ["mxnet"]
+
+
+def test_an_exporter_that_fails_is_a_failure_with_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import_mxnet(Settings())
+    from mxnet.onnx.mx2onnx import _export_onnx
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise AttributeError("no such attribute")
+
+    monkeypatch.setattr(_export_onnx.MXNetGraph, "create_onnx_graph_proto", fail)
+    models.multiplier(tmp_path / "mxnet")
+    with pytest.raises(Failure, match=r"model-symbol\.json cannot be exported: no such attribute"):
+        convert_to_onnx.convert(tmp_path / "mxnet", tmp_path / "onnx", None)
+    assert [path.name for path in tmp_path.iterdir()] == ["mxnet"]
 
 
 @pytest.mark.slow

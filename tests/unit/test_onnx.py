@@ -229,6 +229,12 @@ def test_maps_and_texts_of_a_classifier_are_json(tmp_path: Path) -> None:
     assert ask(context, NUMBERS.tolist(), accept="text/csv")[0] == 406
 
 
+def test_a_sequence_of_tensors_is_a_list_of_json(tmp_path: Path) -> None:
+    models.onnx_sequence(tmp_path)
+    (expected,) = models.run(tmp_path, {"x": NUMBERS})
+    np.testing.assert_allclose(predictions(load(tmp_path), NUMBERS.tolist()), np.stack(expected), atol=1e-5)
+
+
 # ---- images and labels ----
 
 

@@ -63,6 +63,9 @@ def test_a_framework_is_known_by_its_files(tmp_path: Path, files: list[str], fra
         ("config.json", b'{"version": "2"}', None),
         ("learner.json", b'{"learner": 3}', None),
         ("empty.json", b"", None),
+        ("model.txt", b"tree\nversion=v4\n", "lightgbm"),
+        ("model.txt", b"a tree\n", None),
+        ("model.txt", b"", None),
     ],
 )
 def test_files_of_one_suffix_are_told_by_their_first_bytes(

@@ -21,8 +21,9 @@ from mme.errors import InsufficientMemory, ModelLoadError, ModelRefused
 from mme.frameworks import registry
 from mme.frameworks.script.functions import Functions
 from mme.settings import Settings
-from tests.harness import models
+from tests.harness import models, tables
 from tests.harness import requests as golden
+from tests.harness.loaded_model import LoadedModel
 from tests.harness.scripts import adder, script
 
 JSON = {"Content-Type": "application/json"}
@@ -351,6 +352,17 @@ def test_predict_fn_is_given_the_librarys_own_object(tmp_path: Path) -> None:
     assert json.loads(ask(context, "5,6", Content_Type="text/csv")[2]) == ["LinearRegression", [11.0]]
 
 
+def test_predict_fn_is_given_the_booster_of_the_file_beside_it(tmp_path: Path) -> None:
+    source = """
+        import xgboost
+        def predict_fn(data, model): return [type(model).__name__, model.predict(xgboost.DMatrix(data)).tolist()]
+        """
+    rows = tables.houses(2)[0]
+    expected = LoadedModel(tables.xgboost_model(tmp_path / "alone")).answer(rows.tolist())
+    context = load(tables.xgboost_model(script(tmp_path / "beside", source)))
+    assert json.loads(ask(context, json.dumps(rows.tolist()))[2]) == ["Booster", expected]
+
+
 def test_columns_with_names_are_a_data_frame(tmp_path: Path) -> None:
     source = "def predict_fn(data, model): return [list(data.columns), model.predict(data).round(3).tolist()]"
     context = load(regressor(script(tmp_path / "1", source), "feet", "rooms"))
@@ -448,7 +460,15 @@ def output_fn(prediction, accept): return fail("output_fn", prediction)
 """
 
 
-@pytest.mark.parametrize("function", ["input_fn", "predict_fn", "output_fn"])
+TRANSFORM = (
+    WHOLE.partition("def input_fn")[0]
+    + """
+def transform_fn(model, body, content_type, accept): return fail("transform_fn", body), content_type
+"""
+)
+
+
+@pytest.mark.parametrize("function", ["input_fn", "predict_fn", "output_fn", "transform_fn"])
 @pytest.mark.parametrize(
     ("statement", "status", "message"),
     [
@@ -469,7 +489,7 @@ def output_fn(prediction, accept): return fail("output_fn", prediction)
 def test_what_a_function_raises_is_the_answer_to_its_request_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str, statement: str, status: int, message: str
 ) -> None:
-    context = load(script(tmp_path, WHOLE))
+    context = load(script(tmp_path, TRANSFORM if function == "transform_fn" else WHOLE))
     monkeypatch.setenv("FAIL_IN", function)
     monkeypatch.setenv("FAIL_WITH", statement)
     said = message_of(ask(context, "1"), status)

@@ -20,6 +20,7 @@ from mme.supervisor.zygote_handle import ZygoteHandle
 from mme.zygote import template_warmup
 from tests.harness.scripted_handler import command, make_model
 from tests.harness.waiting import wait_until
+from tests.harness.wheels import write_wheel
 from tests.harness.workers import is_gone
 from tests.unit.test_zygote import EPOLL_WAIT, Connection, FrontEnd, worker_of
 
@@ -255,6 +256,29 @@ def test_a_template_without_models_ends_after_a_while_and_where_memory_becomes_s
         assert set(templates(zygote)) == {"plain"}, "what is preloaded stays"
         front_end.launchers.clear()
         assert load(front_end, model, "b").ppid() == templates(zygote)["good"].pid
+
+
+@pytest.mark.ci  # waits, as the one before
+def test_the_template_of_a_package_set_ends_too_and_the_next_one_installs_nothing(
+    settings: Settings, runtime_dir: Path, tmp_path: Path
+) -> None:
+    with (Path(settings.python_path) / "sitecustomize.py").open("a") as file:
+        file.write(IMPATIENT.format(idle_s=0.5, flag=str(tmp_path / "memory_is_short")))
+    model = make_model_of(tmp_path, "good")
+    write_wheel(model / "code" / "wheels", "greeting_of_a_test", "X = 1\n")
+    (model / "code" / "requirements.txt").write_text("greeting_of_a_test\n")
+    with impatient_zygote(settings, runtime_dir) as (zygote, front_end):
+        load(front_end, model, "a")
+        (name,) = templates(zygote).keys() - {"plain"}
+        assert name.startswith("good@")
+        template = templates(zygote)[name]
+        (installed,) = (runtime_dir / "packages").glob("*/site/greeting_of_a_test.py")
+        written_ns = installed.stat().st_ctime_ns
+        front_end.stop()
+        wait_until(lambda: is_gone(template), "the end of the set's template")
+        front_end.launchers.clear()
+        assert load(front_end, model, "b").ppid() == templates(zygote)[name].pid != template.pid
+        assert installed.stat().st_ctime_ns == written_ns
 
 
 @contextmanager
