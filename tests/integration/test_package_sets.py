@@ -7,6 +7,8 @@ import io
 import json
 import shutil
 import socket
+import subprocess
+import sys
 import tarfile
 import uuid
 from collections.abc import Iterator
@@ -176,6 +178,59 @@ def test_a_model_has_another_version_of_what_the_container_has_and_nobody_else_n
         load(server, name)
     assert said(server, "other_version") == "0.0.1 of the model"
     assert said(server, "containers_version") == f"{importlib.metadata.version('retrying')} of the container"
+
+
+# Scripts that run compiled code of the package, and tell which one it is.
+COMPILED = {
+    "numpy": """
+        import numpy
+        def model_fn(model_dir): return numpy.linalg.inv(numpy.eye(3) * 2).sum()
+        def transform_fn(model, body, content_type, accept):
+            return f"{numpy.__version__} {numpy.linalg.__file__} {model}", "text/plain"
+        """,
+    "scikit-learn": """
+        import sklearn.tree
+        def model_fn(model_dir): return sklearn.tree.DecisionTreeRegressor().fit([[1], [2]], [1.5, 3]).predict([[1]])[0]
+        def transform_fn(model, body, content_type, accept):
+            return f"{sklearn.__version__} {sklearn.tree._tree.__file__} {model}", "text/plain"
+        """,
+}
+
+
+def of_an_index(package: str, folder: Path) -> str:
+    """The requirement of a version of ``package`` that is older than the container's; skips where no index has one."""
+    requirement = f"{package}<{importlib.metadata.version(package)}"
+    options = ["--dry-run", "--only-binary", ":all:", "--no-deps", "--target", str(folder), "--python", sys.executable]
+    program = [sys.executable, "-m", "uv", "pip", "install", *options, requirement]
+    try:
+        asked = subprocess.run(program, capture_output=True, text=True, timeout=120, check=False)
+    except subprocess.TimeoutExpired:
+        pytest.skip(f"no package index answers within 120 s for {requirement}")
+    if asked.returncode != 0:
+        pytest.skip(f"no package index has {requirement}: {asked.stderr.strip()[-300:]}")
+    return requirement
+
+
+@pytest.mark.ci  # fetches
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("package", COMPILED)
+def test_a_model_has_another_version_of_what_is_compiled_and_nobody_else_notices(
+    forking: ServerProcess, packages_dir: Path, tmp_path: Path, package: str
+) -> None:
+    requirement = of_an_index(package, tmp_path)
+    for name in (f"before-{package}", f"own-{package}", f"after-{package}"):
+        folder = script(forking.model_dir(name), COMPILED[package])
+        if name.startswith("own-"):
+            (folder / "code" / "requirements.txt").write_text(f"{requirement}\n")
+            wait_until(lambda: forking.load("own-" + package).status_code != 503, "the installation", timeout_s=300)
+        else:
+            load(forking, name)
+    containers = importlib.metadata.version(package)
+    for name in (f"before-{package}", f"own-{package}", f"after-{package}"):
+        version, file, number = said(forking, name).split()
+        is_own = name.startswith("own-")
+        assert (version != containers) is is_own and float(number) == 1.5
+        assert Path(file).is_relative_to(packages_dir) is is_own
 
 
 def test_two_loads_wait_for_one_installation(server: ServerProcess) -> None:

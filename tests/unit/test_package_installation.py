@@ -171,6 +171,17 @@ def test_wheels_of_the_model_that_need_what_the_container_has_are_installed_with
     assert "greeting_of_a_test.py" in installed and not any("numpy" in name for name in installed)
 
 
+def test_what_the_image_keeps_its_own_packages_by_does_not_bind_a_models(
+    tmp_path: Path, silent_index: socket.socket
+) -> None:
+    model = write_model(tmp_path / "model", "greeting_of_a_test<2\n")
+    write_wheel(model / "code" / "wheels", "greeting_of_a_test", "X = 1\n")
+    (tmp_path / "constraints.txt").write_text("greeting_of_a_test==2.0\n")
+    constrained = {**environment_of(silent_index), "UV_CONSTRAINT": str(tmp_path / "constraints.txt")}
+    install(tmp_path / "sets", "key", model, constrained)
+    assert (PackageSet(tmp_path / "sets", "key").site / "greeting_of_a_test.py").exists()
+
+
 def test_a_set_of_what_another_container_lacked_is_not_used(
     tmp_path: Path, silent_index: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
