@@ -11,8 +11,11 @@ import pytest
 from mme.errors import ModelLoadError
 from mme.frameworks import serving
 from mme.frameworks.serving import ServingProperties
+from mme.handler import wake_up
 from mme.settings import Settings
-from tests.harness import scripts, tables
+from mme.zygote import protocol
+from mme.zygote.session import LoadedModel
+from tests.harness import onnx_models, scripts, tables
 
 ROOT = Path(__file__).resolve().parents[2]
 JAVA = ROOT / "container" / "mme" / "front_end" / "src" / "mme" / "ServingProperties.java"
@@ -98,6 +101,17 @@ def test_what_nobody_reads_is_one_warning_whoever_serves_the_model(
     of(tmp_path, "engine=sklearn\ntranslatorFactory=a.B\noption.model_format=joblib\noption.predict_method=predict\n")
     assert serving.check(tmp_path, handler, Settings()).engine == "sklearn"
     assert warnings_of(caplog) == [f"{tmp_path}/serving.properties: nothing here reads {unread}."]
+
+
+def test_a_further_worker_does_not_say_it_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    onnx_models.onnx_linear(tmp_path)
+    of(tmp_path, "translatorFactory=a.B\n")
+    monkeypatch.setattr(wake_up, "request_waits", False)  # and put back
+    for joins in (False, True):
+        LoadedModel(joins=joins).load(protocol.Load("m", str(tmp_path), 1, "model_handler:handle", None, ""))
+    assert len([said for said in warnings_of(caplog) if "translatorFactory" in said]) == 1
 
 
 def test_the_engine_of_another_framework_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
