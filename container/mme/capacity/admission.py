@@ -197,11 +197,12 @@ class Admission:
         stubborn.update(unmoved)
         return len(unmoved) < len(found.sleepers)
 
-    def _leave_room(self, reservation: Reservation, neighbours: Neighbours) -> None:
+    def _leave_room(self, need_bytes: int, neighbours: Neighbours) -> None:
         with self._reservations.open() as table:
-            verdict = self._judge(table, reservation.need.need_bytes, 1.0)
+            verdict = self._judge(table, need_bytes, 1.0)
         if not verdict.decision.admitted:
-            found = plan_ahead(neighbours.awake(), verdict.decision.missing_bytes, neighbours.model)
+            missing_bytes = verdict.decision.missing_bytes
+            found = plan_ahead(neighbours.awake(), missing_bytes, neighbours.model, need_bytes=need_bytes)
             neighbours.ask_to_sleep(found.sleepers)
 
     def _check_kernel_limits(self, model_name: str, holders: Holders) -> None:
@@ -357,7 +358,7 @@ class Reservation:
     def leave_room(self) -> None:
         """Called once the model has answered: where it had to wait for room, the next one like it finds as much."""
         if self.had_to_wait and self.neighbours is not None:
-            self.admission._leave_room(self, self.neighbours)
+            self.admission._leave_room(self.need.need_bytes, self.neighbours)
 
     def release(self) -> None:
         """The load failed. May be called again, and after ``settle``."""

@@ -81,8 +81,8 @@ def plan(sessions: Iterable[AwakeSession], missing_bytes: int, model: int, *, so
     return Plan(tuple(chosen))
 
 
-def plan_ahead(sessions: Sequence[AwakeSession], missing_bytes: int, model: int) -> Plan:
-    """Who sleeps so that the next session that wakes finds ``missing_bytes`` more, as nobody waits for yet."""
-    if sum(each.taken_bytes for each in sessions) < MANY_AWAKE * missing_bytes:
+def plan_ahead(sessions: Sequence[AwakeSession], missing_bytes: int, model: int, *, need_bytes: int) -> Plan:
+    """Who sleeps so that the next one, of ``need_bytes``, finds ``missing_bytes`` more; nobody waits for it yet."""
+    if sum(each.taken_bytes for each in sessions) < MANY_AWAKE * need_bytes:
         return Plan(())
     return plan(sessions, missing_bytes, model)
