@@ -1,9 +1,12 @@
 """What a further worker costs, mapping by mapping: which of its memory is its own alone, and what for.
 
     .venv/bin/python -m benchmarks.worker_profile [--model tiny] [--workers 8]
+    .venv/bin/python -m benchmarks.worker_profile --outside [--model tiny] [--models 300]
 
 Starts our server with its defaults, loads copies of one model and invokes each once, and reads /proc/PID/smaps of the
 last worker. The table in docs/operations.md is its output. Then what each of the server's processes takes (PSS).
+
+With ``--outside``: what a further model costs outside its worker, awake and asleep (outside_profile.py; 6 minutes).
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks import models
+from benchmarks import models, options, outside_profile
 from benchmarks.memory import of_process
 from benchmarks.scenarios.memory import add
 from benchmarks.servers.ours import OurServer
@@ -53,12 +56,19 @@ def private_by_kind(smaps: str) -> Counter[str]:
 
 
 def main(arguments: list[str]) -> int:
-    """Prints both tables."""
+    """Prints the tables."""
     parser = argparse.ArgumentParser(prog="worker_profile", description=(__doc__ or "").splitlines()[0])
     kinds = [kind for each in WORKLOADS.values() for kind in each.memory_models]
     parser.add_argument("--model", choices=kinds, default=kinds[0])
     parser.add_argument("--workers", type=int, default=8, metavar="N")
+    parser.add_argument("--outside", action="store_true", help="what a model costs outside its worker")
+    parser.add_argument("--models", type=options.positive, default=300, metavar="N", help="with --outside (300)")
     given = parser.parse_args(arguments)
+    if given.outside:
+        if given.models <= outside_profile.FEW:
+            parser.error(f"--models: more than {outside_profile.FEW}, which it is held against")
+        outside_profile.profile(given.model, given.models)
+        return 0
     folder = models.ensure([given.model])[given.model]
     with OurServer() as server:
         names = [f"m{number}" for number in range(given.workers)]

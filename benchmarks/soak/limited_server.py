@@ -109,6 +109,23 @@ class CgroupLimitedServer(LimitedServer, OurServer):
     def kernel_kills(self) -> int:
         return _number_in(self._cgroup / ("memory.events" if self._is_v2 else "memory.oom_control"), "oom_kill")
 
+    def kernel_bytes(self) -> int:
+        """What the kernel keeps for these processes: page tables, stacks, descriptors, sockets."""
+        if self._is_v2:
+            return _number_in(self._cgroup / "memory.stat", "kernel")
+        return int((self._cgroup / "memory.kmem.usage_in_bytes").read_text())
+
+    def anonymous_bytes(self) -> int:
+        """These processes' pages that are of no file, those in memory that they share among them."""
+        names = ("anon", "shmem") if self._is_v2 else ("total_rss", "total_shmem")
+        return sum(_number_in(self._cgroup / "memory.stat", name) for name in names)
+
+    def reclaim(self) -> None:
+        """Has the kernel drop what it can: page cache, and what it remembers of files."""
+        wanted = (self._cgroup / "memory.current").read_text() if self._is_v2 else "0"
+        with contextlib.suppress(OSError):  # there was less than was asked for
+            (self._cgroup / ("memory.reclaim" if self._is_v2 else "memory.force_empty")).write_text(wanted)
+
     def remove_folders(self) -> None:
         super().remove_folders()
         deadline_s = time.monotonic() + _CGROUP_EMPTY_S
