@@ -3,12 +3,13 @@
 Each model multiplies by a number of its own, so that every answer can be checked. As the platform may load several
 models at a time, ``--loaders`` connections do it. Stock holds fewer: see --stock-models. With ``--memory-mb`` our
 server is limited, and holds what does not fit asleep (3,000 tiny models in 4 GiB: ``--models 3000 --memory-mb
-4096``).
+4096``). With ``--scrapes``: what of a core it takes to be asked for metrics of all models every 10 s.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import random
 import time
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from typing import Any
 
 import psutil
 
-from benchmarks import models, options
+from benchmarks import models, options, scrapes
 from benchmarks.connection import Answer
 from benchmarks.memory import TreeMemory
 from benchmarks.options import Options
@@ -42,6 +43,8 @@ MEMORY_SHARE = 0.8
 SLEEP_AFTER_S = 5
 ASLEEP_TIMEOUT_S = 120.0
 MOST_ASLEEP_BYTES = 1e6
+# With --scrapes: how many models have metrics of their own; all, unless the caller says otherwise.
+METRICS_SETTING = "MME_METRICS_MODELS"
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,7 @@ class ManyModelsOptions(Options):
     memory_mb: int | None = None
     docker: bool = False
     asleep: bool = False
+    scrapes: bool = False
 
     @classmethod
     def parse(cls, arguments: Sequence[str]) -> ManyModelsOptions:
@@ -78,9 +82,16 @@ class ManyModelsOptions(Options):
         parser.add_argument(
             "--asleep", action="store_true", help="also: what a model of ours costs when all of them have gone to sleep"
         )
+        parser.add_argument(
+            "--scrapes",
+            action="store_true",
+            help="also: what scrapes of /metrics cost ours (10 min; MME_METRICS_MODELS)",
+        )
         given = parser.parse_args(arguments)
         if given.docker and given.memory_mb is None:
             parser.error("--docker needs --memory-mb")
+        if given.scrapes and given.asleep:
+            parser.error("--scrapes and --asleep: models would sleep and wake between two scrapes")
         return cls(
             **options.common(given),
             models=given.models or (100 if given.quick else WANTED_MODELS),
@@ -89,6 +100,7 @@ class ManyModelsOptions(Options):
             memory_mb=given.memory_mb,
             docker=given.docker,
             asleep=given.asleep,
+            scrapes=given.scrapes,
         )
 
 
@@ -125,6 +137,8 @@ def run(chosen: ManyModelsOptions) -> Result:
             measure(server, count, chosen, result)
             if isinstance(server, LimitedServer):
                 report_limit(server, count, result)
+            if chosen.scrapes and name == "ours":
+                measure_scrapes(server, count, chosen, result)
             if chosen.asleep and name == "ours":
                 report_asleep(server, result.rows[-1]["pss_bytes_empty"], count, result)
     return result
@@ -133,9 +147,19 @@ def run(chosen: ManyModelsOptions) -> Result:
 def make_server(name: str, chosen: ManyModelsOptions) -> Server:
     """A server that is not started yet; ours is limited where that is asked for."""
     settings = {"MME_SLEEP_AFTER_S": str(SLEEP_AFTER_S)} if chosen.asleep else {}
+    if chosen.scrapes and METRICS_SETTING not in os.environ:
+        settings[METRICS_SETTING] = str(chosen.models)
     if name == "ours" and chosen.memory_mb is not None:
         return make_limited_server(chosen.memory_mb, native=not chosen.docker, settings=settings)
     return OurServer(settings) if name == "ours" else options.make_server(name)
+
+
+def measure_scrapes(server: Server, count: int, chosen: ManyModelsOptions, result: Result) -> None:
+    """What it costs to scrape metrics of all models, each of which was asked once; and of models that are asked."""
+    factors = list(range(1, count + 1))
+    invoke_all(server, factors, result)
+    scrapes.measure(server, count, lambda: invoke_all(server, factors, result), chosen.quick, result)
+    result.notes.append(f"{METRICS_SETTING}={os.environ.get(METRICS_SETTING, count)}.")
 
 
 def report_asleep(server: Server, empty_bytes: float, count: int, result: Result) -> None:

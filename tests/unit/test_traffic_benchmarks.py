@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks import scrapes
 from benchmarks.load.client import Report
 from benchmarks.report import Result
 from benchmarks.scenarios import many_models, overcommit, threads, traffic
@@ -177,6 +178,61 @@ def test_many_models_asks_each_once_where_memory_is_limited(capsys: pytest.Captu
     assert (chosen.models, chosen.memory_mb) == (3000, 4096)
 
 
+# ---- scrapes ----
+
+
+def test_scrapes_need_models_that_stay_awake(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        many_models.ManyModelsOptions.parse(["--scrapes", "--asleep"])
+    assert "--scrapes and --asleep" in capsys.readouterr().err
+    assert many_models.ManyModelsOptions.parse(["--scrapes"]).scrapes
+
+
+def test_scrapes_are_of_all_models_unless_the_caller_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = many_models.ManyModelsOptions.parse(["--scrapes", "--models", "300"])
+    for said, expected in ((None, "300"), ("100", "100")):
+        if said is not None:
+            monkeypatch.setenv(many_models.METRICS_SETTING, said)
+        server = many_models.make_server("ours", chosen)
+        try:
+            assert server.environment()[many_models.METRICS_SETTING] == expected
+        finally:
+            server.remove_folders()
+
+
+def block(is_scraped: bool, **used_s: float) -> scrapes.Block:
+    return scrapes.Block(is_scraped, 5, used_s)
+
+
+def test_a_scrape_costs_what_blocks_with_scrapes_took_more() -> None:
+    quiet = block(False, JVM=1.0, supervisor=0.1)
+    cost = scrapes.cost_of(
+        [
+            quiet,
+            block(True, metrics=0.4, JVM=1.1, supervisor=0.1),
+            block(True, metrics=0.4, JVM=1.2, supervisor=0.1),
+            quiet,
+        ]
+    )
+    assert cost.pairs_s == [pytest.approx(0.1), pytest.approx(0.12)]
+    assert cost.scrape_s == pytest.approx(0.11)
+    assert cost.by_role_s == {
+        "metrics": pytest.approx(0.08),
+        "JVM": pytest.approx(0.03),
+        "supervisor": pytest.approx(0),
+    }
+
+
+def test_scrapes_are_held_against_one_percent_of_a_core() -> None:
+    result = Result("many_models", {})
+    cost = scrapes.Cost([0.08, 0.12], {"metrics": 0.09, "JVM": 0.02, "supervisor": -0.01})
+    line = scrapes.report("all asked", 1000, b"a 1\nb 2\n", cost, result)
+    (target,) = result.targets
+    assert (target.value, target.met, target.spread) == (pytest.approx(1.0), True, "(0.80%–1.20%)")
+    assert line == ["all asked", "1,000", "2", "0.00", "100", "90.0", "20.0", "-10.0", "1.00%", "0.80%–1.20%"]
+    assert len(line) == len(scrapes.HEADERS)
+
+
 # ---- real runs ----
 
 
@@ -207,6 +263,21 @@ def test_overcommit_runs_and_leaves_its_record(tmp_path: Path) -> None:
     record = bench(tmp_path / "overcommit.json", "overcommit", "--quick", *few)
     (row,) = record["rows"]
     assert (row["loaded"], row["answered"], row["cold_share"]) == (2, 20, 0)
+
+
+@pytest.mark.ci
+@pytest.mark.slow
+def test_scrapes_are_measured_without_what_workers_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("EVERY_S", "REST_S", "WINDOW_S"):
+        monkeypatch.setattr(scrapes, name, 0.2)
+    chosen = many_models.ManyModelsOptions(servers=("ours",), models=3, quick=True, scrapes=True)
+    result = many_models.run(chosen)
+    assert result.errors == []
+    rows = [row for row in result.rows if "scrapes" in row]
+    assert [[block.is_scraped for block in row["blocks"]] for row in rows] == [[False, True]] * 2
+    assert all({"metrics", "JVM", "supervisor"} <= set(block.used_s) for row in rows for block in row["blocks"])
+    assert all("worker" not in block.used_s for row in rows for block in row["blocks"])
+    assert all(row["size_bytes"] > 3000 for row in rows)
 
 
 # ---- threads ----
