@@ -314,14 +314,11 @@ class FakeNeighbours:
         """Unless ``exactly``, it is not known what requests have taken."""
         return [each if exactly else replace(each, taken_bytes=min(each.taken_bytes, LOADED)) for each in self.sessions]
 
-    def ask_to_sleep(self, sessions: Sequence[AwakeSession]) -> None:
+    def put_to_sleep(self, sessions: Sequence[AwakeSession]) -> list[AwakeSession]:
         for each in sessions:
             if each.key not in self.stubborn:
                 self.sessions.remove(each)
                 self.slept.append(each.key)
-
-    def put_to_sleep(self, sessions: Sequence[AwakeSession]) -> list[AwakeSession]:
-        self.ask_to_sleep(sessions)
         return [each for each in sessions if each.key in self.stubborn]
 
 
@@ -358,37 +355,6 @@ def test_a_load_that_does_not_fit_puts_the_least_recently_used_to_sleep(
     assert neighbours.slept == [5], "nobody sleeps in vain"
     with pytest.raises(InsufficientMemory):
         admission.admit("m", declaring(400))  # where MME_OVERCOMMIT is off there are no neighbours
-
-
-def test_a_load_that_had_to_wait_for_room_leaves_as_much_for_the_next_one_when_it_has_answered(
-    admission: Admission, declaring: Callable[[int], Path], neighbours: FakeNeighbours, memory: Memory
-) -> None:
-    neighbours.sessions = [session(at, 40 * MIB, used_ns=at) for at in range(2, 22)]
-    fits = admission.admit("m", declaring(80), neighbours=neighbours)
-    fits.settle(80 * MIB)
-    memory.more_mib = 80
-    fits.leave_room()
-    assert neighbours.slept == [], "nobody waited for room"
-    waits = admission.admit("m", declaring(40), neighbours=neighbours)
-    assert neighbours.slept == [2]
-    memory.more_mib += 40
-    waits.settle(40 * MIB)
-    waits.leave_room()
-    assert neighbours.slept == [2, 3]
-    assert not admission.admit("m", declaring(40), neighbours=neighbours).had_to_wait
-    assert neighbours.slept == [2, 3]
-
-
-def test_where_few_are_awake_none_sleeps_for_a_load_that_has_not_come(
-    admission: Admission, declaring: Callable[[int], Path], neighbours: FakeNeighbours, memory: Memory
-) -> None:
-    neighbours.sessions = [session(at, 200 * MIB, used_ns=at) for at in range(2, 6)]
-    waits = admission.admit("m", declaring(150), neighbours=neighbours)
-    memory.more_mib = 155  # 145 are free beyond the reserve: little is missing for another one
-    waits.settle(150 * MIB)
-    waits.leave_room()
-    assert waits.had_to_wait
-    assert neighbours.slept == [2]
 
 
 def test_a_load_that_has_taken_more_than_expected_puts_others_to_sleep_before_it_is_undone(

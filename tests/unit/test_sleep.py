@@ -254,19 +254,19 @@ def test_a_session_that_is_just_falling_asleep_is_waited_for_where_nobody_else_c
     _, process = world.load()
     process.suspend()  # so that it falls asleep for as long as the test looks
     sleepers = Sleepers(world.zygote._records, NOBODY)
-    (awake,) = sleepers.awake()
-    sleepers.ask_to_sleep([awake])
-    world.record().state = WorkerState.ASLEEP  # as it will write itself
+    record = world.record()
+    record.state = WorkerState.ASLEEP  # as it will write itself
     assert sleepers.awake() == []
     (falling,) = sleepers.awake(exactly=True)
     assert falling.is_idle
     assert falling.taken_bytes > 0
     assert sleepers.put_to_sleep([falling]) == []
     assert process.is_running(), "it was waited for, as long as one that hangs"
-    world.record().state = WorkerState.READY
+    record.state, record.sleep_wanted = WorkerState.READY, 1
+    process.send_signal(SLEEP_SIGNAL)
     process.resume()
     wait_until(lambda: is_gone(process), "it has fallen asleep")
-    wait_until(lambda: not world.record().pid, "the template has seen its end")
+    wait_until(lambda: not record.pid, "the template has seen its end")
     assert sleepers.awake(exactly=True) == []
 
 

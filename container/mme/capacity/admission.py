@@ -29,7 +29,7 @@ from pathlib import Path
 from mme.capacity.footprint import Artifact, Need, need_of, survey
 from mme.capacity.kernel_limits import KernelLimits
 from mme.capacity.memory import MIB, KernelMemory, MemoryReader, MemorySample, SystemMemory
-from mme.capacity.overcommit import Neighbours, plan, plan_ahead
+from mme.capacity.overcommit import Neighbours, plan
 from mme.capacity.policy import FLOOR_SHARE, Decision, decide, load_growth_bytes, reserve_bytes
 from mme.capacity.process_memory import ProcessId, anonymous_bytes
 from mme.capacity.reservations import Loading, Reservations, ReservationTable, new_key
@@ -151,7 +151,7 @@ class Admission:
                 self._release(key)
                 raise
             if verdict.decision.admitted:
-                return replace(waiting, verdict=verdict, had_to_wait=True)
+                return replace(waiting, verdict=verdict)
         message = (
             f"model {model_name!r} is refused: it needs {need}, and {verdict}. Unload other models, use a larger "
             "instance, or declare required_memory_mb in the model's serving.properties if it needs less."
@@ -196,14 +196,6 @@ class Admission:
         unmoved = {each.key for each in neighbours.put_to_sleep(found.sleepers)} if found.sleepers else set()
         stubborn.update(unmoved)
         return len(unmoved) < len(found.sleepers)
-
-    def _leave_room(self, need_bytes: int, neighbours: Neighbours) -> None:
-        with self._reservations.open() as table:
-            verdict = self._judge(table, need_bytes, 1.0)
-        if not verdict.decision.admitted:
-            missing_bytes = verdict.decision.missing_bytes
-            found = plan_ahead(neighbours.awake(), missing_bytes, neighbours.model, need_bytes=need_bytes)
-            neighbours.ask_to_sleep(found.sleepers)
 
     def _check_kernel_limits(self, model_name: str, holders: Holders) -> None:
         tight = self._kernel_limits.too_tight(holders)
@@ -320,7 +312,6 @@ class Reservation:
     artifact: Artifact
     comes_back: bool  # in the place of a worker that has died
     neighbours: Neighbours | None = None  # that may be put to sleep for it
-    had_to_wait: bool = False  # until it had its room
     request_waits: bool = False  # a part of what it needs is taken after the load
     unused_bytes: int = 0  # that the load has taken and the model does not keep: they are given back soon
     taken_bytes: int = 0  # known once it is settled
@@ -354,11 +345,6 @@ class Reservation:
         Raises ``InsufficientMemory`` if the reserve is broken now: the load is to be undone.
         """
         self.taken_bytes = self.admission._settle(self, taken_bytes)
-
-    def leave_room(self) -> None:
-        """Called once the model has answered: where it had to wait for room, the next one like it finds as much."""
-        if self.had_to_wait and self.neighbours is not None:
-            self.admission._leave_room(self.need.need_bytes, self.neighbours)
 
     def release(self) -> None:
         """The load failed. May be called again, and after ``settle``."""

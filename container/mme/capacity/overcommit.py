@@ -8,9 +8,6 @@ The least recently used idle ones sleep first, and no more than are needed. A se
 has answered, and is the one that was used last then: so models take turns, and none is put to sleep again before it has
 done what it was woken for. A load that not even all others could make room for puts nobody to sleep.
 
-A load or a wake-up that had to wait for room leaves as much when it has answered: the next one finds its room. That
-costs the place of one model of many; where few are awake, each place counts, and none is left.
-
 Who needs room waits for it, one after the other in the order in which they came (``reservations.py``): each gets the
 memory that was freed for it, however large the others are. A worker that comes in the place of one that has died waits
 behind nobody: what that one took is kept for it.
@@ -21,9 +18,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
-
-# Room is left in advance where those that are awake hold so many times as much.
-MANY_AWAKE = 16
 
 
 @dataclass(frozen=True)
@@ -56,9 +50,6 @@ class Neighbours(Protocol):
         Unless ``exactly``, some may hold more than is said, and those are missing that are falling asleep just now.
         """
 
-    def ask_to_sleep(self, sessions: Sequence[AwakeSession]) -> None:
-        """Asks those that are idle still, and waits for none."""
-
     def put_to_sleep(self, sessions: Sequence[AwakeSession]) -> list[AwakeSession]:
         """Asks them and waits until each has gone or has something else to do. Returns those that do not react."""
 
@@ -79,10 +70,3 @@ def plan(sessions: Iterable[AwakeSession], missing_bytes: int, model: int, *, so
         chosen.append(session)
         missing_bytes -= session.taken_bytes
     return Plan(tuple(chosen))
-
-
-def plan_ahead(sessions: Sequence[AwakeSession], missing_bytes: int, model: int, *, need_bytes: int) -> Plan:
-    """Who sleeps so that the next one, of ``need_bytes``, finds ``missing_bytes`` more; nobody waits for it yet."""
-    if sum(each.taken_bytes for each in sessions) < MANY_AWAKE * need_bytes:
-        return Plan(())
-    return plan(sessions, missing_bytes, model)

@@ -182,7 +182,6 @@ class Session:
             self._model.emit_metrics()
         if self._on_loaded:
             self._on_loaded()
-        self._model.leave_room()
 
     def _remember_for_wake_up(self, message: protocol.Load) -> None:
         record, model = self._record, self._model
@@ -258,7 +257,6 @@ class Session:
         self._record.count(prediction.status, busy_ns)
         if self._writes_metrics:
             self._model.emit_metrics(prediction.handler_s)
-        self._model.leave_room()
 
 
 class LoadedModel:
@@ -290,7 +288,6 @@ class LoadedModel:
         self.unused_bytes = 0  # of the heap, which the load has freed, and the first request uses
         self.files: LoadedFiles | None = None  # that the model was loaded from
         self.never_sleeps = False
-        self._reservation: Reservation | None = None  # of a load whose model has not answered yet
 
     def load(self, message: protocol.Load, files: LoadedFiles | None = None) -> None:
         """Loads what ``message`` names, from no other ``files``: then it is a wake-up.
@@ -320,7 +317,6 @@ class LoadedModel:
                 self._account_for_free_heap(reservation, free_bytes)
         if reservation:
             self.taken_mib = reservation.taken_bytes // MIB
-        self._reservation = reservation
         # now, so that the first request does not have to
         self.renew_limit(reservation.settled_sample if reservation else None)
         # A wake-up is no news, and each line takes the front end's time, too.
@@ -379,12 +375,6 @@ class LoadedModel:
         """See ``RequestLimit.renew``."""
         if self._admission and self._is_bounded:
             self._admission.request_limit.renew(sample)
-
-    def leave_room(self) -> None:
-        """The model has answered: see ``Reservation.leave_room``."""
-        if self._reservation is not None:
-            self._reservation.leave_room()
-            self._reservation = None
 
     def emit_metrics(self, handler_s: float | None = None) -> None:
         """See ``prediction.emit_metrics``."""

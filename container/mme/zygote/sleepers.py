@@ -60,16 +60,13 @@ class Sleepers:
         looked_at = [replace(each, taken_bytes=_held_bytes(self._records[each.key])) for each in found[:count]]
         return looked_at + found[count:]
 
-    def ask_to_sleep(self, sessions: Sequence[AwakeSession]) -> None:
-        """See ``Neighbours``."""
-        for each in sessions:
-            self._ask(each, self._records[each.key], self._records[each.key].pid)
-
     def put_to_sleep(self, sessions: Sequence[AwakeSession]) -> list[AwakeSession]:
         """See ``Neighbours``."""
         asked = [(each, self._records[each.key], self._records[each.key].pid) for each in sessions]
         for session, record, pid in asked:
-            self._ask(session, record, pid)
+            if self._is_still_idle(session, record, pid):
+                record.sleep_wanted = 1
+                os.kill(pid, SLEEP_SIGNAL)
         deadline_s = time.monotonic() + _REACTS_S
         with _Ends(pid for _, _, pid in asked) as ends:
             while True:
@@ -77,11 +74,6 @@ class Sleepers:
                 if not asked or time.monotonic() >= deadline_s:
                     return [session for session, record, _ in asked if record.state is WorkerState.READY]
                 ends.wait(_POLL_S)
-
-    def _ask(self, session: AwakeSession, record: SessionRecord, pid: int) -> None:
-        if self._is_still_idle(session, record, pid):
-            record.sleep_wanted = 1
-            os.kill(pid, SLEEP_SIGNAL)
 
     @staticmethod
     def _is_still_idle(session: AwakeSession, record: SessionRecord, pid: int) -> bool:
