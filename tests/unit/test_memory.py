@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -19,6 +20,7 @@ import pytest
 from mme.capacity.memory import MIB, KernelMemory, SystemMemory
 from mme.capacity.process_memory import ProcessId, ProcessTree, parent_of
 from mme.settings import Settings
+from mme.zygote.launcher import forget_closed_descriptors
 from tests.harness.waiting import wait_until
 
 UNLIMITED_V1 = 9223372036854771712  # PAGE_COUNTER_MAX, as memory.limit_in_bytes shows it
@@ -173,19 +175,11 @@ def test_v2_what_the_kernel_remembers_of_files_counts_as_free_where_it_can_forge
     assert system.memory().read().used_bytes == (1500 - 300) * MIB
 
 
-@pytest.mark.parametrize(
-    ("kernel_mib", "threads", "free_mib"),
-    [(600, 1600, 1000), (600, 20_000, 500), (60, 10, 500), (600, 0, 500)],
-    ids=["more than threads explain", "all of it explained", "not worth a look", "threads are not listed"],
-)
-def test_what_the_kernel_holds_beyond_our_threads_can_go_in_v1(
-    system: FakeSystem, kernel_mib: int, threads: int, free_mib: int
-) -> None:
+def test_v1_what_the_kernel_keeps_for_processes_is_used(system: FakeSystem) -> None:
     system.v1("/")
     system.v1_level("sys/fs/cgroup/memory", limit=2000 * MIB, used_mib=1500)
-    system.write("sys/fs/cgroup/memory/memory.kmem.usage_in_bytes", f"{kernel_mib * MIB}\n")
-    system.write("sys/fs/cgroup/memory/tasks", "".join(f"{number}\n" for number in range(threads)))
-    assert system.memory().read().free_bytes == free_mib * MIB
+    system.write("sys/fs/cgroup/memory/memory.kmem.usage_in_bytes", f"{600 * MIB}\n")
+    assert system.memory().read().free_bytes == 500 * MIB
 
 
 def test_v2_the_tightest_of_nested_levels_counts(system: FakeSystem) -> None:
@@ -666,3 +660,57 @@ def _fill_and_read(group: Path, file: Path) -> list[dict[str, int | str]]:
         block.write(b"y" * MIB)
     samples.append(look())
     return samples
+
+
+# As Java starts programs: all descriptors are listed, and closed, and a program follows.
+LISTS_DESCRIPTORS = """
+import os, signal, sys
+(open(sys.argv[1] + "/cgroup.procs", "w")).write(str(os.getpid()))
+for _ in range(int(sys.argv[2])):
+    os.set_inheritable(os.dup(0), True)
+child = os.fork()
+if child == 0:
+    os.listdir("/proc/self/fd")
+    os.closerange(3, 1 << 20)
+    os.execv("/bin/sh", ["sh", "-c", "echo started; read -r _"])
+print(child, flush=True)
+signal.pause()
+"""
+
+
+def test_the_kernel_forgets_descriptors_that_a_launcher_has_closed() -> None:
+    parent, (_, most) = _memory_controller(), resource.getrlimit(resource.RLIMIT_NOFILE)
+    if parent is None or most < 12_000:
+        pytest.skip("needs a writable cgroup v1 memory hierarchy, and 12,000 descriptors")
+    group = parent / f"mme-test-{os.getpid()}"
+    group.mkdir()
+
+    def kernel_bytes() -> int:
+        return int((group / "memory.kmem.usage_in_bytes").read_text())
+
+    front_end = subprocess.Popen(
+        [sys.executable, "-c", LISTS_DESCRIPTORS, str(group), "10000"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (most, most)),
+    )
+    try:
+        assert front_end.stdout is not None and front_end.stdin is not None
+        lines = sorted([front_end.stdout.readline(), front_end.stdout.readline()])
+        launcher = int(lines[0])
+        before = kernel_bytes()
+        forget_closed_descriptors(launcher)
+        wait_until(lambda: before - kernel_bytes() > 5 * MIB, "the kernel keeps less for the names")
+        assert str(Path(f"/proc/{launcher}/fd/0").readlink()).startswith("pipe:")  # what it has it keeps
+    finally:
+        front_end.kill()
+        front_end.communicate()
+        wait_until(lambda: not (group / "cgroup.procs").read_text(), "the cgroup is empty")
+        group.rmdir()
+
+
+def test_descriptors_of_a_launcher_that_has_ended_are_no_error() -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    forget_closed_descriptors(ended.pid)

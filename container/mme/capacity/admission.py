@@ -75,7 +75,7 @@ class Admission:
         self._reservations = Reservations(in_memory(runtime_dir))
         # Asks for the kernel's limits alone: MME_MEMORY_LIMIT_MB takes too long to look after while a request waits.
         shared = SharedNumbers(in_memory(runtime_dir) / "free", SAMPLE_NUMBERS)
-        self.request_limit = RequestLimit(settings, KernelMemory(runtime_dir), shared)
+        self.request_limit = RequestLimit(settings, KernelMemory(), shared)
 
     @contextmanager
     def loading(

@@ -12,13 +12,12 @@ Page cache that can go is ``inactive_file + active_file − mapped``: the kernel
 pages count as well as inactive ones, since nothing moves them back while there is no pressure: artifacts that are read
 twice would look like memory in use for ever, and no unloading would help. Mapped pages stay: code that runs is needed.
 What the kernel remembers of files that were looked at (``slab_reclaimable``) can go, too: unpacking thousands of
-artifacts fills it, and each process that the JVM starts lists the JVM's open files, 2 GB with 1,100 models. v1 tells
-only what the kernel holds for us in all; what is more than processes and threads explain can go.
+artifacts fills it. v1 does not tell it from what the kernel needs for processes, 0.5 MB for each worker, so there it
+counts as used; what the JVM would fill it with is forgotten at once (``launcher.forget_closed_descriptors``).
 Swap is not memory: neither its size nor what lies in it counts anywhere. What lies in a tmpfs is in use.
 
 memory.high counts as a limit: nothing is killed beyond it, but everything is slowed down to a standstill.
-A read costs about 0.2 ms and may be done from any process of the server; all of them are in one cgroup. v1 has threads
-listed to count them, 16 ms for those of 3,000 models: one process does once in a while, and tells the others.
+A read costs about 0.2 ms and may be done from any process of the server; all of them are in one cgroup.
 """
 
 from __future__ import annotations
@@ -28,21 +27,14 @@ from pathlib import Path
 from typing import Protocol
 
 from mme.capacity import cgroups
-from mme.capacity.kernel_files import read_number, read_text, read_values
+from mme.capacity.kernel_files import read_number, read_values
 from mme.capacity.process_memory import ProcessTree
-from mme.capacity.shared_numbers import SharedNumbers
 from mme.runtime_dir import in_memory
 from mme.settings import Settings
 
 MIB = 1024 * 1024
 # "No limit" in cgroup v1 is the largest multiple of a page below 2^63.
 _UNLIMITED_BYTES = 1 << 60
-# Stack, page tables, descriptors and sockets take 41 KB for each process or thread of a server of 100 or 300 models.
-_KERNEL_BYTES_PER_THREAD = 64 * 1024
-# Less of the kernel's own is not worth counting threads.
-_KERNEL_BYTES_WORTH_A_LOOK = 64 * MIB
-# How long a count of threads holds: so many seconds of loads add a few MiB to what they explain.
-THREADS_COUNTED_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -91,7 +83,7 @@ class SystemMemory:
     """
 
     def __init__(self, settings: Settings, runtime_dir: Path, *, server_pid: int, root: Path = Path("/")) -> None:
-        self.levels: list[Level] = kernel_levels(root, runtime_dir)
+        self.levels: list[Level] = kernel_levels(root)
         if settings.memory_limit_mb is not None:
             tree = ProcessTree(server_pid, cache_file=in_memory(runtime_dir) / "processes.json", proc=root / "proc")
             self.levels.append(OwnLimit(settings.memory_limit_mb * MIB, tree))
@@ -101,22 +93,18 @@ class SystemMemory:
 
 
 class KernelMemory:
-    """The limits alone beyond which the kernel kills. Cheap enough to be asked while a request waits.
+    """The limits alone beyond which the kernel kills. Cheap enough to be asked while a request waits."""
 
-    ``runtime_dir``: the server's private folder; None where this is no process of a server.
-    """
-
-    def __init__(self, runtime_dir: Path | None = None, *, root: Path = Path("/")) -> None:
-        self.levels = kernel_levels(root, runtime_dir)
+    def __init__(self, root: Path = Path("/")) -> None:
+        self.levels = kernel_levels(root)
 
     def read(self) -> MemorySample:
         return tightest(self.levels)
 
 
-def kernel_levels(root: Path, runtime_dir: Path | None = None) -> list[Level]:
-    """Every level that the kernel itself enforces. Processes of one ``runtime_dir`` share what takes long to count."""
-    threads = SharedNumbers(None if runtime_dir is None else in_memory(runtime_dir) / "threads", 1)
-    return [*_cgroup_levels(root, threads), Machine(root)]
+def kernel_levels(root: Path) -> list[Level]:
+    """Every level that the kernel itself enforces."""
+    return [*_cgroup_levels(root), Machine(root)]
 
 
 def tightest(levels: list[Level]) -> MemorySample:
@@ -177,11 +165,10 @@ class CgroupV2:
 class CgroupV1:
     """One level of the memory controller's own hierarchy; the process's own level also knows of those above it."""
 
-    def __init__(self, folder: Path, path: str, *, own: bool, threads: SharedNumbers) -> None:
+    def __init__(self, folder: Path, path: str, *, own: bool) -> None:
         self.source = f"cgroup v1 {path}"
         self._folder = str(folder)  # a Path would be put together anew for each file and each look
         self._own = own
-        self._threads = threads
 
     def limit_and_used(self) -> tuple[int, int] | None:
         limit = read_number(f"{self._folder}/memory.limit_in_bytes")
@@ -195,23 +182,7 @@ class CgroupV1:
         if used is None:
             return None
         prefix = "total_" if "total_inactive_file" in stat else ""
-        return limit, max(0, used - _reclaimable(stat, prefix, "mapped_file") - self._reclaimable_of_kernel())
-
-    def _reclaimable_of_kernel(self) -> int:
-        """What the kernel holds beyond what our threads explain, in bytes; 0 at a level above, whose are not listed."""
-        held = read_number(f"{self._folder}/memory.kmem.usage_in_bytes") if self._own else None
-        if held is None or held < _KERNEL_BYTES_WORTH_A_LOOK:
-            return 0
-        threads = self._count_threads()
-        return max(0, held - threads * _KERNEL_BYTES_PER_THREAD) if threads else 0
-
-    def _count_threads(self) -> int:
-        known = self._threads.read(THREADS_COUNTED_S)
-        if known is not None:
-            return known[1][0]
-        count = read_text(f"{self._folder}/tasks").count("\n")
-        self._threads.write(count)
-        return count
+        return limit, max(0, used - _reclaimable(stat, prefix, "mapped_file"))
 
 
 def _reclaimable(stat: dict[str, int], prefix: str, mapped: str) -> int:
@@ -220,11 +191,9 @@ def _reclaimable(stat: dict[str, int], prefix: str, mapped: str) -> int:
     return max(0, cached - stat.get(f"{prefix}{mapped}", 0)) + stat.get("slab_reclaimable", 0)
 
 
-def _cgroup_levels(root: Path, threads: SharedNumbers) -> list[Level]:
+def _cgroup_levels(root: Path) -> list[Level]:
     return [
-        CgroupV2(each.folder, each.path)
-        if each.unified
-        else CgroupV1(each.folder, each.path, own=each.own, threads=threads)
+        CgroupV2(each.folder, each.path) if each.unified else CgroupV1(each.folder, each.path, own=each.own)
         for each in cgroups.levels(root, "memory")
     ]
 

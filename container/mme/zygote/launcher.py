@@ -25,6 +25,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from mme.capacity.process_memory import parent_of
 from mme.errors import StartError
 
 # In the server's private folder:
@@ -195,6 +196,32 @@ class Launch:
 
     def _open_for_writing(self, number: int) -> int:
         return os.open(f"/proc/{self.pid}/fd/{number}", os.O_WRONLY | os.O_CLOEXEC)
+
+
+def forget_closed_descriptors(pid: int) -> None:
+    """Has the kernel forget by which names launcher ``pid`` once had the front end's descriptors.
+
+    Java starts programs by one that lists /proc/self/fd and closes what it finds (childproc.c). Of each name that was
+    listed the kernel keeps an inode, as long as the process lives or until memory is short: 1 KB for each of the front
+    end's descriptors in each launcher, 1.2 GB with 800 models. It finds out that a name is void when somebody asks.
+    """
+    try:
+        folder = os.open(f"/proc/{pid}/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return  # it has ended
+    try:
+        for number in range(_STANDARD_ERROR + 1, _most_descriptors(parent_of(pid))):
+            os.access(str(number), os.F_OK, dir_fd=folder)
+    finally:
+        os.close(folder)
+
+
+def _most_descriptors(pid: int | None) -> int:
+    """No descriptor of the process has this number, or a higher one; 0 where there is no such process."""
+    try:
+        return int(_read(f"/proc/{pid}/status").partition(b"FDSize:")[2].split(maxsplit=1)[0])
+    except (OSError, IndexError):
+        return 0
 
 
 def is_process(pid: int, started: bytes) -> bool:

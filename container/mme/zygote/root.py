@@ -43,6 +43,7 @@ from mme.zygote.launcher import (
     LAUNCHERS_OPEN_S,
     LAUNCHES,
     Launch,
+    forget_closed_descriptors,
     is_process,
     replace_alive_pipe,
     start_time,
@@ -66,6 +67,8 @@ _END_S = 5.0
 _LET_GO_S = 0.5
 _POLL_S = 0.01
 _HAND_OVER_AGAIN_S = 0.05
+# A launcher's model is loaded by then, as a rule.
+_LOADED_S = 0.5
 _LOOK_AGAIN_S = 0.5
 _SIGNALS = {signal.SIGTERM, signal.SIGCHLD}
 
@@ -235,6 +238,7 @@ class Root:
                 continue
             template.waiting.append(pid)
             self._hand_over(template)
+            self._loop.after(_LOADED_S, (pid, "descriptors"), lambda pid=pid: forget_closed_descriptors(pid))  # type: ignore[misc]
 
     def _template_for(self, model_dir: str) -> str:
         """``FRAMEWORK[@KEY]``: by the files of the model, and the packages that it asks for."""
