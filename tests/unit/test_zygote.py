@@ -609,6 +609,9 @@ def test_a_launch_is_read_from_the_process_of_its_launcher(front_end: FrontEnd, 
     assert launch.model_name == "näme -x=1"
     assert launch.working_dir == str(model_dir)
     assert launch.environment[b"PYTHONPATH"].endswith(os.fsencode(model_dir))
+    earlier = replace(launch, started=b"%d" % (int(launch.started) - 7 * os.sysconf("SC_CLK_TCK")))
+    assert 0 <= launch.age_s() < 60
+    assert 7 <= earlier.age_s() < 67
     assert launch.is_alive()
     launcher.kill()
     front_end.reap(launcher)

@@ -22,6 +22,7 @@ import importlib.util
 import os
 import shlex
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +37,8 @@ ALIVE = "alive"  # named pipe: the zygote holds it open, launchers wait for its 
 _STANDARD_INPUT, _STANDARD_OUTPUT, _STANDARD_ERROR = 4, 5, 6
 
 LAUNCHERS_OPEN_S = 0.2  # from looking the alive pipe up until it is open
+
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 # What stands in the place of mms/model_service_worker.py, by the way in which workers come to be.
 _WORKER_PROGRAMS = {
@@ -181,6 +184,10 @@ class Launch:
     def temporary_dir(self) -> str:
         """Where the front end makes the log files of workers."""
         return os.fsdecode(self.options[b"--tmp-dir"])
+
+    def age_s(self) -> float:
+        """How long ago the process was started, in seconds."""
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - int(self.started) / _TICKS_PER_S
 
     def is_alive(self) -> bool:
         """Whether this very process still runs."""

@@ -67,7 +67,8 @@ _END_S = 5.0
 _LET_GO_S = 0.5
 _POLL_S = 0.01
 _HAND_OVER_AGAIN_S = 0.05
-# A launcher's model is loaded by then, as a rule.
+# A launcher that is older announces itself anew. Its model is loaded after so long, as a rule.
+_NEW_S = 5.0
 _LOADED_S = 0.5
 _LOOK_AGAIN_S = 0.5
 _SIGNALS = {signal.SIGTERM, signal.SIGCHLD}
@@ -223,13 +224,13 @@ class Root:
     def _hand_out(self, launchers: Iterable[int]) -> None:
         for pid in launchers:
             try:
-                model_dir = Launch.of_process(pid).working_dir
+                launch = Launch.of_process(pid)
             except (OSError, ValueError) as error:
                 logger.error("process %d announced itself in vain: %s", pid, error)
                 if is_lack_of_resources(error):  # it may be a launcher, and wait
                     self._loop.after(_LOOK_AGAIN_S, (pid, "launcher"), lambda pid=pid: self._hand_out([pid]))  # type: ignore[misc]
                 continue
-            name = self._template_for(model_dir)
+            name = self._template_for(launch.working_dir)
             try:
                 template = self._templates.get(name) or self._start_template(name)
             except OSError as error:
@@ -238,7 +239,10 @@ class Root:
                 continue
             template.waiting.append(pid)
             self._hand_over(template)
-            self._loop.after(_LOADED_S, (pid, "descriptors"), lambda pid=pid: forget_closed_descriptors(pid))  # type: ignore[misc]
+            if (
+                launch.age_s() < _NEW_S
+            ):  # it takes 8 ms with 800 models, and those that announce themselves anew are many
+                self._loop.after(_LOADED_S, (pid, "descriptors"), lambda pid=pid: forget_closed_descriptors(pid))  # type: ignore[misc]
 
     def _template_for(self, model_dir: str) -> str:
         """``FRAMEWORK[@KEY]``: by the files of the model, and the packages that it asks for."""
