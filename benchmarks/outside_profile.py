@@ -69,6 +69,7 @@ class MemoryMapping:
     permissions: str
     name: str
     anonymous_bytes: int  # resident, and of no file (any more): also pages of one that were written to
+    private_bytes: int = 0  # resident, and no other process has them
 
 
 def parse_smaps(smaps: str) -> Iterator[MemoryMapping]:
@@ -84,7 +85,9 @@ def parse_smaps(smaps: str) -> Iterator[MemoryMapping]:
             continue
         if header is not None:
             begin, end = int(header[1], 16), int(header[2], 16)
-            yield MemoryMapping(begin, end, header[3], header[4], kilobytes["Anonymous"] * 1024)
+            private_kb = kilobytes.get("Private_Clean", 0) + kilobytes.get("Private_Dirty", 0)
+            anonymous_kb = kilobytes.get("Anonymous", 0)
+            yield MemoryMapping(begin, end, header[3], header[4], anonymous_kb * 1024, private_kb * 1024)
         header, kilobytes = following, {}
 
 

@@ -26,7 +26,6 @@ from benchmarks.scenarios.memory import add
 from benchmarks.servers.ours import OurServer
 from benchmarks.workloads import WORKLOADS
 
-_HEADER = re.compile(r"^[0-9a-f]+-[0-9a-f]+ (\S{4}) \S+ \S+ \d+ *(.*)$")
 # Kinds of mappings, by what /proc calls them: the first that fits.
 _KINDS = (
     (re.compile(r"^\[heap\]"), "heap of C: the model, buffers, objects larger than 512 bytes"),
@@ -45,13 +44,9 @@ _OTHER = "files and other mappings"
 def private_by_kind(smaps: str) -> Counter[str]:
     """Bytes that a process has alone, by kind of mapping; ``smaps`` is what /proc/PID/smaps says."""
     found: Counter[str] = Counter()
-    kind = _OTHER
-    for line in smaps.splitlines():
-        header = _HEADER.match(line)
-        if header:
-            kind = next((name for pattern, name in _KINDS if pattern.search(header[2])), _OTHER)
-        elif line.startswith(("Private_Dirty:", "Private_Clean:")):
-            found[kind] += int(line.split()[1]) * 1024
+    for mapping in outside_profile.parse_smaps(smaps):
+        kind = next((name for pattern, name in _KINDS if pattern.search(mapping.name)), _OTHER)
+        found[kind] += mapping.private_bytes
     return found
 
 

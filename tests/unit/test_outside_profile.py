@@ -41,6 +41,23 @@ def test_mappings_are_read_with_their_names_and_sizes() -> None:
     assert list(outside_profile.parse_smaps("")) == []
 
 
+def test_what_a_worker_has_alone_is_told_by_the_kind_of_its_mappings() -> None:
+    smaps = """\
+55d000000000-55d000100000 rw-p 00000000 00:00 0                          [heap]
+Private_Clean:         4 kB
+Private_Dirty:        60 kB
+Anonymous:           100 kB
+7f0000000000-7f0000100000 r--p 00000000 fe:00 7                          /usr/lib/libm.so.6
+Private_Clean:         8 kB
+Private_Dirty:         0 kB
+7f0000200000-7f0000300000 rw-p 00000000 00:00 0
+Private_Dirty:        16 kB
+"""
+    found = worker_profile.private_by_kind(smaps)
+    assert sorted(found.values()) == [8 * 1024, 16 * 1024, 64 * 1024]
+    assert next(kind for kind, size in found.items() if size == 64 * 1024).startswith("heap of C")
+
+
 def test_the_mappings_of_a_process_add_up_to_its_memory() -> None:
     held = bytearray(os.urandom(20_000_000))
     mappings = list(outside_profile.parse_smaps(Path("/proc/self/smaps").read_text()))
