@@ -29,7 +29,16 @@ from mme.capacity.memory import MemorySample
 from mme.capacity.policy import decide, load_growth_bytes, request_growth_bytes, reserve_bytes
 from mme.capacity.process_memory import ProcessId
 from mme.capacity.reservations import Loading, Reservations, ReservationTable, new_key
-from mme.capacity.rlimit import RequestLimit, _data_bytes, limit_worker, limited_growth, thread_stacks_bytes
+from mme.capacity.rlimit import (
+    RENEW_S,
+    SAMPLE_NUMBERS,
+    RequestLimit,
+    _data_bytes,
+    limit_worker,
+    limited_growth,
+    thread_stacks_bytes,
+)
+from mme.capacity.shared_numbers import SharedNumbers
 from mme.errors import InsufficientMemory, ModelLoadError
 from mme.frameworks import xgboost
 from mme.settings import Settings
@@ -786,6 +795,37 @@ def test_a_request_may_allocate_half_of_what_is_free_and_later_ones_as_much_as_t
         memory.used_mib = 0
         limit.renew()
         assert allocate(400)[0] == 1
+
+    in_child(work)
+
+
+def test_one_worker_looks_at_what_is_free_for_all(memory: FakeMemory, monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 1000.0
+    monkeypatch.setattr("mme.capacity.rlimit.time.monotonic", lambda: now_s)  # that of SharedNumbers, too
+    looks: list[float] = []
+
+    class Counted:
+        def read(self) -> MemorySample:
+            looks.append(now_s)
+            return memory.read()
+
+    def work() -> None:
+        nonlocal now_s
+        shared = SharedNumbers(None, SAMPLE_NUMBERS)
+        first, second = (RequestLimit(Settings(memory_reserve_mb=100), Counted(), shared) for _ in range(2))
+        first.renew()
+        memory.used_mib = 950
+        now_s += RENEW_S / 2
+        second.renew()
+        assert looks == [1000.0]
+        assert not second.is_memory_short
+        now_s += RENEW_S * 0.6  # what the second knows is as old as what the first found
+        second.renew()
+        assert len(looks) == 2
+        assert second.is_memory_short
+        first.renew()
+        assert len(looks) == 2
+        assert first.is_memory_short
 
     in_child(work)
 
