@@ -14,6 +14,7 @@ import requests
 
 from tests.harness.scripts import djl, script
 from tests.harness.server import ServerProcess
+from tests.harness.waiting import wait_until
 
 TIMEOUT_S = 4
 
@@ -161,7 +162,9 @@ def test_an_archive_of_mms_brings_its_handler(server: ServerProcess, style: str)
     (folder / "serving.properties").write_text(f"option.mine=1\nnobodys.{style}=1\n")
     manifest(folder, "service:handle" if style == "function" else "service")
     loaded(server, name)
-    assert server.log().count(f"serving.properties: nothing here reads nobodys.{style}.") == 1
+    line = f"serving.properties: nothing here reads nobodys.{style}."
+    wait_until(lambda: line in server.log(), "the front end has read what the worker wrote")
+    assert server.log().count(line) == 1
     assert server.invoke(name, b"1").text == "helper coded"
     assert server.unload(name).status_code == 200
 

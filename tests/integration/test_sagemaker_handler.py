@@ -9,6 +9,7 @@ import pytest
 
 from tests.harness.scripts import script
 from tests.harness.server import ServerProcess
+from tests.harness.waiting import wait_until
 
 
 def load(server: ServerProcess, name: str) -> None:
@@ -114,7 +115,9 @@ def test_a_handler_of_ones_own_serves_all_models_at_once(handler_server: ServerP
         (folder / "factor").write_text(str(factor))
         (folder / "serving.properties").write_text(f"option.mine=1\nnobodys.{factor}=1\n")
         load(handler_server, f"times-{factor}")
-        assert handler_server.log().count(f"serving.properties: nothing here reads nobodys.{factor}.") == 1
+        line = f"serving.properties: nothing here reads nobodys.{factor}."
+        wait_until(lambda line=line: line in handler_server.log(), "the front end has read what the worker wrote")  # type: ignore[misc]
+        assert handler_server.log().count(line) == 1
     for factor in (2, 3, 2):
         assert ask(handler_server, f"times-{factor}", "7") == 7 * factor
 
