@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.machinery
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -42,6 +42,11 @@ def frameworks_of(model_dir: str | os.PathLike[str], settings: Settings) -> tupl
     except OSError:
         return ()
     return tuple(each for each in ADAPTERS if description(each).recognises(Path(model_dir), names, settings))
+
+
+def has_program(frameworks: Iterable[str]) -> bool:
+    """Is any of ``frameworks`` a way to write models as programs?"""
+    return any(description(each).runs_code for each in frameworks)
 
 
 def framework_of(model_dir: str | os.PathLike[str], settings: Settings) -> str | None:
@@ -118,7 +123,7 @@ def adapter_for(model_dir: Path, settings: Settings) -> AnyAdapter:
         raise ModelLoadError(_of_no_framework(model_dir, settings))
     if len(found) > 1:
         each = "; ".join(f"{name}: {adapter(name).artifacts}" for name in found)
-        programs = any(description(name).runs_code for name in found)
+        programs = has_program(found)
         remedy = "" if programs else ", or add code/inference.py, which says what is done with them"
         raise ModelLoadError(
             f"{model_dir} holds files of {len(found)} kinds of model: {each}. Keep those of one{remedy}."

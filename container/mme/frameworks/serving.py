@@ -113,7 +113,7 @@ def check(model_dir: Path, handler: str, settings: Settings) -> ServingPropertie
         return properties
     found = registry.frameworks_of(model_dir, settings)
     has_servers_handler = handler.partition(":")[0].removesuffix(".py") == DEFAULT_HANDLER
-    runs_code = not has_servers_handler or any(registry.description(each).runs_code for each in found)
+    runs_code = not has_servers_handler or registry.has_program(found)
     options = {option for each in found for option in registry.description(each).options}
     unknown = properties.without_meaning(options, runs_code=runs_code)
     if unknown:

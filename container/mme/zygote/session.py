@@ -398,8 +398,7 @@ class LoadedModel:
         """Does the model bring a program, or is it served by a handler of the user's own?"""
         if not self._has_servers_handler():
             return True
-        found = registry.frameworks_of(model_dir, Settings.from_environment())
-        return any(registry.description(each).runs_code for each in found)
+        return registry.has_program(registry.frameworks_of(model_dir, Settings.from_environment()))
 
 
 class LogFiles:
